@@ -1,0 +1,118 @@
+"""The tree of errors that a caller may want to catch.
+
+    VdmrtError                     what the command line prints without a traceback
+    ├── BundleError                a bundle is malformed, altered, foreign or cannot be written
+    ├── ExportError                a graph cannot be traced, split or checked
+    │   └── CheckpointError        missing, unexpected, misshapen or damaged weights
+    ├── MediaError                 a picture, clip or array of latents cannot be read or written
+    ├── EngineError
+    │   └── BackendError           a backend is not installed, or refused the graph
+    └── SessionError               a session cannot do what was asked in its present state
+        ├── TensorMismatchError    name, dtype, shape or values are not what the graph has
+        └── DeviceError            device memory or a device call failed
+
+Misuse stays Python's own: ``ValueError``, ``TypeError``, and ``RuntimeError`` for what is closed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "CheckpointError",
+    "DeviceError",
+    "EngineError",
+    "ExportError",
+    "MediaError",
+    "SessionError",
+    "TensorMismatchError",
+    "VdmrtError",
+]
+
+
+class VdmrtError(Exception):
+    """Base of every error that vdmrt raises on purpose."""
+
+
+class BundleError(VdmrtError):
+    """A bundle is malformed, altered, foreign or cannot be written.
+
+    Attributes:
+        path: The file or folder, or None.
+        field: Where inside the file, as ``geometry.slots``, or None.
+    """
+
+    def __init__(self, message: str, *, path: Path | None = None, field: str | None = None) -> None:
+        where = ": ".join(str(part) for part in (path, field) if part is not None)
+        super().__init__(f"{where}: {message}" if where else message)
+        self.path = path
+        self.field = field
+
+
+class ExportError(VdmrtError):
+    """A graph cannot be traced, split or checked."""
+
+
+class CheckpointError(ExportError):
+    """A checkpoint does not hold the weights of the model, or is damaged.
+
+    Attributes:
+        missing: Keys that the model needs and the checkpoint lacks.
+        unexpected: Keys that the checkpoint has and the model does not know.
+        misshapen: Keys whose shape differs: (key, wanted, found).
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        missing: tuple[str, ...] = (),
+        unexpected: tuple[str, ...] = (),
+        misshapen: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.missing = missing
+        self.unexpected = unexpected
+        self.misshapen = misshapen
+
+
+class MediaError(VdmrtError):
+    """A picture, a clip or an array of latents cannot be read or written."""
+
+
+class EngineError(VdmrtError):
+    """A graph cannot be made to run."""
+
+
+class BackendError(EngineError):
+    """A backend is not installed, is installed twice, or refused a graph."""
+
+
+class SessionError(VdmrtError):
+    """A session cannot do what was asked in its present state."""
+
+
+class TensorMismatchError(SessionError):
+    """The name, dtype, shape or values of a tensor are not what the graph has.
+
+    Attributes:
+        name: The tensor's name.
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(f"'{name}': {message}")
+        self.name = name
+
+
+class DeviceError(SessionError):
+    """Device memory or a device call failed.
+
+    Attributes:
+        call: The call that failed, as ``allocate``.
+    """
+
+    def __init__(self, message: str, *, call: str) -> None:
+        super().__init__(f"{call}: {message}")
+        self.call = call

@@ -1,0 +1,77 @@
+"""The preview codec: a fixed map between pictures and latents that stands in where no VAE was exported.
+
+Eight-fold mean pooling, and one latent channel for each colour; bilinear enlargement on the way back. It shows where
+things are and how they move, and nothing of a picture's detail.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..bundle import TensorSpec
+from .onnx_graph import Exportable
+
+__all__ = ["PreviewDecoder", "PreviewEncoder"]
+
+FACTOR = 8
+_COLOURS = 3
+# Pictures lie in -1..1, latents of a VAE have about unit variance.
+_GAIN = 2.0
+
+
+class PreviewEncoder(Exportable):
+    """Pictures [1, 3, 8h, 8w] in -1..1 to a latent [1, c, h, w]."""
+
+    pool_rows: Tensor
+    pool_columns: Tensor
+
+    def __init__(self, latent_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        channels, height, width = latent_shape
+        self.extra = channels - _COLOURS
+        self.inputs = (TensorSpec("pictures", "float32", (1, _COLOURS, height * FACTOR, width * FACTOR)),)
+        self.outputs = (TensorSpec("latent", "float32", (1, *latent_shape)),)
+        self.register_buffer("pool_rows", _pooling(height))
+        self.register_buffer("pool_columns", _pooling(width).T.contiguous())
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Pool; channels beyond the colours carry their mean."""
+        colours = self.pool_rows @ pictures @ self.pool_columns * _GAIN
+        if self.extra == 0:
+            return colours
+        grey = (colours[:, 0:1] + colours[:, 1:2] + colours[:, 2:3]) * (1.0 / _COLOURS)
+        return torch.cat([colours] + [grey] * self.extra, dim=1)
+
+
+class PreviewDecoder(Exportable):
+    """Latents [T, c, h, w] to pictures [T, 3, 8h, 8w]; the caller clips them to -1..1."""
+
+    enlarge_rows: Tensor
+    enlarge_columns: Tensor
+
+    def __init__(self, latent_shape: tuple[int, int, int], frames: int) -> None:
+        super().__init__()
+        _, height, width = latent_shape
+        self.inputs = (TensorSpec("latent", "float32", (frames, *latent_shape)),)
+        self.outputs = (
+            TensorSpec("pictures", "float32", (frames, _COLOURS, height * FACTOR, width * FACTOR)),
+        )
+        self.register_buffer("enlarge_rows", _enlargement(height))
+        self.register_buffer("enlarge_columns", _enlargement(width).T.contiguous())
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Enlarge the colours; the other channels were made of them."""
+        return self.enlarge_rows @ latent[:, :_COLOURS] @ self.enlarge_columns * (1.0 / _GAIN)
+
+
+def _pooling(count: int) -> Tensor:
+    """Return the matrix [count, 8 * count] that takes means of eight."""
+    return torch.eye(count).repeat_interleave(FACTOR, dim=1) / FACTOR
+
+
+def _enlargement(count: int) -> Tensor:
+    """Return the matrix [8 * count, count] of bilinear enlargement."""
+    eye = torch.eye(count)[None]
+    enlarged = nn.functional.interpolate(eye, scale_factor=FACTOR, mode="linear", align_corners=False)
+    return enlarged[0].T.contiguous()

@@ -1,0 +1,281 @@
+"""The architecture of one Ca2-VDM transformer, read from the reference's own constructor names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import ExportError
+
+__all__ = ["PRESETS", "Context", "Positions", "TransformerConfig", "load_config"]
+
+Positions = Literal["cyclic", "rope", "absolute"]
+Context = Literal["previous", "first"]
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The architecture, in vdmrt's words.
+
+    Attributes:
+        latent_size: Height and width of a latent frame.
+        latent_channels: Channels c of the latent.
+        patch_size: Side of the square patch that makes one token.
+        hidden_size: C = heads * head size.
+        depth: Transformer blocks L.
+        heads: Attention heads H.
+        mlp_ratio: Width of the MLP over C.
+        learned_variance: Whether the output has c more channels, the variance value.
+        text_width: Width of the text embeddings, 0 without text.
+        text_tokens: Tokens of a prompt.
+        space_scale: Divides the spatial positions.
+        time_scale: Divides the temporal positions.
+        mask_channel: Whether block 0 merges a clean/noisy mask into its temporal branch.
+        positions: How latent frames are positioned in time.
+        position_count: Rows of the temporal table (``max_tpe_len``).
+        context: Which latent frames the cross-frame attention of a noisy chunk sees; None without that branch.
+        context_frames: P, how many they are; 0 without that branch.
+        chunk_causal: Whether a noisy chunk is causal in itself; a clean chunk always is.
+    """
+
+    latent_size: tuple[int, int]
+    latent_channels: int = 4
+    patch_size: int = 2
+    hidden_size: int = 1152
+    depth: int = 28
+    heads: int = 16
+    mlp_ratio: float = 4.0
+    learned_variance: bool = True
+    text_width: int = 0
+    text_tokens: int = 120
+    space_scale: float = 1.0
+    time_scale: float = 1.0
+    mask_channel: bool = False
+    positions: Positions = "cyclic"
+    position_count: int = 33
+    context: Context | None = None
+    context_frames: int = 0
+    chunk_causal: bool = True
+
+    def __post_init__(self) -> None:
+        height, width = self.latent_size
+        if min(height, width) < 1 or height % self.patch_size or width % self.patch_size:
+            raise ExportError(
+                f"latent size must be a positive multiple of the patch size {self.patch_size}, got {height}x{width}"
+            )
+        for name in ("latent_channels", "depth", "heads", "position_count", "hidden_size"):
+            if getattr(self, name) < 1:
+                raise ExportError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.hidden_size % self.heads or self.hidden_size % 4:
+            raise ExportError(
+                f"hidden_size must be a multiple of 4 and of heads={self.heads}, got {self.hidden_size}"
+            )
+        if self.positions == "rope" and self.head_size % 2:
+            raise ExportError(f"RoPE rotates pairs and needs an even head size, got {self.head_size}")
+
+    @property
+    def head_size(self) -> int:
+        """Channels d of one head."""
+        return self.hidden_size // self.heads
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens in one latent frame."""
+        return self.latent_size[0] // self.patch_size, self.latent_size[1] // self.patch_size
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens S of one latent frame."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def output_channels(self) -> int:
+        """Channels of the network's output: the prediction and, where it is learned, the variance value."""
+        return self.latent_channels * (2 if self.learned_variance else 1)
+
+
+# DiT's sizes (Peebles & Xie 2023, table 1); Ca2-VDM publishes XL/2.
+PRESETS: Mapping[str, Mapping[str, int]] = {
+    "CausalSTDiT2-XL/2": {"hidden_size": 1152, "depth": 28, "num_heads": 16},
+    "CausalSTDiT2-L/2": {"hidden_size": 1024, "depth": 24, "num_heads": 16},
+    "CausalSTDiT2-B/2": {"hidden_size": 768, "depth": 12, "num_heads": 12},
+    "CausalSTDiT2-S/2": {"hidden_size": 384, "depth": 12, "num_heads": 6},
+}
+
+# What an uncustomised model of the paper has: three context frames, 25 cached + 8 new latent frames.
+_PRESET_DEFAULTS: Mapping[str, Any] = {
+    "input_size": [8, 32, 32],
+    "relative_tpe_mode": "cyclic",
+    "max_tpe_len": 33,
+    "spatial_attn_enhance": "prev_frames_3",
+}
+
+# Constructor arguments of the reference that do not change what is computed when sampling.
+_WITHOUT_EFFECT = {
+    "class_dropout_prob",
+    "enable_flashattn",
+    "enable_layernorm_kernel",
+    "enable_sequence_parallelism",
+    "drop_path",
+    "dtype",
+    "from_pretrained",
+    "no_temporal_pos_emb",
+    "type",
+}
+_KNOWN = {
+    "input_size",
+    "in_channels",
+    "patch_size",
+    "hidden_size",
+    "depth",
+    "num_heads",
+    "mlp_ratio",
+    "pred_sigma",
+    "caption_channels",
+    "model_max_length",
+    "space_scale",
+    "time_scale",
+    "temp_extra_in_channels",
+    "temp_extra_in_all_block",
+    "max_tpe_len",
+    "relative_tpe_mode",
+    "spatial_attn_enhance",
+    "cross_frame_attn",
+    "is_causal",
+}
+
+
+def load_config(source: str | Path, *, latent_size: tuple[int, int] | None = None) -> TransformerConfig:
+    """Read the architecture from a preset's name or from a JSON or YAML file.
+
+    Args:
+        source: A name of :data:`PRESETS`, or a file with the reference's constructor arguments, plain or under
+            ``model``. A ``type`` that names a preset supplies what the file leaves out.
+        latent_size: Height and width of a latent frame instead of the file's.
+
+    Raises:
+        ExportError: The file is missing or not JSON or YAML, or an argument is unknown or out of range.
+    """
+    arguments = {"type": str(source)} if str(source) in PRESETS else _read(Path(source))
+    if latent_size is not None:
+        arguments = {**arguments, "input_size": [1, *latent_size]}
+    try:
+        return config_from_arguments(arguments)
+    except ExportError as error:
+        raise ExportError(f"{source}: {error}") from error
+
+
+def config_from_arguments(arguments: Mapping[str, Any]) -> TransformerConfig:
+    """Translate the reference's constructor arguments.
+
+    Raises:
+        ExportError: An argument is unknown, missing, of the wrong kind or out of range.
+    """
+    unknown = sorted(set(arguments) - _KNOWN - _WITHOUT_EFFECT)
+    if unknown:
+        raise ExportError(f"unknown argument {unknown[0]!r}; known are {', '.join(sorted(_KNOWN))}")
+    preset = PRESETS.get(str(arguments.get("type")), {})
+    merged = {**(_PRESET_DEFAULTS if preset else {}), **preset, **arguments}
+    if merged.get("temp_extra_in_all_block"):
+        raise ExportError("temp_extra_in_all_block must be false; a mask channel in every block is not supported")
+    try:
+        return _translate(merged)
+    except KeyError as error:
+        raise ExportError(f"argument {error.args[0]!r} is missing, and no preset supplies it") from error
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"an argument has the wrong kind of value: {error}") from error
+
+
+def _translate(arguments: Mapping[str, Any]) -> TransformerConfig:
+    context, context_frames = _context(arguments)
+    return TransformerConfig(
+        latent_size=(int(arguments["input_size"][-2]), int(arguments["input_size"][-1])),
+        latent_channels=int(arguments.get("in_channels", 4)),
+        patch_size=_patch_size(arguments.get("patch_size", (1, 2, 2))),
+        hidden_size=int(arguments["hidden_size"]),
+        depth=int(arguments["depth"]),
+        heads=int(arguments["num_heads"]),
+        mlp_ratio=float(arguments.get("mlp_ratio", 4.0)),
+        learned_variance=bool(arguments.get("pred_sigma", True)),
+        text_width=int(arguments.get("caption_channels") or 0),
+        text_tokens=int(arguments.get("model_max_length") or 120),
+        space_scale=float(arguments.get("space_scale", 1.0)),
+        time_scale=float(arguments.get("time_scale", 1.0)),
+        mask_channel=_mask_channel(arguments.get("temp_extra_in_channels", 0)),
+        positions=_positions(arguments.get("relative_tpe_mode")),
+        position_count=int(arguments["max_tpe_len"]),
+        context=context,
+        context_frames=context_frames,
+        chunk_causal=_chunk_causal(arguments.get("is_causal", True)),
+    )
+
+
+def _patch_size(value: Any) -> int:
+    time, height, width = (int(side) for side in value)
+    if time != 1 or height != width:
+        raise ExportError(f"patch_size must be [1, p, p], got {list(value)}")
+    return height
+
+
+def _mask_channel(value: Any) -> bool:
+    if int(value or 0) not in (0, 1):
+        raise ExportError(f"temp_extra_in_channels must be 0 or 1, got {value}")
+    return bool(value)
+
+
+def _positions(value: Any) -> Positions:
+    if value is None:
+        return "absolute"
+    if value == "cyclic" or value == "rope":
+        return "cyclic" if value == "cyclic" else "rope"
+    raise ExportError(f"relative_tpe_mode must be 'cyclic', 'rope' or null, got {value!r}")
+
+
+def _chunk_causal(value: Any) -> bool:
+    if value is True or value == "partial":
+        return value is True
+    raise ExportError(f"is_causal must be true or 'partial', got {value!r}; other models cannot cache K and V")
+
+
+def _context(arguments: Mapping[str, Any]) -> tuple[Context | None, int]:
+    """Read the cross-frame context; ``cross_frame_attn`` is the older spelling."""
+    name = arguments.get("spatial_attn_enhance") or arguments.get("cross_frame_attn")
+    if name is None:
+        return None, 0
+    if name == "first_frame":
+        return "first", 1
+    prefix, _, count = str(name).rpartition("_")
+    if prefix in ("prev_frames", "prev_prefix") and count.isdigit() and int(count) >= 1:
+        return "previous", int(count)
+    raise ExportError(f"spatial_attn_enhance must be 'prev_frames_N', 'first_frame' or null, got {name!r}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        presets = ", ".join(PRESETS)
+        raise ExportError(f"{path}: not a readable JSON or YAML file and no preset ({presets}): {error}") from error
+    document = _parse(path, text)
+    if isinstance(document, dict) and isinstance(document.get("model"), dict):
+        document = document["model"]
+    if not isinstance(document, dict):
+        raise ExportError(f"{path}: wanted a mapping of constructor arguments, found {type(document).__name__}")
+    return document
+
+
+def _parse(path: Path, text: str) -> Any:
+    if path.suffix == ".json":
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ExportError(f"{path}: not JSON: {error}") from error
+    import yaml  # only YAML files need it
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ExportError(f"{path}: neither JSON nor YAML: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,64 @@
+"""What one run of a graph costs, counted on the graph itself: operations, bytes, and copies of the cache."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from ..bundle import CacheCopy, TensorSpec
+
+__all__ = ["count_bytes", "count_flops", "find_cache_copies"]
+
+# Inputs of which a run reads one row only.
+_TABLES = ("timesteps", "coefficients", "noise")
+# Views: neither ONNX Runtime nor TensorRT moves a byte for them.
+_VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
+_PRODUCTS = frozenset({"MatMul", "Gemm"})
+
+
+def count_flops(nodes: Iterable[ir.Node]) -> int:
+    """Count two operations for each multiply-add of the matrix products; the rest is a few percent."""
+    return sum(_flops(node) for node in nodes)
+
+
+def _flops(node: ir.Node) -> int:
+    if node.op_type not in _PRODUCTS:
+        return 0
+    transposed = node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1
+    inner = _shape(node.inputs[0])[0 if transposed else -1]
+    return 2 * inner * math.prod(_shape(node.outputs[0]))
+
+
+def count_bytes(inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], weights_nbytes: int) -> int:
+    """Count the bytes that a run must read and write: inputs, outputs and weights, each once."""
+    read = sum(spec.nbytes // (spec.shape[1] if spec.name in _TABLES else 1) for spec in inputs)
+    return read + sum(spec.nbytes for spec in outputs) + weights_nbytes
+
+
+def find_cache_copies(graph: ir.Graph) -> tuple[CacheCopy, ...]:
+    """List the nodes that read ``past_*`` and write it elsewhere; products only read it, and views move nothing."""
+    copies = []
+    for value in graph.inputs:
+        if value.name and value.name.startswith("past_"):
+            copies += [_copy(node, value) for node in _readers(value) if node.op_type not in _PRODUCTS]
+    return tuple(copies)
+
+
+def _readers(value: ir.Value) -> Iterable[ir.Node]:
+    for node, _ in value.uses():
+        if node.op_type in _VIEWS:
+            yield from _readers(node.outputs[0])
+        else:
+            yield node
+
+
+def _copy(node: ir.Node, value: ir.Value) -> CacheCopy:
+    nbytes = sum(math.prod(_shape(out)) * out.dtype.itemsize for out in node.outputs if out.dtype is not None)
+    return CacheCopy(node.name or "", node.op_type, value.name or "", int(nbytes))
+
+
+def _shape(value: ir.Value | None) -> tuple[int, ...]:
+    assert value is not None and value.shape is not None, "exported graphs are static"
+    return tuple(int(side) for side in value.shape.numpy())

@@ -1,0 +1,195 @@
+"""From a model to a bundle: two graphs for each precision, one weights file, the codec and what to say about them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ..bundle import (
+    Artifact,
+    Bundle,
+    BundleWriter,
+    Codec,
+    Geometry,
+    Graph,
+    Manifest,
+    SamplerDefaults,
+    ScheduleSpec,
+    new_bundle,
+    open_bundle,
+)
+from ..errors import ExportError
+from .codec import PreviewDecoder, PreviewEncoder
+from .config import TransformerConfig
+from .graphs import DenoiseGraph, FillGraph
+from .onnx_graph import export_graphs
+from .transformer import CausalTransformer
+
+__all__ = ["ExportOptions", "export_bundle", "random_model"]
+
+Precision = Literal["fp32", "fp16"]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What the graphs are made for; all of it is static in them.
+
+    Attributes:
+        precisions: Types of the blocks' weights and of the cache, each its own pair of graphs.
+        chunk_frames: Latent frames T of one autoregressive step.
+        slots: Capacity K of the cache in latent frames.
+        requests: Requests R that one run of the denoise graph carries.
+        max_steps: Most denoising steps.
+        guidance: Whether a model with text gets null rows for classifier-free guidance.
+        stochastic: Whether the denoise graph takes noise; without, deterministic samplers only.
+        prediction: What the network predicts.
+        schedule: The noise schedule it was trained with.
+        sampler: Defaults of a session.
+    """
+
+    precisions: tuple[Precision, ...] = ("fp32",)
+    chunk_frames: int = 8
+    slots: int = 25
+    requests: int = 1
+    max_steps: int = 100
+    guidance: bool = True
+    stochastic: bool = True
+    prediction: Literal["epsilon", "v", "flow"] = "epsilon"
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    sampler: SamplerDefaults | None = None
+
+
+def export_bundle(
+    model: CausalTransformer,
+    output: str | os.PathLike[str],
+    options: ExportOptions,
+    *,
+    name: str,
+    random_weights: bool = False,
+    provenance: dict[str, str] | None = None,
+    replace: bool = False,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Bundle:
+    """Write a bundle of a model, whole or not at all.
+
+    Args:
+        model: Float32; where FP16 is asked for, its blocks are FP16 afterwards.
+        output: The folder to make.
+        options: What the graphs are made for.
+        name: The model's name, for people.
+        random_weights: Whether the weights were never trained.
+        provenance: Where the weights came from; versions are added.
+        replace: Whether a bundle that is there may be replaced.
+        progress: Called with the name of each stage before it starts.
+
+    Raises:
+        ExportError: The options do not fit the model, or a graph cannot be traced.
+        BundleError: The bundle cannot be written.
+    """
+    geometry = _geometry(model.config, options)
+    with new_bundle(output, replace=replace) as writer:
+        # fp32 comes first, because fp16 rounds the model's own weights.
+        precisions = sorted(set(options.precisions), reverse=True)
+        graphs = {precision: _export_pair(model, geometry, precision, writer, progress) for precision in precisions}
+        codec = _export_codec(geometry, writer, progress)
+        manifest = Manifest(
+            family="ca2vdm",
+            name=name,
+            prediction=options.prediction,
+            geometry=geometry,
+            schedule=options.schedule,
+            sampler=options.sampler or _sampler_defaults(options, geometry),
+            graphs=graphs,
+            codec=codec,
+            null_text=_write_null_text(model, writer),
+            random_weights=random_weights,
+            provenance={**(provenance or {}), **_versions()},
+        )
+        writer.finish(manifest)
+    return open_bundle(output)
+
+
+def random_model(config: TransformerConfig, seed: int) -> CausalTransformer:
+    """Return a float32 model with seeded random weights, for benchmarks and tests."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CausalTransformer(config).eval().requires_grad_(False)
+
+
+def _geometry(config: TransformerConfig, options: ExportOptions) -> Geometry:
+    try:
+        return Geometry(
+            layers=config.depth,
+            heads=config.heads,
+            head_size=config.head_size,
+            tokens_per_frame=config.tokens_per_frame,
+            latent_channels=config.latent_channels,
+            latent_height=config.latent_size[0],
+            latent_width=config.latent_size[1],
+            chunk_frames=options.chunk_frames,
+            slots=options.slots,
+            requests=options.requests,
+            rows_per_request=2 if config.text_width and options.guidance else 1,
+            max_steps=options.max_steps,
+            positions=config.positions,
+            position_count=config.position_count,
+            context=config.context,
+            context_frames=config.context_frames,
+            text_tokens=config.text_tokens if config.text_width else 0,
+            text_width=config.text_width,
+            learned_variance=config.learned_variance,
+            stochastic=options.stochastic,
+        )
+    except ValueError as error:
+        raise ExportError(f"the graphs cannot be made: {error}") from error
+
+
+def _export_pair(
+    model: CausalTransformer,
+    geometry: Geometry,
+    precision: Precision,
+    writer: BundleWriter,
+    progress: Callable[[str], None],
+) -> dict[str, Graph]:
+    if precision == "fp16":
+        model.use_half_weights()
+    modules = {"fill": FillGraph(model, geometry), "denoise": DenoiseGraph(model, geometry)}
+    return export_graphs(modules, writer, precision, progress)
+
+
+def _export_codec(geometry: Geometry, writer: BundleWriter, progress: Callable[[str], None]) -> Codec | None:
+    """Write the preview codec; a latent of fewer than three channels cannot carry colours."""
+    shape = geometry.latent_shape
+    if geometry.latent_channels < 3:
+        return None
+    modules = {"vae_encode": PreviewEncoder(shape), "vae_decode": PreviewDecoder(shape, geometry.chunk_frames)}
+    graphs = export_graphs(modules, writer, "preview", progress)
+    return Codec("preview", graphs["vae_encode"], graphs["vae_decode"])
+
+
+def _write_null_text(model: CausalTransformer, writer: BundleWriter) -> Artifact | None:
+    if model.y_embedder is None:
+        return None
+    np.save(writer.path / "null_text.npy", model.y_embedder.y_embedding.numpy())
+    return writer.record("null_text.npy")
+
+
+def _sampler_defaults(options: ExportOptions, geometry: Geometry) -> SamplerDefaults:
+    guidance = 7.0 if geometry.rows_per_request == 2 else 1.0
+    steps = min(50, options.max_steps)
+    if options.prediction == "flow":
+        return SamplerDefaults("flow-euler", steps, guidance)
+    if options.stochastic and geometry.learned_variance and options.prediction == "epsilon":
+        return SamplerDefaults("iddpm", steps, guidance)
+    return SamplerDefaults("ddim", steps, guidance)
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("vdmrt", "torch", "onnx", "onnxscript")}

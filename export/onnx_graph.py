@@ -1,0 +1,201 @@
+"""From a torch module to an ONNX graph that shares its weights file with its sibling."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from ..bundle import BundleWriter, Graph, TensorSpec
+from ..errors import ExportError
+from .costs import count_bytes, count_flops, find_cache_copies
+from .operators import OPSET, check_operators
+
+__all__ = ["Exportable", "export_graphs"]
+
+_ALIGNMENT = 64
+# Smaller constants (shapes, axes) stay in the graph: parsers want to see them while they parse.
+_LEAST_NBYTES = 1024
+
+
+class Exportable(nn.Module):
+    """A module whose ``forward`` takes and returns named tensors in order.
+
+    Attributes:
+        inputs: The tensors that it takes.
+        outputs: The tensors that it returns.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class WeightsFile:
+    """Initializers of several graphs in one file, each content once, at multiples of 64 bytes.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._places: dict[tuple[str, bytes], tuple[int, int]] = {}
+
+    def store(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
+        """Write a tensor unless its content is there already, and return the reference to it."""
+        data = np.ascontiguousarray(tensor.numpy())
+        key = (tensor.dtype.name, hashlib.sha256(data.reshape(-1).view(np.uint8)).digest())
+        if key not in self._places:
+            self._places[key] = self._append(data)
+        offset, length = self._places[key]
+        return ir.ExternalTensor(
+            self.path.name, offset, length, tensor.dtype, shape=ir.Shape(data.shape), name=name, base_dir=self.path.parent
+        )
+
+    def _append(self, data: npt.NDArray[Any]) -> tuple[int, int]:
+        with self.path.open("ab") as file:
+            file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+            offset = file.tell()
+            data.tofile(file)
+        return offset, data.nbytes
+
+
+def export_graphs(
+    modules: Mapping[str, Exportable], writer: BundleWriter, label: str, progress: Callable[[str], None]
+) -> dict[str, Graph]:
+    """Trace modules, write them as graphs that share one weights file, and say what each costs.
+
+    Initializers keep the names of the model's ``state_dict``, so that scales and refits can find them.
+
+    Args:
+        modules: By stage; set to evaluation.
+        writer: The bundle in the making; gets ``graphs/<stage>.<label>.onnx`` and ``graphs/weights.<label>.bin``.
+        label: The precision, or what else tells this set from others.
+        progress: Called with ``<stage>.<label>`` before each graph.
+
+    Raises:
+        ExportError: A module cannot be traced, or its graph is not what was wanted.
+    """
+    weights = WeightsFile(writer.path / "graphs" / f"weights.{label}.bin")
+    graphs = {}
+    for stage, module in modules.items():
+        progress(f"{stage}.{label}")
+        graphs[stage] = _export(module, writer, f"graphs/{stage}.{label}.onnx", weights)
+    if not weights.path.exists():
+        return graphs
+    record = writer.record(f"graphs/{weights.path.name}")
+    return {stage: dataclasses.replace(graph, weights=record) for stage, graph in graphs.items()}
+
+
+def _export(module: Exportable, writer: BundleWriter, file: str, weights: WeightsFile) -> Graph:
+    model = _trace(module)
+    graph = model.graph
+    _drop_metadata(model)
+    _strip_prefix(graph)
+    weights_nbytes = _externalise(graph, weights)
+    _check_outputs(graph, module.outputs)
+    nodes = tuple(graph)
+    check_operators(nodes)
+    path = writer.path / file
+    ir.save(model, path)
+    _check(path)
+    return Graph(
+        file=writer.record(file),
+        weights=None,
+        inputs=module.inputs,
+        outputs=module.outputs,
+        flops=count_flops(nodes),
+        nbytes_moved=count_bytes(module.inputs, module.outputs, weights_nbytes),
+        cache_copies=find_cache_copies(graph),
+    )
+
+
+def _trace(module: Exportable) -> ir.Model:
+    example = tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in module.inputs)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module.eval(),
+                example,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[spec.name for spec in module.inputs],
+                output_names=[spec.name for spec in module.outputs],
+                verbose=False,
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        raise ExportError(f"the graph cannot be traced: {error}") from error
+    assert program is not None
+    return program.model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's talk of its own deprecations and of packages that nobody needs here."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _drop_metadata(model: ir.Model) -> None:
+    """Forget the stack traces that the exporter keeps: they are large, and name paths of the exporting machine."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+
+
+def _strip_prefix(graph: ir.Graph) -> None:
+    for name, value in list(graph.initializers.items()):
+        if name.startswith("model."):
+            value.name = name.removeprefix("model.")
+
+
+def _externalise(graph: ir.Graph, weights: WeightsFile) -> int:
+    """Move large initializers to the weights file; return the bytes of all that the graph reads."""
+    total = 0
+    for name, value in graph.initializers.items():
+        assert value.const_value is not None
+        total += value.const_value.nbytes
+        if value.const_value.nbytes >= _LEAST_NBYTES:
+            value.const_value = weights.store(value.const_value, name)
+    return total
+
+
+def _check_outputs(graph: ir.Graph, wanted: tuple[TensorSpec, ...]) -> None:
+    for value, spec in zip(graph.outputs, wanted, strict=True):
+        assert value.dtype is not None and value.shape is not None
+        shape = tuple(int(side) for side in value.shape.numpy())
+        if (value.name, value.dtype.numpy().name, shape) != (spec.name, spec.dtype, spec.shape):
+            raise ExportError(
+                f"output '{spec.name}' should be {spec.dtype} {list(spec.shape)}, "
+                f"was traced as '{value.name}' {value.dtype.numpy().name} {list(shape)}"
+            )
+
+
+def _check(path: Path) -> None:
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"{path.name}: the checker refuses the graph: {error}") from error
