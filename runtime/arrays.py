@@ -25,18 +25,25 @@ class HostArray:
 
     def __init__(self, memory: Memory, shape: tuple[int, ...], dtype: str) -> None:
         self.memory = memory
+        self.array: Array = np.asarray(_Interface(memory, shape, dtype))
+
+    @property
+    def address(self) -> int:
+        """Address of the first byte."""
+        return self.memory.address
+
+
+class _Interface:
+    """What numpy asks for (https://numpy.org/doc/stable/reference/arrays.interface.html); keeps the memory alive."""
+
+    def __init__(self, memory: Memory, shape: tuple[int, ...], dtype: str) -> None:
+        self._memory = memory
         self.__array_interface__ = {
             "data": (memory.address, False),
             "shape": shape,
             "typestr": np.dtype(dtype).str,
             "version": 3,
         }
-        self.array: Array = np.asarray(self)
-
-    @property
-    def address(self) -> int:
-        """Address of the first byte."""
-        return self.memory.address
 
 
 def allocate_array(device: Device, shape: tuple[int, ...], dtype: str) -> HostArray:

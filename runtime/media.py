@@ -6,10 +6,11 @@ import itertools
 import math
 import os
 import struct
+import tokenize
 import warnings
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from ..errors import MediaError
 
 if TYPE_CHECKING:
+    from av import VideoFrame
     from PIL.Image import Image
 
 __all__ = ["read_clip", "read_latents", "read_picture"]
@@ -53,10 +55,11 @@ _MAGIC = (
 def read_picture(path: str | Path, *, height: int, width: int) -> npt.NDArray[np.uint8]:
     """Read a picture as one pixel frame of the wanted size.
 
-    Turned upright by its EXIF orientation, cut about its centre to the wanted aspect, then resized with antialiasing.
+    Turned upright by its EXIF orientation, cut about its centre to the wanted aspect, then resized with
+    antialiasing.
 
     Args:
-        path: PNG, JPEG, WebP, BMP, TIFF or GIF (its first picture), of 8 bits a channel; transparency is dropped.
+        path: PNG, JPEG, WebP, BMP, TIFF or GIF (its first picture), 8 bits a channel; alpha is dropped.
         height: Pixels.
         width: Pixels.
 
@@ -85,14 +88,12 @@ def read_clip(path: str | Path, *, height: int, width: int, count: int) -> npt.N
         RGB, [n, height, width, 3] with 1 <= n <= count.
 
     Raises:
-        MediaError: The file is missing, unreadable, not a clip, without pixel frames, or cut short before ``count``.
+        MediaError: The file is missing, unreadable, not a clip, empty, or cut short before ``count``.
         ValueError: A number is not positive.
     """
-    from PIL import Image  # heavy: see the layering rule, `import vdmrt.runtime` loads numpy alone
-
     _require_positive(height=height, width=width, count=count)
     with _open(path) as file:
-        pictures = [_fit(Image.fromarray(p), height, width) for p in _decode_clip(file, path, count)]
+        pictures = _decode_clip(file, path, height, width, count)
     if not pictures:
         raise MediaError(f"'{path}' holds no pixel frame")
     return np.stack(pictures)
@@ -115,18 +116,18 @@ def read_latents(path: str | Path) -> npt.NDArray[np.float32]:
         found_nbytes = os.fstat(file.fileno()).st_size - file.tell()
         if found_nbytes < count * dtype.itemsize:
             raise MediaError(
-                f"'{path}' is cut short: shape {list(shape)} of {dtype} needs {count * dtype.itemsize} bytes, "
-                f"{found_nbytes} were found"
+                f"'{path}' is cut short: {list(shape)} of {dtype} needs {count * dtype.itemsize} bytes, "
+                f"got {found_nbytes}"
             )
         latents = np.fromfile(file, dtype, count).reshape(shape, order=order)
     with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
         converted = np.ascontiguousarray(latents, np.float32)
-    require_finite(converted, path)
+    require_finite(converted, f"'{path}'")
     return converted
 
 
-def require_finite(latents: npt.NDArray[np.float32], path: str | Path) -> None:
-    """Refuse latents that hold NaN or infinity.
+def require_finite(latents: npt.NDArray[np.float32], what: str) -> None:
+    """Refuse latents that hold NaN or infinity; ``what`` names them.
 
     Raises:
         MediaError: They do; says how many and where the first is.
@@ -136,7 +137,7 @@ def require_finite(latents: npt.NDArray[np.float32], path: str | Path) -> None:
         return
     first = [int(index) for index in np.argwhere(~finite)[0]]
     raise MediaError(
-        f"'{path}': {np.count_nonzero(~finite)} of {latents.size} values are NaN or infinite, the first at {first}"
+        f"{what}: {np.count_nonzero(~finite)} of {latents.size} values are NaN or infinite, first at {first}"
     )
 
 
@@ -158,7 +159,10 @@ def _open(path: str | Path) -> BinaryIO:
 
 
 def _fit(picture: Image, height: int, width: int) -> npt.NDArray[np.uint8]:
-    from PIL import Image, ImageOps
+    from PIL import (
+        Image,
+        ImageOps,
+    )  # imported late everywhere here: a session that reads no media needs numpy alone
 
     return np.asarray(ImageOps.fit(picture, (width, height), method=Image.Resampling.BICUBIC))
 
@@ -168,11 +172,15 @@ def _decode_picture(file: BinaryIO, path: str | Path) -> Image:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a corrupt EXIF block or odd palette leaves the pixels what they are
+            warnings.simplefilter(
+                "ignore"
+            )  # a corrupt EXIF block or odd palette leaves the pixels what they are
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_PICTURE_FORMATS) as picture:
                 if picture.mode[0] in "IF":  # Pillow clips these to 255 instead of scaling them
-                    raise MediaError(f"'{path}' has pixels of mode {picture.mode!r}; save it with 8 bits a channel")
+                    raise MediaError(
+                        f"'{path}' has pixels of mode {picture.mode!r}; save it with 8 bits a channel"
+                    )
                 return ImageOps.exif_transpose(picture).convert("RGB")
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e:
         raise MediaError(f"'{path}' is too large to be decoded safely: {e}") from e
@@ -180,16 +188,59 @@ def _decode_picture(file: BinaryIO, path: str | Path) -> Image:
         raise _undecodable(file, path, _PICTURE, e) from e
 
 
-def _decode_clip(file: BinaryIO, path: str | Path, count: int) -> list[npt.NDArray[np.uint8]]:
+def _decode_clip(
+    file: BinaryIO, path: str | Path, height: int, width: int, count: int
+) -> list[npt.NDArray[np.uint8]]:
     import av
 
+    options = {"format_whitelist": _CLIP_FORMATS}
     try:
-        with av.open(
-            file, options={"format_whitelist": _CLIP_FORMATS}, metadata_errors="replace"
-        ) as container:
+        with av.open(file, mode="r", options=options, metadata_errors="replace") as container:
             if not container.streams.video:
                 raise MediaError(f"'{path}' has no video stream")
             frames = itertools.islice(container.decode(container.streams.video[0]), count)
-            return [_upright(frame) for frame in frames]
+            return [_fit(_upright(frame), height, width) for frame in frames]
     except (av.FFmpegError, OSError) as e:
         raise _undecodable(file, path, _CLIP, e) from e
+
+
+def _upright(frame: VideoFrame) -> Image:
+    from PIL import Image
+
+    # PyAV before 13 does not say how a frame is to be turned.
+    quarter_turns = getattr(frame, "rotation", 0) // 90
+    return Image.fromarray(np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns)))
+
+
+def _read_header(
+    file: BinaryIO, path: str | Path
+) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]:
+    npy = np.lib.format
+    try:
+        # Version 3 differs by non-ASCII field names only, and latents have no fields.
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
+        shape, is_fortran, dtype = read(file)
+    except (ValueError, KeyError, SyntaxError, tokenize.TokenError) as e:
+        raise _undecodable(file, path, _LATENTS, e) from e
+    if dtype.hasobject:
+        raise MediaError(f"'{path}' holds pickled Python objects, which are never loaded")
+    if dtype.kind != "f" or dtype.itemsize > 8:
+        raise MediaError(f"'{path}' holds {dtype}, latents are float16, float32 or float64")
+    if len(shape) != 4 or min(shape) < 1:
+        raise MediaError(
+            f"'{path}' has shape {list(shape)}, latents are [latent frames, channels, height, width]"
+        )
+    return shape, "F" if is_fortran else "C", dtype
+
+
+def _undecodable(file: BinaryIO, path: str | Path, wanted: str, error: Exception) -> MediaError:
+    file.seek(0)
+    start = file.read(16)
+    if not start:
+        return MediaError(f"'{path}' is empty, {wanted} was wanted")
+    for offset, magic, what, readable_as in _MAGIC:
+        if start.startswith(magic, offset):
+            if wanted in readable_as:
+                return MediaError(f"'{path}' is cut short or damaged: it starts as {what}, then: {error}")
+            return MediaError(f"'{path}' is not {wanted} but {what}; give {_WANTED[wanted]}")
+    return MediaError(f"'{path}' is not {wanted}: it starts with {start!r}; give {_WANTED[wanted]}")

@@ -1,0 +1,250 @@
+"""A loaded bundle: programs that sessions share, and the lanes they run on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..bundle import Bundle, Manifest, open_bundle
+from ..errors import BackendError, BundleError
+from .arrays import checked_array
+from .backend import Backend
+from .codec import PictureCodec
+from .lane import Lane
+from .samplers import make_sampler
+from .schedules import Schedule
+from .session import Session
+
+__all__ = ["BACKENDS", "Model", "load"]
+
+BACKENDS = ("onnxruntime",)
+_log = logging.getLogger("vdmrt")
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    backend: str = "auto",
+    precision: str | None = None,
+    threads: int | None = None,
+    verify: bool = True,
+) -> Model:
+    """Load a bundle.
+
+    Args:
+        path: The bundle's folder.
+        backend: "auto" or one of :data:`BACKENDS`. What "auto" chose is logged in one line.
+        precision: "fp32" or "fp16"; None takes fp32 where the bundle has it.
+        threads: Threads of the CPU provider; None takes one for each CPU this process may use.
+        verify: Whether every file's SHA-256 is checked first. Lengths are always checked.
+
+    Returns:
+        The model; close it, or use it in a ``with``.
+
+    Raises:
+        BundleError: The folder is no bundle, of a newer schema, altered, or has not that precision.
+        BackendError: The backend is not installed, or refuses a graph.
+    """
+    bundle = open_bundle(path)
+    bundle.graphs(precision)
+    if verify:
+        bundle.verify()
+    chosen = _make_backend(backend, threads)
+    _log.info("backend %s: %s", chosen.name, chosen.describe())
+    return Model(bundle, chosen, precision)
+
+
+class Model:
+    """A loaded bundle. Lanes share its programs only; each has its own cache.
+
+    Attributes:
+        bundle: What was loaded.
+        precision: Of the graphs that run.
+        backend: What runs them.
+        codec: Between pictures and latents, or None.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, precision: str | None) -> None:
+        self.bundle = bundle
+        self.backend = backend
+        self.precision, self._graphs = bundle.graphs(precision)
+        self._programs = {stage: backend.load(bundle, self._graphs[stage]) for stage in ("fill", "denoise")}
+        manifest = bundle.manifest
+        self.codec = PictureCodec(backend, bundle, manifest.codec) if manifest.codec else None
+        self._null_text = _read_null_text(bundle)
+        self._lanes: list[Lane] = []
+        self._sessions: list[Session] = []
+        self._closed = False
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self.bundle.manifest
+
+    def session(
+        self,
+        *,
+        seed: int | None = None,
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        text: npt.ArrayLike | None = None,
+        text_mask: npt.ArrayLike | None = None,
+        prefix_noise: int | None = None,
+        eta: float = 0.0,
+        shift: float = 1.0,
+    ) -> Session:
+        """Make a session on a free request slot; where none is free, on a new lane.
+
+        Args:
+            seed: 0 <= seed < 2**64; None takes a random one, which stands in ``session.seed``.
+            sampler: One of :data:`~vdmrt.runtime.samplers.SAMPLERS`; None takes the bundle's default.
+            steps: Denoising steps; None takes the bundle's default.
+            guidance: Scale of classifier-free guidance; None takes the bundle's default.
+            text: Text embeddings, floating point [tokens, width]; wanted where the model has text.
+            text_mask: 1 for a token that counts, [tokens]; None counts all of them.
+            prefix_noise: Training timestep to whose noise level clean frames are perturbed before they are cached.
+            eta: Of the sampler "ddim".
+            shift: Of the sampler "flow-euler".
+
+        Raises:
+            ValueError: A number is out of range, or the sampler does not fit the model or the bundle.
+            TensorMismatchError: The text's shape or values are not what the model takes.
+            DeviceError: A new lane does not fit into memory.
+            RuntimeError: The model is closed.
+        """
+        if self._closed:
+            raise RuntimeError("the model is closed; load it again")
+        if seed is not None and not 0 <= seed < 2**64:
+            raise ValueError(f"seed must be 0 <= seed < 2**64, got {seed}")
+        manifest, defaults = self.manifest, self.manifest.sampler
+        table = make_sampler(
+            sampler or defaults.name,
+            steps=defaults.steps if steps is None else steps,
+            prediction=manifest.prediction,
+            schedule=Schedule(**vars(manifest.schedule)),
+            learned_variance=manifest.geometry.learned_variance,
+            eta=eta,
+            shift=shift,
+        )
+        rows = table.padded(manifest.geometry.max_steps)
+        if table.stochastic and not manifest.geometry.stochastic:
+            raise ValueError(
+                f"the bundle was exported for deterministic samplers, and {table.name!r} takes noise; "
+                "choose ddim or dpm-solver++, or export again without --deterministic"
+            )
+        prefix_level = None if prefix_noise is None else table.prefix_noise(prefix_noise)
+        prompt = self._prompt(text, text_mask)
+        scale = self._guidance(guidance)
+        lane, request = self._lease()
+        lane.set_table(request, *rows)
+        if prompt is not None:
+            lane.set_text(request, *prompt)
+        if scale is not None:
+            lane.set_guidance(request, scale)
+        session = Session(
+            lane,
+            request,
+            table,
+            seed=seed,
+            prefix_noise=prefix_level,
+            codec=self.codec,
+            on_close=self._sessions.remove,
+        )
+        self._sessions.append(session)
+        return session
+
+    def close(self) -> None:
+        """Close all sessions and free all memory. Closing twice is allowed."""
+        self._closed = True
+        for session in list(self._sessions):
+            session.close()
+        for lane in self._lanes:
+            lane.close()
+        self._lanes.clear()
+        self._programs.clear()
+        if self.codec is not None:
+            self.codec.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _lease(self) -> tuple[Lane, int]:
+        for lane in self._lanes:
+            request = lane.lease()
+            if request is not None:
+                return lane, request
+        lane = Lane(self.backend, self.manifest.geometry, self._graphs, self._programs)
+        self._lanes.append(lane)
+        request = lane.lease()
+        assert request is not None, "a new lane has free requests"
+        return lane, request
+
+    def _guidance(self, guidance: float | None) -> float | None:
+        """Return the scale for the graph's rows, or None where it has none."""
+        if self.manifest.geometry.rows_per_request == 2:
+            scale = self.manifest.sampler.guidance if guidance is None else guidance
+            if not np.isfinite(scale):
+                raise ValueError(f"guidance must be finite, got {scale}")
+            return scale
+        if guidance is not None and guidance != 1.0:
+            raise ValueError(f"the bundle has no null rows, so guidance must be 1, got {guidance}")
+        return None
+
+    def _prompt(
+        self, text: npt.ArrayLike | None, mask: npt.ArrayLike | None
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
+        """Return text [rows_per_request, tokens, width] and mask; the null row uses the prompt's mask."""
+        g = self.manifest.geometry
+        if g.text_width == 0:
+            if text is not None or mask is not None:
+                raise ValueError("the model has no text; leave out text and text_mask")
+            return None
+        if text is None:
+            raise ValueError(f"the model wants text embeddings [tokens <= {g.text_tokens}, {g.text_width}], got none")
+        embeddings = checked_array("text", text, (None, g.text_width), "tokens, width")
+        tokens = len(embeddings)
+        counted = checked_array(
+            "text_mask", np.ones(tokens) if mask is None else np.asarray(mask, np.float32), (tokens,), "tokens"
+        )
+        if tokens > g.text_tokens or not counted.any():
+            raise ValueError(f"the model takes 1 to {g.text_tokens} tokens, got {tokens} of which {int(counted.any())} count")
+        padded = np.zeros((g.text_tokens, g.text_width), np.float32)
+        padded[:tokens] = embeddings
+        rows = [padded] if g.rows_per_request == 1 else [self._null_text, padded]
+        visible = np.zeros(g.text_tokens, np.float32)
+        visible[:tokens] = counted != 0
+        return np.stack(rows), np.stack([visible] * g.rows_per_request)
+
+
+def _make_backend(name: str, threads: int | None) -> Backend:
+    if name not in ("auto", *BACKENDS):
+        raise BackendError(f"backend must be auto or one of {', '.join(BACKENDS)}, got {name!r}")
+    from .onnxruntime_backend import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(threads=threads)
+
+
+def _read_null_text(bundle: Bundle) -> npt.NDArray[np.float32]:
+    g, artifact = bundle.manifest.geometry, bundle.manifest.null_text
+    if artifact is None:
+        if g.rows_per_request == 2:
+            raise BundleError("has null rows but no null text; export it again", path=bundle.path)
+        return np.zeros((0, 0), np.float32)
+    path = bundle.locate(artifact)
+    try:
+        return checked_array(
+            "null_text", np.load(path, allow_pickle=False), (g.text_tokens, g.text_width), "tokens, width"
+        )
+    except ValueError as error:
+        raise BundleError(f"is no array of numbers: {error}", path=path) from error
