@@ -29,7 +29,7 @@ from ..errors import ExportError
 from .codec import PreviewDecoder, PreviewEncoder
 from .config import TransformerConfig
 from .graphs import DenoiseGraph, FillGraph
-from .onnx_graph import export_graphs
+from .onnx_graph import Exportable, export_graphs
 from .transformer import CausalTransformer
 
 __all__ = ["ExportOptions", "export_bundle", "random_model"]
@@ -74,6 +74,7 @@ def export_bundle(
     name: str,
     random_weights: bool = False,
     provenance: dict[str, str] | None = None,
+    codec: tuple[Exportable, Exportable] | None = None,
     replace: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Bundle:
@@ -86,6 +87,8 @@ def export_bundle(
         name: The model's name, for people.
         random_weights: Whether the weights were never trained.
         provenance: Where the weights came from; versions are added.
+        codec: A trained encoder, pictures [1, 3, H, W] in -1..1 to latent [1, c, h, w], and decoder, latent
+            [T, c, h, w] to pictures [T, 3, H, W]; None writes the preview codec.
         replace: Whether a bundle that is there may be replaced.
         progress: Called with the name of each stage before it starts.
 
@@ -98,7 +101,7 @@ def export_bundle(
         # fp32 comes first, because fp16 rounds the model's own weights.
         precisions = sorted(set(options.precisions), reverse=True)
         graphs = {precision: _export_pair(model, geometry, precision, writer, progress) for precision in precisions}
-        codec = _export_codec(geometry, writer, progress)
+        exported = _export_codec(codec, geometry, writer, progress)
         manifest = Manifest(
             family="ca2vdm",
             name=name,
@@ -107,7 +110,7 @@ def export_bundle(
             schedule=options.schedule,
             sampler=options.sampler or _sampler_defaults(options, geometry),
             graphs=graphs,
-            codec=codec,
+            codec=exported,
             null_text=_write_null_text(model, writer),
             random_weights=random_weights,
             provenance={**(provenance or {}), **_versions()},
@@ -164,14 +167,20 @@ def _export_pair(
     return export_graphs(modules, writer, precision, progress)
 
 
-def _export_codec(geometry: Geometry, writer: BundleWriter, progress: Callable[[str], None]) -> Codec | None:
-    """Write the preview codec; a latent of fewer than three channels cannot carry colours."""
+def _export_codec(
+    codec: tuple[Exportable, Exportable] | None,
+    geometry: Geometry,
+    writer: BundleWriter,
+    progress: Callable[[str], None],
+) -> Codec | None:
+    """Write the codec; without one a latent of fewer than three channels cannot carry colours."""
     shape = geometry.latent_shape
-    if geometry.latent_channels < 3:
+    if codec is None and geometry.latent_channels < 3:
         return None
-    modules = {"vae_encode": PreviewEncoder(shape), "vae_decode": PreviewDecoder(shape, geometry.chunk_frames)}
-    graphs = export_graphs(modules, writer, "preview", progress)
-    return Codec("preview", graphs["vae_encode"], graphs["vae_decode"])
+    kind: Literal["preview", "vae"] = "preview" if codec is None else "vae"
+    encoder, decoder = codec or (PreviewEncoder(shape), PreviewDecoder(shape, geometry.chunk_frames))
+    graphs = export_graphs({"vae_encode": encoder, "vae_decode": decoder}, writer, kind, progress)
+    return Codec(kind, graphs["vae_encode"], graphs["vae_decode"])
 
 
 def _write_null_text(model: CausalTransformer, writer: BundleWriter) -> Artifact | None:

@@ -55,9 +55,7 @@ class VideoEncoder:
         import av  # late, because a session that writes no clip needs numpy alone
 
         if codec not in av.codecs_available:
-            raise MediaError(
-                f"this PyAV has no encoder {codec!r}: write a .gif, or reinstall PyAV by pip"
-            )
+            raise MediaError(f"this PyAV has no encoder {codec!r}: write a .gif, or reinstall PyAV by pip")
         self.count = 0
         self._container = av.open(file, "w", format=container)
         self._codec = codec

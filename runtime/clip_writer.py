@@ -35,8 +35,8 @@ class ClipWriter:
 
     The suffix of ``path`` chooses: ``.mp4`` (H.264) and ``.gif`` take pixel frames, ``.npy`` takes latents.
     The file grows beside ``path`` under another name. As a context manager it is finished and takes its name
-    when the block ends or is interrupted by KeyboardInterrupt; any other exception removes it. A clip to which
-    nothing was appended is not written.
+    when the block ends or is interrupted by KeyboardInterrupt; any other exception removes it. Without any
+    pictures nothing is written.
 
     Attributes:
         path: The target.

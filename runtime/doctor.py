@@ -2,95 +2,36 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-import importlib.metadata
 import os
 import platform
-import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ._cuda_driver import CudaDriver, probe_driver
+from ._distributions import (
+    EXTRAS,
+    Extra,
+    Package,
+    check_extra,
+    find_unmet,
+    install_command,
+    installed_distributions,
+    list_packages,
+    onnxruntime_distributions,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["Report", "examine", "onnxruntime_distributions", "render"]
 
-# As in pyproject.toml; a test holds the two together.
-REQUIRED = ("numpy>=1.23", "click>=8.1", "rich>=13", "pillow>=10", "av>=12")
-EXTRAS: Mapping[str, tuple[str, ...]] = {
-    "cpu": ("onnxruntime>=1.20",),
-    "cuda": ("onnxruntime-gpu>=1.20", "cuda-python>=12.6"),
-    "tensorrt": ("tensorrt>=10.3", "cuda-python>=12.6"),
-    "export": ("torch>=2.9", "onnx>=1.17", "onnxscript>=0.5", "safetensors>=0.4.3", "pyyaml>=6"),
-}
-# All of them own the folder site-packages/onnxruntime.
-_ONNXRUNTIME_FAMILY = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-directml",
-    "onnxruntime-openvino",
-    "onnxruntime-qnn",
-    "onnxruntime-rocm",
-    "onnxruntime-training",
-)
-_NO_DEVICE, _STUB_LIBRARY = 100, 34  # of CUresult: a machine without a GPU, and a build image without a driver
-
 
 @dataclass(frozen=True)
-class Package:
-    """A distribution that vdmrt can use: what is wanted, and the version found or None."""
-
-    name: str
-    wanted: str
-    version: str | None
-
-
-@dataclass(frozen=True)
-class Extra:
-    """One of vdmrt's extras.
-
-    Attributes:
-        name: As in ``vdmrt[name]``.
-        missing: Requirements that are not met; none when the extra is complete.
-        command: The line that completes it, or None.
-    """
-
-    name: str
-    missing: tuple[str, ...]
-    command: str | None
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A CUDA device, as the driver names it."""
-
-    name: str
-    compute_capability: str
-
-
-@dataclass(frozen=True)
-class Driver:
-    """The CUDA driver.
-
-    Attributes:
-        version: Newest CUDA that it runs, as "12.8", or None.
-        gpus: In the driver's order.
-        note: Why there are none, or an empty text.
-        broken: Whether a driver is installed and does not start.
-    """
-
-    version: str | None
-    gpus: tuple[Gpu, ...]
-    note: str
-    broken: bool = False
-
-
-@dataclass(frozen=True)
-class Backend:
-    """A backend, whether it will run here, and on what or why not."""
+class BackendCheck:
+    """Whether a backend will run here, and on what or why not."""
 
     name: str
     ready: bool
@@ -102,74 +43,39 @@ class Report:
     """All that :func:`examine` found; ``dataclasses.asdict`` makes it JSON.
 
     Attributes:
-        problems: What must be mended, one sentence each with the command; none when all is well.
+        cpu_count: CPUs that this process may use.
+        core_loads: Whether the C core loads.
+        core: Where the C core was loaded from, or why it was not.
+        problems: What must be mended, each with the command that does it; none when all is well.
     """
 
     vdmrt: str
     python: str
     platform: str
     cpu_count: int
+    core_loads: bool
     core: str
     packages: tuple[Package, ...]
     extras: tuple[Extra, ...]
-    driver: Driver
-    backends: tuple[Backend, ...]
+    driver: CudaDriver
+    backends: tuple[BackendCheck, ...]
     problems: tuple[str, ...]
-
-
-def installed_distributions() -> dict[str, str]:
-    """Return the version of each installed distribution that vdmrt knows, by name, importing none."""
-    known = {_split(wanted)[0] for wanted in _all_requirements()} | set(_ONNXRUNTIME_FAMILY)
-    found = {}
-    for name in sorted(known | {"cuda-bindings"}):
-        try:
-            found[name] = importlib.metadata.version(name) or "0"
-        except (importlib.metadata.PackageNotFoundError, KeyError):  # KeyError: a folder without METADATA
-            continue
-    return found
-
-
-def onnxruntime_distributions(installed: Mapping[str, str] | None = None) -> list[str]:
-    """Return the installed distributions that own the module ``onnxruntime``; more than one break each other.
-
-    Args:
-        installed: Versions by name; None asks the environment.
-    """
-    installed = installed_distributions() if installed is None else installed
-    return [name for name in _ONNXRUNTIME_FAMILY if name in installed]
-
-
-def probe_driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
-    """Ask the CUDA driver for its version and devices. Never fails: what is wrong stands in the note.
-
-    Args:
-        load: Opens a shared library by name.
-    """
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        cuda = load(name)
-    except OSError:
-        return Driver(None, (), f"no CUDA driver: {name} is not there")
-    try:
-        return _ask_driver(cuda)
-    except AttributeError as e:
-        return Driver(None, (), f"{name} is not a CUDA driver: {e}", broken=True)
 
 
 def find_providers() -> tuple[str, ...]:
     """Return ONNX Runtime's execution providers, importing it.
 
     Raises:
-        ImportError: It is not installed, or does not load.
+        ImportError: It does not load.
     """
     try:
         return tuple(importlib.import_module("onnxruntime").get_available_providers())
-    except Exception as e:  # a half-removed onnxruntime fails in many ways, and the doctor must survive them all
-        raise ImportError(f"onnxruntime does not load: {e}") from e
+    except Exception as e:  # half-removed, it fails in many ways, and a doctor survives them all
+        raise ImportError(f"{type(e).__name__}: {e}") from e
 
 
 def find_core() -> str:
-    """Return where the C core was loaded from.
+    """Return where the C core lies, loading it.
 
     Raises:
         ImportError: It was not built, or does not load.
@@ -180,11 +86,11 @@ def find_core() -> str:
 def examine(
     *,
     installed: Mapping[str, str] | None = None,
-    probe: Callable[[], Driver] = probe_driver,
+    probe: Callable[[], CudaDriver] = probe_driver,
     providers: Callable[[], tuple[str, ...]] = find_providers,
     core: Callable[[], str] = find_core,
 ) -> Report:
-    """Examine the environment. Changes nothing and imports no heavy library but ONNX Runtime.
+    """Examine the environment. Changes nothing; of the heavy libraries it imports ONNX Runtime alone.
 
     Args:
         installed: Versions of distributions by name; None asks the environment.
@@ -196,17 +102,136 @@ def examine(
 
     installed = installed_distributions() if installed is None else installed
     driver = probe()
-    core_note, core_problem = _try(core)
-    backends = _judge_backends(installed, driver, providers)
+    core_loads, core_note = _load_core(core)
+    provider_names, failure = _load_onnxruntime(installed, providers)
+    backends = (
+        _check_onnxruntime_cpu(installed, provider_names, failure),
+        _check_onnxruntime_cuda(installed, provider_names, failure, driver),
+        _check_tensorrt(installed, driver),
+    )
+    problems = [*find_unmet(installed), *_find_onnxruntime_problems(installed, failure, driver)]
+    if not core_loads:
+        problems.append(f"the C core {core_note}; with a C compiler, pip install --force-reinstall vdmrt")
+    if not any(backend.ready for backend in backends) and not onnxruntime_distributions(installed):
+        problems.append("no backend is installed: pip install 'vdmrt[cpu]'")
+    if driver.broken:
+        problems.append(f"{driver.note}: reinstall the NVIDIA driver, or reboot after an update")
     return Report(
         vdmrt=__version__,
-        python=f"{platform.python_version()} ({sys.executable})",
+        python=f"{platform.python_version()} at {sys.executable}",
         platform=platform.platform(),
-        cpu_count=_count_cpus(),
+        cpu_count=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        core_loads=core_loads,
         core=core_note,
-        packages=tuple(_find_package(wanted, installed) for wanted in _all_requirements()),
-        extras=tuple(_judge_extra(name, installed) for name in EXTRAS),
+        packages=list_packages(installed),
+        extras=tuple(check_extra(name, installed) for name in EXTRAS),
         driver=driver,
         backends=backends,
-        problems=tuple(_find_problems(installed, driver, backends, core_problem)),
+        problems=tuple(problems),
     )
+
+
+def render(report: Report, console: Console | None = None) -> None:
+    """Print a report for people, on ``console`` or standard output."""
+    from rich.console import Console  # late, because onnxruntime_distributions is asked in every run
+
+    console = console or Console()
+    console.print(f"vdmrt {report.vdmrt}, Python {report.python}", markup=False, highlight=False)
+    console.print(f"{report.platform}, {report.cpu_count} CPUs", markup=False, highlight=False)
+    for title, rows in _sections(report):
+        _print_section(console, title, rows)
+    if not report.problems:
+        console.print("\nNothing to mend.", style="green", highlight=False)
+        return
+    console.print(f"\nTo mend ({len(report.problems)})", style="bold red", highlight=False)
+    for problem in report.problems:
+        console.print(f"- {problem}", markup=False, highlight=False)
+
+
+Rows = tuple[tuple[str, bool, str], ...]
+
+
+def _sections(report: Report) -> tuple[tuple[str, Rows], ...]:
+    driver = report.driver
+    gpus: Rows = tuple(
+        (gpu.name, True, f"compute capability {gpu.compute_capability}") for gpu in driver.gpus
+    )
+    return (
+        ("Backends", tuple((backend.name, backend.ready, backend.note) for backend in report.backends)),
+        ("C core", (("vdmrt.runtime._core", report.core_loads, report.core),)),
+        (f"CUDA driver {driver.version or ''}".rstrip(), gpus or (("GPU", False, driver.note),)),
+        ("Extras", tuple((e.name, not e.missing, e.command or "complete") for e in report.extras)),
+        ("Packages", tuple((p.name, p.version is not None, p.version or "-") for p in report.packages)),
+    )
+
+
+def _print_section(console: Console, title: str, rows: Rows) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
+    for name, good, note in rows:
+        # Text, because rich would take the brackets of vdmrt[cpu] for markup and drop them.
+        table.add_row(Text("yes" if good else "no", "green" if good else "yellow"), Text(name), Text(note))
+    console.print()
+    console.print(table)
+
+
+def _load_core(core: Callable[[], str]) -> tuple[bool, str]:
+    try:
+        return True, core()
+    except ImportError as e:
+        return False, f"does not load: {e}"
+
+
+def _load_onnxruntime(
+    installed: Mapping[str, str], providers: Callable[[], tuple[str, ...]]
+) -> tuple[tuple[str, ...], str | None]:
+    """Return ONNX Runtime's providers, and why there are none or None."""
+    present = onnxruntime_distributions(installed)
+    if not present:
+        return (), "ONNX Runtime is not installed"
+    if len(present) > 1:
+        return (), f"{' and '.join(present)} are installed together and overwrite each other's files"
+    try:
+        return providers(), None
+    except ImportError as e:
+        return (), f"{present[0]} {installed[present[0]]} does not load: {e}"
+
+
+def _check_onnxruntime_cpu(
+    installed: Mapping[str, str], providers: tuple[str, ...], failure: str | None
+) -> BackendCheck:
+    if failure is None and "CPUExecutionProvider" not in providers:
+        failure = f"this build has {', '.join(providers)} only"
+    present = ", ".join(f"{name} {installed[name]}" for name in onnxruntime_distributions(installed))
+    return BackendCheck("onnxruntime on the CPU", failure is None, failure or present)
+
+
+def _check_onnxruntime_cuda(
+    installed: Mapping[str, str], providers: tuple[str, ...], failure: str | None, driver: CudaDriver
+) -> BackendCheck:
+    failure = failure or driver.note
+    if not failure and "CUDAExecutionProvider" not in providers:
+        failure = f"this ONNX Runtime was built without CUDA: {install_command('cuda', installed)}"
+    # Whether CUDA's and cuDNN's libraries load is known only when a graph is.
+    note = failure or f"on {driver.gpus[0].name}, if its CUDA and cuDNN libraries load"
+    return BackendCheck("onnxruntime on CUDA", not failure, note)
+
+
+def _check_tensorrt(installed: Mapping[str, str], driver: CudaDriver) -> BackendCheck:
+    extra = check_extra("tensorrt", installed)
+    if driver.note:
+        return BackendCheck("tensorrt", False, driver.note)
+    if extra.missing:
+        return BackendCheck("tensorrt", False, f"{', '.join(extra.missing)} missing: {extra.command}")
+    return BackendCheck("tensorrt", True, f"on {driver.gpus[0].name}")
+
+
+def _find_onnxruntime_problems(
+    installed: Mapping[str, str], failure: str | None, driver: CudaDriver
+) -> Iterator[str]:
+    present = onnxruntime_distributions(installed)
+    if present and failure:
+        extra = "cuda" if driver.gpus else "cpu"
+        yield f"{failure}: pip uninstall -y {' '.join(present)}, then pip install 'vdmrt[{extra}]'"

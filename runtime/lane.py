@@ -156,10 +156,11 @@ class Lane:
 
     def latent(self, request: int) -> Array:
         """Return a copy of a request's latent, float32 [T, c, h, w]."""
-        with self.lock:
-            current = (self._denoise, self._next)[self._phase]
-            copied: Array = current.state("latent")[request].copy()
-            return copied
+        return self._state("latent", request)
+
+    def history(self, request: int) -> Array:
+        """Return a copy of a request's last estimate of the clean latent, float32 [T, c, h, w]."""
+        return self._state("history", request)
 
     def fill(
         self, request: int, latent: Array, window: Window, context_index: Array, *, keep_context: bool
@@ -243,6 +244,11 @@ class Lane:
             return None
         shape = (g.layers, 2, rows, g.heads, g.context_frames * g.tokens_per_frame, g.head_size)
         return self._allocate(shape, self._cache_type)
+
+    def _state(self, name: str, request: int) -> Array:
+        with self.lock:
+            copied: Array = (self._denoise, self._next)[self._phase].state(name)[request].copy()
+            return copied
 
     def _rows(self, request: int) -> slice:
         group = self.geometry.rows_per_request

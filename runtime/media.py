@@ -153,7 +153,7 @@ def _open(path: str | Path) -> BinaryIO:
     except FileNotFoundError as e:
         raise MediaError(f"'{path}' does not exist") from e
     except OSError as e:
-        if Path(path).is_dir():
+        if os.path.isdir(path):
             raise MediaError(f"'{path}' is a folder, a file was wanted") from e
         raise MediaError(f"'{path}' cannot be read: {e.strerror}") from e
 

@@ -150,14 +150,30 @@ class Session:
             RuntimeError: The session is closed.
         """
         with self._exclusive():
-            latents = self._first_latents(np.asarray(first))
-            perturbed = self._perturb(latents, 0, noise)
+            latents = self._given_latents(np.asarray(first))
             with self._lane.lock:
                 self._lane.clear(self._request)
                 self._ring.reset()
                 self._chunks = 0
-                for begin, count in split_prefix(len(latents), self._lane.geometry.chunk_frames):
-                    self._cache(perturbed[begin : begin + count])
+                self._extend(latents, noise)
+
+    def extend(self, frames: npt.ArrayLike, *, noise: Noise | None = None) -> None:
+        """Go on with given frames instead of generated ones: they enter the cache after those that are there.
+
+        Args:
+            frames: As ``first`` of :meth:`start`.
+            noise: ``prefix`` to use instead of drawn numbers.
+
+        Raises:
+            TensorMismatchError: Shape, dtype or values are not what the model takes.
+            SessionError: As :meth:`start`, or the session was not started.
+            RuntimeError: The session is closed.
+        """
+        with self._exclusive():
+            self._check_started()
+            latents = self._given_latents(np.asarray(frames))
+            with self._lane.lock:
+                self._extend(latents, noise)
 
     def step(self, *, noise: Noise | None = None, on_step: Callable[[int], None] | None = None) -> Chunk:
         """Make one chunk: all its denoising steps, then the cache fill.
@@ -222,16 +238,21 @@ class Session:
             self._lane.release(self._request)
             self._on_close(self)
 
-    def _first_latents(self, first: npt.NDArray[Any]) -> Latents:
+    def _given_latents(self, given: npt.NDArray[Any]) -> Latents:
         g = self._lane.geometry
-        if first.dtype == np.uint8:
+        if given.dtype == np.uint8:
             if self._codec is None:
                 raise SessionError("the bundle has no codec and takes no pictures; give latents [n, c, h, w]")
-            first = self._codec.encode(first)
-        latents = checked_array("latents", first, (None, *g.latent_shape), "n, c, h, w")
+            given = self._codec.encode(given)
+        latents = checked_array("latents", given, (None, *g.latent_shape), "n, c, h, w")
         if not 1 <= len(latents) <= g.slots:
             raise SessionError(f"the cache holds 1 to {g.slots} given latent frames, got {len(latents)}")
         return latents
+
+    def _extend(self, latents: Latents, noise: Noise | None) -> None:
+        perturbed = self._perturb(latents, self._ring.written, noise)
+        for begin, count in split_prefix(len(latents), self._lane.geometry.chunk_frames):
+            self._cache(perturbed[begin : begin + count])
 
     def _check_started(self) -> None:
         if self._ring.written == 0:

@@ -1,0 +1,48 @@
+# Needs python3 (3.10 or newer, with its headers), make and a C compiler. All else goes into $(VENV);
+# `make test VENV=/some/where` takes another environment, `PYTHON=` the interpreter that a new one is made with.
+VENV = .venv
+PYTHON = python3
+BIN = $(VENV)/bin
+READY = $(VENV)/.vdmrt-ready
+CORE = $(wildcard runtime/csrc/*.[ch])
+CFLAGS_CHECK = -std=c11 -D_GNU_SOURCE -DPy_LIMITED_API=0x030A0000 -Wall -Wextra -Werror -fsyntax-only
+
+.DEFAULT_GOAL = help
+.PHONY: demo dev check test test-slow bench wheel clean help
+
+demo: $(READY)  ## Export a small model, run it and write a clip to demo-out/.
+	$(BIN)/vdmrt demo --output demo-out
+
+dev: $(READY)  ## Make .venv with vdmrt (editable), its C core and every tool; done once.
+
+# The link lets the static tools see the checkout, whatever it is called, as the package `vdmrt`.
+$(READY): pyproject.toml $(CORE)
+	@echo "Setting up $(VENV): minutes the first time, seconds after that."
+	$(BIN)/pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -qq --disable-pip-version-check --editable '.[dev]'
+	mkdir -p .dev && ln -sfn .. .dev/vdmrt && touch $@
+
+check: $(READY)  ## Lint, formatting, types, spelling, and C warnings as errors.
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/codespell
+	$(BIN)/mypy && $(BIN)/mypy tests && $(BIN)/pyright --pythonpath $(BIN)/python
+	$(CC) $(CFLAGS_CHECK) -I"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')" $(filter %.c,$(CORE))
+
+# The script, not `python -m pytest`: that would put the root on sys.path, where `import export` works by accident.
+test: $(READY)  ## Every test but the slow ones.
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(READY)  ## The slow tests: minutes and gigabytes.
+	$(BIN)/pytest -m slow
+
+bench: $(READY)  ## Every benchmark, one after the other.
+	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
+
+wheel: $(READY)  ## The sdist, and the wheel built from it, in dist/.
+	rm -rf build dist && $(BIN)/pyproject-build
+
+clean:  ## Remove what was built; .venv keeps its packages, so that set-up stays short.
+	rm -rf build dist demo-out .dev *.egg-info runtime/*.so .mypy_cache .pytest_cache .ruff_cache $(READY)
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+help:  ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -1,0 +1,121 @@
+"""The forward without a cache: a timestep per frame, for training and for comparison (the reference, section 8)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .attention import MASKED, CrossFrameAttention, TemporalAttention, attend, rotate
+from .transformer import CausalTransformer
+
+__all__ = ["predict_uncached"]
+
+
+def predict_uncached(
+    model: CausalTransformer,
+    latents: Tensor,
+    timesteps: Tensor,
+    *,
+    clean: int,
+    start: Tensor,
+    text: Tensor | None = None,
+    text_mask: Tensor | None = None,
+) -> Tensor:
+    """Predict for a clean prefix and a noisy chunk in one pass.
+
+    Clean frames attend to themselves across frames and causally over time; noisy ones to the last context frames of
+    the prefix and, over time, to all of it. As long as no frame has left the cache this equals the cached pass.
+
+    Args:
+        model: The transformer.
+        latents: Clean latent frames, then noisy ones, float32 [B, F, c, h, w].
+        timesteps: Of each frame, 0 for clean ones, float32 [B, F].
+        clean: How many frames are clean, 1 <= clean < F.
+        start: Absolute number of the first frame of each row, integer [B].
+        text: Text embeddings, float32 [B, tokens, width], where the model has text.
+        text_mask: 1 for a token that counts, [B, tokens]; None counts all.
+
+    Returns:
+        Prediction and, where it is learned, variance value of every frame, [B, F, output channels, h, w].
+
+    Raises:
+        ValueError: Too few frames, or absolute positions beyond the table.
+    """
+    rows, frames = timesteps.shape
+    if not 1 <= clean < frames:
+        raise ValueError(f"wanted 1 <= clean < {frames} frames, got {clean}")
+    modulation, embedding = model.modulate(timesteps.reshape(-1))
+    mask = (torch.arange(frames, device=latents.device) < clean).to(latents)[None].expand(rows, -1)
+    projected = None
+    if text is not None:
+        counted = torch.ones(text.shape[:2], device=text.device) if text_mask is None else text_mask
+        projected = model.project_text(text, counted)
+    x = model.run_blocks(
+        model.embed(latents),
+        modulation.reshape(rows, frames, 6, -1),
+        _UncachedView(model, clean, frames),
+        model.temporal_embedding(_positions(model, start, frames)),
+        mask,
+        projected,
+    )
+    assert x is not None, "an uncached pass never ends early"
+    return model.final_layer.unpatchify(model.final_layer(x, embedding.reshape(rows, frames, -1)))
+
+
+def _positions(model: CausalTransformer, start: Tensor, frames: int) -> Tensor:
+    config = model.config
+    positions = start[:, None] + torch.arange(frames, device=start.device)
+    if config.positions == "cyclic":
+        return positions % config.position_count
+    if config.positions == "absolute" and int(positions.max()) >= config.position_count:
+        raise ValueError(f"absolute positions end at {config.position_count}, got {int(positions.max()) + 1} frames")
+    return positions
+
+
+class _UncachedView:
+    """Every frame's keys are computed in this pass."""
+
+    def __init__(self, model: CausalTransformer, clean: int, frames: int) -> None:
+        self.config = model.config
+        self.clean = clean
+        device = model.pos_embed.device
+        order = torch.arange(frames, device=device)
+        hidden = order[None] > order[:, None]
+        if not self.config.chunk_causal:
+            hidden = hidden & (order[:, None] < clean)
+        self.bias = torch.zeros(frames, frames, device=device).masked_fill(hidden, MASKED)
+        self.rotation = model.rope[:, None, :frames] if self.config.positions == "rope" else None
+
+    def attend_context(self, layer: int, attention: CrossFrameAttention, x: Tensor) -> Tensor:
+        rows, frames, tokens, _ = x.shape
+        key, value = (part.reshape(rows, frames, -1) for part in attention.keys_values(x))
+        query = attention.query(x, rows=rows).transpose(1, 2)
+        noisy = self._attend(attention, query[:, self.clean * tokens :], key, value, self._context())
+        if self.config.context == "first":
+            kept = self._attend(attention, query[:, : self.clean * tokens], key, value, [0])
+        else:
+            own = (attention.split_heads(part[:, : self.clean], rows * self.clean) for part in (key, value))
+            folded = attention.split_heads(query[:, : self.clean * tokens], rows * self.clean)
+            kept = attend(folded, *own).transpose(1, 2).reshape(rows, -1, *query.shape[2:])
+        return attention.merge_heads(torch.cat([kept, noisy], dim=1).transpose(1, 2), x)
+
+    def attend_time(self, layer: int, attention: TemporalAttention, z: Tensor) -> Tensor:
+        query, key, value = attention.query_key_value(z)
+        if self.rotation is not None:
+            query, key = rotate(query, self.rotation), rotate(key, self.rotation)
+        return attention.merge_heads(attend(query, key, value, self.bias.to(query.dtype)), z)
+
+    def _context(self) -> list[int]:
+        if self.config.context == "first":
+            return [0]
+        return [max(0, self.clean - self.config.context_frames + i) for i in range(self.config.context_frames)]
+
+    def _attend(
+        self, attention: CrossFrameAttention, query: Tensor, key: Tensor, value: Tensor, frames: list[int]
+    ) -> Tensor:
+        """Attend from ``query`` [B, n, H, d] to the named frames of keys [B, F, S*C]; return [B, n, H, d]."""
+        rows = key.shape[0]
+        chosen = (
+            attention.split_heads(torch.stack([part[:, frame] for frame in frames], dim=1), rows) for part in (key, value)
+        )
+        return attend(query.transpose(1, 2), *chosen).transpose(1, 2)

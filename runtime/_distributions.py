@@ -1,0 +1,146 @@
+"""Which of the distributions that vdmrt can use are installed, and what completes its extras."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+__all__ = [
+    "EXTRAS",
+    "REQUIRED",
+    "Extra",
+    "Package",
+    "check_extra",
+    "find_unmet",
+    "install_command",
+    "installed_distributions",
+    "list_packages",
+    "onnxruntime_distributions",
+]
+
+# As in pyproject.toml: a test holds the two together.
+REQUIRED = ("numpy>=1.23", "click>=8.1", "rich>=13", "pillow>=10", "av>=12")
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "cpu": ("onnxruntime>=1.20",),
+    "cuda": ("onnxruntime-gpu>=1.20", "cuda-python>=12.6"),
+    "tensorrt": ("tensorrt>=10.3", "cuda-python>=12.6"),
+    "export": ("torch>=2.9", "onnx>=1.17", "onnxscript>=0.5", "safetensors>=0.4.3", "pyyaml>=6"),
+}
+# Each of them owns the folder site-packages/onnxruntime.
+_ONNXRUNTIME = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-openvino",
+    "onnxruntime-rocm",
+    "onnxruntime-training",
+)
+# What else meets a requirement.
+_ALTERNATIVES: Mapping[str, tuple[str, ...]] = {
+    "onnxruntime": _ONNXRUNTIME,
+    "cuda-python": ("cuda-python", "cuda-bindings"),
+    "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
+}
+
+
+@dataclass(frozen=True)
+class Package:
+    """A distribution that vdmrt can use, and its installed version or None."""
+
+    name: str
+    version: str | None
+
+
+@dataclass(frozen=True)
+class Extra:
+    """One of vdmrt's extras.
+
+    Attributes:
+        name: As in ``vdmrt[name]``.
+        missing: Requirements that are not met; none when the extra is complete.
+        command: The line that completes it, or None.
+    """
+
+    name: str
+    missing: tuple[str, ...]
+    command: str | None
+
+
+def installed_distributions() -> dict[str, str]:
+    """Return the versions of the distributions that vdmrt knows, by name. Imports none of them."""
+    found = {}
+    for name in _known_names():
+        try:
+            found[name] = importlib.metadata.version(name) or "0"
+        except (importlib.metadata.PackageNotFoundError, KeyError):  # KeyError: what is left has no version
+            continue
+    return found
+
+
+def onnxruntime_distributions(installed: Mapping[str, str] | None = None) -> list[str]:
+    """Return the installed distributions that own the module ``onnxruntime``: two overwrite each other.
+
+    Args:
+        installed: Versions by name; None asks the environment.
+    """
+    installed = installed_distributions() if installed is None else installed
+    return [name for name in _ONNXRUNTIME if name in installed]
+
+
+def list_packages(installed: Mapping[str, str]) -> tuple[Package, ...]:
+    """Return what vdmrt asks for, installed or not, and those of its substitutes that are installed."""
+    asked = {_split(requirement)[0] for requirement in _requirements()}
+    names = [name for name in _known_names() if name in asked or name in installed]
+    return tuple(Package(name, installed.get(name)) for name in names)
+
+
+def check_extra(name: str, installed: Mapping[str, str]) -> Extra:
+    """Compare an extra with what is installed."""
+    missing = tuple(wanted for wanted in EXTRAS[name] if not _is_met(wanted, installed))
+    return Extra(name, missing, install_command(name, installed) if missing else None)
+
+
+def install_command(extra: str, installed: Mapping[str, str]) -> str:
+    """Return the line that completes an extra, and first removes an ONNX Runtime that it would overwrite."""
+    install = f"pip install 'vdmrt[{extra}]'"
+    wanted = {_split(requirement)[0] for requirement in EXTRAS[extra]} & set(_ONNXRUNTIME)
+    present = onnxruntime_distributions(installed)
+    if wanted and set(present) - wanted:
+        return f"pip uninstall -y {' '.join(present)} && {install}"
+    return install
+
+
+def find_unmet(installed: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each of vdmrt's own requirements that is not met."""
+    for wanted in REQUIRED:
+        if not _is_met(wanted, installed):
+            found = installed.get(_split(wanted)[0], "nothing")
+            yield f"vdmrt needs {wanted}, found {found}: pip install '{wanted}'"
+
+
+def _requirements() -> tuple[str, ...]:
+    return (*REQUIRED, *(requirement for extra in EXTRAS.values() for requirement in extra))
+
+
+def _known_names() -> tuple[str, ...]:
+    names = [_split(requirement)[0] for requirement in _requirements()]
+    alternatives = [name for group in _ALTERNATIVES.values() for name in group]
+    return tuple(dict.fromkeys((*names, *alternatives)))
+
+
+def _split(requirement: str) -> tuple[str, str]:
+    name, _, floor = requirement.partition(">=")
+    return name, floor
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    release = re.match(r"[\d.]*", version)  # of "2.13.0+cpu", 2.13.0
+    return tuple(int(part) for part in (release[0] if release else "").split(".") if part)
+
+
+def _is_met(requirement: str, installed: Mapping[str, str]) -> bool:
+    name, floor = _split(requirement)
+    candidates = _ALTERNATIVES.get(name, (name,))
+    return any(_numbers(installed[c]) >= _numbers(floor) for c in candidates if c in installed)

@@ -1,0 +1,120 @@
+"""Which room may import which. The architecture, as a test."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NEVER_IMPORTED = {"tests", "benchmarks", "examples"}
+ALLOWED = {
+    "errors": set[str](),
+    "bundle": {"errors"},
+    "export": {"errors", "bundle"},
+    "engines": {"errors", "bundle"},
+    "runtime": {"errors", "bundle"},
+    "calibration": {"errors", "bundle", "runtime"},
+    "cli": {"__init__", "errors", "bundle", "export", "engines", "runtime", "calibration"},
+    "__init__": {"errors", "bundle", "runtime"},
+}
+FOLDERS = sorted(init.parent.name for init in ROOT.glob("*/__init__.py"))
+MODULES = sorted(
+    [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
+)
+
+
+def imported_names(path: Path) -> set[str]:
+    """Return the dotted names that the module at ``path`` imports anywhere, relative ones made absolute."""
+    package = ["vdmrt", *path.relative_to(ROOT).parts[:-1]]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            origin = [*above, *([node.module] if node.module else [])]
+            found.update(".".join([*origin, alias.name]) for alias in node.names)
+    return found
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Return the rooms that the module at ``path`` imports, its own left out."""
+    rooms: set[str] = set()
+    for name in imported_names(path):
+        top, _, rest = name.partition(".")
+        if name == "vdmrt.__version__":
+            continue  # a constant, there before any room is imported
+        if top == "vdmrt":
+            room = rest.partition(".")[0]
+            rooms.add(room if room in ALLOWED.keys() | NEVER_IMPORTED else "__init__")
+        elif top in ALLOWED.keys() | NEVER_IMPORTED:
+            rooms.add(top)
+    return rooms - {room_of(path)}
+
+
+def imported_libraries(path: Path) -> set[str]:
+    """Return the top-level names outside vdmrt and the standard library that ``path`` imports."""
+    tops = {name.partition(".")[0] for name in imported_names(path)}
+    return tops - sys.stdlib_module_names - {"vdmrt"}
+
+
+def room_of(path: Path) -> str:
+    """Return the room in which the module at ``path`` stands: a folder, or a file at the root."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def test_every_room_has_its_rule() -> None:
+    assert {room_of(path) for path in MODULES} <= ALLOWED.keys()
+
+
+def test_rooms_import_only_downwards() -> None:
+    for path in MODULES:
+        assert imported_rooms(path) <= ALLOWED[room_of(path)], path
+
+
+@pytest.mark.parametrize("room", ["errors", "bundle"])
+def test_contract_needs_the_standard_library_alone(room: str) -> None:
+    assert imported_libraries(ROOT / f"{room}.py") == set()
+
+
+def test_runtime_knows_neither_torch_nor_onnx() -> None:
+    forbidden = {"torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "safetensors"}
+
+    for path in (ROOT / "runtime").rglob("*.py"):
+        assert imported_libraries(path) & forbidden == set(), path
+
+
+def test_only_export_knows_torch() -> None:
+    rooms = {room_of(path) for path in MODULES if "torch" in imported_libraries(path)}
+
+    assert rooms <= {"export"}
+
+
+@pytest.mark.parametrize(
+    ("line", "room"),
+    [
+        ("from ..runtime import Ring", "runtime"),
+        ("from ..runtime.session import Session", "runtime"),
+        ("from .. import runtime", "runtime"),
+        ("from .. import load", "__init__"),
+        ("import vdmrt.runtime", "runtime"),
+        ("import vdmrt", "__init__"),
+        ("from vdmrt import runtime", "runtime"),
+        ("from vdmrt.runtime.session import Session", "runtime"),
+        ("import runtime", "runtime"),
+        ("from tests import helper", "tests"),
+        ("def late():\n    from ..cli import main", "cli"),
+    ],
+)
+def test_forbidden_import_is_seen(
+    line: str, room: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    path = tmp_path / "export" / "graphs.py"
+    path.parent.mkdir()
+    path.write_text(line)
+
+    assert imported_rooms(path) == {room}
