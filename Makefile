@@ -41,7 +41,7 @@ wheel: $(READY)  ## The sdist, and the wheel built from it, in dist/.
 	rm -rf build dist && $(BIN)/pyproject-build
 
 clean:  ## Remove what was built; .venv keeps its packages, so that set-up stays short.
-	rm -rf build dist demo-out .dev *.egg-info runtime/*.so .mypy_cache .pytest_cache .ruff_cache $(READY)
+	rm -rf build dist demo-out .dev *.egg-info runtime/*.so .*_cache .hypothesis $(READY)
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 help:  ## Show this list.

@@ -20,7 +20,7 @@ __all__ = ["Encoder", "LatentsEncoder", "VideoEncoder", "require_pictures"]
 
 
 class Encoder(Protocol):
-    """What a :class:`ClipWriter` writes through. It never closes the file.
+    """What a clip writer writes through. It never closes the file.
 
     ``append`` checks its array first, so that a ValueError leaves the file as it was.
     """
@@ -30,7 +30,7 @@ class Encoder(Protocol):
         """Frames appended so far."""
 
     def append(self, pictures: npt.NDArray[Any]) -> None:
-        """Write the next frames, all of one shape; an interruption between two loses neither."""
+        """Write the next frames, all of one shape."""
 
     def finish(self) -> None:
         """Write what makes the file whole, after at least one frame."""
@@ -78,8 +78,8 @@ class VideoEncoder:
         for picture in pictures:
             frame = _frame_for_gif(picture) if self._codec == "gif" else _frame_for_h264(picture)
             frame.pts = self.count
-            self.count += 1
             self._encode(self._stream, frame)
+            self.count += 1
 
     def finish(self) -> None:
         """Flush the encoder and write the index."""
@@ -111,8 +111,7 @@ class VideoEncoder:
         import av
 
         try:
-            # One call into C from packet to file: KeyboardInterrupt cannot come between and lose a packet.
-            list(map(self._container.mux, stream.encode_lazy(frame)))
+            self._container.mux(stream.encode(frame))
         except av.FFmpegError as e:
             height, width = self._shape[:2]
             raise MediaError(
@@ -131,7 +130,6 @@ class LatentsEncoder:
         self.count = 0
         self._file = file
         self._shape: tuple[int, ...] = ()
-        self._header_nbytes = 0
 
     def append(self, pictures: npt.NDArray[Any]) -> None:
         """Write floating latents [n, channels, height, width].
@@ -152,13 +150,11 @@ class LatentsEncoder:
         if not self._shape:
             self._shape = pictures.shape[1:]
             self._write_header(0)
-            self._header_nbytes = self._file.tell()
         self._file.write(latents.data)
         self.count += len(latents)
 
     def finish(self) -> None:
-        """Write the final header; cut off latent frames that an interruption left uncounted."""
-        self._file.truncate(self._header_nbytes + self.count * 4 * int(np.prod(self._shape)))
+        """Write the final header."""
         self._file.seek(0)
         self._write_header(self.count)
 

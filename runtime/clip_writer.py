@@ -6,7 +6,8 @@ import errno
 import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +27,7 @@ LATENTS_SUFFIXES = (".npy",)
 WRITER_SUFFIXES = CLIP_SUFFIXES + LATENTS_SUFFIXES
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CHUNK_LENGTH = 16  # frames of a whole clip between two looks for Ctrl-C
 _BORDER = 4  # pixels round each picture of a contact sheet
 _GIVEN_COLOUR, _MADE_COLOUR = (255, 140, 0), (24, 24, 24)
 
@@ -66,6 +68,10 @@ class ClipWriter:
             self._part.discard()
             raise
         self._closed = False
+        # KeyboardInterrupt is raised in the main thread alone. Within an encoder it would lose a packet, and
+        # PyAV's calls back into Python would swallow it.
+        self._worker = ThreadPoolExecutor(1, "vdmrt-clip-writer")
+        self._running: Future[None] | None = None
 
     @property
     def count(self) -> int:
@@ -77,7 +83,8 @@ class ClipWriter:
 
         Args:
             pictures: For ``.mp4`` and ``.gif`` RGB uint8, [n, height, width, 3]; for ``.npy`` floating,
-                [n, channels, height, width], stored as float32. All but n as at the first call. Not kept.
+                [n, channels, height, width], stored as float32. All but n as at the first call. Not kept;
+                where KeyboardInterrupt ends the call, read until :meth:`close` or :meth:`discard`.
 
         Raises:
             MediaError: The disk is full, the encoder refused, or a latent is not finite: the file is gone.
@@ -88,7 +95,7 @@ class ClipWriter:
             raise RuntimeError(f"the writer of '{self.path}' is closed")
         try:
             with _writing(self.path):
-                self._encoder.append(pictures)
+                self._run(self._encoder.append, pictures)
         except MediaError:
             self.discard()
             raise
@@ -102,9 +109,10 @@ class ClipWriter:
         if self._closed:
             return
         try:
-            if self.count > 0:
-                with _writing(self.path):
-                    self._encoder.finish()
+            with _writing(self.path):
+                self._wait()  # for an append that was interrupted
+                if self.count > 0:
+                    self._run(self._encoder.finish)
                     self._part.keep()
         finally:
             self.discard()
@@ -113,8 +121,22 @@ class ClipWriter:
         """Remove what was written, without an error. After :meth:`close` it does nothing."""
         if not self._closed:
             self._closed = True
+            self._worker.shutdown()
             self._encoder.abandon()
             self._part.discard()
+
+    def _run(self, work: Callable[..., None], *arguments: Any) -> None:
+        self._running = self._worker.submit(work, *arguments)
+        self._wait()
+
+    def _wait(self) -> None:
+        """Wait for what runs, which goes on where the waiting is interrupted."""
+        if self._running is not None:
+            try:
+                self._running.result()
+            finally:
+                if self._running.done():
+                    self._running = None
 
     def __enter__(self) -> ClipWriter:
         return self
@@ -224,7 +246,10 @@ def _lay_out(pictures: npt.NDArray[np.uint8], given: int) -> npt.NDArray[np.uint
 
 def _write_whole(writer: ClipWriter, pictures: npt.NDArray[Any]) -> None:
     try:
-        writer.append(pictures)
+        for start in range(
+            0, max(1, len(pictures)), _CHUNK_LENGTH
+        ):  # once at least, to refuse an empty array
+            writer.append(pictures[start : start + _CHUNK_LENGTH])
         writer.close()
     finally:
         writer.discard()

@@ -11,7 +11,7 @@ import numpy as np
 from ..bundle import Bundle, Graph, TensorSpec
 from ..errors import BackendError, BundleError, DeviceError, TensorMismatchError
 from ._core import Device, host_device
-from .doctor import onnxruntime_distributions
+from ._distributions import onnxruntime_distributions
 from .external_data import check_external_data
 
 if TYPE_CHECKING:

@@ -88,7 +88,9 @@ def test_the_rate_is_kept(tmp_path: Path, frames_per_second: float) -> None:
     write_clip(tmp_path / "clip.mp4", smooth(5), frames_per_second=frames_per_second)
 
     with av.open(tmp_path / "clip.mp4") as container:
-        assert float(container.streams.video[0].average_rate or 0) == pytest.approx(frames_per_second, rel=1e-4)
+        assert float(container.streams.video[0].average_rate or 0) == pytest.approx(
+            frames_per_second, rel=1e-4
+        )
 
 
 def test_equal_pictures_are_all_kept_in_a_gif(tmp_path: Path) -> None:
@@ -170,7 +172,7 @@ def interrupted_after(delay_s: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("delay_ms", range(2, 60, 4))
+@pytest.mark.parametrize("delay_ms", range(20, 160, 10))
 def test_ctrl_c_within_an_append_loses_no_packet(tmp_path: Path, delay_ms: int) -> None:
     target = tmp_path / "clip.mp4"
     with pytest.raises(KeyboardInterrupt), ClipWriter(target) as writer:
@@ -181,7 +183,7 @@ def test_ctrl_c_within_an_append_loses_no_packet(tmp_path: Path, delay_ms: int) 
 
     with av.open(target) as container:
         times = [round((frame.time or 0) * 8) for frame in container.decode(video=0)]
-    assert times in (list(range(writer.count - 1)), list(range(writer.count)))
+    assert times == list(range(writer.count))
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.gif"])
@@ -235,7 +237,9 @@ def test_closing_twice_is_allowed_and_appending_then_is_not(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["clip.avi", "clip", "clip.mp4.part", "clip.png"])
 def test_an_unknown_suffix_is_refused_before_any_work(tmp_path: Path, name: str) -> None:
-    with pytest.raises(MediaError, match=rf"must end in \.mp4 or \.gif or \.npy, got suffix '{Path(name).suffix}'"):
+    with pytest.raises(
+        MediaError, match=rf"must end in \.mp4 or \.gif or \.npy, got suffix '{Path(name).suffix}'"
+    ):
         ClipWriter(tmp_path / name)
     with pytest.raises(MediaError, match=r"must end in \.mp4 or \.gif, got"):
         write_clip(tmp_path / name, smooth(1), frames_per_second=8)
@@ -270,7 +274,9 @@ def test_a_folder_that_may_not_be_written_is_refused() -> None:
         if os.geteuid() == 0:
             os.seteuid(65534)
         try:
-            with pytest.raises(MediaError, match=r"clip\.mp4' cannot be written: Permission denied; nothing was"):
+            with pytest.raises(
+                MediaError, match=r"clip\.mp4' cannot be written: Permission denied; nothing was"
+            ):
                 check_output(f"{folder}/clip.mp4")
         finally:
             os.seteuid(os.getuid())
@@ -348,7 +354,9 @@ def test_what_are_no_pictures_is_misuse(
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (0, 4, 8, 8)])
 def test_what_are_no_latents_is_misuse(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"latents must be floating \[n, channels, height, width\], got float32"):
+    with pytest.raises(
+        ValueError, match=r"latents must be floating \[n, channels, height, width\], got float32"
+    ):
         write_latents(tmp_path / "latents.npy", np.zeros(shape, np.float32))
     with pytest.raises(ValueError, match="latents must be floating .* got uint8"):
         write(tmp_path / "latents.npy", np.zeros((1, 4, 8, 8), np.uint8))

@@ -1,0 +1,239 @@
+"""What the cache and the graphs gain on a CPU, against the same model without them.
+
+Every figure is a ratio of neighbouring runs, two threads on each side, no spinning; medians of 15. The rollouts are
+composed of these medians: 10 chunks of 20 denoising steps over prefixes of 1, 9, 17 and then 25 latent frames.
+Exit status 1 when a figure is missed.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before torch and numpy are imported: idle OpenMP threads must not burn the CPU the other side runs on.
+os.environ.update({"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"})
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from measuring import Gate, interleave, ratio, report
+
+import vdmrt
+from vdmrt.bundle import BundleWriter, TensorSpec
+from vdmrt.export import ExportOptions, export_bundle, load_config, predict_uncached, random_model
+from vdmrt.export.graphs import DenoiseGraph
+from vdmrt.export.onnx_graph import Exportable, export_graphs
+from vdmrt.export.transformer import CausalTransformer
+from vdmrt.runtime import Model, Session
+
+THREADS, RUNS, CHUNKS, STEPS = 2, 15, 10, 20
+CHUNK, SLOTS, LATENT = 8, 25, (16, 16)
+PREFIXES = (1, 9, 17, 25)
+
+
+class UncachedGraph(Exportable):
+    """The denoising pass without a cache, over a prefix of fixed length."""
+
+    def __init__(self, model: CausalTransformer, clean: int) -> None:
+        super().__init__()
+        config = model.config
+        self.model, self.clean = model, clean
+        shape = (1, clean + CHUNK, config.latent_channels, *config.latent_size)
+        out = (1, CHUNK, config.output_channels, *config.latent_size)
+        self.inputs = (TensorSpec("latents", "float32", shape), TensorSpec("timesteps", "float32", shape[:2]))
+        self.outputs = (TensorSpec("predicted", "float32", out),)
+
+    def forward(self, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Predict for the chunk."""
+        start = torch.zeros(1, dtype=torch.int32)
+        return predict_uncached(self.model, latents, timesteps, clean=self.clean, start=start)[:, self.clean :]
+
+
+def main() -> int:
+    """Measure everything and report."""
+    torch.set_num_threads(THREADS)
+    model = random_model(load_config("CausalSTDiT2-S/2", latent_size=LATENT), seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        say("exporting the cached graphs")
+        # v, because untrained weights that predict epsilon blow the latents up.
+        options = ExportOptions(prediction="v", chunk_frames=CHUNK, slots=SLOTS)
+        bundle = export_bundle(model, Path(folder) / "bundle", options, name="S/2", random_weights=True)
+        with vdmrt.load(bundle.path, threads=THREADS) as loaded:
+            gates, details = measure_steps(model, loaded)
+            more, uncached = measure_rollouts(model, loaded, Path(folder) / "uncached", details)
+            flat = measure_flatness(loaded)
+    settings = {"model": "CausalSTDiT2-S/2", "latent": LATENT, "chunk": CHUNK, "slots": SLOTS, "threads": THREADS,
+                "runs": RUNS, "chunks": CHUNKS, "steps": STEPS}  # fmt: skip
+    return report("cpu_vs_torch", settings, gates + more + flat, {**details, **uncached})
+
+
+def measure_steps(model: CausalTransformer, loaded: Model) -> tuple[list[Gate], dict[str, Any]]:
+    """One denoising step at a full cache, against a plain product and against the torch module."""
+    say("one denoising step at a full cache")
+    session = full_session(loaded)
+    step = denoising_step(session)
+    product, product_flops = gemm()
+    times = interleave({"gemm": product, "vdmrt": step, "torch": torch_step(model, loaded)}, RUNS)
+    step_flops = loaded.manifest.graphs["fp32"]["denoise"].flops
+    share = ratio(times["gemm"], times["vdmrt"]) * step_flops / product_flops
+    chunk = session.step()
+    outside = chunk.timings.total_ms - sum(chunk.timings.denoise_ms) - chunk.timings.fill_ms
+    outside_share = outside / STEPS / statistics.median(chunk.timings.denoise_ms)
+    session.close()
+    gates = [
+        Gate("GFLOP/s of a denoising step over those of a product", share, least=0.65),
+        Gate("denoising step, torch over vdmrt", ratio(times["torch"], times["vdmrt"]), least=1.7),
+        Gate("time outside ONNX Runtime, percent of a denoising step", 100 * outside_share, most=1.0),
+    ]
+    details = {f"{name}_ms": 1e3 * statistics.median(values) for name, values in times.items()}
+    details["step_gflop_per_s"] = step_flops / statistics.median(times["vdmrt"]) / 1e9
+    return gates, details
+
+
+def measure_rollouts(
+    model: CausalTransformer, loaded: Model, folder: Path, details: dict[str, Any]
+) -> tuple[list[Gate], dict[str, Any]]:
+    """A rollout with the cache against recomputing the conditioning frames, in ONNX Runtime and in torch."""
+    session = full_session(loaded)
+    step, fill = denoising_step(session), cache_fill(session)
+    cached, others, medians = 0.0, {"onnxruntime": 0.0, "torch": 0.0}, {}
+    for prefix in PREFIXES:
+        say(f"recomputing a prefix of {prefix} latent frames")
+        graph = UncachedGraph(model, prefix)
+        contenders = {"cached": step, "fill": fill, "onnxruntime": uncached_onnx(graph, folder), "torch": eager(graph)}
+        times = interleave(contenders, RUNS, warmup=1)
+        median = {name: statistics.median(values) for name, values in times.items()}
+        medians[str(prefix)] = {f"{name}_ms": 1e3 * value for name, value in median.items()}
+        chunks = CHUNKS - len(PREFIXES) + 1 if prefix == PREFIXES[-1] else 1
+        cached += chunks * (STEPS * median["cached"] + median["fill"])
+        for name in others:
+            others[name] += chunks * STEPS * median[name]
+    session.close()
+    say("a real rollout, to hold the composed figure against")
+    real = real_rollout(loaded)
+    gates = [
+        Gate("rollout, recomputing in ONNX Runtime over vdmrt", others["onnxruntime"] / cached, least=2.8),
+        Gate("rollout, recomputing in torch over vdmrt", others["torch"] / cached, least=4.5),
+    ]
+    seconds = {"rollout_composed_s": cached, "rollout_real_s": real, **{f"rollout_{k}_s": v for k, v in others.items()}}
+    return gates, {**seconds, "by_prefix": medians}
+
+
+def measure_flatness(loaded: Model) -> list[Gate]:
+    """Autoregressive step 100 against step 5, two sessions in turn."""
+    say("autoregressive step 100 against step 5")
+    late, early = started(loaded, 1), started(loaded, 2)
+    frames = np.zeros((CHUNK, *loaded.manifest.geometry.latent_shape), np.float32)
+    for session, chunks in ((late, 99), (early, 4)):
+        for _ in range(chunks):
+            session.extend(frames)
+    times = interleave({"late": late.step, "early": early.step}, RUNS, warmup=1)
+    for session in (late, early):
+        session.close()
+    change = abs(ratio(times["late"], times["early"]) - 1)
+    return [Gate("cost of autoregressive step 100 against step 5, percent apart", 100 * change, most=3.0)]
+
+
+def started(loaded: Model, seed: int, steps: int = 2) -> Session:
+    """Return a session that goes on from one frame."""
+    session = loaded.session(seed=seed, sampler="ddpm", steps=steps)
+    session.start(np.zeros((1, *loaded.manifest.geometry.latent_shape), np.float32))
+    return session
+
+
+def full_session(loaded: Model) -> Session:
+    """Return a session whose cache is full."""
+    session = started(loaded, 0, STEPS)
+    session.extend(np.random.default_rng(0).standard_normal((SLOTS - 1, *loaded.manifest.geometry.latent_shape)))
+    return session
+
+
+def denoising_step(session: Session) -> Callable[[], object]:
+    """Return one run of the denoise graph as a session makes it."""
+    return lambda: session.lane.denoise(1, lambda done: None)
+
+
+def cache_fill(session: Session) -> Callable[[], object]:
+    """Return one cache fill as a session makes it."""
+    frames = np.zeros((CHUNK, *session.lane.geometry.latent_shape), np.float32)
+    return lambda: session.extend(frames)
+
+
+def real_rollout(loaded: Model) -> float:
+    """Return the seconds of the rollout as a user runs it."""
+    with started(loaded, 3, STEPS) as session:
+        began = time.perf_counter()
+        for _ in session.stream(CHUNKS):
+            pass
+        return time.perf_counter() - began
+
+
+def torch_step(model: CausalTransformer, loaded: Model) -> Callable[[], object]:
+    """Return the same denoising step in torch, with scaled_dot_product_attention."""
+    graph = DenoiseGraph(model, loaded.manifest.geometry)
+    return eager(graph)
+
+
+def eager(graph: Exportable) -> Callable[[], object]:
+    """Return a run of a module in torch."""
+    inputs = [torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in graph.inputs]
+
+    def run() -> object:
+        with torch.inference_mode():
+            return graph(*inputs)
+
+    return run
+
+
+def uncached_onnx(graph: UncachedGraph, folder: Path) -> Callable[[], object]:
+    """Export a module and return its run in ONNX Runtime."""
+    place = folder.with_name(f"{folder.name}{graph.clean}")
+    place.joinpath("graphs").mkdir(parents=True)
+
+    export_graphs({"uncached": graph}, BundleWriter(place), "fp32", lambda stage: None)
+    session = onnxruntime.InferenceSession(place / "graphs" / "uncached.fp32.onnx", runtime_options())
+    feeds = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in graph.inputs}
+    return lambda: session.run(None, feeds)
+
+
+def gemm() -> tuple[Callable[[], object], int]:
+    """Return a product [512, 384] × [384, 1536] in ONNX Runtime, ten at a time, and its operations."""
+    rows, inner, columns, repeats = 512, 384, 1536, 10
+    rng = np.random.default_rng(0)
+    weight = onnx.numpy_helper.from_array(rng.standard_normal((inner, columns)).astype(np.float32), "w")
+    graph = onnx.parser.parse_graph(f"g (float[{rows},{inner}] x) => (float[{rows},{columns}] y) {{ y = MatMul(x, w) }}")
+    graph.initializer.append(weight)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), runtime_options())
+    feed = {"x": rng.standard_normal((rows, inner)).astype(np.float32)}
+
+    def run() -> None:
+        for _ in range(repeats):
+            session.run(None, feed)
+
+    return run, repeats * 2 * rows * inner * columns
+
+
+def runtime_options() -> onnxruntime.SessionOptions:
+    """Return the options that the backend uses."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def say(what: str) -> None:
+    """Tell on stderr what goes on."""
+    print(f"… {what}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

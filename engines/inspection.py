@@ -1,0 +1,136 @@
+"""What a bundle is and what a run of it costs, computed from its ``model.json`` alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from ..bundle import Bundle, Graph
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["cache_nbytes", "inspect_bundle", "render_inspection"]
+
+_ELEMENT_NBYTES = {"fp32": 4, "fp16": 2}
+
+
+def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
+    """Return the manifest with derived figures, ready for JSON.
+
+    Adds, for each precision, the cache's bytes, the bytes one autoregressive step writes to it, the bytes of weights,
+    and the FLOPs of an autoregressive step at the default number of denoising steps.
+    """
+    document = dataclasses.asdict(bundle.manifest)
+    steps = bundle.manifest.sampler.steps
+    document["path"] = str(bundle.path)
+    document["derived"] = {
+        precision: {
+            "cache_nbytes": cache_nbytes(bundle, precision),
+            "scatter_nbytes": _scatter_nbytes(bundle, precision),
+            "weights_nbytes": _weights_nbytes(graphs["denoise"]),
+            "flops_per_chunk": graphs["fill"].flops + steps * graphs["denoise"].flops,
+            "cache_copies_nbytes_per_step": sum(copy.nbytes for copy in graphs["denoise"].cache_copies),
+        }
+        for precision, graphs in bundle.manifest.graphs.items()
+    }
+    return document
+
+
+def cache_nbytes(bundle: Bundle, precision: str) -> int:
+    """Return the bytes of the KV cache of one lane: 2·L·K·B·S·C elements."""
+    return bundle.manifest.geometry.cache_elements * _ELEMENT_NBYTES[precision]
+
+
+def render_inspection(bundle: Bundle, console: Console) -> None:
+    """Print a bundle for people."""
+    m = bundle.manifest
+    g = m.geometry
+    console.print(f"[bold]{m.name}[/] ({m.family}, predicts {m.prediction}) at {bundle.path}")
+    if m.random_weights:
+        console.print("[yellow]random weights: whatever it makes means nothing[/]")
+    rows = [
+        ("latent", f"{g.latent_channels} channels, {g.latent_height} × {g.latent_width}, {g.tokens_per_frame} tokens"),
+        ("transformer", f"{g.layers} layers, {g.heads} heads of {g.head_size}"),
+        ("chunk", f"{g.chunk_frames} latent frames, at most {g.max_steps} denoising steps"),
+        ("KV cache", f"{g.slots} slots, {g.requests} requests × {g.rows_per_request} rows"),
+        ("positions", f"{g.positions}, table of {g.position_count}"),
+        ("context", f"{g.context} {g.context_frames} latent frames" if g.context else "none"),
+        ("text", f"{g.text_tokens} tokens of {g.text_width}" if g.text_width else "none"),
+        ("sampler", f"{m.sampler.name}, {m.sampler.steps} steps, guidance {m.sampler.guidance:g}"),
+        ("codec", f"{m.codec.kind}, pictures {m.codec.picture_size[0]} × {m.codec.picture_size[1]}" if m.codec else "none"),
+    ]
+    console.print(_table("", rows))
+    console.print(_cost_table(bundle))
+    for precision, graphs in m.graphs.items():
+        for stage, graph in graphs.items():
+            _print_copies(console, f"{stage}.{precision}", graph)
+    console.print(_tensor_table(next(iter(m.graphs.values()))))
+    console.print(_table("provenance", list(m.provenance.items())))
+
+
+def _scatter_nbytes(bundle: Bundle, precision: str) -> int:
+    g = bundle.manifest.geometry
+    return g.cache_elements // g.slots * g.chunk_frames * _ELEMENT_NBYTES[precision]
+
+
+def _weights_nbytes(graph: Graph) -> int:
+    return graph.weights.nbytes if graph.weights else 0
+
+
+def _table(title: str, rows: list[tuple[str, str]]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title or None, show_header=False, box=None, title_justify="left", pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _cost_table(bundle: Bundle) -> Any:
+    from rich.table import Table
+
+    table = Table(title="cost", title_justify="left")
+    for column in ("precision", "cache", "written per chunk", "weights", "fill", "denoising step", "cache copies"):
+        table.add_column(column, justify="left" if column == "precision" else "right")
+    for precision, graphs in bundle.manifest.graphs.items():
+        copied = sum(copy.nbytes for copy in graphs["denoise"].cache_copies)
+        table.add_row(
+            precision,
+            _bytes(cache_nbytes(bundle, precision)),
+            _bytes(_scatter_nbytes(bundle, precision)),
+            _bytes(_weights_nbytes(graphs["denoise"])),
+            f"{graphs['fill'].flops / 1e9:.3g} GFLOP",
+            f"{graphs['denoise'].flops / 1e9:.3g} GFLOP",
+            f"{_bytes(copied)} a step",
+        )
+    return table
+
+
+def _print_copies(console: Console, stage: str, graph: Graph) -> None:
+    for copy in graph.cache_copies:
+        console.print(f"{stage}: {copy.operator} '{copy.node}' copies {_bytes(copy.nbytes)} of '{copy.tensor}' a run")
+
+
+def _tensor_table(graphs: Any) -> Any:
+    from rich.table import Table
+
+    table = Table(title="tensors", title_justify="left")
+    for column in ("graph", "", "name", "dtype", "shape"):
+        table.add_column(column)
+    for stage, graph in graphs.items():
+        for side, specs in (("in", graph.inputs), ("out", graph.outputs)):
+            for spec in specs:
+                stem, _, layer = spec.name.partition(".")
+                if layer not in ("", "0"):
+                    continue
+                name = f"{stem}.0 …" if layer else stem
+                table.add_row(stage, side, name, spec.dtype, ", ".join(map(str, spec.shape)))
+    return table
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} B"

@@ -1,0 +1,114 @@
+"""One clip, several chunks: the prefix lengths of the recipe in a single pass over shared clean latent frames.
+
+Clean frames see only clean frames before them, so the same pass serves a noisy chunk after 1, after 9, after 17 and
+after 25 of them. Each chunk gets what ``predict_uncached`` would give it alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vdmrt.export.attention import MASKED, CrossFrameAttention, TemporalAttention, attend
+from vdmrt.export.transformer import CausalTransformer
+
+__all__ = ["Packing", "run_packed"]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the latent frames of one pass are laid out: clean ones, then one noisy chunk for each prefix length.
+
+    Attributes:
+        clean: Clean latent frames.
+        prefixes: How many clean frames stand before each chunk.
+        chunk: Latent frames of a chunk.
+    """
+
+    clean: int
+    prefixes: tuple[int, ...]
+    chunk: int = 8
+
+    @property
+    def frames(self) -> int:
+        """Latent frames of the pass."""
+        return self.clean + len(self.prefixes) * self.chunk
+
+    def numbers(self) -> Tensor:
+        """Return where each latent frame stands in its clip, [frames]."""
+        chunks = [torch.arange(prefix, prefix + self.chunk) for prefix in self.prefixes]
+        return torch.cat([torch.arange(self.clean), *chunks])
+
+    def bias(self) -> Tensor:
+        """Return what is added to the scores over time, [frames, frames]: 0 where a frame may be seen."""
+        seen = torch.zeros(self.frames, self.frames, dtype=torch.bool)
+        seen[: self.clean, : self.clean] = True
+        for place, prefix in enumerate(self.prefixes):
+            own = slice(self.clean + place * self.chunk, self.clean + (place + 1) * self.chunk)
+            seen[own, :prefix] = True
+            seen[own, own] = True
+        return torch.zeros(seen.shape).masked_fill(~seen.tril(), MASKED)
+
+    def context(self, count: int) -> Tensor:
+        """Return the ``count`` clean frames that each chunk sees across frames, [chunks, count]."""
+        return torch.tensor([[max(0, prefix - count + i) for i in range(count)] for prefix in self.prefixes])
+
+
+def run_packed(model: CausalTransformer, packing: Packing, latents: Tensor, timesteps: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Run the blocks over clean and noisy latent frames.
+
+    Args:
+        model: With cyclic positions and the context of the previous frames, causal inside the chunk.
+        packing: The layout.
+        latents: [B, frames, c, h, w].
+        timesteps: Of each chunk, float32 [B, chunks]; clean frames have 0.
+        start: Absolute number of each clip's first latent frame, integer [B].
+
+    Returns:
+        Tokens [B, frames, S, C], and the timestep embedding of each frame [B, frames, C].
+    """
+    rows = latents.shape[0]
+    clean = torch.zeros(rows, packing.clean, device=latents.device)
+    per_frame = torch.cat([clean, timesteps.repeat_interleave(packing.chunk, dim=1)], dim=1)
+    modulation, embedding = model.modulate(per_frame.reshape(-1))
+    positions = start[:, None] + packing.numbers().to(start.device)
+    mask = torch.cat([clean + 1.0, torch.zeros_like(per_frame[:, packing.clean :])], dim=1)
+    x = model.run_blocks(
+        model.embed(latents),
+        modulation.reshape(rows, packing.frames, 6, -1),
+        _PackedView(model, packing),
+        model.temporal_embedding(positions % model.config.position_count),
+        mask,
+        None,
+    )
+    assert x is not None, "a packed pass never ends early"
+    return x, embedding.reshape(rows, packing.frames, -1)
+
+
+class _PackedView:
+    """Every frame's keys are computed in this pass."""
+
+    def __init__(self, model: CausalTransformer, packing: Packing) -> None:
+        device = model.pos_embed.device
+        self.packing = packing
+        self.bias = packing.bias().to(device)
+        self.context = packing.context(model.config.context_frames).to(device)
+
+    def attend_context(self, layer: int, attention: CrossFrameAttention, x: Tensor) -> Tensor:
+        rows, _, tokens, _ = x.shape
+        clean = self.packing.clean
+        key, value = (part.reshape(rows, clean, -1) for part in attention.keys_values(x[:, :clean]))
+        query = attention.query(x, rows=rows).transpose(1, 2)
+        own = attend(*(attention.split_heads(part, rows * clean) for part in (query[:, : clean * tokens], key, value)))
+        chunks = rows * len(self.packing.prefixes)
+        seen = (attention.split_heads(part[:, self.context], chunks) for part in (key, value))
+        noisy = attend(attention.split_heads(query[:, clean * tokens :], chunks), *seen)
+        shape = (rows, -1, attention.heads, attention.head_size)
+        both = [part.transpose(1, 2).reshape(shape) for part in (own, noisy)]
+        return attention.merge_heads(torch.cat(both, dim=1).transpose(1, 2), x)
+
+    def attend_time(self, layer: int, attention: TemporalAttention, z: Tensor) -> Tensor:
+        query, key, value = attention.query_key_value(z)
+        return attention.merge_heads(attend(query, key, value, self.bias.to(query.dtype)), z)

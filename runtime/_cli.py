@@ -1,0 +1,59 @@
+"""The commands ``vdmrt run`` and ``vdmrt doctor``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["doctor", "run"]
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--image", type=click.Path(path_type=Path), help="Go on from a picture.")
+@click.option("--video", type=click.Path(path_type=Path), help="Go on from the first pixel frames of a clip.")
+@click.option("--latents", type=click.Path(path_type=Path), help="Go on from latents, .npy [n, c, h, w].")
+@click.option("--given", type=int, help="Pixel frames taken of --video.  [default: a chunk and one]")
+@click.option("--chunks", default=10, show_default=True, help="Autoregressive steps.")
+@click.option("--steps", type=int, help="Denoising steps.  [default: the bundle's]")
+@click.option("--sampler", help="iddpm, ddpm, ddim, dpm-solver++ or flow-euler.  [default: the bundle's]")
+@click.option("--guidance", type=float, help="Scale of classifier-free guidance.  [default: the bundle's]")
+@click.option("--text", type=click.Path(path_type=Path), help="Text embeddings, .npy [tokens, width].")
+@click.option("--prefix-noise", type=int, help="Training timestep of the noise on cached frames.  [default: none]")
+@click.option("--seed", type=int, help="Of all noise.  [default: random, and reported]")
+@click.option("--fps", default=8.0, show_default=True, help="Pixel frames per second of the clip.")
+@click.option("--precision", help="fp32 or fp16.  [default: fp32 where the bundle has it]")
+@click.option("--backend", default="auto", show_default=True, help="auto or onnxruntime.")
+@click.option("--threads", type=int, help="Threads of the CPU provider.  [default: one for each CPU]")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="OUT.mp4, OUT.gif or OUT.npy (latents).")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def run(bundle: Path, as_json: bool, **given: Any) -> None:
+    """Generate from BUNDLE, chunk by chunk, and write a clip or latents.
+
+    Ctrl-C ends after the denoising step and keeps what was made so far.
+    """
+    from .generation import Request, generate
+
+    summary = generate(Request(bundle=bundle, **given))
+    click.echo(json.dumps(dataclasses.asdict(summary), indent=1) if as_json else summary.describe())
+    if summary.interrupted:
+        sys.exit(130)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> None:
+    """Say what is installed, what is missing, what to install, and which backends will run."""
+    from .doctor import examine, render
+
+    report = examine()
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report), indent=1))
+    else:
+        render(report)
+    sys.exit(1 if report.problems else 0)

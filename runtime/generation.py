@@ -1,0 +1,282 @@
+"""A whole generation from a file to a file, as ``vdmrt run`` does it: progress, Ctrl-C, and a summary."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import MediaError
+from .clip_writer import ClipWriter
+from .media import read_clip, read_latents, read_picture
+from .model import Model, load
+from .session import Chunk, Session
+
+__all__ = ["Request", "Summary", "generate"]
+
+_log = logging.getLogger("vdmrt")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate; the names are the options of ``vdmrt run``.
+
+    Attributes:
+        bundle: The bundle's folder.
+        output: ``.mp4`` or ``.gif`` for a clip, ``.npy`` for latents.
+        image: A picture to go on from; exactly one of ``image``, ``video`` and ``latents``.
+        video: A clip to go on from.
+        latents: Latents to go on from, .npy [n, c, h, w].
+        given: Pixel frames taken of ``video``; None takes a chunk and one.
+        chunks: Autoregressive steps.
+        steps: Denoising steps; None takes the bundle's default, as for what follows.
+        sampler: The sampler.
+        guidance: Scale of classifier-free guidance.
+        text: Text embeddings, .npy [tokens, width].
+        prefix_noise: Training timestep of the noise on cached frames.
+        seed: Of all noise; None takes a random one.
+        fps: Pixel frames per second of the clip.
+        precision: "fp32" or "fp16".
+        backend: "auto" or a backend's name.
+        threads: Threads of the CPU provider.
+    """
+
+    bundle: Path
+    output: Path
+    image: Path | None = None
+    video: Path | None = None
+    latents: Path | None = None
+    given: int | None = None
+    chunks: int = 10
+    steps: int | None = None
+    sampler: str | None = None
+    guidance: float | None = None
+    text: Path | None = None
+    prefix_noise: int | None = None
+    seed: int | None = None
+    fps: float = 8.0
+    precision: str | None = None
+    backend: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        sources = [name for name in ("image", "video", "latents") if getattr(self, name) is not None]
+        if len(sources) != 1:
+            raise ValueError(f"give exactly one of --image, --video and --latents, got {len(sources)}")
+        if self.chunks < 1:
+            raise ValueError(f"--chunks must be at least 1, got {self.chunks}")
+        if self.given is not None and (self.given < 1 or self.video is None):
+            raise ValueError(f"--given must be at least 1 and goes with --video, got {self.given}")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was made, on what, and how fast.
+
+    Attributes:
+        output: The file.
+        chunks: Autoregressive steps that were finished.
+        latent_frames: Latent frames in the file, the given ones included.
+        interrupted: Whether Ctrl-C ended it early.
+        seed: Of all noise.
+        sampler: The sampler.
+        steps: Denoising steps.
+        backend: What ran it.
+        precision: Of the graphs.
+        codec: Kind of the codec, or None.
+        random_weights: Whether the weights were never trained.
+        cache_nbytes: Bytes of the KV cache.
+        denoise_ms_median: Median time of a denoising step.
+        fill_ms_median: Median time of a cache fill.
+        latent_frames_per_second: Generated latent frames over the time of their autoregressive steps, codec excluded.
+        wall_seconds: Loading, generating, decoding and writing.
+    """
+
+    output: str
+    chunks: int
+    latent_frames: int
+    interrupted: bool
+    seed: int
+    sampler: str
+    steps: int
+    backend: str
+    precision: str
+    codec: str | None
+    random_weights: bool
+    cache_nbytes: int
+    denoise_ms_median: float
+    fill_ms_median: float
+    latent_frames_per_second: float
+    wall_seconds: float
+
+    def describe(self) -> str:
+        """Say it in a few lines."""
+        return "\n".join(
+            [
+                f"{self.output}: {self.latent_frames} latent frames, {self.chunks} chunks"
+                f"{' (interrupted)' if self.interrupted else ''}",
+                f"{self.sampler}, {self.steps} steps, seed {self.seed}; {self.backend}, {self.precision}",
+                f"denoising step {self.denoise_ms_median:.1f} ms, cache fill {self.fill_ms_median:.1f} ms (medians), "
+                f"{self.latent_frames_per_second:.2f} latent frames/s without the codec, "
+                f"KV cache {self.cache_nbytes / 2**20:.1f} MiB, {self.wall_seconds:.1f} s in all",
+            ]
+        )
+
+
+def generate(request: Request, *, on_clip: Callable[[npt.NDArray[Any], int], None] | None = None) -> Summary:
+    """Generate and write.
+
+    Args:
+        request: What.
+        on_clip: Called at the end with everything written, [n, ...], and how many of it were given.
+
+    Raises:
+        VdmrtError: Something is missing, foreign, or does not fit; nothing half-written stays.
+        ValueError: A number is out of range.
+    """
+    started = time.perf_counter()
+    with ClipWriter(request.output, frames_per_second=request.fps) as writer, _load(request) as model:
+        wants_pictures = request.output.suffix != ".npy"
+        _warn(model, wants_pictures, request.output)
+        first = _read_first(request, model)
+        with model.session(**_options(request)) as session:
+            session.start(first)
+            written = [_given(first, model, wants_pictures)]
+            writer.append(written[0])
+            chunks, interrupted = [], False
+            try:
+                for chunk in _stream(session, request.chunks):
+                    chunks.append(chunk)
+                    written.append(chunk.pictures if wants_pictures else chunk.latents)
+                    writer.append(written[-1])
+            except KeyboardInterrupt:
+                interrupted = True
+                _log.warning("interrupted after %d chunks; keeping them", len(chunks))
+            writer.close()
+            summary = _summarize(request, model, session, chunks, writer.count, interrupted, started)
+    if on_clip is not None:
+        on_clip(np.concatenate(written), len(written[0]))
+    return summary
+
+
+def _load(request: Request) -> Model:
+    return load(request.bundle, backend=request.backend, precision=request.precision, threads=request.threads)
+
+
+def _warn(model: Model, wants_pictures: bool, output: Path) -> None:
+    if model.manifest.random_weights:
+        _log.warning("the bundle's weights are random: what comes out is noise, by design")
+    if not wants_pictures:
+        return
+    if model.codec is None:
+        raise MediaError(f"{output}: the bundle has no codec and makes latents only; choose an .npy file")
+    if model.codec.kind == "preview":
+        _log.warning("no VAE in the bundle: pictures come from the preview codec, eight times coarser than they look")
+
+
+def _read_first(request: Request, model: Model) -> npt.NDArray[Any]:
+    if request.latents is not None:
+        return read_latents(request.latents)
+    if model.codec is None:
+        raise MediaError("the bundle has no codec and takes latents only; give --latents")
+    height, width = model.codec.picture_size
+    if request.image is not None:
+        return read_picture(request.image, height=height, width=width)
+    assert request.video is not None, "one source was checked to be there"
+    geometry = model.manifest.geometry
+    count = request.given or min(geometry.chunk_frames + 1, geometry.slots)
+    return read_clip(request.video, height=height, width=width, count=count)
+
+
+def _options(request: Request) -> dict[str, Any]:
+    return {
+        "seed": request.seed,
+        "sampler": request.sampler,
+        "steps": request.steps,
+        "guidance": request.guidance,
+        "prefix_noise": request.prefix_noise,
+        "text": None if request.text is None else _read_text(request.text),
+    }
+
+
+def _read_text(path: Path) -> npt.NDArray[Any]:
+    try:
+        text: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise MediaError(f"{path}: wanted text embeddings, .npy [tokens, width]: {error}") from error
+    return text
+
+
+def _given(first: npt.NDArray[Any], model: Model, wants_pictures: bool) -> npt.NDArray[Any]:
+    """Return the given frames as the output holds them."""
+    is_pictures = first.dtype == np.uint8
+    if is_pictures == wants_pictures:
+        return first
+    assert model.codec is not None, "checked before anything ran"
+    return model.codec.decode(first) if wants_pictures else model.codec.encode(first)
+
+
+def _stream(session: Session, chunks: int) -> Iterator[Chunk]:
+    with _progress(chunks, session.table.steps) as on_step:
+        yield from session.stream(chunks, on_step=on_step)
+
+
+@contextmanager
+def _progress(chunks: int, steps: int) -> Iterator[Callable[[int], None]]:
+    """Show autoregressive and denoising steps on a terminal's stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        outer = progress.add_task("autoregressive steps", total=chunks)
+        inner = progress.add_task("denoising steps", total=steps)
+
+        def on_step(done: int) -> None:
+            progress.update(inner, completed=done)
+            if done == steps:
+                progress.advance(outer)
+
+        yield on_step
+
+
+def _summarize(
+    request: Request,
+    model: Model,
+    session: Session,
+    chunks: list[Chunk],
+    count: int,
+    interrupted: bool,
+    started: float,
+) -> Summary:
+    steps = [step for chunk in chunks for step in chunk.timings.denoise_ms]
+    fills = [chunk.timings.fill_ms for chunk in chunks]
+    seconds = sum(chunk.timings.total_ms for chunk in chunks) / 1e3
+    frames = sum(len(chunk.latents) for chunk in chunks)
+    return Summary(
+        output=str(request.output),
+        chunks=len(chunks),
+        latent_frames=count,
+        interrupted=interrupted,
+        seed=session.seed,
+        sampler=session.table.name,
+        steps=session.table.steps,
+        backend=model.backend.describe(),
+        precision=model.precision,
+        codec=model.codec.kind if model.codec else None,
+        random_weights=model.manifest.random_weights,
+        cache_nbytes=session.lane.cache_nbytes,
+        denoise_ms_median=statistics.median(steps) if steps else 0.0,
+        fill_ms_median=statistics.median(fills) if fills else 0.0,
+        latent_frames_per_second=frames / seconds if seconds else 0.0,
+        wall_seconds=time.perf_counter() - started,
+    )
