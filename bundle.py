@@ -326,7 +326,8 @@ class Bundle:
         chosen = precision or ("fp32" if "fp32" in graphs else next(iter(graphs)))
         if chosen not in graphs:
             raise BundleError(
-                f"has {', '.join(graphs)}, not {chosen!r}; export again with --precision {chosen}", path=self.path
+                f"has {', '.join(graphs)}, not {chosen!r}; export again with --precision {chosen}",
+                path=self.path,
             )
         return chosen, graphs[chosen]
 

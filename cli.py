@@ -65,7 +65,11 @@ class _Letter(logging.Formatter):
 
 @click.command()
 @click.option(
-    "--output", default="demo-out", show_default=True, type=click.Path(path_type=Path), help="Folder for all it makes."
+    "--output",
+    default="demo-out",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder for all it makes.",
 )
 @click.option("--image", type=click.Path(path_type=Path), help="Your own picture instead of the one that ships.")
 @click.option("--chunks", default=4, show_default=True, help="Autoregressive steps.")
@@ -97,7 +101,12 @@ def demo(output: Path, image: Path | None, chunks: int, steps: int) -> None:
     sheet = output / "contact_sheet.png"
     summary = generate(
         Request(
-            bundle=bundle.path, output=output / "clip.mp4", image=image or _PICTURE, chunks=chunks, steps=steps, seed=7
+            bundle=bundle.path,
+            output=output / "clip.mp4",
+            image=image or _PICTURE,
+            chunks=chunks,
+            steps=steps,
+            seed=7,
         ),
         on_clip=lambda pictures, given: write_contact_sheet(sheet, pictures, given=given),
     )

@@ -108,7 +108,12 @@ def measure_rollouts(
     for prefix in PREFIXES:
         say(f"recomputing a prefix of {prefix} latent frames")
         graph = UncachedGraph(model, prefix)
-        contenders = {"cached": step, "fill": fill, "onnxruntime": uncached_onnx(graph, folder), "torch": eager(graph)}
+        contenders = {
+            "cached": step,
+            "fill": fill,
+            "onnxruntime": uncached_onnx(graph, folder),
+            "torch": eager(graph),
+        }
         times = interleave(contenders, RUNS, warmup=1)
         median = {name: statistics.median(values) for name, values in times.items()}
         medians[str(prefix)] = {f"{name}_ms": 1e3 * value for name, value in median.items()}
@@ -123,7 +128,11 @@ def measure_rollouts(
         Gate("rollout, recomputing in ONNX Runtime over vdmrt", others["onnxruntime"] / cached, least=2.8),
         Gate("rollout, recomputing in torch over vdmrt", others["torch"] / cached, least=4.5),
     ]
-    seconds = {"rollout_composed_s": cached, "rollout_real_s": real, **{f"rollout_{k}_s": v for k, v in others.items()}}
+    seconds = {
+        "rollout_composed_s": cached,
+        "rollout_real_s": real,
+        **{f"rollout_{k}_s": v for k, v in others.items()},
+    }
     return gates, {**seconds, "by_prefix": medians}
 
 
@@ -209,7 +218,9 @@ def gemm() -> tuple[Callable[[], object], int]:
     rows, inner, columns, repeats = 512, 384, 1536, 10
     rng = np.random.default_rng(0)
     weight = onnx.numpy_helper.from_array(rng.standard_normal((inner, columns)).astype(np.float32), "w")
-    graph = onnx.parser.parse_graph(f"g (float[{rows},{inner}] x) => (float[{rows},{columns}] y) {{ y = MatMul(x, w) }}")
+    graph = onnx.parser.parse_graph(
+        f"g (float[{rows},{inner}] x) => (float[{rows},{columns}] y) {{ y = MatMul(x, w) }}"
+    )
     graph.initializer.append(weight)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     session = onnxruntime.InferenceSession(model.SerializeToString(), runtime_options())

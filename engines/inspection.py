@@ -50,7 +50,10 @@ def render_inspection(bundle: Bundle, console: Console) -> None:
     if m.random_weights:
         console.print("[yellow]random weights: whatever it makes means nothing[/]")
     rows = [
-        ("latent", f"{g.latent_channels} channels, {g.latent_height} × {g.latent_width}, {g.tokens_per_frame} tokens"),
+        (
+            "latent",
+            f"{g.latent_channels} channels, {g.latent_height} × {g.latent_width}, {g.tokens_per_frame} tokens",
+        ),
         ("transformer", f"{g.layers} layers, {g.heads} heads of {g.head_size}"),
         ("chunk", f"{g.chunk_frames} latent frames, at most {g.max_steps} denoising steps"),
         ("KV cache", f"{g.slots} slots, {g.requests} requests × {g.rows_per_request} rows"),
@@ -58,7 +61,10 @@ def render_inspection(bundle: Bundle, console: Console) -> None:
         ("context", f"{g.context} {g.context_frames} latent frames" if g.context else "none"),
         ("text", f"{g.text_tokens} tokens of {g.text_width}" if g.text_width else "none"),
         ("sampler", f"{m.sampler.name}, {m.sampler.steps} steps, guidance {m.sampler.guidance:g}"),
-        ("codec", f"{m.codec.kind}, pictures {m.codec.picture_size[0]} × {m.codec.picture_size[1]}" if m.codec else "none"),
+        (
+            "codec",
+            f"{m.codec.kind}, pictures {m.codec.picture_size[0]} × {m.codec.picture_size[1]}" if m.codec else "none",
+        ),
     ]
     console.print(_table("", rows))
     console.print(_cost_table(bundle))
@@ -91,7 +97,15 @@ def _cost_table(bundle: Bundle) -> Any:
     from rich.table import Table
 
     table = Table(title="cost", title_justify="left")
-    for column in ("precision", "cache", "written per chunk", "weights", "fill", "denoising step", "cache copies"):
+    for column in (
+        "precision",
+        "cache",
+        "written per chunk",
+        "weights",
+        "fill",
+        "denoising step",
+        "cache copies",
+    ):
         table.add_column(column, justify="left" if column == "precision" else "right")
     for precision, graphs in bundle.manifest.graphs.items():
         copied = sum(copy.nbytes for copy in graphs["denoise"].cache_copies)

@@ -11,7 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CrossFrameAttention", "SelfAttention", "TemporalAttention", "TextAttention", "attend", "attend_cached", "parts"]
+__all__ = [
+    "CrossFrameAttention",
+    "SelfAttention",
+    "TemporalAttention",
+    "TextAttention",
+    "attend",
+    "attend_cached",
+    "parts",
+]
 
 # Large against any score, and finite in FP16: 0 × NaN would be NaN, and -inf - -inf too.
 MASKED = -30000.0
@@ -38,7 +46,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
 
 
 def attend_cached(
-    query: Tensor, past: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], past_bias: Tensor, own_bias: Tensor | None
+    query: Tensor,
+    past: tuple[Tensor, Tensor],
+    own: tuple[Tensor, Tensor],
+    past_bias: Tensor,
+    own_bias: Tensor | None,
 ) -> Tensor:
     """Attention over the cache and the chunk itself, in two parts under one softmax.
 
@@ -58,9 +70,7 @@ def attend_cached(
         key, value = (torch.cat([old, new], dim=2) for old, new in zip(past, own, strict=True))
         chunk = query.shape[2]
         own_part = torch.zeros(chunk, chunk, dtype=query.dtype) if own_bias is None else own_bias
-        bias = torch.cat(
-            [past_bias.expand(-1, -1, chunk, -1), own_part.expand(past_bias.shape[0], 1, -1, -1)], dim=-1
-        )
+        bias = torch.cat([past_bias.expand(-1, -1, chunk, -1), own_part.expand(past_bias.shape[0], 1, -1, -1)], dim=-1)
         return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     query = scale(query)
     own_scores = query @ own[0].transpose(-1, -2)
@@ -147,8 +157,8 @@ class CrossFrameAttention(_Attention):
         super().__init__(hidden_size, heads)
         self.q = nn.Linear(hidden_size, hidden_size)
         self.kv = nn.Linear(hidden_size, 2 * hidden_size)
-        self.register_load_state_dict_pre_hook(_split_packed)
-        self.register_state_dict_post_hook(_pack_split)
+        self.register_load_state_dict_pre_hook(_split_packed)  # type: ignore[no-untyped-call]
+        self.register_state_dict_post_hook(_pack_split)  # type: ignore[no-untyped-call]
 
     def query(self, x: Tensor, *, rows: int) -> Tensor:
         """Return the queries of x [B, F, S, C] as [rows, H, n, d]: ``rows`` B folds the frames in, B * F does not."""
@@ -194,7 +204,7 @@ class TextAttention(_Attention):
 
 def parts(packed: Tensor, count: int, dim: int = -1) -> tuple[Tensor, ...]:
     """Split into equal parts, by sizes: opset 16 does not know a Split by their number."""
-    return packed.split([packed.shape[dim] // count] * count, dim=dim)
+    return torch.split(packed, [packed.shape[dim] // count] * count, dim=dim)
 
 
 def _split_packed(module: CrossFrameAttention, state: dict[str, Any], prefix: str, *_: Any) -> None:

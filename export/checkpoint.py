@@ -23,7 +23,16 @@ __all__ = ["checkpoint_sha256", "load_model", "read_checkpoint"]
 
 # Buffers are rebuilt from the configuration: an older checkpoint may hold them for another latent size.
 _REBUILT = frozenset(
-    {"pos_embed", "pos_embed_temporal", "bov_token", "rope", "freqs_cis", "cache_kv", "cache_indicator", "spatial_ctx_kv"}
+    {
+        "pos_embed",
+        "pos_embed_temporal",
+        "bov_token",
+        "rope",
+        "freqs_cis",
+        "cache_kv",
+        "cache_indicator",
+        "spatial_ctx_kv",
+    }
 )
 # What trainers nest weights under, the one to prefer first.
 _NESTS = ("ema", "state_dict", "model", "module")
@@ -135,7 +144,9 @@ def _plain(loaded: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
             return _plain(loaded[nest], path)
     tensors = {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise CheckpointError(f"{path}: holds no tensors; found {', '.join(map(repr, list(loaded)[:_LISTED])) or 'nothing'}")
+        raise CheckpointError(
+            f"{path}: holds no tensors; found {', '.join(map(repr, list(loaded)[:_LISTED])) or 'nothing'}"
+        )
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in tensors):
             return _plain({name.removeprefix(prefix): value for name, value in tensors.items()}, path)

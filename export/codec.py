@@ -54,9 +54,7 @@ class PreviewDecoder(Exportable):
         super().__init__()
         _, height, width = latent_shape
         self.inputs = (TensorSpec("latent", "float32", (frames, *latent_shape)),)
-        self.outputs = (
-            TensorSpec("pictures", "float32", (frames, _COLOURS, height * FACTOR, width * FACTOR)),
-        )
+        self.outputs = (TensorSpec("pictures", "float32", (frames, _COLOURS, height * FACTOR, width * FACTOR)),)
         self.register_buffer("enlarge_rows", _enlargement(height))
         self.register_buffer("enlarge_columns", _enlargement(width).T.contiguous())
 

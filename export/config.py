@@ -70,9 +70,7 @@ class TransformerConfig:
             if getattr(self, name) < 1:
                 raise ExportError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.hidden_size % self.heads or self.hidden_size % 4:
-            raise ExportError(
-                f"hidden_size must be a multiple of 4 and of heads={self.heads}, got {self.hidden_size}"
-            )
+            raise ExportError(f"hidden_size must be a multiple of 4 and of heads={self.heads}, got {self.hidden_size}")
         if self.positions == "rope" and self.head_size % 2:
             raise ExportError(f"RoPE rotates pairs and needs an even head size, got {self.head_size}")
 

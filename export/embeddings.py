@@ -124,13 +124,13 @@ class TextEmbedding(nn.Module):
     def __init__(self, text_width: int, hidden_size: int, tokens: int) -> None:
         super().__init__()
         self.register_buffer("y_embedding", torch.zeros(tokens, text_width))
-        self.y_proj = nn.Module()
-        self.y_proj.fc1 = nn.Linear(text_width, hidden_size)
-        self.y_proj.fc2 = nn.Linear(hidden_size, hidden_size)
+        self.y_proj = nn.ModuleDict(
+            {"fc1": nn.Linear(text_width, hidden_size), "fc2": nn.Linear(hidden_size, hidden_size)}
+        )
 
     def forward(self, text: Tensor) -> Tensor:
         """Project ``text`` [rows, tokens, width], float32, to [rows, tokens, C]."""
         rows, tokens, width = text.shape
-        hidden = gelu(self.y_proj.fc1(text.reshape(-1, width)))
-        projected: Tensor = self.y_proj.fc2(hidden)
+        hidden = gelu(self.y_proj["fc1"](text.reshape(-1, width)))
+        projected: Tensor = self.y_proj["fc2"](hidden)
         return projected.reshape(rows, tokens, -1)

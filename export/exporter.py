@@ -100,7 +100,9 @@ def export_bundle(
     with new_bundle(output, replace=replace) as writer:
         # fp32 comes first, because fp16 rounds the model's own weights.
         precisions = sorted(set(options.precisions), reverse=True)
-        graphs = {precision: _export_pair(model, geometry, precision, writer, progress) for precision in precisions}
+        graphs: dict[str, dict[str, Graph]] = {
+            precision: _export_pair(model, geometry, precision, writer, progress) for precision in precisions
+        }
         exported = _export_codec(codec, geometry, writer, progress)
         manifest = Manifest(
             family="ca2vdm",

@@ -24,8 +24,7 @@ class _Graph(Exportable):
         super().__init__()
         self.model = model
         self.geometry = geometry
-        half = model.blocks[0].attn.proj.weight.dtype == torch.float16
-        self.cache_type: CacheType = "float16" if half else "float32"
+        self.cache_type: CacheType = "float16" if model.block_dtype == torch.float16 else "float32"
 
     def named(self, tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Name the inputs."""
@@ -165,9 +164,7 @@ class _FillView(_TimeView):
     """Each clean frame sees itself across frames, and the past and itself over time; what it computes is kept."""
 
     def __init__(self, graph: FillGraph, tensors: dict[str, Tensor]) -> None:
-        super().__init__(
-            tensors, graph.past_bias(tensors["slot_valid"]), graph.own_bias(), graph.rotation(tensors)
-        )
+        super().__init__(tensors, graph.past_bias(tensors["slot_valid"]), graph.own_bias(), graph.rotation(tensors))
         self.last = graph.geometry.layers - 1
         self.present: list[Tensor] = []
         self.context: list[Tensor] = []
@@ -232,9 +229,7 @@ class DenoiseGraph(_Graph):
         predicted = self.predict(named, row("timesteps")[:, 0])
         prediction, variance = self.guide(predicted, named)
         noise = row("noise").reshape(prediction.shape) if self.geometry.stochastic else None
-        following, clean = update(
-            row("coefficients"), named["latent"], prediction, named["history"], variance, noise
-        )
+        following, clean = update(row("coefficients"), named["latent"], prediction, named["history"], variance, noise)
         return following, (step + 1).clamp(max=steps - 1), clean
 
     def predict(self, named: dict[str, Tensor], timesteps: Tensor) -> Tensor:

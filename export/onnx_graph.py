@@ -56,12 +56,18 @@ class WeightsFile:
     def store(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
         """Write a tensor unless its content is there already, and return the reference to it."""
         data = np.ascontiguousarray(tensor.numpy())
-        key = (tensor.dtype.name, hashlib.sha256(data.reshape(-1).view(np.uint8)).digest())
+        key = (tensor.dtype.name, hashlib.sha256(data.reshape(-1).view(np.uint8).data).digest())
         if key not in self._places:
             self._places[key] = self._append(data)
         offset, length = self._places[key]
         return ir.ExternalTensor(
-            self.path.name, offset, length, tensor.dtype, shape=ir.Shape(data.shape), name=name, base_dir=self.path.parent
+            self.path.name,
+            offset,
+            length,
+            tensor.dtype,
+            shape=ir.Shape(data.shape),
+            name=name,
+            base_dir=self.path.parent,
         )
 
     def _append(self, data: npt.NDArray[Any]) -> tuple[int, int]:

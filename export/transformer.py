@@ -49,9 +49,7 @@ class CausalTransformer(nn.Module):
         self.config = config
         width = config.hidden_size
         self.register_buffer("pos_embed", spatial_positions(*config.grid, width, config.space_scale))
-        self.register_buffer(
-            "pos_embed_temporal", temporal_positions(config.position_count, width, config.time_scale)
-        )
+        self.register_buffer("pos_embed_temporal", temporal_positions(config.position_count, width, config.time_scale))
         self.register_buffer("bov_token", torch.zeros(config.latent_channels, *config.latent_size))
         self.register_buffer("rope", rope_table(config.position_count, config.head_size), persistent=False)
         self.x_embedder = PatchEmbedding(config.latent_channels, width, config.patch_size)
@@ -72,6 +70,11 @@ class CausalTransformer(nn.Module):
                 if isinstance(module, nn.Linear) and module is not block.attn_temp_pre_merge:
                     module.half()
         return self
+
+    @property
+    def block_dtype(self) -> torch.dtype:
+        """Type of the blocks' weights, and so of K and V."""
+        return next(block.attn.proj.weight.dtype for block in self.blocks)
 
     def embed(self, latent: Tensor) -> Tensor:
         """Embed ``latent`` [rows, F, c, h, w] as tokens [rows, F, S, C] with their spatial positions."""
@@ -161,7 +164,8 @@ class Block(nn.Module):
         x = x + gate_a * attended
         if self.cross_attn is not None and text is not None:
             x = x + self.cross_attn(x, *text)
-        return x + gate_m * self.mlp(self.norm2(x) * (1.0 + scale_m) + shift_m)
+        advanced: Tensor = x + gate_m * self.mlp(self.norm2(x) * (1.0 + scale_m) + shift_m)
+        return advanced
 
     def place_in_time(self, x: Tensor, temporal: Tensor | None, mask: Tensor) -> Tensor:
         """Add temporal positions and merge the mask, in block 0 and inside the temporal branch only."""

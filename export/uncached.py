@@ -116,6 +116,7 @@ class _UncachedView:
         """Attend from ``query`` [B, n, H, d] to the named frames of keys [B, F, S*C]; return [B, n, H, d]."""
         rows = key.shape[0]
         chosen = (
-            attention.split_heads(torch.stack([part[:, frame] for frame in frames], dim=1), rows) for part in (key, value)
+            attention.split_heads(torch.stack([part[:, frame] for frame in frames], dim=1), rows)
+            for part in (key, value)
         )
         return attend(query.transpose(1, 2), *chosen).transpose(1, 2)

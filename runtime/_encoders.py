@@ -96,9 +96,7 @@ class VideoEncoder:
 
     def _add_stream(self, height: int, width: int) -> VideoStream:
         options = {"crf": "18"} if self._codec == "libx264" else {}
-        stream = cast(
-            "VideoStream", self._container.add_stream(self._codec, rate=self._rate, options=options)
-        )
+        stream = cast("VideoStream", self._container.add_stream(self._codec, rate=self._rate, options=options))
         stream.width, stream.height, stream.pix_fmt = width, height, "pal8"
         if self._codec == "libx264":
             stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
@@ -114,9 +112,7 @@ class VideoEncoder:
             self._container.mux(stream.encode(frame))
         except av.FFmpegError as e:
             height, width = self._shape[:2]
-            raise MediaError(
-                f"the encoder {self._codec!r} refused pictures of {height} x {width} pixels: {e}"
-            ) from e
+            raise MediaError(f"the encoder {self._codec!r} refused pictures of {height} x {width} pixels: {e}") from e
 
 
 class LatentsEncoder:
@@ -140,8 +136,7 @@ class LatentsEncoder:
         """
         if pictures.dtype.kind != "f" or pictures.ndim != 4 or 0 in pictures.shape:
             raise ValueError(
-                f"latents must be floating [n, channels, height, width], "
-                f"got {pictures.dtype} {list(pictures.shape)}"
+                f"latents must be floating [n, channels, height, width], got {pictures.dtype} {list(pictures.shape)}"
             )
         _require_shape(pictures, self._shape)
         with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
@@ -164,9 +159,7 @@ class LatentsEncoder:
     def _write_header(self, count: int) -> None:
         # As long for any count: numpy fills headers to a multiple of 64 bytes, and this one takes 65 to 128.
         shape = (count, *self._shape)
-        np.lib.format.write_array_header_1_0(
-            self._file, {"descr": "<f4", "fortran_order": False, "shape": shape}
-        )
+        np.lib.format.write_array_header_1_0(self._file, {"descr": "<f4", "fortran_order": False, "shape": shape})
 
 
 def require_pictures(pictures: npt.NDArray[Any]) -> None:
@@ -176,9 +169,7 @@ def require_pictures(pictures: npt.NDArray[Any]) -> None:
         ValueError: Not uint8 [n, height, width, 3], or empty.
     """
     if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3 or 0 in pictures.shape:
-        raise ValueError(
-            f"pictures must be uint8 [n, height, width, 3], got {pictures.dtype} {list(pictures.shape)}"
-        )
+        raise ValueError(f"pictures must be uint8 [n, height, width, 3], got {pictures.dtype} {list(pictures.shape)}")
 
 
 def _require_shape(pictures: npt.NDArray[Any], shape: tuple[int, ...]) -> None:

@@ -246,9 +246,7 @@ def _lay_out(pictures: npt.NDArray[np.uint8], given: int) -> npt.NDArray[np.uint
 
 def _write_whole(writer: ClipWriter, pictures: npt.NDArray[Any]) -> None:
     try:
-        for start in range(
-            0, max(1, len(pictures)), _CHUNK_LENGTH
-        ):  # once at least, to refuse an empty array
+        for start in range(0, max(1, len(pictures)), _CHUNK_LENGTH):  # once at least, to refuse an empty array
             writer.append(pictures[start : start + _CHUNK_LENGTH])
         writer.close()
     finally:

@@ -40,7 +40,8 @@ class PictureCodec:
         wanted = (*self.picture_size, 3)
         if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1:] != wanted:
             raise TensorMismatchError(
-                "pictures", f"wanted uint8 [n, {wanted[0]}, {wanted[1]}, 3], found {pictures.dtype} {list(pictures.shape)}"
+                "pictures",
+                f"wanted uint8 [n, {wanted[0]}, {wanted[1]}, 3], found {pictures.dtype} {list(pictures.shape)}",
             )
         planes = pictures.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0
         return self._encode.run(planes)

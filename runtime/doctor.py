@@ -153,9 +153,7 @@ Rows = tuple[tuple[str, bool, str], ...]
 
 def _sections(report: Report) -> tuple[tuple[str, Rows], ...]:
     driver = report.driver
-    gpus: Rows = tuple(
-        (gpu.name, True, f"compute capability {gpu.compute_capability}") for gpu in driver.gpus
-    )
+    gpus: Rows = tuple((gpu.name, True, f"compute capability {gpu.compute_capability}") for gpu in driver.gpus)
     return (
         ("Backends", tuple((backend.name, backend.ready, backend.note) for backend in report.backends)),
         ("C core", (("vdmrt.runtime._core", report.core_loads, report.core),)),
@@ -228,9 +226,7 @@ def _check_tensorrt(installed: Mapping[str, str], driver: CudaDriver) -> Backend
     return BackendCheck("tensorrt", True, f"on {driver.gpus[0].name}")
 
 
-def _find_onnxruntime_problems(
-    installed: Mapping[str, str], failure: str | None, driver: CudaDriver
-) -> Iterator[str]:
+def _find_onnxruntime_problems(installed: Mapping[str, str], failure: str | None, driver: CudaDriver) -> Iterator[str]:
     present = onnxruntime_distributions(installed)
     if present and failure:
         extra = "cuda" if driver.gpus else "cpu"

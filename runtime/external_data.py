@@ -45,7 +45,8 @@ def check_external_data(path: Path, allowed: str | None) -> None:
     for location in sorted(locations):
         if location != allowed:
             raise BundleError(
-                f"wants weights from '{location}', where the bundle has {allowed!r}; do not run this bundle", path=path
+                f"wants weights from '{location}', where the bundle has {allowed!r}; do not run this bundle",
+                path=path,
             )
 
 

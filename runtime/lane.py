@@ -31,7 +31,11 @@ class Lane:
     """
 
     def __init__(
-        self, backend: Backend, geometry: Geometry, graphs: Mapping[str, Graph], programs: Mapping[str, Program]
+        self,
+        backend: Backend,
+        geometry: Geometry,
+        graphs: Mapping[str, Graph],
+        programs: Mapping[str, Program],
     ) -> None:
         """Allocate everything and bind it.
 
@@ -115,7 +119,8 @@ class Lane:
 
     def noise(self, request: int) -> Array:
         """Return the place of a request's step noise, float32 [N, T, c, h, w], to be written while it rests."""
-        return self._denoise["noise"][request]
+        place: Array = self._denoise["noise"][request]
+        return place
 
     def begin(self, request: int, window: Window) -> Array:
         """Set a request to the first denoising step of a chunk.
@@ -162,9 +167,7 @@ class Lane:
         """Return a copy of a request's last estimate of the clean latent, float32 [T, c, h, w]."""
         return self._state("history", request)
 
-    def fill(
-        self, request: int, latent: Array, window: Window, context_index: Array, *, keep_context: bool
-    ) -> float:
+    def fill(self, request: int, latent: Array, window: Window, context_index: Array, *, keep_context: bool) -> float:
         """Compute K and V of clean latent frames [n, c, h, w] into the staging buffer, 1 <= n <= T.
 
         Args:
@@ -283,7 +286,9 @@ class Lane:
             return {}
         planes = block.array
         return {
-            f"{stem}_{part}.{layer}": block.address + (layer * 2 + i) * planes[0, 0].nbytes + row * planes[0, 0, 0].nbytes
+            f"{stem}_{part}.{layer}": block.address
+            + (layer * 2 + i) * planes[0, 0].nbytes
+            + row * planes[0, 0, 0].nbytes
             for layer in range(len(planes))
             for i, part in enumerate("kv")
         }

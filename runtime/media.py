@@ -172,15 +172,11 @@ def _decode_picture(file: BinaryIO, path: str | Path) -> Image:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # a corrupt EXIF block or odd palette leaves the pixels what they are
+            warnings.simplefilter("ignore")  # a corrupt EXIF block or odd palette leaves the pixels what they are
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_PICTURE_FORMATS) as picture:
                 if picture.mode[0] in "IF":  # Pillow clips these to 255 instead of scaling them
-                    raise MediaError(
-                        f"'{path}' has pixels of mode {picture.mode!r}; save it with 8 bits a channel"
-                    )
+                    raise MediaError(f"'{path}' has pixels of mode {picture.mode!r}; save it with 8 bits a channel")
                 return ImageOps.exif_transpose(picture).convert("RGB")
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e:
         raise MediaError(f"'{path}' is too large to be decoded safely: {e}") from e
@@ -188,9 +184,7 @@ def _decode_picture(file: BinaryIO, path: str | Path) -> Image:
         raise _undecodable(file, path, _PICTURE, e) from e
 
 
-def _decode_clip(
-    file: BinaryIO, path: str | Path, height: int, width: int, count: int
-) -> list[npt.NDArray[np.uint8]]:
+def _decode_clip(file: BinaryIO, path: str | Path, height: int, width: int, count: int) -> list[npt.NDArray[np.uint8]]:
     import av
 
     options = {"format_whitelist": _CLIP_FORMATS}
@@ -212,9 +206,7 @@ def _upright(frame: VideoFrame) -> Image:
     return Image.fromarray(np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns)))
 
 
-def _read_header(
-    file: BinaryIO, path: str | Path
-) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]:
+def _read_header(file: BinaryIO, path: str | Path) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]:
     npy = np.lib.format
     try:
         # Version 3 differs by non-ASCII field names only, and latents have no fields.
@@ -227,9 +219,7 @@ def _read_header(
     if dtype.kind != "f" or dtype.itemsize > 8:
         raise MediaError(f"'{path}' holds {dtype}, latents are float16, float32 or float64")
     if len(shape) != 4 or min(shape) < 1:
-        raise MediaError(
-            f"'{path}' has shape {list(shape)}, latents are [latent frames, channels, height, width]"
-        )
+        raise MediaError(f"'{path}' has shape {list(shape)}, latents are [latent frames, channels, height, width]")
     return shape, "F" if is_fortran else "C", dtype
 
 

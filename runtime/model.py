@@ -215,10 +215,15 @@ class Model:
         embeddings = checked_array("text", text, (None, g.text_width), "tokens, width")
         tokens = len(embeddings)
         counted = checked_array(
-            "text_mask", np.ones(tokens) if mask is None else np.asarray(mask, np.float32), (tokens,), "tokens"
+            "text_mask",
+            np.ones(tokens) if mask is None else np.asarray(mask, np.float32),
+            (tokens,),
+            "tokens",
         )
         if tokens > g.text_tokens or not counted.any():
-            raise ValueError(f"the model takes 1 to {g.text_tokens} tokens, got {tokens} of which {int(counted.any())} count")
+            raise ValueError(
+                f"the model takes 1 to {g.text_tokens} tokens, got {tokens} of which {int(counted.any())} count"
+            )
         padded = np.zeros((g.text_tokens, g.text_width), np.float32)
         padded[:tokens] = embeddings
         rows = [padded] if g.rows_per_request == 1 else [self._null_text, padded]

@@ -104,7 +104,7 @@ class OnnxRuntimeProgram:
                 side = "the graph" if spec in have else "model.json"
                 raise BundleError(
                     f"only {side} has '{spec.name}' {spec.dtype} {list(spec.shape)}; export the bundle again",
-                    path=path,  # type: ignore[arg-type]
+                    path=path,
                 )
 
     def bind(self, addresses: Mapping[str, int]) -> OnnxRuntimeCall:
@@ -114,7 +114,10 @@ class OnnxRuntimeProgram:
             TensorMismatchError: A tensor has no address.
         """
         binding = self._session.io_binding()
-        for specs, bind in ((self._graph.inputs, binding.bind_input), (self._graph.outputs, binding.bind_output)):
+        for specs, bind in (
+            (self._graph.inputs, binding.bind_input),
+            (self._graph.outputs, binding.bind_output),
+        ):
             for spec in specs:
                 if spec.name not in addresses:
                     raise TensorMismatchError(spec.name, "has no address")

@@ -153,8 +153,7 @@ def _check_fit(name: str, prediction: str, learned_variance: bool) -> None:
         )
     if name == "iddpm" and not learned_variance:
         raise ValueError(
-            "Sampler 'iddpm' needs a model with learned variance, this one has none; "
-            "choose ddpm, ddim or dpm-solver++"
+            "Sampler 'iddpm' needs a model with learned variance, this one has none; choose ddpm, ddim or dpm-solver++"
         )
 
 
@@ -172,6 +171,4 @@ def _check_range(name: str, steps: int, train_steps: int, eta: float, shift: flo
     if not 0 < shift < np.inf:
         raise ValueError(f"Sampler {name!r} needs a positive, finite shift, got shift={shift}")
     if shift != 1 and name != "flow-euler":
-        raise ValueError(
-            f"Only sampler 'flow-euler' has a shift, got shift={shift} with {name!r}; leave it out"
-        )
+        raise ValueError(f"Only sampler 'flow-euler' has a shift, got shift={shift} with {name!r}; leave it out")

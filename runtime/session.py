@@ -311,9 +311,7 @@ class Session:
         window = make_window(g, self._ring, count)
         keep = g.context == "first" and self._ring.written > 0
         try:
-            fill_ms = self._lane.fill(
-                self._request, latents, window, context_frames(g, count), keep_context=keep
-            )
+            fill_ms = self._lane.fill(self._request, latents, window, context_frames(g, count), keep_context=keep)
             scatter_ms = self._lane.scatter(self._request, self._ring, count)
             self._ring.advance(count)
         except BaseException:
@@ -370,6 +368,5 @@ def advance(
         steps = max(session.table.steps for session in sessions)
         denoise_ms = lane.denoise(steps, on_step or (lambda done: None))
         return [
-            session._finish(one, drawn, denoise_ms, started)
-            for session, one, drawn in zip(sessions, given, noise_ms)
+            session._finish(one, drawn, denoise_ms, started) for session, one, drawn in zip(sessions, given, noise_ms)
         ]

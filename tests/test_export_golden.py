@@ -256,16 +256,19 @@ def check_uncached_rollout(case: Case, rollout: str) -> None:
             row = torch.from_numpy(table.coefficients[step : step + 1].copy()).expand(len(video), -1)
             channels = latent.shape[2]
             latent, _ = update(
-                row, latent, predicted[:, :, :channels], torch.zeros_like(latent), predicted[:, :, channels:], noise
+                row,
+                latent,
+                predicted[:, :, :channels],
+                torch.zeros_like(latent),
+                predicted[:, :, channels:],
+                noise,
             )
         video = torch.cat([video, latent], dim=1)
 
     assert_close("uncached latents", video.numpy(), wanted.numpy(), case.atol(rollout))
 
 
-def uncached_step(
-    model: CausalTransformer, prefix: Tensor, latent: Tensor, first: int, timestep: float
-) -> Tensor:
+def uncached_step(model: CausalTransformer, prefix: Tensor, latent: Tensor, first: int, timestep: float) -> Tensor:
     frames = torch.cat([prefix, latent], dim=1)
     clean = prefix.shape[1]
     timesteps = torch.zeros(frames.shape[:2])
@@ -278,9 +281,7 @@ def uncached_step(
 @pytest.mark.parametrize("schedule", golden.schedules(), ids=lambda case: case.name)
 def test_update_reproduces_the_scheduler(schedule: Case) -> None:
     for steps in schedule.config["num_sampling_steps"]:
-        table = make_sampler(
-            "iddpm", steps=steps, prediction="epsilon", schedule=Schedule(), learned_variance=True
-        )
+        table = make_sampler("iddpm", steps=steps, prediction="epsilon", schedule=Schedule(), learned_variance=True)
         x, noise, out = (
             torch.from_numpy(schedule.tensors[f"n{steps}.{name}"]) for name in ("x_t", "noise", "model_out")
         )

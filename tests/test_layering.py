@@ -21,9 +21,7 @@ ALLOWED = {
     "__init__": {"errors", "bundle", "runtime"},
 }
 FOLDERS = sorted(init.parent.name for init in ROOT.glob("*/__init__.py"))
-MODULES = sorted(
-    [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
-)
+MODULES = sorted([*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))])
 
 
 def imported_names(path: Path) -> set[str]:
@@ -109,9 +107,7 @@ def test_only_export_knows_torch() -> None:
         ("def late():\n    from ..cli import main", "cli"),
     ],
 )
-def test_forbidden_import_is_seen(
-    line: str, room: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_forbidden_import_is_seen(line: str, room: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     path = tmp_path / "export" / "graphs.py"
     path.parent.mkdir()

@@ -34,9 +34,7 @@ ROOT_MODULES = {"__init__.py", "bundle.py", "cli.py", "errors.py"}
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the sdist and the wheel built from it, made from a copy of the tree."""
     tree = tmp_path_factory.mktemp("build") / "tree"
-    ignored = shutil.ignore_patterns(
-        ".*", "__pycache__", "*.so", "*.egg-info", "build", "dist", "demo-out", "data"
-    )
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.so", "*.egg-info", "build", "dist", "demo-out", "data")
     shutil.copytree(ROOT, tree, ignore=ignored)
     # In a folder of its own: the root on sys.path would offer its modules to the build.
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tree / "dist"), str(tree)]

@@ -57,9 +57,7 @@ def write(path: Path, pictures: npt.NDArray[np.generic]) -> None:
 
 @pytest.mark.parametrize(("suffix", "bound"), [(".mp4", 3.0), (".gif", 5.0)])
 @pytest.mark.parametrize("size", [(48, 64), (47, 63), (1, 1)])
-def test_a_clip_comes_back_nearly_as_it_was(
-    tmp_path: Path, suffix: str, bound: float, size: tuple[int, int]
-) -> None:
+def test_a_clip_comes_back_nearly_as_it_was(tmp_path: Path, suffix: str, bound: float, size: tuple[int, int]) -> None:
     pictures = smooth(7, *size)
     write_clip(tmp_path / f"clip{suffix}", pictures, frames_per_second=10)
 
@@ -88,9 +86,7 @@ def test_the_rate_is_kept(tmp_path: Path, frames_per_second: float) -> None:
     write_clip(tmp_path / "clip.mp4", smooth(5), frames_per_second=frames_per_second)
 
     with av.open(tmp_path / "clip.mp4") as container:
-        assert float(container.streams.video[0].average_rate or 0) == pytest.approx(
-            frames_per_second, rel=1e-4
-        )
+        assert float(container.streams.video[0].average_rate or 0) == pytest.approx(frames_per_second, rel=1e-4)
 
 
 def test_equal_pictures_are_all_kept_in_a_gif(tmp_path: Path) -> None:
@@ -237,9 +233,7 @@ def test_closing_twice_is_allowed_and_appending_then_is_not(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["clip.avi", "clip", "clip.mp4.part", "clip.png"])
 def test_an_unknown_suffix_is_refused_before_any_work(tmp_path: Path, name: str) -> None:
-    with pytest.raises(
-        MediaError, match=rf"must end in \.mp4 or \.gif or \.npy, got suffix '{Path(name).suffix}'"
-    ):
+    with pytest.raises(MediaError, match=rf"must end in \.mp4 or \.gif or \.npy, got suffix '{Path(name).suffix}'"):
         ClipWriter(tmp_path / name)
     with pytest.raises(MediaError, match=r"must end in \.mp4 or \.gif, got"):
         write_clip(tmp_path / name, smooth(1), frames_per_second=8)
@@ -274,9 +268,7 @@ def test_a_folder_that_may_not_be_written_is_refused() -> None:
         if os.geteuid() == 0:
             os.seteuid(65534)
         try:
-            with pytest.raises(
-                MediaError, match=r"clip\.mp4' cannot be written: Permission denied; nothing was"
-            ):
+            with pytest.raises(MediaError, match=r"clip\.mp4' cannot be written: Permission denied; nothing was"):
                 check_output(f"{folder}/clip.mp4")
         finally:
             os.seteuid(os.getuid())
@@ -344,9 +336,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, write: str, lim
         np.zeros((0, 8, 8, 3), np.uint8),
     ],
 )
-def test_what_are_no_pictures_is_misuse(
-    tmp_path: Path, suffix: str, pictures: npt.NDArray[np.generic]
-) -> None:
+def test_what_are_no_pictures_is_misuse(tmp_path: Path, suffix: str, pictures: npt.NDArray[np.generic]) -> None:
     with pytest.raises(ValueError, match=r"pictures must be uint8 \[n, height, width, 3\], got .* \[.*\]"):
         write(tmp_path / f"clip{suffix}", pictures)
     assert os.listdir(tmp_path) == []
@@ -354,9 +344,7 @@ def test_what_are_no_pictures_is_misuse(
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (0, 4, 8, 8)])
 def test_what_are_no_latents_is_misuse(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    with pytest.raises(
-        ValueError, match=r"latents must be floating \[n, channels, height, width\], got float32"
-    ):
+    with pytest.raises(ValueError, match=r"latents must be floating \[n, channels, height, width\], got float32"):
         write_latents(tmp_path / "latents.npy", np.zeros(shape, np.float32))
     with pytest.raises(ValueError, match="latents must be floating .* got uint8"):
         write(tmp_path / "latents.npy", np.zeros((1, 4, 8, 8), np.uint8))

@@ -17,9 +17,7 @@ def test_c_core_passes_under_sanitizers(tmp_path: Path) -> None:
     program = tmp_path / "test_core"
     sources = [ROOT / "tests" / "csrc" / "test_core.c", *(CSRC / f"{name}.c" for name in PLAIN_C)]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    subprocess.run(
-        ["gcc", *FLAGS, *sanitizers, f"-I{CSRC}", *map(str, sources), "-o", str(program), "-lm"], check=True
-    )
+    subprocess.run(["gcc", *FLAGS, *sanitizers, f"-I{CSRC}", *map(str, sources), "-o", str(program), "-lm"], check=True)
 
     # An allocation that is far too large has to return NULL, as it does without the sanitizer.
     environment = os.environ | {"ASAN_OPTIONS": "allocator_may_return_null=1:detect_leaks=1"}

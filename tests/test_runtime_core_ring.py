@@ -11,9 +11,7 @@ from vdmrt.runtime._core import Ring
 
 def newest_by_slot(history: list[int], capacity: int) -> list[int]:
     """Return what each slot must hold after all of ``history`` was written, -1 where nothing was."""
-    return [
-        max((frame for frame in history if frame % capacity == slot), default=-1) for slot in range(capacity)
-    ]
+    return [max((frame for frame in history if frame % capacity == slot), default=-1) for slot in range(capacity)]
 
 
 @st.composite
@@ -64,9 +62,7 @@ def test_segments_cover_the_chunk_in_order(case: tuple[int, list[int]], data: st
     assert len(set(touched)) == count
 
 
-@pytest.mark.parametrize(
-    ("capacity", "prefix", "chunk"), [(25, 1, 8), (25, 9, 8), (8, 8, 8), (7, 3, 5), (1, 1, 1)]
-)
+@pytest.mark.parametrize(("capacity", "prefix", "chunk"), [(25, 1, 8), (25, 9, 8), (8, 8, 8), (7, 3, 5), (1, 1, 1)])
 def test_thousands_of_steps_end_where_the_list_ends(capacity: int, prefix: int, chunk: int) -> None:
     ring, slots = Ring(capacity), [-1] * capacity
     history = list(range(prefix))

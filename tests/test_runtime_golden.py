@@ -31,7 +31,10 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> object:
     @cache
     def bundle(case: Case, chunk: int, slots: int) -> Path:
         options = ExportOptions(
-            precisions=("fp32", "fp16"), chunk_frames=chunk, slots=slots, requests=case.config["rollout_batch"]
+            precisions=("fp32", "fp16"),
+            chunk_frames=chunk,
+            slots=slots,
+            requests=case.config["rollout_batch"],
         )
         model = load_model(config_from_arguments(case.config["model"]), case.folder)
         return export_bundle(model, folder / f"{case.name}-{chunk}-{slots}", options, name=case.name).path

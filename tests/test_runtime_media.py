@@ -225,9 +225,7 @@ def test_what_was_found_instead_is_named(tmp_path: Path) -> None:
         read_picture(clip, height=8, width=8)
     with pytest.raises(MediaError, match="is not a clip but a PNG picture; give MP4, MOV"):
         read_clip(tmp_path / "picture.png", height=8, width=8, count=1)
-    with pytest.raises(
-        MediaError, match=r"is not an array of latents but a zip archive .* give a \.npy file"
-    ):
+    with pytest.raises(MediaError, match=r"is not an array of latents but a zip archive .* give a \.npy file"):
         read_latents(tmp_path / "many.npz")
 
 
@@ -349,9 +347,7 @@ def test_latents_of_another_type_are_refused(tmp_path: Path, dtype: str) -> None
 def test_latents_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     path = save_latents(tmp_path / "latents.npy", np.zeros(shape, np.float32))
 
-    with pytest.raises(
-        MediaError, match=r"has shape \[.*\], latents are \[latent frames, channels, height, w"
-    ):
+    with pytest.raises(MediaError, match=r"has shape \[.*\], latents are \[latent frames, channels, height, w"):
         read_latents(path)
 
 

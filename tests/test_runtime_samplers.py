@@ -29,9 +29,7 @@ def apply(row: NDArray[np.float32], x: Array, m: Array, history: Array, z: Array
 
 
 def sampler(name: str, steps: int, prediction: str = "epsilon", **options: Any) -> SamplerTable:
-    return make_sampler(
-        name, steps=steps, prediction=prediction, schedule=LINEAR, learned_variance=True, **options
-    )
+    return make_sampler(name, steps=steps, prediction=prediction, schedule=LINEAR, learned_variance=True, **options)
 
 
 def levels(table: SamplerTable) -> Iterator[tuple[float, float]]:
@@ -158,9 +156,7 @@ def test_v_and_epsilon_models_take_the_same_path(name: str, steps: int, seed: in
     tolerance = 2e-4 if name == "iddpm" else 1e-6  # its tables are float32 all the way
     by_epsilon, by_v = sampler(name, steps, "epsilon"), sampler(name, steps, "v")
     rng = np.random.default_rng(seed)
-    for row_epsilon, row_v, (abar, _) in zip(
-        by_epsilon.coefficients, by_v.coefficients, levels(by_v), strict=True
-    ):
+    for row_epsilon, row_v, (abar, _) in zip(by_epsilon.coefficients, by_v.coefficients, levels(by_v), strict=True):
         x, eps, history, z = rng.standard_normal((4, 8))
         x0 = (x - np.sqrt(1 - abar) * eps) / np.sqrt(abar)
         v = np.sqrt(abar) * eps - np.sqrt(1 - abar) * x0

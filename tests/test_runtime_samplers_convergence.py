@@ -48,8 +48,7 @@ def final_moments(table: SamplerTable, prediction: str, v: float = 0.0) -> tuple
         a_x, a_m, b_x, b_0, b_h, b_z, r0, r1 = row
         assert b_h == 0, "a step with history is not affine in x alone"
         at_0, at_1, at_mean = (
-            b_x * x + b_0 * (a_x * x + a_m * perfect_output(x, signal, noise, prediction))
-            for x in (0.0, 1.0, mean)
+            b_x * x + b_0 * (a_x * x + a_m * perfect_output(x, signal, noise, prediction)) for x in (0.0, 1.0, mean)
         )
         mean, variance = at_mean, (at_1 - at_0) ** 2 * variance + b_z**2 * np.exp(r0 + r1 * (v + 1) / 2)
     return mean, float(np.sqrt(variance))

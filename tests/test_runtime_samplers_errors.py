@@ -33,8 +33,7 @@ def sampler(name: str = "ddim", **changes: Any) -> Any:
         (
             "ddim",
             {"prediction": "flow"},
-            "Sampler 'ddim' needs a model that predicts epsilon or v, this one predicts flow; "
-            "choose flow-euler",
+            "Sampler 'ddim' needs a model that predicts epsilon or v, this one predicts flow; choose flow-euler",
         ),
         (
             "flow-euler",
@@ -45,8 +44,7 @@ def sampler(name: str = "ddim", **changes: Any) -> Any:
         (
             "iddpm",
             {"learned_variance": False},
-            "Sampler 'iddpm' needs a model with learned variance, this one has none; "
-            "choose ddpm, ddim or dpm-solver++",
+            "Sampler 'iddpm' needs a model with learned variance, this one has none; choose ddpm, ddim or dpm-solver++",
         ),
         (
             "iddpm",

@@ -88,11 +88,7 @@ class Case:
         """Return the respaced indices k of which ``kind`` (p or q) was recorded."""
         names = (name.split(".") for name in read_tensors(self.folder))
         return sorted(
-            {
-                int(p[1][1:])
-                for p in names
-                if p[0] == f"n{self.steps}" and p[1][0] == kind and p[1][1:].isdigit()
-            }
+            {int(p[1][1:]) for p in names if p[0] == f"n{self.steps}" and p[1][0] == kind and p[1][1:].isdigit()}
         )
 
 
@@ -117,12 +113,8 @@ def find_folders() -> list[Path]:
 
 
 FOLDERS = find_folders()
-DERIVED = [
-    Case(folder, int(n)) for folder in FOLDERS for n in read_json(folder / "meta.json")["timestep_map"]
-]
-SAMPLED = [
-    Case(folder, n) for folder in FOLDERS for n in read_json(folder / "config.json")["num_sampling_steps"]
-]
+DERIVED = [Case(folder, int(n)) for folder in FOLDERS for n in read_json(folder / "meta.json")["timestep_map"]]
+SAMPLED = [Case(folder, n) for folder in FOLDERS for n in read_json(folder / "config.json")["num_sampling_steps"]]
 
 
 @pytest.mark.parametrize("case", DERIVED, ids=str)

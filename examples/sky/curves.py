@@ -16,7 +16,12 @@ _COLOURS = ("#1f5fa8", "#c8562b", "#3a8a4d", "#7a4f9a", "#888888")
 
 
 def draw_curves(
-    path: Path, curves: Mapping[str, Sequence[float]], *, title: str, logarithmic: bool = False, smooth: int = 1
+    path: Path,
+    curves: Mapping[str, Sequence[float]],
+    *,
+    title: str,
+    logarithmic: bool = False,
+    smooth: int = 1,
 ) -> None:
     """Draw curves over their index and write them as PNG.
 
@@ -27,7 +32,9 @@ def draw_curves(
         logarithmic: Whether the vertical axis is; values must be positive then.
         smooth: Length of a running mean, in values.
     """
-    values = {name: _running_mean(np.asarray(curve, np.float64), smooth) for name, curve in curves.items() if len(curve)}
+    values = {
+        name: _running_mean(np.asarray(curve, np.float64), smooth) for name, curve in curves.items() if len(curve)
+    }
     if logarithmic:
         values = {name: np.log10(np.maximum(curve, 1e-9)) for name, curve in values.items()}
     image = Image.new("RGB", (_WIDTH, _HEIGHT), "white")

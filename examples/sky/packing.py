@@ -56,7 +56,9 @@ class Packing:
         return torch.tensor([[max(0, prefix - count + i) for i in range(count)] for prefix in self.prefixes])
 
 
-def run_packed(model: CausalTransformer, packing: Packing, latents: Tensor, timesteps: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+def run_packed(
+    model: CausalTransformer, packing: Packing, latents: Tensor, timesteps: Tensor, start: Tensor
+) -> tuple[Tensor, Tensor]:
     """Run the blocks over clean and noisy latent frames.
 
     Args:

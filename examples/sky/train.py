@@ -20,7 +20,13 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--output", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of checkpoints and curves.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder of checkpoints and curves.",
+)
 @click.option("--steps", default=900, show_default=True, help="Training steps in all; a checkpoint counts.")
 @click.option("--seed", default=0, show_default=True, help="Of weights and data.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
@@ -35,7 +41,11 @@ def codec(output: Path, steps: int, seed: int, device: str, threads: int) -> Non
             click.echo(f"codec {done}/{steps}  loss {loss:.5f}", err=True)
     training.save()
     draw_curves(
-        output / "codec-loss.png", {"loss": training.losses}, title="autoencoder: MSE", logarithmic=True, smooth=10
+        output / "codec-loss.png",
+        {"loss": training.losses},
+        title="autoencoder: MSE",
+        logarithmic=True,
+        smooth=10,
     )
     click.echo(training.path)
 
