@@ -1,4 +1,4 @@
-"""What the exported graphs may consist of: operators that TensorRT's ONNX parser takes, in versions that do not differ."""
+"""What exported graphs may consist of: operators that TensorRT's ONNX parser takes, the same in every opset in use."""
 
 from __future__ import annotations
 

@@ -74,7 +74,8 @@ class CausalTransformer(nn.Module):
     @property
     def block_dtype(self) -> torch.dtype:
         """Type of the blocks' weights, and so of K and V."""
-        return next(block.attn.proj.weight.dtype for block in self.blocks)
+        attention = next(module for module in self.modules() if isinstance(module, SelfAttention))
+        return attention.proj.weight.dtype
 
     def embed(self, latent: Tensor) -> Tensor:
         """Embed ``latent`` [rows, F, c, h, w] as tokens [rows, F, S, C] with their spatial positions."""

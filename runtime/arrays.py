@@ -71,7 +71,7 @@ def checked_array(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]
     array = np.asarray(value)
     if array.dtype.kind != "f":
         raise TensorMismatchError(name, f"wanted floating point, found {array.dtype}")
-    fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape))
+    fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
     if not fits:
         wanted = ", ".join("any" if side is None else str(side) for side in shape)
         raise TensorMismatchError(name, f"wanted [{axes}] = [{wanted}], found {list(array.shape)}")

@@ -10,8 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from ..bundle import Geometry, Graph, TensorSpec
 from ..errors import SessionError
 from ._core import Ring

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,7 +90,7 @@ class OnnxRuntimeProgram:
         self._session = session
         self._graph = graph
 
-    def check(self, path: os.PathLike[str]) -> None:
+    def check(self, path: Path) -> None:
         """Hold the loaded graph against the tensor table of model.json.
 
         Raises:
@@ -99,7 +100,7 @@ class OnnxRuntimeProgram:
             (self._session.get_inputs(), self._graph.inputs),
             (self._session.get_outputs(), self._graph.outputs),
         ):
-            have = {TensorSpec(t.name, _TYPES.get(t.type, t.type), tuple(t.shape)) for t in found}  # type: ignore[arg-type]
+            have = {TensorSpec(t.name, _TYPES.get(t.type, t.type), tuple(t.shape)) for t in found}
             for spec in have.symmetric_difference(wanted):
                 side = "the graph" if spec in have else "model.json"
                 raise BundleError(

@@ -364,9 +364,10 @@ def advance(
             session._check_started()
         held.enter_context(lane.lock)
         started = time.perf_counter()
-        noise_ms = [session._begin(one) for session, one in zip(sessions, given)]
+        noise_ms = [session._begin(one) for session, one in zip(sessions, given, strict=True)]
         steps = max(session.table.steps for session in sessions)
         denoise_ms = lane.denoise(steps, on_step or (lambda done: None))
         return [
-            session._finish(one, drawn, denoise_ms, started) for session, one, drawn in zip(sessions, given, noise_ms)
+            session._finish(one, drawn, denoise_ms, started)
+            for session, one, drawn in zip(sessions, given, noise_ms, strict=True)
         ]

@@ -230,8 +230,9 @@ def traced_row(case: Case, name: str, row: int) -> Array:
     trace = case.tensors[f"trace.{name}"]
     rows = trace.reshape(batch, -1, *trace.shape[1:])[row] if len(trace) != batch else trace[row]
     if name.endswith("attn_temp"):  # recorded as [S, T, C]
-        return np.ascontiguousarray(rows.swapaxes(0, 1)).reshape(-1, config.hidden_size)
-    return rows
+        rows = np.ascontiguousarray(rows.swapaxes(0, 1)).reshape(-1, config.hidden_size)
+    recorded_row: Array = rows
+    return recorded_row
 
 
 def check_uncached_rollout(case: Case, rollout: str) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+
 from vdmrt.errors import MediaError
 from vdmrt.runtime._encoders import VideoEncoder
 from vdmrt.runtime.clip_writer import (

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
 from vdmrt.errors import MediaError
 from vdmrt.runtime.media import read_clip, read_latents, read_picture
 

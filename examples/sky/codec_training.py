@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
 from autoencoder import Decoder, Encoder
 from checkpoint import load_checkpoint, save_checkpoint
 from sky import Sky
+from torch import Tensor, nn
 
 __all__ = ["CodecTraining", "load_codec", "pictures_to_tensor"]
 

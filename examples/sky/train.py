@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import click
 import torch
-
 from codec_training import CodecTraining
 from curves import draw_curves
 
