@@ -34,8 +34,8 @@ test: $(READY)  ## Every test but the slow ones.
 test-slow: $(READY)  ## The slow tests: minutes and gigabytes.
 	$(BIN)/pytest -m slow
 
-bench: $(READY)  ## Every benchmark, one after the other.
-	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
+bench: $(READY)  ## What the cache and the graphs gain, against recomputing and against torch.
+	$(BIN)/python benchmarks/cpu_vs_torch.py
 
 wheel: $(READY)  ## The sdist, and the wheel built from it, in dist/.
 	rm -rf build dist && $(BIN)/pyproject-build

@@ -288,10 +288,9 @@ class Bundle:
             BundleError: The path leaves the bundle, is a link, is missing, or has another length than recorded.
         """
         path = _inside(self.path, artifact.file)
-        try:
-            found = path.stat().st_size
-        except OSError as error:
-            raise BundleError(f"the bundle names '{artifact.file}', which is missing", path=self.path) from error
+        if not path.is_file():
+            raise BundleError(f"the bundle names '{artifact.file}', which is missing", path=self.path)
+        found = path.stat().st_size
         if found != artifact.nbytes:
             raise BundleError(
                 f"wanted {artifact.nbytes} bytes, found {found}; the file is truncated or was altered: "
@@ -308,7 +307,10 @@ class Bundle:
         """
         for artifact in self.manifest.artifacts():
             path = self.locate(artifact)
-            found = sha256_of(path)
+            try:
+                found = sha256_of(path)
+            except OSError as error:
+                raise BundleError(f"cannot be read: {error.strerror}", path=path) from error
             if found != artifact.sha256:
                 raise BundleError(
                     f"wanted SHA-256 {artifact.sha256[:16]}…, found {found[:16]}…; the file was altered: "
@@ -342,10 +344,13 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     file = folder / _MANIFEST
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BundleError(f"no bundle: it holds no {_MANIFEST}; make one with vdmrt export", path=folder) from error
-    except (OSError, ValueError) as error:
-        raise BundleError(f"not readable as JSON: {error}", path=file) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        found = "is a file" if folder.is_file() else f"holds no {_MANIFEST}"
+        raise BundleError(f"no bundle: it {found}; make one with vdmrt export", path=folder) from error
+    except OSError as error:
+        raise BundleError(f"cannot be read: {error.strerror}", path=file) from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"is no JSON or is cut short: {error}; export the bundle again", path=file) from error
     try:
         _check_schema(document)
         manifest = _decode(Manifest, document, "")
@@ -430,11 +435,12 @@ def _move_into_place(work: Path, target: Path) -> None:
         work.rename(target)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(aside / "bundle")
     try:
+        target.rename(aside / "bundle")
         work.rename(target)
-    except OSError:
-        (aside / "bundle").rename(target)
+    except BaseException:  # Ctrl-C between the two renames must not lose the old one either
+        if not os.path.lexists(target):
+            (aside / "bundle").rename(target)
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -442,8 +448,8 @@ def _move_into_place(work: Path, target: Path) -> None:
 
 def _inside(folder: Path, name: str) -> Path:
     pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not pure.parts:
-        raise BundleError(f"'{name}' leaves the bundle; paths must be relative and stay inside it", path=folder)
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts or {"\\", "\0"} & set(name):
+        raise BundleError(f"{name!r} leaves the bundle; paths must be relative and stay inside it", path=folder)
     path = folder
     for part in pure.parts:
         path = path / part
@@ -474,9 +480,43 @@ def _check_graphs(manifest: Manifest) -> None:
     if not manifest.graphs:
         raise _Invalid("graphs", "wanted at least one precision, found none")
     for precision, stages in manifest.graphs.items():
+        known = typing.get_args(Precision)
+        if precision not in known:
+            raise _Invalid(f"graphs.{precision}", f"wanted {' or '.join(known)}, found {precision!r}")
         for stage in ("fill", "denoise"):
             if stage not in stages:
                 raise _Invalid(f"graphs.{precision}", f"wanted 'fill' and 'denoise', found {sorted(stages)}")
+        _check_cache(manifest.geometry, stages, f"graphs.{precision}")
+    if manifest.codec is not None:
+        for stage, graph in (("encode", manifest.codec.encode), ("decode", manifest.codec.decode)):
+            if [len(tensors) for tensors in (graph.inputs, graph.outputs)] != [1, 1] or any(
+                len(tensor.shape) != 4 for tensor in graph.inputs + graph.outputs
+            ):
+                raise _Invalid(f"codec.{stage}", "wanted one input and one output of four sides each")
+
+
+def _check_cache(g: Geometry, stages: Mapping[str, Graph], path: str) -> None:
+    """Hold the cache tensors against the geometry: memory is allocated by the one and bound by the other."""
+    dtypes = set()
+    for stage, rows in (("fill", g.rows_per_request), ("denoise", g.rows)):
+        cells = (rows, g.tokens_per_frame * g.heads)
+        wanted = {
+            "past": (*cells, g.slots, g.head_size),
+            "present": (*cells, g.chunk_frames, g.head_size),
+            "context": (rows, g.heads, g.context_frames * g.tokens_per_frame, g.head_size),
+        }
+        for tensor in stages[stage].inputs + stages[stage].outputs:
+            group, _, rest = tensor.name.partition("_")
+            if group not in wanted or rest.partition(".")[0] not in ("k", "v"):
+                continue
+            dtypes.add(tensor.dtype)
+            if tensor.shape != wanted[group]:
+                raise _Invalid(
+                    f"{path}.{stage}",
+                    f"the geometry makes '{tensor.name}' {list(wanted[group])}, found {list(tensor.shape)}",
+                )
+    if len(dtypes) != 1:
+        raise _Invalid(path, f"wanted one dtype for all cache tensors, found {sorted(dtypes)}")
 
 
 _T = TypeVar("_T")

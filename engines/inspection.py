@@ -46,9 +46,9 @@ def render_inspection(bundle: Bundle, console: Console) -> None:
     """Print a bundle for people."""
     m = bundle.manifest
     g = m.geometry
-    console.print(f"[bold]{m.name}[/] ({m.family}, predicts {m.prediction}) at {bundle.path}")
+    _print_line(console, f"{m.name} ({m.family}, predicts {m.prediction}) at {bundle.path}", style="bold")
     if m.random_weights:
-        console.print("[yellow]random weights: whatever it makes means nothing[/]")
+        _print_line(console, "random weights: whatever it makes means nothing", style="yellow")
     rows = [
         (
             "latent",
@@ -84,12 +84,18 @@ def _weights_nbytes(graph: Graph) -> int:
     return graph.weights.nbytes if graph.weights else 0
 
 
+def _print_line(console: Console, line: str, *, style: str | None = None) -> None:
+    """Print what may hold brackets, which rich would take for markup, and paths, which it would break."""
+    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def _table(title: str, rows: list[tuple[str, str]]) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title or None, show_header=False, box=None, title_justify="left", pad_edge=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))
     return table
 
 
@@ -123,11 +129,13 @@ def _cost_table(bundle: Bundle) -> Any:
 
 def _print_copies(console: Console, stage: str, graph: Graph) -> None:
     for copy in graph.cache_copies:
-        console.print(f"{stage}: {copy.operator} '{copy.node}' copies {_bytes(copy.nbytes)} of '{copy.tensor}' a run")
+        line = f"{stage}: {copy.operator} '{copy.node}' copies {_bytes(copy.nbytes)} of '{copy.tensor}' a run"
+        _print_line(console, line)
 
 
 def _tensor_table(graphs: Any) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="tensors", title_justify="left")
     for column in ("graph", "", "name", "dtype", "shape"):
@@ -139,7 +147,8 @@ def _tensor_table(graphs: Any) -> Any:
                 if layer not in ("", "0"):
                     continue
                 name = f"{stem}.0 …" if layer else stem
-                table.add_row(stage, side, name, spec.dtype, ", ".join(map(str, spec.shape)))
+                cells = (stage, side, name, spec.dtype, ", ".join(map(str, spec.shape)))
+                table.add_row(*(Text(cell) for cell in cells))
     return table
 
 

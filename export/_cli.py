@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ import click
 from ..bundle import ScheduleSpec
 from ..errors import ExportError
 
-__all__ = ["export"]
+__all__ = ["explain_missing", "export"]
 
 _log = logging.getLogger("vdmrt")
 
@@ -28,10 +30,10 @@ class LatentSize(click.ParamType[Any]):
         """Parse the option."""
         if isinstance(value, tuple):
             return value[0], value[1]
-        height, _, width = str(value).lower().partition("x")
-        if not height.isdigit() or not (width or height).isdigit():
+        sides = re.fullmatch(r"(\d+)(?:[xX](\d+))?", str(value))
+        if sides is None:
             self.fail(f"wanted HEIGHTxWIDTH like 32x32, got {value!r}", param, ctx)
-        return int(height), int(width or height)
+        return int(sides[1]), int(sides[2] or sides[1])
 
 
 @click.command()
@@ -76,11 +78,12 @@ def export(checkpoint: Path | None, config: str, output: Path, random_init: int 
     """
     if (checkpoint is None) == (random_init is None):
         raise click.UsageError("give either CHECKPOINT or --random-init SEED")
-    with _explain_missing():
+    with explain_missing():
         from .checkpoint import checkpoint_sha256, load_model
-        from .config import load_config
+        from .config import PRESETS, load_config
         from .exporter import ExportOptions, export_bundle, random_model
-    architecture = load_config(config, latent_size=given["latent_size"])
+
+        architecture = load_config(config, latent_size=given["latent_size"])
     options = ExportOptions(
         precisions=given["precisions"] or ("fp32",),
         chunk_frames=given["chunk_frames"],
@@ -92,7 +95,7 @@ def export(checkpoint: Path | None, config: str, output: Path, random_init: int 
         prediction=given["prediction"],
         schedule=ScheduleSpec(given["schedule"]),
     )
-    provenance = {"command": " ".join(["vdmrt", *sys.argv[1:]]), "config": config}
+    provenance = {"command": shlex.join(["vdmrt", *sys.argv[1:]]), "config": config}
     if checkpoint is None:
         assert random_init is not None
         model = random_model(architecture, random_init)
@@ -107,7 +110,7 @@ def export(checkpoint: Path | None, config: str, output: Path, random_init: int 
         model,
         output,
         options,
-        name=given["name"] or Path(config).stem,
+        name=given["name"] or (config if config in PRESETS else Path(config).stem),
         random_weights=checkpoint is None,
         provenance=provenance,
         replace=given["force"],
@@ -117,7 +120,7 @@ def export(checkpoint: Path | None, config: str, output: Path, random_init: int 
 
 
 @contextmanager
-def _explain_missing() -> Iterator[None]:
+def explain_missing() -> Iterator[None]:
     """Turn a missing package into the command that installs it."""
     try:
         yield

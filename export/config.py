@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from ..errors import ExportError
 
@@ -61,14 +62,19 @@ class TransformerConfig:
     chunk_causal: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("patch_size", "latent_channels", "depth", "heads", "position_count", "hidden_size", "text_tokens"):
+            if getattr(self, name) < 1:
+                raise ExportError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.text_width < 0:
+            raise ExportError(f"text_width must be at least 0, got {self.text_width}")
+        for name in ("mlp_ratio", "space_scale", "time_scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ExportError(f"{name} must be positive and finite, got {getattr(self, name)}")
         height, width = self.latent_size
         if min(height, width) < 1 or height % self.patch_size or width % self.patch_size:
             raise ExportError(
                 f"latent size must be a positive multiple of the patch size {self.patch_size}, got {height}x{width}"
             )
-        for name in ("latent_channels", "depth", "heads", "position_count", "hidden_size"):
-            if getattr(self, name) < 1:
-                raise ExportError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.hidden_size % self.heads or self.hidden_size % 4:
             raise ExportError(f"hidden_size must be a multiple of 4 and of heads={self.heads}, got {self.hidden_size}")
         if self.positions == "rope" and self.head_size % 2:
@@ -172,56 +178,86 @@ def config_from_arguments(arguments: Mapping[str, Any]) -> TransformerConfig:
     Raises:
         ExportError: An argument is unknown, missing, of the wrong kind or out of range.
     """
-    unknown = sorted(set(arguments) - _KNOWN - _WITHOUT_EFFECT)
+    unknown = sorted(str(name) for name in set(arguments) - _KNOWN - _WITHOUT_EFFECT)
     if unknown:
         raise ExportError(f"unknown argument {unknown[0]!r}; known are {', '.join(sorted(_KNOWN))}")
     preset = PRESETS.get(str(arguments.get("type")), {})
     merged = {**(_PRESET_DEFAULTS if preset else {}), **preset, **arguments}
-    if merged.get("temp_extra_in_all_block"):
+    if _flag(merged, "temp_extra_in_all_block", False):
         raise ExportError("temp_extra_in_all_block must be false; a mask channel in every block is not supported")
     try:
         return _translate(merged)
     except KeyError as error:
         raise ExportError(f"argument {error.args[0]!r} is missing, and no preset supplies it") from error
-    except (TypeError, ValueError) as error:
-        raise ExportError(f"an argument has the wrong kind of value: {error}") from error
 
 
 def _translate(arguments: Mapping[str, Any]) -> TransformerConfig:
     context, context_frames = _context(arguments)
+    *_, height, width = _numbers(arguments, "input_size", 2)
     return TransformerConfig(
-        latent_size=(int(arguments["input_size"][-2]), int(arguments["input_size"][-1])),
-        latent_channels=int(arguments.get("in_channels", 4)),
-        patch_size=_patch_size(arguments.get("patch_size", (1, 2, 2))),
-        hidden_size=int(arguments["hidden_size"]),
-        depth=int(arguments["depth"]),
-        heads=int(arguments["num_heads"]),
-        mlp_ratio=float(arguments.get("mlp_ratio", 4.0)),
-        learned_variance=bool(arguments.get("pred_sigma", True)),
-        text_width=int(arguments.get("caption_channels") or 0),
-        text_tokens=int(arguments.get("model_max_length") or 120),
-        space_scale=float(arguments.get("space_scale", 1.0)),
-        time_scale=float(arguments.get("time_scale", 1.0)),
-        mask_channel=_mask_channel(arguments.get("temp_extra_in_channels", 0)),
+        latent_size=(height, width),
+        latent_channels=_number(arguments, "in_channels", int, 4),
+        patch_size=_patch_size(arguments),
+        hidden_size=_number(arguments, "hidden_size", int),
+        depth=_number(arguments, "depth", int),
+        heads=_number(arguments, "num_heads", int),
+        mlp_ratio=_number(arguments, "mlp_ratio", float, 4.0),
+        learned_variance=_flag(arguments, "pred_sigma", True),
+        text_width=_number(arguments, "caption_channels", int, 0),
+        text_tokens=_number(arguments, "model_max_length", int, 120),
+        space_scale=_number(arguments, "space_scale", float, 1.0),
+        time_scale=_number(arguments, "time_scale", float, 1.0),
+        mask_channel=_mask_channel(arguments),
         positions=_positions(arguments.get("relative_tpe_mode")),
-        position_count=int(arguments["max_tpe_len"]),
+        position_count=_number(arguments, "max_tpe_len", int),
         context=context,
         context_frames=context_frames,
         chunk_causal=_chunk_causal(arguments.get("is_causal", True)),
     )
 
 
-def _patch_size(value: Any) -> int:
-    time, height, width = (int(side) for side in value)
-    if time != 1 or height != width:
-        raise ExportError(f"patch_size must be [1, p, p], got {list(value)}")
-    return height
+_N = TypeVar("_N", int, float)
 
 
-def _mask_channel(value: Any) -> bool:
-    if int(value or 0) not in (0, 1):
-        raise ExportError(f"temp_extra_in_channels must be 0 or 1, got {value}")
-    return bool(value)
+def _number(arguments: Mapping[str, Any], name: str, kind: type[_N], default: _N | None = None) -> _N:
+    """Return an argument as a number; absent or null stands for the default, where there is one."""
+    value = arguments[name] if default is None else arguments.get(name)
+    if value is None and default is not None:
+        return default
+    whole = " whole" if kind is int else ""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ExportError(f"{name} must be a{whole} number, got {value!r}")
+    if kind(value) != value:
+        raise ExportError(f"{name} must be a{whole} number, got {value!r}")
+    return kind(value)
+
+
+def _numbers(arguments: Mapping[str, Any], name: str, least: int) -> list[int]:
+    value = arguments[name]
+    if not isinstance(value, (list, tuple)) or len(value) < least:
+        raise ExportError(f"{name} must be a list of at least {least} numbers, got {value!r}")
+    return [_number({name: side}, name, int) for side in value]
+
+
+def _flag(arguments: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = arguments.get(name, default)
+    if not isinstance(value, bool):
+        raise ExportError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
+def _patch_size(arguments: Mapping[str, Any]) -> int:
+    sides = _numbers({"patch_size": (1, 2, 2), **arguments}, "patch_size", 3)
+    if len(sides) != 3 or sides[0] != 1 or sides[1] != sides[2]:
+        raise ExportError(f"patch_size must be [1, p, p], got {sides}")
+    return sides[1]
+
+
+def _mask_channel(arguments: Mapping[str, Any]) -> bool:
+    count = _number(arguments, "temp_extra_in_channels", int, 0)
+    if count not in (0, 1):
+        raise ExportError(f"temp_extra_in_channels must be 0 or 1, got {count}")
+    return count == 1
 
 
 def _positions(value: Any) -> Positions:
@@ -269,11 +305,11 @@ def _parse(path: Path, text: str) -> Any:
     if path.suffix == ".json":
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ExportError(f"{path}: not JSON: {error}") from error
     import yaml  # only YAML files need it
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ExportError(f"{path}: neither JSON nor YAML: {str(error).splitlines()[0]}") from error

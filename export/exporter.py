@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from .transformer import CausalTransformer
 __all__ = ["ExportOptions", "export_bundle", "random_model"]
 
 Precision = Literal["fp32", "fp16"]
+_log = logging.getLogger("vdmrt")
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,15 @@ def export_bundle(
         ExportError: The options do not fit the model, or a graph cannot be traced.
         BundleError: The bundle cannot be written.
     """
+    _check_options(options)
     geometry = _geometry(model.config, options)
+    if geometry.positions == "rope" and geometry.position_count != geometry.slots + geometry.chunk_frames:
+        _log.warning(
+            "RoPE has %d positions and slots + chunk frames are %d: once the cache wraps, queries stand as in the "
+            "original code, which was trained with both equal",
+            geometry.position_count,
+            geometry.slots + geometry.chunk_frames,
+        )
     with new_bundle(output, replace=replace) as writer:
         # fp32 comes first, because fp16 rounds the model's own weights.
         precisions = sorted(set(options.precisions), reverse=True)
@@ -121,10 +131,27 @@ def export_bundle(
 
 
 def random_model(config: TransformerConfig, seed: int) -> CausalTransformer:
-    """Return a float32 model with seeded random weights, for benchmarks and tests."""
+    """Return a float32 model with seeded random weights, for benchmarks and tests.
+
+    Raises:
+        ValueError: ``seed`` is out of range.
+    """
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"the seed of random weights must be 0 <= seed < 2**63, got {seed}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return CausalTransformer(config).eval().requires_grad_(False)
+
+
+def _check_options(options: ExportOptions) -> None:
+    known = get_args(Precision)
+    if not options.precisions or set(options.precisions) - set(known):
+        raise ExportError(f"precisions must be {' or '.join(known)} or both, got {list(options.precisions)}")
+    if options.sampler is not None and options.sampler.steps > options.max_steps:
+        raise ExportError(
+            f"max_steps must be at least the default of sampler {options.sampler.name!r}, "
+            f"{options.sampler.steps} steps, got {options.max_steps}"
+        )
 
 
 def _geometry(config: TransformerConfig, options: ExportOptions) -> Geometry:
@@ -196,7 +223,8 @@ def _sampler_defaults(options: ExportOptions, geometry: Geometry) -> SamplerDefa
     steps = min(50, options.max_steps)
     if options.prediction == "flow":
         return SamplerDefaults("flow-euler", steps, guidance)
-    if options.stochastic and geometry.learned_variance and options.prediction == "epsilon":
+    # The respacing of IDDPM divides by steps - 1.
+    if options.stochastic and geometry.learned_variance and options.prediction == "epsilon" and steps > 1:
         return SamplerDefaults("iddpm", steps, guidance)
     return SamplerDefaults("ddim", steps, guidance)
 

@@ -24,6 +24,7 @@ __all__ = ["doctor", "run"]
 @click.option("--sampler", help="iddpm, ddpm, ddim, dpm-solver++ or flow-euler.  [default: the bundle's]")
 @click.option("--guidance", type=float, help="Scale of classifier-free guidance.  [default: the bundle's]")
 @click.option("--text", type=click.Path(path_type=Path), help="Text embeddings, .npy [tokens, width].")
+@click.option("--text-mask", type=click.Path(path_type=Path), help="1 for a token that counts, .npy [tokens].")
 @click.option("--prefix-noise", type=int, help="Training timestep of the noise on cached frames.  [default: none]")
 @click.option("--seed", type=int, help="Of all noise.  [default: random, and reported]")
 @click.option("--fps", default=8.0, show_default=True, help="Pixel frames per second of the clip.")

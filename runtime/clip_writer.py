@@ -6,8 +6,9 @@ import errno
 import math
 import os
 import secrets
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import signal
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -68,10 +69,6 @@ class ClipWriter:
             self._part.discard()
             raise
         self._closed = False
-        # KeyboardInterrupt is raised in the main thread alone. Within an encoder it would lose a packet, and
-        # PyAV's calls back into Python would swallow it.
-        self._worker = ThreadPoolExecutor(1, "vdmrt-clip-writer")
-        self._running: Future[None] | None = None
 
     @property
     def count(self) -> int:
@@ -79,12 +76,11 @@ class ClipWriter:
         return self._encoder.count
 
     def append(self, pictures: npt.NDArray[Any]) -> None:
-        """Write the next pixel frames, or latent frames.
+        """Write the next pixel frames, or latent frames: all of them, also where Ctrl-C comes meanwhile.
 
         Args:
             pictures: For ``.mp4`` and ``.gif`` RGB uint8, [n, height, width, 3]; for ``.npy`` floating,
-                [n, channels, height, width], stored as float32. All but n as at the first call. Not kept;
-                where KeyboardInterrupt ends the call, read until :meth:`close` or :meth:`discard`.
+                [n, channels, height, width], stored as float32. All but n as at the first call. Not kept.
 
         Raises:
             MediaError: The disk is full, the encoder refused, or a latent is not finite: the file is gone.
@@ -94,8 +90,8 @@ class ClipWriter:
         if self._closed:
             raise RuntimeError(f"the writer of '{self.path}' is closed")
         try:
-            with _writing(self.path):
-                self._run(self._encoder.append, pictures)
+            with _writing(self.path), _uninterrupted():
+                self._encoder.append(pictures)
         except MediaError:
             self.discard()
             raise
@@ -109,10 +105,9 @@ class ClipWriter:
         if self._closed:
             return
         try:
-            with _writing(self.path):
-                self._wait()  # for an append that was interrupted
-                if self.count > 0:
-                    self._run(self._encoder.finish)
+            if self.count > 0:
+                with _writing(self.path), _uninterrupted():
+                    self._encoder.finish()
                     self._part.keep()
         finally:
             self.discard()
@@ -121,22 +116,8 @@ class ClipWriter:
         """Remove what was written, without an error. After :meth:`close` it does nothing."""
         if not self._closed:
             self._closed = True
-            self._worker.shutdown()
             self._encoder.abandon()
             self._part.discard()
-
-    def _run(self, work: Callable[..., None], *arguments: Any) -> None:
-        self._running = self._worker.submit(work, *arguments)
-        self._wait()
-
-    def _wait(self) -> None:
-        """Wait for what runs, which goes on where the waiting is interrupted."""
-        if self._running is not None:
-            try:
-                self._running.result()
-            finally:
-                if self._running.done():
-                    self._running = None
 
     def __enter__(self) -> ClipWriter:
         return self
@@ -279,6 +260,26 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as e:
         reason = f"the disk is full ({e.strerror})" if e.errno in _DISK_FULL else e.strerror or str(e)
         raise MediaError(f"'{path}' cannot be written: {reason}; nothing was left half written") from e
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off Ctrl-C until the block has ended.
+
+    Within an encoder KeyboardInterrupt would lose a packet, and in FFmpeg's calls back into Python be swallowed.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield  # it is raised in the main thread alone; a handler that is not Python's cannot be put back
+        return
+    caught: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if caught:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _encoder_for(suffix: str, file: BinaryIO, rate: Fraction) -> Encoder:

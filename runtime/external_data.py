@@ -14,7 +14,8 @@ from ..errors import BundleError
 __all__ = ["check_external_data"]
 
 # Field numbers of onnx.proto: which fields of a message lead to further tensors.
-_MODEL = {7: "graph", 25: "function"}
+_MODEL = {7: "graph", 20: "training", 25: "function"}
+_TRAINING = {1: "graph", 2: "graph"}
 _GRAPH = {1: "node", 5: "tensor", 15: "sparse"}
 _FUNCTION = {7: "node", 11: "attribute"}
 _NODE = {5: "attribute"}
@@ -22,7 +23,7 @@ _ATTRIBUTE = {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 
 _SPARSE = {1: "tensor", 2: "tensor"}
 _TENSOR = {13: "entry"}
 _CHILDREN = {
-    "model": _MODEL, "graph": _GRAPH, "function": _FUNCTION, "node": _NODE, "attribute": _ATTRIBUTE,
+    "model": _MODEL, "training": _TRAINING, "graph": _GRAPH, "function": _FUNCTION, "node": _NODE, "attribute": _ATTRIBUTE,
     "sparse": _SPARSE, "tensor": _TENSOR,
 }  # fmt: skip
 _KEY, _VALUE = 1, 2
@@ -40,7 +41,9 @@ def check_external_data(path: Path, allowed: str | None) -> None:
     """
     try:
         locations = set(_locations(memoryview(path.read_bytes()), "model"))
-    except (IndexError, ValueError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise BundleError("nests graphs too deep; do not run this bundle", path=path) from error
+    except (IndexError, ValueError) as error:
         raise BundleError(f"is no ONNX graph, or is truncated: {error}", path=path) from error
     for location in sorted(locations):
         if location != allowed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ class Request:
         sampler: The sampler.
         guidance: Scale of classifier-free guidance.
         text: Text embeddings, .npy [tokens, width].
+        text_mask: 1 for a token that counts, .npy [tokens].
         prefix_noise: Training timestep of the noise on cached frames.
         seed: Of all noise; None takes a random one.
         fps: Pixel frames per second of the clip.
@@ -60,6 +62,7 @@ class Request:
     sampler: str | None = None
     guidance: float | None = None
     text: Path | None = None
+    text_mask: Path | None = None
     prefix_noise: int | None = None
     seed: int | None = None
     fps: float = 8.0
@@ -73,6 +76,8 @@ class Request:
             raise ValueError(f"give exactly one of --image, --video and --latents, got {len(sources)}")
         if self.chunks < 1:
             raise ValueError(f"--chunks must be at least 1, got {self.chunks}")
+        if not 0 < self.fps < math.inf:
+            raise ValueError(f"--fps must be positive and finite, got {self.fps}")
         if self.given is not None and (self.given < 1 or self.video is None):
             raise ValueError(f"--given must be at least 1 and goes with --video, got {self.given}")
 
@@ -144,7 +149,7 @@ def generate(request: Request, *, on_clip: Callable[[npt.NDArray[Any], int], Non
     """
     started = time.perf_counter()
     with ClipWriter(request.output, frames_per_second=request.fps) as writer, _load(request) as model:
-        wants_pictures = request.output.suffix != ".npy"
+        wants_pictures = request.output.suffix.lower() != ".npy"
         _warn(model, wants_pictures, request.output)
         first = _read_first(request, model)
         with model.session(**_options(request)) as session:
@@ -159,7 +164,7 @@ def generate(request: Request, *, on_clip: Callable[[npt.NDArray[Any], int], Non
                     writer.append(written[-1])
             except KeyboardInterrupt:
                 interrupted = True
-                _log.warning("interrupted after %d chunks; keeping them", len(chunks))
+                _log.warning("interrupted after %d chunks; keeping what was made", len(chunks))
             writer.close()
             summary = _summarize(request, model, session, chunks, writer.count, interrupted, started)
     if on_clip is not None:

@@ -222,7 +222,7 @@ class Model:
         )
         if tokens > g.text_tokens or not counted.any():
             raise ValueError(
-                f"the model takes 1 to {g.text_tokens} tokens, got {tokens} of which {int(counted.any())} count"
+                f"the model takes 1 to {g.text_tokens} tokens, got {tokens}, of which {np.count_nonzero(counted)} count"
             )
         padded = np.zeros((g.text_tokens, g.text_width), np.float32)
         padded[:tokens] = embeddings

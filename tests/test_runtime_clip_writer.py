@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -154,19 +155,14 @@ def test_ctrl_c_keeps_what_was_made_so_far(tmp_path: Path, suffix: str) -> None:
 
 
 @contextmanager
-def interrupted_after(delay_s: float) -> Iterator[None]:
-    """Raise KeyboardInterrupt wherever the block is after ``delay_s``, as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, delay_s)
+def ctrl_c_after(delay_s: float) -> Iterator[None]:
+    """Send SIGINT wherever the block is after ``delay_s``."""
+    timer = threading.Timer(delay_s, signal.raise_signal, [signal.SIGINT])
+    timer.start()
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        timer.join()
 
 
 @pytest.mark.parametrize("delay_ms", range(20, 160, 10))
@@ -174,7 +170,7 @@ def test_ctrl_c_within_an_append_loses_no_packet(tmp_path: Path, delay_ms: int) 
     target = tmp_path / "clip.mp4"
     with pytest.raises(KeyboardInterrupt), ClipWriter(target) as writer:
         writer.append(smooth(1))
-        with interrupted_after(delay_ms / 1000):
+        with ctrl_c_after(delay_ms / 1000):
             while True:
                 writer.append(smooth(8))
 
@@ -183,10 +179,25 @@ def test_ctrl_c_within_an_append_loses_no_packet(tmp_path: Path, delay_ms: int) 
     assert times == list(range(writer.count))
 
 
+def test_ctrl_c_is_handled_as_before_after_each_append(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    write(tmp_path / "clip.npy", latents(1))
+
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_clip_is_written_in_any_thread(tmp_path: Path) -> None:
+    thread = threading.Thread(target=write, args=[tmp_path / "clip.gif", smooth(3)])
+    thread.start()
+    thread.join()
+
+    assert count_in(tmp_path / "clip.gif") == 3
+
+
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.gif"])
 def test_ctrl_c_within_a_whole_write_leaves_nothing(tmp_path: Path, name: str) -> None:
     many = smooth(2000)
-    with pytest.raises(KeyboardInterrupt), interrupted_after(0.1):
+    with pytest.raises(KeyboardInterrupt), ctrl_c_after(0.1):
         write_clip(tmp_path / name, many, frames_per_second=8)
 
     assert os.listdir(tmp_path) == []
@@ -294,8 +305,8 @@ WRITES = {
     "gif": "write_clip('{folder}/a.gif', noise, frames_per_second=8)",
     "npy": "write_latents('{folder}/a.npy', noise / np.float32(2))",
     "png": "write_contact_sheet('{folder}/a.png', noise, given=1)",
-    "streamed mp4": "with ClipWriter('{folder}/a.mp4') as writer:\n    for _ in range(9): writer.append(noise)",
-    "streamed npy": "with ClipWriter('{folder}/a.npy') as writer:\n    writer.append(noise / np.float32(2))",
+    "streamed mp4": "with ClipWriter('{folder}/a.mp4') as clip:\n    for _ in range(9): clip.append(noise)",
+    "streamed npy": "with ClipWriter('{folder}/a.npy') as clip:\n    clip.append(noise / np.float32(2))",
 }
 
 

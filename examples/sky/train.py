@@ -2,50 +2,105 @@
 
 from __future__ import annotations
 
+import ctypes
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
+
 from codec_training import CodecTraining
 from curves import draw_curves
+from transformer_training import TransformerTraining
 
 _CHECKPOINT_SECONDS = 300
 
 
 @click.group()
 def main() -> None:
-    """Train the picture autoencoder, then the transformer on its latents."""
+    """Train the picture autoencoder, then the transformer on its latents.
+
+    Both go on where their checkpoint stands, and both write their loss curves beside it.
+    """
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add what both stages take."""
+    for decorate in (
+        click.option("--threads", default=2, show_default=True, help="Threads on the CPU."),
+        click.option("--device", default="cpu", show_default=True, help="cpu or cuda."),
+        click.option("--seed", default=0, show_default=True, help="Of weights, data and noise."),
+        click.option(
+            "--output", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of checkpoints."
+        ),
+    ):
+        command = decorate(command)
+    return command
 
 
 @main.command()
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder of checkpoints and curves.",
-)
-@click.option("--steps", default=900, show_default=True, help="Training steps in all; a checkpoint counts.")
-@click.option("--seed", default=0, show_default=True, help="Of weights and data.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option("--threads", default=2, show_default=True, help="Threads on the CPU.")
-def codec(output: Path, steps: int, seed: int, device: str, threads: int) -> None:
-    """Train the autoencoder; minutes on two cores."""
-    torch.set_num_threads(threads)
+@click.option("--steps", default=360, show_default=True, help="Training steps in all, a checkpoint's included.")
+@_options
+def codec(steps: int, output: Path, seed: int, device: str, threads: int) -> None:
+    """Train the autoencoder: minutes on two cores."""
+    _prepare(threads)
     training = CodecTraining(output / "codec.pt", steps, seed, device)
-    for loss in training.run():
-        done = len(training.losses)
-        if done % 10 == 0:
-            click.echo(f"codec {done}/{steps}  loss {loss:.5f}", err=True)
-    training.save()
+    _train(training, "codec", lambda loss: f"loss {loss:.5f}")
     draw_curves(
-        output / "codec-loss.png",
-        {"loss": training.losses},
-        title="autoencoder: MSE",
-        logarithmic=True,
-        smooth=10,
+        output / "codec-loss.png", {"loss": training.losses}, title="autoencoder: MSE", logarithmic=True, smooth=10
     )
     click.echo(training.path)
+
+
+@main.command()
+@click.option("--steps", default=1000, show_default=True, help="Training steps in all, a checkpoint's included.")
+@click.option("--batch", default=8, show_default=True, help="Short clips in a step; half as many long ones.")
+@_options
+def transformer(steps: int, batch: int, output: Path, seed: int, device: str, threads: int) -> None:
+    """Train the transformer: about an hour on two cores."""
+    _prepare(threads)
+    training = TransformerTraining(output / "transformer.pt", output / "codec.pt", steps, batch, seed, device)
+    _train(training, "transformer", lambda parts: "v {:.4f}  bound {:.3f}  look ahead {:.4f}".format(*parts))
+    names = ("v", "bound", "look ahead")
+    draw_curves(
+        output / "transformer-loss.png",
+        {name: [parts[place] for parts in training.losses] for place, name in enumerate(names)},
+        title="transformer: mean over 25 steps",
+        logarithmic=True,
+        smooth=25,
+    )
+    click.echo(training.path)
+
+
+def _train(training: CodecTraining | TransformerTraining, name: str, describe: Callable[[Any], str]) -> None:
+    """Run to the end, tell how it goes, and write the checkpoint every five minutes."""
+    began, first = time.monotonic(), len(training.losses)
+    saved = began
+    for losses in training.run():
+        done, now = len(training.losses), time.monotonic()
+        if done % 10 == 0:
+            pace = (now - began) / (done - first)
+            left = pace * (training.steps - done) / 60
+            click.echo(f"{name} {done}/{training.steps}  {describe(losses)}  {pace:.2f} s/step, {left:.0f} min left", err=True)
+        if now - saved > _CHECKPOINT_SECONDS:
+            training.save()
+            saved = now
+    training.save()
+
+
+def _prepare(threads: int) -> None:
+    """Set the threads, and keep freed memory: giving it back at every step costs most of the time where pages are dear."""
+    torch.set_num_threads(threads)
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return  # not glibc
+    most_mappings, trim_threshold, top_pad = -4, -1, -2
+    set_option(most_mappings, 0)
+    set_option(trim_threshold, 2**31 - 1)
+    set_option(top_pad, 2**28)
 
 
 if __name__ == "__main__":
