@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,8 @@ import click
 from . import __version__
 from .bundle import SamplerDefaults
 from .engines._cli import inspect
-from .errors import VdmrtError
-from .export._cli import export
+from .errors import MediaError, VdmrtError
+from .export._cli import explain_missing, export
 from .runtime._cli import doctor, run
 
 __all__ = ["main"]
@@ -48,11 +50,23 @@ def main(traceback: bool, quiet: bool) -> None:
 
     Results go to stdout, talk and progress to stderr. Exit status: 0 done, 1 failed, 2 misuse.
     """
+    click.get_current_context().with_resource(_talking(logging.WARNING if quiet else logging.INFO))
+
+
+@contextmanager
+def _talking(level: int) -> Iterator[None]:
+    """Send what the library logs to stderr, as long as the command runs."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Letter("[%(letter)s] %(message)s"))
     logger = logging.getLogger("vdmrt")
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 class _Letter(logging.Formatter):
@@ -79,18 +93,31 @@ def demo(output: Path, image: Path | None, chunks: int, steps: int) -> None:
 
     The model's weights are seeded random numbers, so the clip shows that everything runs, and noise.
     """
-    from .export import ExportOptions, export_bundle, load_config, random_model
+    with explain_missing():
+        from .export import ExportOptions, export_bundle, load_config, random_model
     from .runtime.clip_writer import write_contact_sheet
     from .runtime.generation import Request, generate
 
-    output.mkdir(parents=True, exist_ok=True)
+    # Made first, so that a wrong number is refused before minutes are spent.
+    request = Request(
+        bundle=output / "bundle",
+        output=output / "clip.mp4",
+        image=image or _PICTURE,
+        chunks=chunks,
+        steps=steps,
+        seed=7,
+    )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MediaError(f"'{output}' cannot be made: {error.strerror}; give another --output") from error
     model = random_model(replace(load_config("CausalSTDiT2-S/2"), hidden_size=128, depth=4, heads=4), seed=7)
     log = logging.getLogger("vdmrt")
     log.info("exporting a small model with random weights")
     # Predicting v keeps untrained latents bounded, where epsilon would blow them up.
-    bundle = export_bundle(
+    export_bundle(
         model,
-        output / "bundle",
+        request.bundle,
         ExportOptions(prediction="v", sampler=SamplerDefaults("ddim", steps)),
         name="demo",
         random_weights=True,
@@ -100,14 +127,7 @@ def demo(output: Path, image: Path | None, chunks: int, steps: int) -> None:
     )
     sheet = output / "contact_sheet.png"
     summary = generate(
-        Request(
-            bundle=bundle.path,
-            output=output / "clip.mp4",
-            image=image or _PICTURE,
-            chunks=chunks,
-            steps=steps,
-            seed=7,
-        ),
+        request,
         on_clip=lambda pictures, given: write_contact_sheet(sheet, pictures, given=given),
     )
     click.echo(summary.describe())

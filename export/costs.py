@@ -19,11 +19,14 @@ _PRODUCTS = frozenset({"MatMul", "Gemm"})
 
 
 def count_flops(nodes: Iterable[ir.Node]) -> int:
-    """Count two operations for each multiply-add of the matrix products; the rest is a few percent."""
+    """Count two operations for each multiply-add of matrix products and convolutions; the rest is a few percent."""
     return sum(_flops(node) for node in nodes)
 
 
 def _flops(node: ir.Node) -> int:
+    if node.op_type == "Conv":
+        # A weight is [outputs, inputs of a group, *kernel].
+        return 2 * math.prod(_shape(node.inputs[1])[1:]) * math.prod(_shape(node.outputs[0]))
     if node.op_type not in _PRODUCTS:
         return 0
     transposed = node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1

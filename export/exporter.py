@@ -101,8 +101,8 @@ def export_bundle(
     geometry = _geometry(model.config, options)
     if geometry.positions == "rope" and geometry.position_count != geometry.slots + geometry.chunk_frames:
         _log.warning(
-            "RoPE has %d positions and slots + chunk frames are %d: once the cache wraps, queries stand as in the "
-            "original code, which was trained with both equal",
+            "RoPE has %d positions, slots + chunk frames are %d: once the cache is full, queries stand at the table's "
+            "end, as in the original code, and not where their own keys stand",
             geometry.position_count,
             geometry.slots + geometry.chunk_frames,
         )

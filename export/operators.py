@@ -24,6 +24,7 @@ SUPPORTED: dict[str, frozenset[str]] = {
     "Cast": _ANY,
     "Clip": _FLOAT | {"INT32"},
     "Concat": _ANY,
+    "Conv": _FLOAT,
     "Cos": _FLOAT,
     "Div": _FLOAT | _INDEX,
     "Exp": _FLOAT,

@@ -23,8 +23,8 @@ _ATTRIBUTE = {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 
 _SPARSE = {1: "tensor", 2: "tensor"}
 _TENSOR = {13: "entry"}
 _CHILDREN = {
-    "model": _MODEL, "training": _TRAINING, "graph": _GRAPH, "function": _FUNCTION, "node": _NODE, "attribute": _ATTRIBUTE,
-    "sparse": _SPARSE, "tensor": _TENSOR,
+    "model": _MODEL, "training": _TRAINING, "graph": _GRAPH, "function": _FUNCTION, "node": _NODE,
+    "attribute": _ATTRIBUTE, "sparse": _SPARSE, "tensor": _TENSOR,
 }  # fmt: skip
 _KEY, _VALUE = 1, 2
 

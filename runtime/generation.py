@@ -208,16 +208,26 @@ def _options(request: Request) -> dict[str, Any]:
         "steps": request.steps,
         "guidance": request.guidance,
         "prefix_noise": request.prefix_noise,
-        "text": None if request.text is None else _read_text(request.text),
+        "text": _read_array(request.text, "text embeddings, .npy [tokens, width]"),
+        "text_mask": _read_array(request.text_mask, "a text mask, .npy [tokens]"),
     }
 
 
-def _read_text(path: Path) -> npt.NDArray[Any]:
+def _read_array(path: Path | None, wanted: str) -> npt.NDArray[Any] | None:
+    """Read numbers; mapped first, because that holds the header against the file's length."""
+    if path is None:
+        return None
     try:
-        text: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+        array: npt.NDArray[Any] = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except FileNotFoundError as error:
+        raise MediaError(f"'{path}' does not exist, {wanted} was wanted") from error
     except (OSError, ValueError, EOFError) as error:
-        raise MediaError(f"{path}: wanted text embeddings, .npy [tokens, width]: {error}") from error
-    return text
+        raise MediaError(f"'{path}' is not {wanted}: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise MediaError(f"'{path}' is not {wanted}: it holds {array.dtype}")
+    return array
 
 
 def _given(first: npt.NDArray[Any], model: Model, wants_pictures: bool) -> npt.NDArray[Any]:

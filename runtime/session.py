@@ -320,12 +320,17 @@ class Session:
             raise
         return fill_ms, scatter_ms
 
-    def _finish(self, noise: Noise, noise_ms: float, denoise_ms: list[float], started: float) -> Chunk:
+    def _denoised(self) -> Latents:
         latents: Latents = self._lane.latent(self._request)
         if not np.isfinite(latents).all():
             raise SessionError(
                 f"chunk {self._chunks} came out with NaN or Inf; try --precision fp32, another sampler or more steps"
             )
+        return latents
+
+    def _finish(
+        self, latents: Latents, noise: Noise, noise_ms: float, denoise_ms: list[float], started: float
+    ) -> Chunk:
         first = self._ring.written
         fill_ms, scatter_ms = self._cache(self._perturb(latents, first, noise))
         total_ms = (time.perf_counter() - started) * 1e3
@@ -367,7 +372,9 @@ def advance(
         noise_ms = [session._begin(one) for session, one in zip(sessions, given, strict=True)]
         steps = max(session.table.steps for session in sessions)
         denoise_ms = lane.denoise(steps, on_step or (lambda done: None))
+        # All of them are checked before the first one goes on: after an error none has.
+        latents = [session._denoised() for session in sessions]
         return [
-            session._finish(one, drawn, denoise_ms, started)
-            for session, one, drawn in zip(sessions, given, noise_ms, strict=True)
+            session._finish(made, one, drawn, denoise_ms, started)
+            for session, made, one, drawn in zip(sessions, latents, given, noise_ms, strict=True)
         ]
