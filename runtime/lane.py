@@ -224,6 +224,16 @@ class Lane:
         """Return a view of a request's cache, [L, 2, rows_per_request, S·H, K, d]; valid until the lane is closed."""
         return self._slab.array[:, :, self._rows(request)]
 
+    def context(self, request: int) -> Array:
+        """Return a view of a request's cross-frame context, [L, 2, rows_per_request, H, P·S, d]; valid like the cache.
+
+        Raises:
+            SessionError: The model has none.
+        """
+        if self._context is None:
+            raise SessionError("the model has no cross-frame attention, so there is no context")
+        return self._context.array[:, :, self._rows(request)]
+
     def close(self) -> None:
         """Free all memory. No session may use the lane any more."""
         with self.lock:

@@ -190,9 +190,12 @@ def _decode_clip(file: BinaryIO, path: str | Path, height: int, width: int, coun
     options = {"format_whitelist": _CLIP_FORMATS}
     try:
         with av.open(file, mode="r", options=options, metadata_errors="replace") as container:
-            if not container.streams.video:
+            stream = next(iter(container.streams.video), None)
+            if stream is None:
                 raise MediaError(f"'{path}' has no video stream")
-            frames = itertools.islice(container.decode(container.streams.video[0]), count)
+            if stream.codec_context is None:  # PyAV before 18.1 crashes on decoding such a stream
+                raise MediaError(f"'{path}' has a video stream in a codec that this PyAV does not know")
+            frames = itertools.islice(container.decode(stream), count)
             return [_fit(_upright(frame), height, width) for frame in frames]
     except (av.FFmpegError, OSError) as e:
         raise _undecodable(file, path, _CLIP, e) from e
@@ -201,7 +204,7 @@ def _decode_clip(file: BinaryIO, path: str | Path, height: int, width: int, coun
 def _upright(frame: VideoFrame) -> Image:
     from PIL import Image
 
-    # PyAV before 13 does not say how a frame is to be turned.
+    # PyAV 12 does not say how a frame is to be turned.
     quarter_turns = getattr(frame, "rotation", 0) // 90
     return Image.fromarray(np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns)))
 

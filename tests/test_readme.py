@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from vdmrt.cli import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted({ROOT / "README.md", *ROOT.glob("*.md"), *ROOT.glob("[a-z]*/*.md")})
@@ -30,3 +35,21 @@ def test_every_make_target_named_exists(page: Path) -> None:
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE))
 
     assert named <= targets
+
+
+def test_the_quickstart_runs(tiny_bundle: Path, tmp_path: Path) -> None:
+    """The README's Python block, as it stands, in an interpreter of its own."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(block.splitlines()) <= 15
+    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_every_command_stands_in_the_table() -> None:
+    rows = set(re.findall(r"^\| `vdmrt ([a-z]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
+
+    assert rows == set(main.commands)

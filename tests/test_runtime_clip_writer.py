@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -99,7 +100,7 @@ def test_equal_pictures_are_all_kept_in_a_gif(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_latents_come_back_exactly(tmp_path: Path, dtype: type) -> None:
-    made = latents(5).astype(dtype)
+    made: npt.NDArray[np.floating[Any]] = latents(5).astype(dtype)
     write_latents(tmp_path / "latents.npy", np.asfortranarray(made))
 
     np.testing.assert_array_equal(read_latents(tmp_path / "latents.npy"), made.astype(np.float32))

@@ -208,6 +208,14 @@ def test_a_clip_without_video_is_refused(tmp_path: Path) -> None:
         read_clip(tmp_path / "sound.mp4", height=8, width=8, count=1)
 
 
+def test_a_clip_in_an_unknown_codec_is_refused(tmp_path: Path) -> None:
+    clip = save_clip(tmp_path / "clip.mp4", noise(2))
+    clip.write_bytes(clip.read_bytes().replace(b"avc1", b"zzz9").replace(b"avcC", b"zzzC"))
+
+    with pytest.raises(MediaError, match="has a video stream in a codec that this PyAV does not know"):
+        read_clip(clip, height=8, width=8, count=1)
+
+
 def test_a_playlist_is_not_followed(tmp_path: Path) -> None:
     clip = save_clip(tmp_path / "clip.mp4", noise(2))
     playlist = tmp_path / "list.m3u8"

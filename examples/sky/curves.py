@@ -45,7 +45,7 @@ def draw_curves(
         low = min(float(curve.min()) for curve in values.values())
         high = max(float(curve.max()) for curve in values.values())
         _label_axis(draw, low, high, max(len(curve) for curve in curves.values()), logarithmic)
-        for (name, curve), colour in zip(values.items(), _COLOURS * len(values)):
+        for curve, colour in zip(values.values(), _COLOURS * len(values), strict=False):
             draw.line(_place(curve, low, high), fill=colour, width=2)
         _write_legend(draw, list(values))
     image.save(path, optimize=True)
@@ -59,7 +59,7 @@ def _running_mean(values: npt.NDArray[np.float64], length: int) -> npt.NDArray[n
 def _place(curve: npt.NDArray[np.float64], low: float, high: float) -> list[tuple[float, float]]:
     across = np.linspace(_MARGIN, _WIDTH - 10, len(curve))
     up = _HEIGHT - 24 - (curve - low) / max(high - low, 1e-12) * (_HEIGHT - 52)
-    return list(zip(across.tolist(), up.tolist()))
+    return list(zip(across.tolist(), up.tolist(), strict=True))
 
 
 def _label_axis(draw: ImageDraw.ImageDraw, low: float, high: float, count: int, logarithmic: bool) -> None:
@@ -69,5 +69,5 @@ def _label_axis(draw: ImageDraw.ImageDraw, low: float, high: float, count: int, 
 
 
 def _write_legend(draw: ImageDraw.ImageDraw, names: list[str]) -> None:
-    for place, (name, colour) in enumerate(zip(names, _COLOURS * len(names))):
+    for place, (name, colour) in enumerate(zip(names, _COLOURS * len(names), strict=False)):
         draw.text((_MARGIN + 8 + 130 * place, _HEIGHT - 18), name, fill=colour)

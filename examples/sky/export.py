@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import click
-
 from codec_training import load_codec
 from transformer_training import load_average
+
 from vdmrt.bundle import Bundle, SamplerDefaults, ScheduleSpec, sha256_of
 from vdmrt.export.exporter import ExportOptions, export_bundle
 
@@ -21,8 +21,15 @@ _HERE = Path(__file__).parent
 
 
 @click.command()
-@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of checkpoints.")
-@click.option("--output", type=click.Path(path_type=Path), default=_HERE / "bundle", help="The bundle to make; the one that ships.")
+@click.option(
+    "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of checkpoints."
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=_HERE / "bundle",
+    help="The bundle to make; the one that ships.",
+)
 def main(runs: Path, output: Path) -> None:
     """Export the averaged transformer and the autoencoder as one bundle."""
     bundle = export_sky(runs, output)

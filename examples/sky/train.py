@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 import torch
-
 from codec_training import CodecTraining
 from curves import draw_curves
 from transformer_training import TransformerTraining
@@ -33,7 +32,11 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--device", default="cpu", show_default=True, help="cpu or cuda."),
         click.option("--seed", default=0, show_default=True, help="Of weights, data and noise."),
         click.option(
-            "--output", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of checkpoints."
+            "--output",
+            type=click.Path(path_type=Path),
+            default=Path("runs"),
+            show_default=True,
+            help="Folder of checkpoints.",
         ),
     ):
         command = decorate(command)
@@ -83,7 +86,9 @@ def _train(training: CodecTraining | TransformerTraining, name: str, describe: C
         if done % 10 == 0:
             pace = (now - began) / (done - first)
             left = pace * (training.steps - done) / 60
-            click.echo(f"{name} {done}/{training.steps}  {describe(losses)}  {pace:.2f} s/step, {left:.0f} min left", err=True)
+            click.echo(
+                f"{name} {done}/{training.steps}  {describe(losses)}  {pace:.2f} s/step, {left:.0f} min left", err=True
+            )
         if now - saved > _CHECKPOINT_SECONDS:
             training.save()
             saved = now
@@ -91,7 +96,7 @@ def _train(training: CodecTraining | TransformerTraining, name: str, describe: C
 
 
 def _prepare(threads: int) -> None:
-    """Set the threads, and keep freed memory: giving it back at every step costs most of the time where pages are dear."""
+    """Set the threads, and keep freed memory: where pages are dear, giving it back costs most of each step."""
     torch.set_num_threads(threads)
     try:
         set_option = ctypes.CDLL(None).mallopt

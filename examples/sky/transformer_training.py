@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
 from autoencoder import LATENT_SHAPE
 from checkpoint import load_checkpoint, save_checkpoint
 from codec_training import TRAINING_SKIES, load_codec, pictures_to_tensor
 from diffusion import TRAIN_STEPS, Diffusion
 from packing import Packing, run_packed
 from sky import Sky
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
 from vdmrt.export.config import TransformerConfig
 from vdmrt.export.transformer import CausalTransformer
 
@@ -173,7 +173,7 @@ class TransformerTraining:
     @torch.no_grad()
     def _average(self, step: int) -> None:
         keep = min(_AVERAGE, (1 + step) / (10 + step))
-        for kept, new in zip(self.average.parameters(), self.model.parameters()):
+        for kept, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
             kept.lerp_(new, 1.0 - keep)
 
     def save(self) -> None:
@@ -195,7 +195,7 @@ class TransformerTraining:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.look_ahead.load_state_dict(state["look_ahead"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"]):
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.losses, self.seed, self.batch = state["losses"], state["seed"], state["batch"]
 

@@ -1,0 +1,224 @@
+"""A bundle is written whole or not at all, and read back as it was written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vdmrt.bundle import (
+    Artifact,
+    Bundle,
+    Geometry,
+    Graph,
+    Manifest,
+    SamplerDefaults,
+    ScheduleSpec,
+    TensorSpec,
+    new_bundle,
+    open_bundle,
+)
+from vdmrt.errors import BundleError
+
+COUNTS = st.integers(1, 64)
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> Geometry:
+    chunk_frames = draw(COUNTS)
+    context_frames = draw(st.integers(0, chunk_frames))
+    text = draw(st.booleans())
+    slots = draw(st.integers(chunk_frames, 2 * chunk_frames))
+    return Geometry(
+        layers=draw(COUNTS),
+        heads=draw(COUNTS),
+        head_size=draw(COUNTS),
+        tokens_per_frame=draw(COUNTS),
+        latent_channels=draw(COUNTS),
+        latent_height=draw(COUNTS),
+        latent_width=draw(COUNTS),
+        chunk_frames=chunk_frames,
+        slots=slots,
+        requests=draw(COUNTS),
+        rows_per_request=draw(st.sampled_from([1, 2])),
+        max_steps=draw(COUNTS),
+        positions=draw(st.sampled_from(["cyclic", "rope", "absolute"])),
+        position_count=slots + chunk_frames + draw(COUNTS),
+        context=draw(st.sampled_from(["previous", "first"])) if context_frames else None,
+        context_frames=context_frames,
+        text_tokens=draw(COUNTS) if text else 0,
+        text_width=draw(COUNTS) if text else 0,
+        learned_variance=draw(st.booleans()),
+        stochastic=draw(st.booleans()),
+    )
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> Manifest:
+    geometry = draw(geometries())
+    return Manifest(
+        family="ca2vdm",
+        name=draw(st.text(max_size=8)),
+        prediction=draw(st.sampled_from(["epsilon", "v", "flow"])),
+        geometry=geometry,
+        schedule=ScheduleSpec("cosine", draw(COUNTS), beta_start=draw(st.none() | st.floats(0, 1))),
+        sampler=SamplerDefaults("ddim", draw(COUNTS), draw(st.floats(-10, 10))),
+        graphs={"fp16": {"fill": graph(geometry, 1), "denoise": graph(geometry, geometry.requests)}},
+        codec=None,
+        null_text=draw(st.none() | st.just(Artifact("null_text.npy", "00", 0))),
+        random_weights=draw(st.booleans()),
+        provenance=draw(st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2)),
+    )
+
+
+def graph(g: Geometry, requests: int) -> Graph:
+    shape = (requests * g.rows_per_request, g.tokens_per_frame * g.heads, g.slots, g.head_size)
+    past = TensorSpec("past_k.0", "float16", shape)
+    return Graph(Artifact("graphs/it.onnx", "ab", 3), None, (past,), (), flops=1, nbytes_moved=2)
+
+
+@contextmanager
+def empty_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def write_bundle(folder: Path, name: str, *, replace: bool = False) -> None:
+    with new_bundle(folder, replace=replace) as writer:
+        (writer.path / "model.json").write_text(json.dumps({"name": name}))
+
+
+def name_in(folder: Path) -> str:
+    return str(json.loads((folder / "model.json").read_text())["name"])
+
+
+@given(manifests())
+def test_a_manifest_is_read_as_it_was_written(manifest: Manifest) -> None:
+    with empty_folder() as folder:
+        with new_bundle(folder / "bundle") as writer:
+            writer.finish(manifest)
+
+        assert open_bundle(folder / "bundle").manifest == manifest
+
+
+@given(geometries())
+def test_the_cache_has_as_many_elements_as_its_tensors(g: Geometry) -> None:
+    past = graph(g, g.requests).inputs[0]
+
+    assert g.cache_elements * 2 == 2 * g.layers * past.nbytes
+
+
+def test_every_file_is_recorded_once(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    recorded = sorted(artifact.file for artifact in bundle.manifest.artifacts())
+
+    assert recorded == sorted(
+        str(path.relative_to(tiny_bundle))
+        for path in tiny_bundle.rglob("*")
+        if path.is_file() and path.name != "model.json"
+    )
+
+
+def test_an_untouched_bundle_verifies(tiny_bundle: Path) -> None:
+    open_bundle(tiny_bundle).verify()
+
+
+def test_a_bundle_may_be_moved(tiny_bundle: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(tiny_bundle, tmp_path / "elsewhere")
+
+    assert open_bundle(moved).manifest == open_bundle(tiny_bundle).manifest
+    open_bundle(moved).verify()
+
+
+def test_a_relative_path_is_made_absolute(tiny_bundle: Path) -> None:
+    bundle = open_bundle(os.path.relpath(tiny_bundle))
+    paths = [bundle.locate(artifact) for artifact in bundle.manifest.artifacts()]
+
+    assert bundle.path == tiny_bundle.resolve()
+    assert all(path.is_absolute() for path in paths)
+
+
+def test_fp32_is_taken_where_nothing_else_is_asked_for(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+
+    assert bundle.graphs(None)[0] == "fp32"
+    assert bundle.graphs("fp16")[0] == "fp16"
+
+
+def test_the_only_precision_is_taken_where_there_is_no_fp32(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    graphs = {"fp16": bundle.manifest.graphs["fp16"]}
+    half = Bundle(bundle.path, dataclasses.replace(bundle.manifest, graphs=graphs))
+
+    assert half.graphs(None) == ("fp16", graphs["fp16"])
+
+
+def test_a_whole_number_stands_for_a_number(tiny_bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    document = json.loads((copy / "model.json").read_text())
+    document["sampler"]["guidance"] = 7
+    (copy / "model.json").write_text(json.dumps(document))
+
+    guidance = open_bundle(copy).manifest.sampler.guidance
+
+    assert guidance == 7.0 and isinstance(guidance, float)
+
+
+def test_a_bundle_appears_when_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    with new_bundle(target) as writer:
+        (writer.path / "model.json").write_text("{}")
+        assert not target.exists()
+
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert target.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_bundle_is_replaced_where_that_is_asked_for(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "bundle", "old")
+    write_bundle(tmp_path / "bundle", "new", replace=True)
+
+    assert name_in(tmp_path / "bundle") == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+FAILURES = [(ValueError, ValueError), (KeyboardInterrupt, KeyboardInterrupt), (OSError, BundleError)]
+
+
+@pytest.mark.parametrize(("error", "caught"), FAILURES)
+def test_a_failure_leaves_nothing(tmp_path: Path, error: type[BaseException], caught: type[BaseException]) -> None:
+    with pytest.raises(caught), new_bundle(tmp_path / "bundle") as writer:
+        (writer.path / "model.json").write_text("{}")
+        raise error
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("error", "caught"), FAILURES)
+def test_a_failed_replacement_keeps_the_old_bundle(
+    tmp_path: Path, error: type[BaseException], caught: type[BaseException]
+) -> None:
+    write_bundle(tmp_path / "bundle", "old")
+    with pytest.raises(caught), new_bundle(tmp_path / "bundle", replace=True):
+        raise error
+
+    assert name_in(tmp_path / "bundle") == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_link_to_a_bundle_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "bundle", "old")
+    (tmp_path / "link").symlink_to("bundle")
+    write_bundle(tmp_path / "link", "new", replace=True)
+
+    assert name_in(tmp_path / "bundle") == "old"
+    assert name_in(tmp_path / "link") == "new"

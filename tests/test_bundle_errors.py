@@ -1,0 +1,310 @@
+"""What is no bundle, was altered, or cannot be written, is refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vdmrt.bundle import Artifact, Bundle, new_bundle, open_bundle
+from vdmrt.errors import BundleError
+
+Document = dict[str, Any]
+
+
+@pytest.fixture
+def copy(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """Give a bundle that may be altered."""
+    return shutil.copytree(tiny_bundle, tmp_path / "copy")
+
+
+def alter(bundle: Path, change: Callable[[Document], object]) -> Path:
+    document = json.loads((bundle / "model.json").read_text())
+    change(document)
+    (bundle / "model.json").write_text(json.dumps(document))
+    return bundle
+
+
+def put(*place: str | int, value: object) -> Callable[[Document], object]:
+    """Return a change that sets the value at a place of the document."""
+
+    def change(document: Any) -> None:
+        for step in place[:-1]:
+            document = document[step]
+        document[place[-1]] = value
+
+    return change
+
+
+def first_graph(bundle: Bundle) -> Artifact:
+    return bundle.manifest.graphs["fp32"]["fill"].file
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "sentence"),
+    [
+        (put("schema", value=2), "schema", "this vdmrt reads schema 1, found 2; install a newer vdmrt"),
+        (put("schema", value=0), "schema", "this vdmrt reads schema 1, found 0; export the model again"),
+        (put("schema", value="1"), "schema", "wanted a number, found '1'; this is no model.json of vdmrt"),
+        (lambda document: document.pop("schema"), "schema", "wanted a number, found None"),
+        (lambda document: document.pop("geometry"), "geometry", "is missing"),
+        (lambda document: document["geometry"].pop("slots"), "geometry.slots", "is missing"),
+        (put("geometry", "slots", value="7"), "geometry.slots", "wanted an integer, found '7'"),
+        (put("geometry", "slots", value=7.0), "geometry.slots", "wanted an integer, found 7.0"),
+        (put("geometry", "slots", value=True), "geometry.slots", "wanted an integer, found True"),
+        (put("geometry", "slots", value=None), "geometry.slots", "wanted an integer, found null"),
+        (put("geometry", "stochastic", value=1), "geometry.stochastic", "wanted true or false, found 1"),
+        (
+            put("geometry", "positions", value="learned"),
+            "geometry.positions",
+            "wanted one of 'cyclic', 'rope', 'absolute', found 'learned'",
+        ),
+        (put("geometry", value=[]), "geometry", "wanted an object, found a list"),
+        (put("geometry", "speed", value=1), "geometry", "unknown name 'speed'; known are layers, heads"),
+        (put("colour", value=1), None, "unknown name 'colour'; known are family, name"),
+        (put("geometry", "slots", value=2), "geometry", "slots must be at least chunk_frames=3, got 2"),
+        (put("geometry", "layers", value=0), "geometry", "layers must be at least 1, got 0"),
+        (put("geometry", "text_width", value=-1), "geometry", "text_width must be at least 0, got -1"),
+        (put("name", value={}), "name", "wanted a string, found an object"),
+        (put("sampler", "guidance", value="7"), "sampler.guidance", "wanted a number, found '7'"),
+        (put("family", value="dit"), "family", "wanted one of 'ca2vdm', found 'dit'"),
+        (put("graphs", value={}), "graphs", "wanted at least one precision, found none"),
+        (put("graphs", value=[]), "graphs", "wanted an object, found a list"),
+        (put("graphs", "fp64", value={}), "graphs.fp64", "wanted fp32 or fp16, found 'fp64'"),
+        (put("graphs", "fp32", value={}), "graphs.fp32", r"wanted 'fill' and 'denoise', found \[\]"),
+        (
+            put("graphs", "fp32", "fill", "inputs", 0, "shape", value=3),
+            "graphs.fp32.fill.inputs[0].shape",
+            "wanted a list, found 3",
+        ),
+        (
+            put("graphs", "fp32", "fill", "inputs", 0, "shape", 1, value="3"),
+            "graphs.fp32.fill.inputs[0].shape[1]",
+            "wanted an integer, found '3'",
+        ),
+        (
+            put("graphs", "fp32", "fill", "inputs", 1, "dtype", value="int64"),
+            "graphs.fp32.fill.inputs[1].dtype",
+            "wanted one of 'float32', 'float16', 'int32', found 'int64'",
+        ),
+        (
+            put("graphs", "fp16", "denoise", "file", "sha256", value=1),
+            "graphs.fp16.denoise.file.sha256",
+            "wanted a string, found 1",
+        ),
+        (put("codec", "encode", "inputs", value=[]), "codec.encode", "wanted one input and one output of four sides"),
+        (put("provenance", "torch", value=2.0), "provenance.torch", "wanted a string, found 2.0"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_model_json_is_named_by_its_path(
+    copy: Path, change: Callable[[Document], object], field: str | None, sentence: str
+) -> None:
+    with pytest.raises(BundleError, match=f"model.json: .*{sentence}") as caught:
+        open_bundle(alter(copy, change))
+
+    assert caught.value.field == field
+    assert caught.value.path == copy / "model.json"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            put("geometry", "slots", value=5),
+            r"graphs.fp32.fill: .* 'past_k.0' \[1, 12, 5, 16\], found \[1, 12, 7, 16\]",
+        ),
+        (put("geometry", "requests", value=1), r"graphs.fp32.denoise: .* 'past_k.0' \[1, 12, 7, 16\], found \[2, 12, "),
+        (put("geometry", "context_frames", value=1), r"fill: .* 'context_k.0' \[1, 2, 6, 16\], found \[1, 2, 12, 16\]"),
+        (put("geometry", "chunk_frames", value=2), r"fill: .* 'present_k.0' \[1, 12, 2, 16\], found \[1, 12, 3, 16\]"),
+    ],
+)
+def test_a_geometry_that_is_not_its_tensors_would_overrun_memory_and_is_refused(
+    copy: Path, change: Callable[[Document], object], sentence: str
+) -> None:
+    with pytest.raises(BundleError, match=sentence):
+        open_bundle(alter(copy, change))
+
+
+def test_cache_tensors_of_two_dtypes_are_refused(copy: Path) -> None:
+    def change(document: Document) -> None:
+        tensors = document["graphs"]["fp32"]["denoise"]["inputs"]
+        next(tensor for tensor in tensors if tensor["name"] == "past_v.1")["dtype"] = "float16"
+
+    with pytest.raises(BundleError, match=r"one dtype for all cache tensors, found \['float16', 'float32'\]"):
+        open_bundle(alter(copy, change))
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"schema": 1, "geometry": {"slo', "schema: 1", "[" * 100_000, "\x80"])
+def test_what_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.json").write_text(text, encoding="latin-1")
+    with pytest.raises(BundleError, match="model.json: is no JSON or is cut short: .*; export the bundle again"):
+        open_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "1", "null", '"schema"'])
+def test_json_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.json").write_text(text)
+    with pytest.raises(BundleError, match="found None; this is no model.json of vdmrt"):
+        open_bundle(tmp_path)
+
+
+def test_a_folder_without_model_json_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(
+        BundleError, match=f"^{tmp_path}: no bundle: it holds no model.json; make one with vdmrt export"
+    ):
+        open_bundle(tmp_path)
+
+
+def test_a_place_where_nothing_is_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="nowhere: no bundle: it holds no model.json"):
+        open_bundle(tmp_path / "nowhere")
+
+
+def test_a_file_is_no_bundle(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").touch()
+    with pytest.raises(BundleError, match="weights.bin: no bundle: it is a file; make one with vdmrt export"):
+        open_bundle(tmp_path / "weights.bin")
+
+
+def test_a_model_json_that_is_a_folder_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "model.json").mkdir()
+    with pytest.raises(BundleError, match="model.json: cannot be read: Is a directory"):
+        open_bundle(tmp_path)
+
+
+def test_a_missing_file_is_named(copy: Path) -> None:
+    bundle = open_bundle(copy)
+    (copy / first_graph(bundle).file).unlink()
+    with pytest.raises(BundleError, match="the bundle names 'graphs/fill.fp32.onnx', which is missing"):
+        bundle.verify()
+
+
+def test_a_folder_in_place_of_a_file_is_missing(copy: Path) -> None:
+    bundle = open_bundle(copy)
+    (copy / first_graph(bundle).file).unlink()
+    (copy / first_graph(bundle).file).mkdir()
+    with pytest.raises(BundleError, match="'graphs/fill.fp32.onnx', which is missing"):
+        bundle.locate(first_graph(bundle))
+
+
+def test_an_altered_file_of_the_same_length_fails_its_hash(copy: Path) -> None:
+    weights = copy / "graphs" / "weights.fp32.bin"
+    content = bytearray(weights.read_bytes())
+    content[100] ^= 1
+    weights.write_bytes(content)
+    sentence = r"weights.fp32.bin: wanted SHA-256 [0-9a-f]{16}…, found [0-9a-f]{16}…; the file was altered"
+    with pytest.raises(BundleError, match=sentence):
+        open_bundle(copy).verify()
+
+
+def test_a_truncated_file_fails_its_length(copy: Path) -> None:
+    bundle = open_bundle(copy)
+    wanted = first_graph(bundle).nbytes
+    os.truncate(copy / first_graph(bundle).file, wanted - 1)
+    with pytest.raises(BundleError, match=f"wanted {wanted} bytes, found {wanted - 1}; the file is truncated"):
+        bundle.locate(first_graph(bundle))
+
+
+@pytest.mark.parametrize(
+    "name", ["../model.json", "graphs/../../x", "/etc/passwd", "graphs\\fill.onnx", "", ".", "graphs/\0"]
+)
+def test_a_path_that_leaves_the_bundle_is_refused(tiny_bundle: Path, name: str) -> None:
+    bundle = open_bundle(tiny_bundle)
+    with pytest.raises(BundleError, match="leaves the bundle; paths must be relative and stay inside it") as caught:
+        bundle.locate(Artifact(name, "", 0))
+
+    assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize("linked", ["graphs", "graphs/fill.fp32.onnx"])
+def test_a_link_is_refused_wherever_it_points(copy: Path, linked: str) -> None:
+    shutil.move(copy / linked, copy / "moved")
+    (copy / linked).symlink_to(copy / "moved")
+    bundle = open_bundle(copy)
+    with pytest.raises(BundleError, match="'graphs/fill.fp32.onnx' is a link; a bundle holds regular files only"):
+        bundle.locate(first_graph(bundle))
+
+
+def test_a_precision_that_is_not_there_says_which_are(text_bundle: Path) -> None:
+    with pytest.raises(BundleError, match="has fp32, not 'fp16'; export again with --precision fp16"):
+        open_bundle(text_bundle).graphs("fp16")
+
+
+def test_a_foreign_folder_is_never_touched(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "final.tex").touch()
+    with (
+        pytest.raises(BundleError, match="thesis: is there already and is no bundle; choose another place"),
+        new_bundle(tmp_path / "thesis", replace=True),
+    ):
+        pass
+
+    assert (tmp_path / "thesis" / "final.tex").exists()
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_folder_is_never_replaced(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "bundle")
+    with pytest.raises(BundleError, match="is there already and is no bundle"), new_bundle(tmp_path / "bundle"):
+        pass
+
+
+def test_a_bundle_is_not_replaced_unasked(copy: Path) -> None:
+    sentence = "is there already; choose another place, or replace it with --force"
+    with pytest.raises(BundleError, match=sentence), new_bundle(copy):
+        pass
+
+
+def test_the_folder_above_must_be_there(tmp_path: Path) -> None:
+    sentence = f"cannot be written: '{tmp_path}/no' is no folder; make it first"
+    with pytest.raises(BundleError, match=sentence), new_bundle(tmp_path / "no" / "bundle"):
+        pass
+
+
+def test_a_file_is_no_folder_above(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(BundleError, match="file' is no folder; make it first"),
+        new_bundle(tmp_path / "file" / "bundle"),
+    ):
+        pass
+
+
+def test_a_name_that_the_disk_refuses_is_an_error_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="cannot be written: File name too long"), new_bundle(tmp_path / ("x" * 250)):
+        pass
+
+
+FILL_THE_DISK = """
+import resource, signal, sys
+import numpy as np
+from vdmrt.bundle import new_bundle
+from vdmrt.errors import BundleError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    with new_bundle(sys.argv[1], replace=True) as writer, (writer.path / "weights.bin").open("wb") as file:
+        {write}
+except BundleError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("write", ["np.zeros(200_000).tofile(file)", "file.write(bytes(200_000))"])
+def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(copy: Path, write: str) -> None:
+    before = sorted(copy.rglob("*"))
+    command = [sys.executable, "-c", FILL_THE_DISK.format(write=write), str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert done.stdout.startswith(f"{copy}: cannot be written: "), done.stderr
+    assert done.stdout.endswith("; nothing was left\n")
+    assert sorted(copy.rglob("*")) == before
+    assert list(copy.parent.iterdir()) == [copy]

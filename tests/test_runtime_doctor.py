@@ -1,0 +1,291 @@
+"""The doctor says what is there, what will run and what to type, whatever the environment is."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from vdmrt.runtime._cuda_driver import CudaDriver, Gpu, probe_driver
+from vdmrt.runtime._distributions import EXTRAS, REQUIRED, check_extra, installed_distributions
+from vdmrt.runtime.doctor import Report, examine, find_core, find_providers, onnxruntime_distributions, render
+
+BASE = {"numpy": "2.1.0", "click": "8.1.7", "rich": "13.0", "pillow": "10.0.0", "av": "14.0"}
+CPU = BASE | {"onnxruntime": "1.20.1"}
+CUDA = BASE | {"onnxruntime-gpu": "1.22.0", "cuda-python": "12.8.0"}
+NO_DRIVER = CudaDriver(None, (), "no NVIDIA driver: libcuda.so.1 does not load")
+ONE_GPU = CudaDriver("12.8", (Gpu("NVIDIA L4", "8.9"),), "")
+CPU_PROVIDERS = ("CPUExecutionProvider",)
+CUDA_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+def fail() -> Any:
+    raise ImportError("cannot import name 'x'")
+
+
+def report_on(
+    installed: Mapping[str, str],
+    *,
+    driver: CudaDriver = NO_DRIVER,
+    providers: Callable[[], tuple[str, ...]] = lambda: CPU_PROVIDERS,
+    core: Callable[[], str] = lambda: "_core.abi3.so",
+) -> Report:
+    return examine(installed=installed, probe=lambda: driver, providers=providers, core=core)
+
+
+def readiness(report: Report) -> dict[str, bool]:
+    return {backend.name: backend.ready for backend in report.backends}
+
+
+def note_on(report: Report, backend: str) -> str:
+    return next(found.note for found in report.backends if found.name == backend)
+
+
+def printed(report: Report) -> str:
+    console = Console(file=StringIO(), width=200)
+    render(report, console)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+class FakeDriver:
+    """The driver's calls, answering as the library does: through pointers, with a status."""
+
+    def __init__(self, *names: bytes, status: int = 0) -> None:
+        self.names = names
+        self.status = status
+
+    def cuInit(self, flags: int) -> int:
+        return self.status
+
+    def cuDriverGetVersion(self, version: Any) -> int:
+        version._obj.value = 12080
+        return 0
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = len(self.names)
+        return 0
+
+    def cuDeviceGet(self, device: Any, index: int) -> int:
+        device._obj.value = index
+        return 0
+
+    def cuDeviceGetName(self, name: Any, length: int, device: int) -> int:
+        name.value = self.names[device][: length - 1]
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, attribute: int, device: int) -> int:
+        value._obj.value = {75: 9, 76: 0}[attribute]
+        return 0
+
+
+def test_the_requirements_are_those_of_pyproject() -> None:
+    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    with open(Path(__file__).parents[1] / "pyproject.toml", "rb") as file:
+        project = tomllib.load(file)["project"]
+
+    extras = {name: tuple(wanted) for name, wanted in project["optional-dependencies"].items() if name != "dev"}
+    assert tuple(project["dependencies"]) == REQUIRED
+    assert extras == EXTRAS
+
+
+def test_this_environment_is_examined_and_printed() -> None:
+    report = examine()
+
+    assert report.python.startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
+    assert report.cpu_count >= 1
+    assert {package.name: package.version for package in report.packages}["numpy"]
+    assert json.loads(json.dumps(dataclasses.asdict(report)))["vdmrt"] == report.vdmrt
+    assert "Packages" in printed(report)
+
+
+def test_the_core_and_the_providers_are_found_here() -> None:
+    assert "_core" in find_core()
+    assert "CPUExecutionProvider" in find_providers()
+
+
+def test_examining_imports_nothing_heavy() -> None:
+    script = """
+        import sys
+        from vdmrt.runtime.doctor import examine, onnxruntime_distributions
+        onnxruntime_distributions()
+        assert not {"av", "PIL", "rich", "torch", "onnx", "onnxruntime"} & set(sys.modules), sorted(sys.modules)
+        examine()
+        assert not {"av", "PIL", "rich", "torch", "onnx"} & set(sys.modules), sorted(sys.modules)
+    """
+    lines = [line.strip() for line in script.strip().splitlines()]
+
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
+
+
+def test_a_machine_without_a_gpu_runs_on_the_cpu_and_needs_no_mending() -> None:
+    report = report_on(CPU)
+
+    assert readiness(report) == {"onnxruntime on the CPU": True, "onnxruntime on CUDA": False, "tensorrt": False}
+    assert note_on(report, "onnxruntime on the CPU") == "onnxruntime 1.20.1"
+    assert note_on(report, "onnxruntime on CUDA") == note_on(report, "tensorrt") == NO_DRIVER.note
+    assert report.problems == ()
+    assert "Nothing to mend." in printed(report)
+
+
+def test_a_machine_with_all_of_it_runs_everything() -> None:
+    installed = CUDA | {"tensorrt-cu12": "10.3.0"}
+    report = report_on(installed, driver=ONE_GPU, providers=lambda: CUDA_PROVIDERS)
+
+    assert all(readiness(report).values())
+    assert note_on(report, "tensorrt") == "on NVIDIA L4"
+    assert note_on(report, "onnxruntime on CUDA").startswith("on NVIDIA L4, if its CUDA and cuDNN libraries load")
+    assert "CUDA driver 12.8" in printed(report) and "compute capability 8.9" in printed(report)
+
+
+@pytest.mark.parametrize(("driver", "extra"), [(NO_DRIVER, "cpu"), (ONE_GPU, "cuda")])
+def test_two_onnx_runtimes_are_a_problem_with_its_cure(driver: CudaDriver, extra: str) -> None:
+    report = report_on(CPU | CUDA, driver=driver, providers=fail)
+
+    assert report.problems == (
+        "onnxruntime and onnxruntime-gpu are installed together and overwrite each other's files: "
+        f"pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'vdmrt[{extra}]'",
+    )
+    assert not any(readiness(report)[name] for name in ("onnxruntime on the CPU", "onnxruntime on CUDA"))
+    assert f"vdmrt[{extra}]" in printed(report)
+
+
+@pytest.mark.parametrize(
+    ("installed", "found"),
+    [
+        (BASE, []),
+        (CPU, ["onnxruntime"]),
+        (CPU | CUDA, ["onnxruntime", "onnxruntime-gpu"]),
+        (BASE | {"onnxruntime-directml": "1.20"}, ["onnxruntime-directml"]),
+    ],
+)
+def test_the_distributions_of_onnx_runtime_are_listed(installed: Mapping[str, str], found: list[str]) -> None:
+    assert onnxruntime_distributions(installed) == found
+
+
+def test_this_environment_has_one_onnx_runtime() -> None:
+    assert onnxruntime_distributions() == [name for name in installed_distributions() if "onnxruntime" in name]
+
+
+def test_without_a_backend_the_cpu_is_offered() -> None:
+    assert report_on(BASE, providers=fail).problems == ("no backend is installed: pip install 'vdmrt[cpu]'",)
+
+
+def test_an_onnx_runtime_that_does_not_load_is_a_problem() -> None:
+    report = report_on(CPU, providers=fail)
+
+    assert report.problems == (
+        "onnxruntime 1.20.1 does not load: cannot import name 'x': "
+        "pip uninstall -y onnxruntime, then pip install 'vdmrt[cpu]'",
+    )
+    assert not readiness(report)["onnxruntime on the CPU"]
+
+
+def test_a_core_that_does_not_load_is_a_problem() -> None:
+    report = report_on(CPU, core=fail)
+
+    assert not report.core_loads
+    assert report.problems == (
+        "the C core does not load: cannot import name 'x'; with a C compiler, pip install --force-reinstall vdmrt",
+    )
+
+
+@pytest.mark.parametrize(("version", "found"), [("9.5", "9.5"), (None, "nothing")])
+def test_an_unmet_requirement_is_a_problem(version: str | None, found: str) -> None:
+    installed = {name: v for name, v in CPU.items() if name != "pillow"} | ({"pillow": version} if version else {})
+
+    assert report_on(installed).problems == (f"vdmrt needs pillow>=10, found {found}: pip install 'pillow>=10'",)
+
+
+@pytest.mark.parametrize(
+    ("extra", "installed", "missing", "command"),
+    [
+        ("cpu", BASE, ("onnxruntime>=1.20",), "pip install 'vdmrt[cpu]'"),
+        ("cpu", CPU, (), None),
+        ("cpu", CUDA, (), None),
+        ("cpu", BASE | {"onnxruntime": "1.9.0"}, ("onnxruntime>=1.20",), "pip install 'vdmrt[cpu]'"),
+        ("cuda", CUDA, (), None),
+        ("cuda", CUDA | {"cuda-python": "12.5"}, ("cuda-python>=12.6",), "pip install 'vdmrt[cuda]'"),
+        (
+            "cuda",
+            CPU,
+            ("onnxruntime-gpu>=1.20", "cuda-python>=12.6"),
+            "pip uninstall -y onnxruntime && pip install 'vdmrt[cuda]'",
+        ),
+        ("tensorrt", CPU | {"cuda-bindings": "13.0.1"}, ("tensorrt>=10.3",), "pip install 'vdmrt[tensorrt]'"),
+        ("tensorrt", {"tensorrt": "10.16.1.11", "cuda-python": "13.1.1"}, (), None),
+    ],
+)
+def test_an_extra_is_complete_or_has_its_command(
+    extra: str, installed: Mapping[str, str], missing: tuple[str, ...], command: str | None
+) -> None:
+    found = check_extra(extra, installed)
+
+    assert (found.missing, found.command) == (missing, command)
+
+
+@pytest.mark.parametrize(("version", "met"), [("2.9.0+cpu", True), ("2.13.0", True), ("2.8.1", False), ("0", False)])
+def test_versions_are_compared_as_numbers(version: str, met: bool) -> None:
+    assert ("torch>=2.9" not in check_extra("export", {"torch": version}).missing) is met
+
+
+def test_an_onnx_runtime_without_cuda_is_told_how_to_get_it() -> None:
+    report = report_on(CPU, driver=ONE_GPU)
+
+    assert note_on(report, "onnxruntime on CUDA") == (
+        "this ONNX Runtime was built without CUDA: pip uninstall -y onnxruntime && pip install 'vdmrt[cuda]'"
+    )
+    assert note_on(report, "tensorrt") == ("tensorrt>=10.3, cuda-python>=12.6 missing: pip install 'vdmrt[tensorrt]'")
+    assert report.problems == ()
+
+
+def test_a_driver_that_does_not_start_is_a_problem() -> None:
+    report = report_on(CPU, driver=probe_driver(lambda _: FakeDriver(status=803)))
+
+    assert report.problems == (
+        "the driver does not start: cuInit returned 803: reinstall the NVIDIA driver, or reboot after an update",
+    )
+
+
+def test_the_driver_names_its_gpus() -> None:
+    driver = probe_driver(lambda _: FakeDriver(b"NVIDIA H100", b"NVIDIA H200"))
+
+    assert driver == CudaDriver("12.8", (Gpu("NVIDIA H100", "9.0"), Gpu("NVIDIA H200", "9.0")), "")
+
+
+@pytest.mark.parametrize(
+    ("driver", "note"),
+    [
+        (FakeDriver(), "the driver sees no GPU"),
+        (FakeDriver(status=100), "the driver sees no GPU"),
+        (FakeDriver(status=34), "is a stub for building"),
+    ],
+)
+def test_a_machine_without_gpus_is_not_broken(driver: FakeDriver, note: str) -> None:
+    found = probe_driver(lambda _: driver)
+
+    assert (found.version, found.gpus, found.broken) == ("12.8", (), False)
+    assert note in found.note
+
+
+def test_a_library_that_is_no_driver_is_reported() -> None:
+    found = probe_driver(lambda _: ctypes.CDLL(None))
+
+    assert found.broken
+    assert re.search(r"is no CUDA driver: .*cuDriverGetVersion", found.note)
+
+
+def test_an_absent_driver_is_one_sentence() -> None:
+    found = probe_driver(lambda name: ctypes.CDLL(f"absent-{name}"))
+
+    assert found == CudaDriver(None, (), found.note)
+    assert re.fullmatch(r"no NVIDIA driver: \S+ does not load", found.note)
