@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from .. import bundle as _bundle
 from ..errors import TensorMismatchError
-from .arrays import HostArray, allocate_array
+from .arrays import HostArray, allocate_array, checked_array
 from .backend import Backend
 
 __all__ = ["PictureCodec"]
@@ -47,8 +47,13 @@ class PictureCodec:
         return self._encode.run(planes)
 
     def decode(self, latents: npt.NDArray[np.float32]) -> Pictures:
-        """Decode ``latents``, float32 [n, c, h, w], to pictures, uint8 [n, height, width, 3]."""
-        planes = self._decode.run(latents)
+        """Decode ``latents``, float32 [n, c, h, w], to pictures, uint8 [n, height, width, 3].
+
+        Raises:
+            TensorMismatchError: Shape, dtype or values are not what the codec takes.
+        """
+        shape = self._decode.item_shape
+        planes = self._decode.run(checked_array("latents", latents, (None, *shape), "n, c, h, w"))
         levels = np.clip((planes + 1.0) * 127.5, 0.0, 255.0).round().astype(np.uint8)
         return np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
 
@@ -67,6 +72,11 @@ class _Stage:
         self._source: HostArray = allocate_array(backend.device, source.shape, source.dtype)
         self._target: HostArray = allocate_array(backend.device, target.shape, target.dtype)
         self._call = program.bind({source.name: self._source.address, target.name: self._target.address})
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """Shape of one item of the input's batch."""
+        return self._source.array.shape[1:]
 
     def run(self, items: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         batch = len(self._source.array)

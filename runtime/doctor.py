@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["Report", "examine", "onnxruntime_distributions", "render"]
 
 
+_NOT_YET = "this version of vdmrt does not run on it yet"
+
+
 @dataclass(frozen=True)
 class BackendCheck:
     """Whether a backend will run here, and on what or why not."""
@@ -212,9 +215,7 @@ def _check_onnxruntime_cuda(
     failure = failure or driver.note
     if not failure and "CUDAExecutionProvider" not in providers:
         failure = f"this ONNX Runtime was built without CUDA: {install_command('cuda', installed)}"
-    # Whether CUDA's and cuDNN's libraries load is known only when a graph is.
-    note = failure or f"on {driver.gpus[0].name}, if its CUDA and cuDNN libraries load"
-    return BackendCheck("onnxruntime on CUDA", not failure, note)
+    return BackendCheck("onnxruntime on CUDA", False, failure or f"{driver.gpus[0].name} is there; {_NOT_YET}")
 
 
 def _check_tensorrt(installed: Mapping[str, str], driver: CudaDriver) -> BackendCheck:
@@ -223,7 +224,7 @@ def _check_tensorrt(installed: Mapping[str, str], driver: CudaDriver) -> Backend
         return BackendCheck("tensorrt", False, driver.note)
     if extra.missing:
         return BackendCheck("tensorrt", False, f"{', '.join(extra.missing)} missing: {extra.command}")
-    return BackendCheck("tensorrt", True, f"on {driver.gpus[0].name}")
+    return BackendCheck("tensorrt", False, f"{driver.gpus[0].name} is there; {_NOT_YET}")
 
 
 def _find_onnxruntime_problems(installed: Mapping[str, str], failure: str | None, driver: CudaDriver) -> Iterator[str]:

@@ -19,7 +19,7 @@ from ..errors import MediaError
 from .clip_writer import ClipWriter
 from .media import read_clip, read_latents, read_picture
 from .model import Model, load
-from .session import Chunk, Session
+from .session import Chunk, Session, Timings
 
 __all__ = ["Request", "Summary", "generate"]
 
@@ -154,21 +154,24 @@ def generate(request: Request, *, on_clip: Callable[[npt.NDArray[Any], int], Non
         first = _read_first(request, model)
         with model.session(**_options(request)) as session:
             session.start(first)
-            written = [_given(first, model, wants_pictures)]
-            writer.append(written[0])
-            chunks, interrupted = [], False
+            given = _given(first, model, wants_pictures)
+            writer.append(given)
+            # What was written is kept for on_clip alone: a long clip does not fit into memory.
+            timings, written = [], [given]
+            interrupted = False
             try:
                 for chunk in _stream(session, request.chunks):
-                    chunks.append(chunk)
-                    written.append(chunk.pictures if wants_pictures else chunk.latents)
-                    writer.append(written[-1])
+                    timings.append(chunk.timings)
+                    made = chunk.pictures if wants_pictures else chunk.latents
+                    written += [made] if on_clip is not None else []
+                    writer.append(made)
             except KeyboardInterrupt:
                 interrupted = True
-                _log.warning("interrupted after %d chunks; keeping what was made", len(chunks))
+                _log.warning("interrupted after %d chunks; keeping what was made", len(timings))
             writer.close()
-            summary = _summarize(request, model, session, chunks, writer.count, interrupted, started)
+            summary = _summarize(request, model, session, timings, writer.count, interrupted, started)
     if on_clip is not None:
-        on_clip(np.concatenate(written), len(written[0]))
+        on_clip(np.concatenate(written), len(given))
     return summary
 
 
@@ -268,18 +271,18 @@ def _summarize(
     request: Request,
     model: Model,
     session: Session,
-    chunks: list[Chunk],
+    timings: list[Timings],
     count: int,
     interrupted: bool,
     started: float,
 ) -> Summary:
-    steps = [step for chunk in chunks for step in chunk.timings.denoise_ms]
-    fills = [chunk.timings.fill_ms for chunk in chunks]
-    seconds = sum(chunk.timings.total_ms for chunk in chunks) / 1e3
-    frames = sum(len(chunk.latents) for chunk in chunks)
+    steps = [step for timing in timings for step in timing.denoise_ms]
+    fills = [timing.fill_ms for timing in timings]
+    seconds = sum(timing.total_ms for timing in timings) / 1e3
+    frames = len(timings) * model.manifest.geometry.chunk_frames
     return Summary(
         output=str(request.output),
-        chunks=len(chunks),
+        chunks=len(timings),
         latent_frames=count,
         interrupted=interrupted,
         seed=session.seed,

@@ -136,9 +136,7 @@ def test_a_packed_chunk_gets_what_it_would_get_alone(example: Any, start: int) -
     torch.testing.assert_close(packed, wanted, atol=1e-5, rtol=1e-4)
 
 
-def test_one_step_of_training_lowers_the_loss_of_its_batch(
-    example: Any, untrained_codec: Path, tmp_path: Path
-) -> None:
+def test_one_step_of_training_lowers_the_loss_of_its_batch(example: Any, untrained_codec: Path, tmp_path: Path) -> None:
     training = make_training(example, tmp_path, untrained_codec)
     clips = training.make_batch(0)
 

@@ -100,3 +100,9 @@ def test_other_pictures_are_refused(
 ) -> None:
     with pytest.raises(TensorMismatchError, match=rf"'pictures': wanted uint8 \[n, 32, 48, 3\], found {found}"):
         codec.encode(np.zeros(shape, dtype))
+
+
+def test_other_latents_are_refused(codec: PictureCodec) -> None:
+    sentence = r"'latents': wanted \[n, c, h, w\] = \[any, 4, 4, 6\], found \[1, 4, 6, 4\]"
+    with pytest.raises(TensorMismatchError, match=sentence):
+        codec.decode(np.zeros((1, 4, 6, 4), np.float32))

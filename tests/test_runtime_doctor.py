@@ -137,13 +137,13 @@ def test_a_machine_without_a_gpu_runs_on_the_cpu_and_needs_no_mending() -> None:
     assert "Nothing to mend." in printed(report)
 
 
-def test_a_machine_with_all_of_it_runs_everything() -> None:
+def test_a_gpu_is_seen_and_not_promised() -> None:
     installed = CUDA | {"tensorrt-cu12": "10.3.0"}
     report = report_on(installed, driver=ONE_GPU, providers=lambda: CUDA_PROVIDERS)
 
-    assert all(readiness(report).values())
-    assert note_on(report, "tensorrt") == "on NVIDIA L4"
-    assert note_on(report, "onnxruntime on CUDA").startswith("on NVIDIA L4, if its CUDA and cuDNN libraries load")
+    assert readiness(report) == {"onnxruntime on the CPU": True, "onnxruntime on CUDA": False, "tensorrt": False}
+    note = "NVIDIA L4 is there; this version of vdmrt does not run on it yet"
+    assert note_on(report, "tensorrt") == note_on(report, "onnxruntime on CUDA") == note
     assert "CUDA driver 12.8" in printed(report) and "compute capability 8.9" in printed(report)
 
 

@@ -25,7 +25,9 @@ def model(tiny_bundle: Path) -> Iterator[Model]:
 
 def test_wrong_shape_of_latents(model: Model) -> None:
     with model.session(steps=2) as session:
-        with pytest.raises(TensorMismatchError, match=r"'latents': wanted \[n, c, h, w\] = \[any, 4, 4, 6\], found \[4, "):
+        with pytest.raises(
+            TensorMismatchError, match=r"'latents': wanted \[n, c, h, w\] = \[any, 4, 4, 6\], found \[4, "
+        ):
             session.start(np.zeros((4, 1, 4, 6), np.float32))
 
 
@@ -130,7 +132,9 @@ def test_zero_chunks(model: Model) -> None:
 def test_given_noise_of_another_shape(model: Model) -> None:
     with model.session(steps=2, sampler="ddpm") as session:
         session.start(FRAME)
-        with pytest.raises(TensorMismatchError, match=r"'noise.steps': wanted \[steps, T, c, h, w\] = \[2, 3, 4, 4, 6\]"):
+        with pytest.raises(
+            TensorMismatchError, match=r"'noise.steps': wanted \[steps, T, c, h, w\] = \[2, 3, 4, 4, 6\]"
+        ):
             session.step(noise=Noise(steps=np.zeros((3, 3, 4, 4, 6), np.float32)))
         with pytest.raises(TensorMismatchError, match=r"'noise.initial': wanted \[T, c, h, w\]"):
             session.step(noise=Noise(initial=np.zeros((4, 4, 6), np.float32)))
