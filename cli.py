@@ -28,17 +28,17 @@ _FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
 class _Group(click.Group):
     """Prints what a caller can mend without a traceback: exit 1 for an error of ours, 2 for misuse."""
 
-    def invoke(self, context: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(context)
+            return super().invoke(ctx)
         except (VdmrtError, ValueError, TypeError) as error:
-            if context.params.get("traceback"):
+            if ctx.params.get("traceback"):
                 raise
             click.echo(f"Error: {error}", err=True)
-            context.exit(_FAILED if isinstance(error, VdmrtError) else _MISUSED)
+            ctx.exit(_FAILED if isinstance(error, VdmrtError) else _MISUSED)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
-            context.exit(_INTERRUPTED)
+            ctx.exit(_INTERRUPTED)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

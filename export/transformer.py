@@ -31,9 +31,11 @@ class View(Protocol):
 
     def attend_context(self, layer: int, attention: CrossFrameAttention, x: Tensor) -> Tensor:
         """Attend from x [B, F, S, C] to the context frames."""
+        ...
 
     def attend_time(self, layer: int, attention: TemporalAttention, z: Tensor) -> Tensor | None:
         """Attend over time; None ends the pass, because nothing after it is wanted."""
+        ...
 
 
 class CausalTransformer(nn.Module):

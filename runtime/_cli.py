@@ -28,7 +28,9 @@ __all__ = ["doctor", "run"]
 @click.option("--prefix-noise", type=int, help="Training timestep of the noise on cached frames.  [default: none]")
 @click.option("--seed", type=int, help="Of all noise.  [default: random, and reported]")
 @click.option("--fps", default=8.0, show_default=True, help="Pixel frames per second of the clip.")
-@click.option("--precision", help="fp32 or fp16.  [default: fp32 where the bundle has it]")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16"]), help="Of the graphs.  [default: fp32 where the bundle has it]"
+)
 @click.option("--backend", default="auto", show_default=True, help="auto or onnxruntime.")
 @click.option("--threads", type=int, help="Threads of the CPU provider.  [default: one for each CPU]")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="OUT.mp4, OUT.gif or OUT.npy (latents).")

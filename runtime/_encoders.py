@@ -91,7 +91,7 @@ class VideoEncoder:
         """Close the container, which tries to write its index: to a full disk, perhaps."""
         import av
 
-        with suppress(av.FFmpegError, OSError):
+        with suppress(av.error.FFmpegError, OSError):
             self._container.close()
 
     def _add_stream(self, height: int, width: int) -> VideoStream:
@@ -110,7 +110,7 @@ class VideoEncoder:
 
         try:
             self._container.mux(stream.encode(frame))
-        except av.FFmpegError as e:
+        except av.error.FFmpegError as e:
             height, width = self._shape[:2]
             raise MediaError(f"the encoder {self._codec!r} refused pictures of {height} x {width} pixels: {e}") from e
 

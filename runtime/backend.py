@@ -20,6 +20,7 @@ class Call(Protocol):
         Raises:
             DeviceError: The run failed.
         """
+        ...
 
 
 class Program(Protocol):
@@ -31,6 +32,7 @@ class Program(Protocol):
         Raises:
             TensorMismatchError: A tensor has no address.
         """
+        ...
 
 
 class Backend(Protocol):
@@ -49,6 +51,7 @@ class Backend(Protocol):
 
     def describe(self) -> str:
         """Say in one line what runs where."""
+        ...
 
     def load(self, bundle: Bundle, graph: Graph) -> Program:
         """Load a graph of a bundle.
@@ -57,3 +60,4 @@ class Backend(Protocol):
             BundleError: A file is missing, or the graph is not what model.json says.
             BackendError: The backend refuses the graph.
         """
+        ...

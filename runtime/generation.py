@@ -76,6 +76,8 @@ class Request:
             raise ValueError(f"give exactly one of --image, --video and --latents, got {len(sources)}")
         if self.chunks < 1:
             raise ValueError(f"--chunks must be at least 1, got {self.chunks}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"--steps must be at least 1, got {self.steps}")
         if not 0 < self.fps < math.inf:
             raise ValueError(f"--fps must be positive and finite, got {self.fps}")
         if self.given is not None and (self.given < 1 or self.video is None):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..bundle import Bundle, Graph, TensorSpec
+from ..bundle import Bundle, Graph
 from ..errors import BackendError, BundleError, DeviceError, TensorMismatchError
 from ._core import Device, host_device
 from ._distributions import onnxruntime_distributions
@@ -100,11 +100,12 @@ class OnnxRuntimeProgram:
             (self._session.get_inputs(), self._graph.inputs),
             (self._session.get_outputs(), self._graph.outputs),
         ):
-            have = {TensorSpec(t.name, _TYPES.get(t.type, t.type), tuple(t.shape)) for t in found}
-            for spec in have.symmetric_difference(wanted):
-                side = "the graph" if spec in have else "model.json"
+            have = {(tensor.name, _TYPES.get(tensor.type, tensor.type), tuple(tensor.shape)) for tensor in found}
+            want = {(spec.name, spec.dtype, spec.shape) for spec in wanted}
+            for tensor in have ^ want:
+                side = "the graph" if tensor in have else "model.json"
                 raise BundleError(
-                    f"only {side} has '{spec.name}' {spec.dtype} {list(spec.shape)}; export the bundle again",
+                    f"only {side} has '{tensor[0]}' {tensor[1]} {list(tensor[2])}; export the bundle again",
                     path=path,
                 )
 

@@ -298,8 +298,7 @@ class Session:
             drawn = np.empty_like(latents)
             self._draw(drawn, step=0, kind=PREFIX_NOISE, first=first)
         factors = np.float32(self._prefix_noise.signal), np.float32(self._prefix_noise.noise)
-        perturbed: Latents = factors[0] * latents + factors[1] * drawn
-        return perturbed
+        return np.asarray(factors[0] * latents + factors[1] * drawn, np.float32)
 
     def _cache(self, latents: Latents) -> tuple[float, float]:
         """Fill the cache with up to a chunk of clean latent frames; a failure in between closes the session.

@@ -115,7 +115,7 @@ def test_a_picture_becomes_a_clip(tiny_bundle: Path, picture: Path, tmp_path: Pa
 
 
 def test_a_clip_is_gone_on_from(tiny_bundle: Path, tmp_path: Path) -> None:
-    write_clip(tmp_path / "in.mp4", np.full((6, 32, 48, 3), 100, np.uint8))
+    write_clip(tmp_path / "in.mp4", np.full((6, 32, 48, 3), 100, np.uint8), frames_per_second=8)
     common = ["run", tiny_bundle, "--video", tmp_path / "in.mp4", *QUICK]
     succeed(*common, "--output", tmp_path / "chunk_and_one.npy")
     succeed(*common, "--given", "2", "--output", tmp_path / "two.npy")
@@ -235,7 +235,7 @@ def test_a_bundle_is_shown(tiny_bundle: Path) -> None:
 
 def test_brackets_in_a_name_are_not_markup(tiny_bundle: Path, tmp_path: Path) -> None:
     folder = tmp_path / "[red]b[/]"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     document = json.loads((tiny_bundle / "model.json").read_text())
     document["name"] = "[/bold]"
     document["provenance"]["[/]"] = "[bold]"
@@ -283,6 +283,7 @@ def test_the_demo_makes_a_clip_and_a_contact_sheet(tmp_path: Path) -> None:
     result = succeed("demo", "--output", tmp_path / "demo", "--chunks", "1", "--steps", "2")
 
     assert len(read_clip(tmp_path / "demo" / "clip.mp4", height=256, width=256, count=100)) == 9
-    assert Image.open(tmp_path / "demo" / "contact_sheet.png").size == (3 * 264, 3 * 264)
+    with Image.open(tmp_path / "demo" / "contact_sheet.png") as sheet:
+        assert sheet.size == (3 * 264, 3 * 264)
     assert "The weights are random" in result.stdout
     succeed("inspect", tmp_path / "demo" / "bundle", "--verify")

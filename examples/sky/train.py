@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -78,17 +80,22 @@ def transformer(steps: int, batch: int, output: Path, seed: int, device: str, th
 
 
 def _train(training: CodecTraining | TransformerTraining, name: str, describe: Callable[[Any], str]) -> None:
-    """Run to the end, tell how it goes, and write the checkpoint every five minutes."""
+    """Run to the end or to Ctrl-C, tell how it goes, and write the checkpoint every five minutes and at the end."""
     began, first = time.monotonic(), len(training.losses)
     saved = began
+    stopped = threading.Event()
+    # Between two steps, so that the checkpoint is of a whole one.
+    signal.signal(signal.SIGINT, lambda *_: stopped.set())
     for losses in training.run():
         done, now = len(training.losses), time.monotonic()
         if done % 10 == 0:
             pace = (now - began) / (done - first)
             left = pace * (training.steps - done) / 60
-            click.echo(
-                f"{name} {done}/{training.steps}  {describe(losses)}  {pace:.2f} s/step, {left:.0f} min left", err=True
-            )
+            progress = f"{pace:.2f} s/step, {left:.0f} min left"
+            click.echo(f"{name} {done}/{training.steps}  {describe(losses)}  {progress}", err=True)
+        if stopped.is_set():
+            click.echo(f"stopped after {done} steps; the same command goes on from there", err=True)
+            break
         if now - saved > _CHECKPOINT_SECONDS:
             training.save()
             saved = now
