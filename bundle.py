@@ -559,7 +559,7 @@ def _decode_value(kind: Any, value: Any, path: str) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         entries = _expect(value, dict, path)
         return {name: _decode_value(arguments[1], item, f"{path}.{name}") for name, item in entries.items()}
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _decode(kind, value, path)
     return _expect(value, kind, path)
 

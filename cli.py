@@ -97,12 +97,15 @@ def demo(output: Path, image: Path | None, chunks: int, steps: int) -> None:
         from .export import ExportOptions, export_bundle, load_config, random_model
     from .runtime.clip_writer import write_contact_sheet
     from .runtime.generation import Request, generate
+    from .runtime.media import read_picture
 
-    # Made first, so that a wrong number is refused before minutes are spent.
+    # First, so that a wrong number or picture is refused before minutes are spent.
+    picture = image or _PICTURE
+    read_picture(picture, height=1, width=1)
     request = Request(
         bundle=output / "bundle",
         output=output / "clip.mp4",
-        image=image or _PICTURE,
+        image=picture,
         chunks=chunks,
         steps=steps,
         seed=7,

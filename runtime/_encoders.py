@@ -28,6 +28,7 @@ class Encoder(Protocol):
     @property
     def count(self) -> int:
         """Frames appended so far."""
+        ...
 
     def append(self, pictures: npt.NDArray[Any]) -> None:
         """Write the next frames, all of one shape."""
@@ -89,9 +90,9 @@ class VideoEncoder:
 
     def abandon(self) -> None:
         """Close the container, which tries to write its index: to a full disk, perhaps."""
-        import av
+        from av.error import FFmpegError
 
-        with suppress(av.error.FFmpegError, OSError):
+        with suppress(FFmpegError, OSError):
             self._container.close()
 
     def _add_stream(self, height: int, width: int) -> VideoStream:
@@ -106,11 +107,11 @@ class VideoEncoder:
         return stream
 
     def _encode(self, stream: VideoStream, frame: VideoFrame | None) -> None:
-        import av
+        from av.error import FFmpegError
 
         try:
             self._container.mux(stream.encode(frame))
-        except av.error.FFmpegError as e:
+        except FFmpegError as e:
             height, width = self._shape[:2]
             raise MediaError(f"the encoder {self._codec!r} refused pictures of {height} x {width} pixels: {e}") from e
 

@@ -186,6 +186,7 @@ def _decode_picture(file: BinaryIO, path: str | Path) -> Image:
 
 def _decode_clip(file: BinaryIO, path: str | Path, height: int, width: int, count: int) -> list[npt.NDArray[np.uint8]]:
     import av
+    from av.error import FFmpegError
 
     options = {"format_whitelist": _CLIP_FORMATS}
     try:
@@ -197,7 +198,7 @@ def _decode_clip(file: BinaryIO, path: str | Path, height: int, width: int, coun
                 raise MediaError(f"'{path}' has a video stream in a codec that this PyAV does not know")
             frames = itertools.islice(container.decode(stream), count)
             return [_fit(_upright(frame), height, width) for frame in frames]
-    except (av.error.FFmpegError, OSError) as e:
+    except (FFmpegError, OSError) as e:
         raise _undecodable(file, path, _CLIP, e) from e
 
 

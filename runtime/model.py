@@ -16,7 +16,7 @@ from .arrays import checked_array
 from .backend import Backend
 from .codec import PictureCodec
 from .lane import Lane
-from .samplers import make_sampler
+from .samplers import SamplerTable, make_sampler
 from .schedules import Schedule
 from .session import Session
 
@@ -122,22 +122,8 @@ class Model:
             raise RuntimeError("the model is closed; load it again")
         if seed is not None and not 0 <= seed < 2**64:
             raise ValueError(f"seed must be 0 <= seed < 2**64, got {seed}")
-        manifest, defaults = self.manifest, self.manifest.sampler
-        table = make_sampler(
-            sampler or defaults.name,
-            steps=defaults.steps if steps is None else steps,
-            prediction=manifest.prediction,
-            schedule=Schedule(**vars(manifest.schedule)),
-            learned_variance=manifest.geometry.learned_variance,
-            eta=eta,
-            shift=shift,
-        )
-        rows = table.padded(manifest.geometry.max_steps)
-        if table.stochastic and not manifest.geometry.stochastic:
-            raise ValueError(
-                f"the bundle was exported for deterministic samplers, and {table.name!r} takes noise; "
-                "choose ddim or dpm-solver++, or export again without --deterministic"
-            )
+        table = self._make_table(sampler, steps, eta, shift)
+        rows = table.padded(self.manifest.geometry.max_steps)
         prefix_level = None if prefix_noise is None else table.prefix_noise(prefix_noise)
         prompt = self._prompt(text, text_mask)
         scale = self._guidance(guidance)
@@ -178,6 +164,25 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _make_table(self, sampler: str | None, steps: int | None, eta: float, shift: float) -> SamplerTable:
+        """Make the sampler's table, from the bundle's defaults where nothing is said."""
+        manifest, defaults = self.manifest, self.manifest.sampler
+        table = make_sampler(
+            sampler or defaults.name,
+            steps=defaults.steps if steps is None else steps,
+            prediction=manifest.prediction,
+            schedule=Schedule(**vars(manifest.schedule)),
+            learned_variance=manifest.geometry.learned_variance,
+            eta=eta,
+            shift=shift,
+        )
+        if table.stochastic and not manifest.geometry.stochastic:
+            raise ValueError(
+                f"the bundle was exported for deterministic samplers, and {table.name!r} takes noise; "
+                "choose ddim or dpm-solver++, or export again without --deterministic"
+            )
+        return table
 
     def _lease(self) -> tuple[Lane, int]:
         for lane in self._lanes:

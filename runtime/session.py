@@ -210,8 +210,14 @@ class Session:
             return self._lane.cache(self._request).copy(), frames
 
     def close(self) -> None:
-        """Give the request slot back. Closing twice is allowed."""
-        self._close("the session was closed")
+        """Give the request slot back. Closing twice is allowed.
+
+        Raises:
+            SessionError: The session is in use in another thread.
+        """
+        if self._closed is None:
+            with self._exclusive():
+                self._close("the session was closed")
 
     def __enter__(self) -> Session:
         return self

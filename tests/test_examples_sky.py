@@ -51,8 +51,8 @@ def untrained_codec(example: Any, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-def make_training(example: Any, folder: Path, codec: Path, steps: int = 4) -> Any:
-    return example["transformer_training"].TransformerTraining(folder / "transformer.pt", codec, steps, batch=2)
+def make_training(example: Any, folder: Path, codec: Path, steps: int = 2) -> Any:
+    return example["transformer_training"].TransformerTraining(folder / "transformer.pt", codec, steps, batch=1)
 
 
 def test_a_sky_is_the_same_for_the_same_seed(example: Any) -> None:
@@ -153,8 +153,7 @@ def test_a_resumed_training_is_the_one_that_was_never_stopped(
     whole = make_training(example, tmp_path / "whole", untrained_codec)
     list(whole.run())
     first = make_training(example, tmp_path / "parts", untrained_codec)
-    for _ in range(2):
-        first.advance(first.make_batch(len(first.losses)))
+    first.advance(first.make_batch(0))
     first.save()
 
     second = make_training(example, tmp_path / "parts", untrained_codec)
