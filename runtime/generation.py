@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import MediaError
+from ..errors import MediaError, SessionError
 from .clip_writer import ClipWriter
 from .media import read_clip, read_latents, read_picture
 from .model import Model, load
@@ -167,6 +167,13 @@ def generate(request: Request, *, on_clip: Callable[[npt.NDArray[Any], int], Non
                     made = chunk.pictures if wants_pictures else chunk.latents
                     written += [made] if on_clip is not None else []
                     writer.append(made)
+            except SessionError as error:
+                if timings:
+                    writer.close()
+                    raise SessionError(
+                        f"{error}; '{request.output}' keeps the {len(timings)} chunks before it"
+                    ) from error
+                raise
             except KeyboardInterrupt:
                 interrupted = True
                 _log.warning("interrupted after %d chunks; keeping what was made", len(timings))

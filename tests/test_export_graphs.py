@@ -91,7 +91,7 @@ def test_a_planted_cast_between_products_is_found() -> None:
         "g (float16[1,2,3,4] q, float16[1,2,4,5] k, float16[1,2,5,4] v) => (float16[1,2,3,4] y) {"
         "s = MatMul(q, k) p = Softmax(s) w = Cast<to = 1>(p) x = Cast<to = 10>(w) y = MatMul(x, v) }"
     )
-    softmax = next(node for node in ir.from_proto(graph) if node.op_type == "Softmax")
+    softmax = next(node for node in ir.serde.deserialize_graph(graph) if node.op_type == "Softmax")
 
     assert between_products(softmax) == {"MatMul", "Cast"}
 

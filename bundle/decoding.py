@@ -1,0 +1,83 @@
+"""From parsed JSON to dataclasses, with errors that carry the path inside the document."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+__all__ = ["InvalidDocument", "decode"]
+
+
+class InvalidDocument(ValueError):
+    """A value is not what the schema wants; ``field`` is its path."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(message)
+        self.field = path
+
+
+_T = TypeVar("_T")
+
+
+def decode(kind: type[_T], value: Any, path: str) -> _T:
+    """Build a dataclass from parsed JSON; errors carry the path inside the document."""
+    wanted = typing.get_type_hints(kind)
+    if not isinstance(value, dict):
+        raise InvalidDocument(path, f"wanted an object, found {_kind(value)}")
+    unknown = sorted(set(value) - set(wanted))
+    if unknown:
+        raise InvalidDocument(path, f"unknown name {unknown[0]!r}; known are {', '.join(wanted)}")
+    arguments = {}
+    for member in dataclasses.fields(kind):  # type: ignore[arg-type]
+        here = f"{path}.{member.name}" if path else member.name
+        if member.name in value:
+            arguments[member.name] = _decode_value(wanted[member.name], value[member.name], here)
+        elif member.default is dataclasses.MISSING:
+            raise InvalidDocument(here, "is missing")
+    try:
+        return kind(**arguments)
+    except ValueError as error:
+        raise InvalidDocument(path, str(error)) from error
+
+
+def _decode_value(kind: Any, value: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value not in arguments:
+            raise InvalidDocument(path, f"wanted one of {', '.join(map(repr, arguments))}, found {value!r}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _decode_value(next(part for part in arguments if part is not type(None)), value, path)
+    if origin is tuple:
+        items = _expect(value, list, path)
+        return tuple(_decode_value(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(items))
+    if origin is not None and issubclass(origin, Mapping):
+        entries = _expect(value, dict, path)
+        return {name: _decode_value(arguments[1], item, f"{path}.{name}") for name, item in entries.items()}
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return decode(kind, value, path)
+    return _expect(value, kind, path)
+
+
+def _expect(value: Any, kind: type[_T], path: str) -> _T:
+    if kind is float and type(value) is int:
+        return float(value)  # type: ignore[return-value]
+    if type(value) is not kind:
+        raise InvalidDocument(path, f"wanted {_NAMES.get(kind, kind.__name__)}, found {_kind(value)}")
+    return value
+
+
+_NAMES = {
+    dict: "an object", list: "a list", str: "a string", int: "an integer", float: "a number", bool: "true or false",
+}  # fmt: skip
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, (dict, list)) or value is None:
+        return "null" if value is None else _NAMES[type(value)]
+    return repr(value)

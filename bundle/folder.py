@@ -1,0 +1,212 @@
+"""The bundle on disk: opened with every path checked, written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ..errors import BundleError
+from .decoding import InvalidDocument, decode
+from .manifest import Artifact, Graph, Manifest
+from .validation import check_manifest, check_schema
+
+__all__ = ["Bundle", "BundleWriter", "new_bundle", "open_bundle", "sha256_of"]
+
+_MANIFEST = "model.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        path: The folder.
+        manifest: Its ``model.json``.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    def locate(self, artifact: Artifact) -> Path:
+        """Return the absolute path of a file of the bundle.
+
+        Raises:
+            BundleError: The path leaves the bundle, is a link, is missing, or has another length than recorded.
+        """
+        path = _inside(self.path, artifact.file)
+        if not path.is_file():
+            raise BundleError(f"the bundle names '{artifact.file}', which is missing", path=self.path)
+        found = path.stat().st_size
+        if found != artifact.nbytes:
+            raise BundleError(
+                f"wanted {artifact.nbytes} bytes, found {found}; the file is truncated or was altered: "
+                "copy or export the bundle again",
+                path=path,
+            )
+        return path
+
+    def verify(self) -> None:
+        """Check every file's length and SHA-256.
+
+        Raises:
+            BundleError: A file is missing or is not the one that was recorded.
+        """
+        for artifact in self.manifest.artifacts():
+            path = self.locate(artifact)
+            try:
+                found = sha256_of(path)
+            except OSError as error:
+                raise BundleError(f"cannot be read: {error.strerror}", path=path) from error
+            if found != artifact.sha256:
+                raise BundleError(
+                    f"wanted SHA-256 {artifact.sha256[:16]}…, found {found[:16]}…; the file was altered: "
+                    "copy or export the bundle again",
+                    path=path,
+                )
+
+    def graphs(self, precision: str | None) -> tuple[str, Mapping[str, Graph]]:
+        """Return a precision and its graphs; None takes fp32 where it is there, the exact one, else the first.
+
+        Raises:
+            BundleError: The bundle has not that precision.
+        """
+        graphs = self.manifest.graphs
+        chosen = precision or ("fp32" if "fp32" in graphs else next(iter(graphs)))
+        if chosen not in graphs:
+            raise BundleError(
+                f"has {', '.join(graphs)}, not {chosen!r}; export again with --precision {chosen}",
+                path=self.path,
+            )
+        return chosen, graphs[chosen]
+
+
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Read and validate a bundle's ``model.json``; the files it names are checked when they are used.
+
+    Raises:
+        BundleError: It is no bundle, is of a newer schema, or something in it is missing or of the wrong kind.
+    """
+    folder = Path(path)
+    file = folder / _MANIFEST
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        found = "is a file" if folder.is_file() else f"holds no {_MANIFEST}"
+        raise BundleError(f"no bundle: it {found}; make one with vdmrt export", path=folder) from error
+    except OSError as error:
+        raise BundleError(f"cannot be read: {error.strerror}", path=file) from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"is no JSON or is cut short: {error}; export the bundle again", path=file) from error
+    try:
+        check_schema(document)
+        manifest = decode(Manifest, document, "")
+        check_manifest(manifest)
+    except InvalidDocument as error:
+        raise BundleError(str(error), path=file, field=error.field or None) from error
+    return Bundle(folder.resolve(), manifest)
+
+
+@contextmanager
+def new_bundle(path: str | os.PathLike[str], *, replace: bool = False) -> Iterator[BundleWriter]:
+    """Write a bundle beside its place and rename it there when all of it is written; leave nothing on failure.
+
+    Args:
+        path: The folder to make.
+        replace: Whether a bundle that is there may be replaced. Anything else is never touched.
+
+    Raises:
+        BundleError: The place is taken, or cannot be written.
+    """
+    target = Path(path).absolute()
+    _check_place(target, replace=replace)
+    try:
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise BundleError(f"cannot be written: {error.strerror}", path=target) from error
+    try:
+        (work / "graphs").mkdir()
+        yield BundleWriter(work)
+        work.chmod(0o755)
+        _move_into_place(work, target)
+    except OSError as error:
+        raise BundleError(f"cannot be written: {error.strerror or error}; nothing was left", path=target) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+class BundleWriter:
+    """A bundle in the making.
+
+    Attributes:
+        path: The temporary folder; its files keep their relative paths.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def record(self, file: str) -> Artifact:
+        """Hash a file that was written into the folder."""
+        path = self.path / file
+        return Artifact(file, sha256_of(path), path.stat().st_size)
+
+    def finish(self, manifest: Manifest) -> None:
+        """Write ``model.json``."""
+        text = json.dumps(dataclasses.asdict(manifest), indent=1)
+        (self.path / _MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256 as hexadecimal digits, reading it piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _check_place(target: Path, *, replace: bool) -> None:
+    if not target.parent.is_dir():
+        raise BundleError(f"cannot be written: '{target.parent}' is no folder; make it first", path=target)
+    if not os.path.lexists(target):
+        return
+    if not (target / _MANIFEST).is_file():
+        raise BundleError("is there already and is no bundle; choose another place", path=target)
+    if not replace:
+        raise BundleError("is there already; choose another place, or replace it with --force", path=target)
+
+
+def _move_into_place(work: Path, target: Path) -> None:
+    """Rename; a bundle in the way is kept aside until the new one stands."""
+    if not target.exists():
+        work.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    try:
+        target.rename(aside / "bundle")
+        work.rename(target)
+    except BaseException:  # Ctrl-C between the two renames must not lose the old one either
+        if not os.path.lexists(target):
+            (aside / "bundle").rename(target)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts or {"\\", "\0"} & set(name):
+        raise BundleError(f"{name!r} leaves the bundle; paths must be relative and stay inside it", path=folder)
+    path = folder
+    for part in pure.parts:
+        path = path / part
+        if path.is_symlink():
+            raise BundleError(f"'{name}' is a link; a bundle holds regular files only", path=folder)
+    return path
