@@ -72,7 +72,7 @@ class CodecTraining:
             decoded = self.decoder(latent + _LATENT_NOISE * noise)
         loss = nn.functional.mse_loss(decoded.float(), pictures)
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.losses.append(loss.item())

@@ -45,7 +45,7 @@ def displacement(clip: Pictures) -> tuple[float, float]:
 def is_same_direction(found: tuple[float, float], wanted: tuple[float, float]) -> bool:
     """Whether two displacements lie within 45 degrees of each other; no motion has no direction."""
     along = found[0] * wanted[0] + found[1] * wanted[1]
-    return along > np.cos(np.pi / 4) * np.hypot(*found) * np.hypot(*wanted)
+    return bool(along > np.cos(np.pi / 4) * np.hypot(*found) * np.hypot(*wanted))
 
 
 def shift_picture(picture: Pictures, down: float, right: float) -> npt.NDArray[np.float64]:

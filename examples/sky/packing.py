@@ -125,4 +125,5 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = Non
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if bias is not None:
         scores = scores + bias
-    return scores.softmax(dim=-1) @ value
+    attended: Tensor = scores.softmax(dim=-1) @ value
+    return attended

@@ -100,7 +100,8 @@ def _make_noise(random: np.random.Generator) -> Floats:
     )
     spectrum = random.standard_normal((2, *frequency.shape))
     noise = np.fft.irfft2(amplitude * (spectrum[0] + 1j * spectrum[1]), s=_FIELD)
-    return (noise / noise.std()).astype(np.float32)
+    scaled: Floats = (noise / noise.std()).astype(np.float32)
+    return scaled
 
 
 def _look_at(layer: Layer, numbers: npt.NDArray[np.int64]) -> Floats:

@@ -123,7 +123,7 @@ class TransformerTraining:
             optimizer.zero_grad()
         parts = self.measure(clips, step)
         loss = parts[0] + parts[1] + _LOOK_AHEAD_WEIGHT * parts[2]
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_([*self.model.parameters(), *self.look_ahead.parameters()], 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -161,7 +161,8 @@ class TransformerTraining:
         out = self.look_ahead(x[:, :clean])
         out = out.reshape(*out.shape[:3], CONFIG.patch_size, CONFIG.patch_size, len(_LOOK_AHEAD), -1)
         changes = [clips[:, ahead : ahead + clean] - clips[:, :clean] for ahead in _LOOK_AHEAD]
-        return (out - _patchify(torch.stack(changes, dim=2))).square().mean()
+        error: Tensor = (out - _patchify(torch.stack(changes, dim=2))).square().mean()
+        return error
 
     def _perturb(self, clean: Tensor, random: torch.Generator) -> Tensor:
         """Add a little noise to the prefix of every other clip (Ca2-VDM section 3.4)."""
@@ -217,15 +218,14 @@ def _initialise(model: CausalTransformer) -> CausalTransformer:
     assert isinstance(modulate, nn.Linear)
     nn.init.zeros_(modulate.weight)
     nn.init.zeros_(modulate.bias)
-    for block in model.blocks:
-        block.scale_shift_table.copy_(torch.tensor([0.0, 0, 1, 0, 0, 1])[:, None].expand(-1, CONFIG.hidden_size))
-        for last in (block.attn.proj, block.attn_cf.proj, block.attn_temp.proj, block.mlp.fc2):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
-    merge = model.blocks[0].attn_temp_pre_merge
-    nn.init.zeros_(merge.bias)
-    merge.weight.copy_(torch.eye(*merge.weight.shape))
-    nn.init.normal_(merge.weight[:, -1], std=0.5)
+    for name, parameter in model.blocks.named_parameters():
+        if name.endswith("scale_shift_table"):
+            parameter.copy_(torch.tensor([0.0, 0, 1, 0, 0, 1])[:, None].expand(-1, CONFIG.hidden_size))
+        elif ".proj." in name or ".fc2." in name or name.endswith("pre_merge.bias"):
+            nn.init.zeros_(parameter)
+        elif name.endswith("pre_merge.weight"):
+            nn.init.eye_(parameter)
+            nn.init.normal_(parameter[:, -1], std=0.5)
     nn.init.zeros_(model.final_layer.linear.weight)
     nn.init.zeros_(model.final_layer.linear.bias)
     model.final_layer.scale_shift_table.zero_()
@@ -235,7 +235,8 @@ def _initialise(model: CausalTransformer) -> CausalTransformer:
 
 def _make_optimizers(modules: list[nn.Module]) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for all else."""
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for module in modules:
         for name, parameter in module.named_parameters():
             inside = name.startswith("blocks.") and name.endswith("weight") and "merge" not in name
