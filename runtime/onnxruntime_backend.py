@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,8 +146,12 @@ class OnnxRuntimeCall:
             raise DeviceError(f"ONNX Runtime failed: {error}", call="run") from error
 
 
-def _import_onnxruntime() -> Any:
-    found = onnxruntime_distributions()
+def check_distributions(found: Sequence[str]) -> None:
+    """Check that one distribution owns the module ``onnxruntime``.
+
+    Raises:
+        BackendError: There is none, or several, which overwrite each other's files.
+    """
     if not found:
         raise BackendError("ONNX Runtime is not installed; install it with pip install 'vdmrt[cpu]'")
     if len(found) > 1:
@@ -155,6 +159,10 @@ def _import_onnxruntime() -> Any:
             f"{' and '.join(found)} are both installed and overwrite each other's files; "
             f"run pip uninstall -y {' '.join(found)}, then pip install 'vdmrt[cpu]'"
         )
+
+
+def _import_onnxruntime() -> Any:
+    check_distributions(onnxruntime_distributions())
     import onnxruntime  # heavy: only where a bundle is run
 
     return onnxruntime

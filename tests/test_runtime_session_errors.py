@@ -13,6 +13,7 @@ import pytest
 import vdmrt
 from vdmrt.errors import BackendError, BundleError, SessionError, TensorMismatchError
 from vdmrt.runtime import Model, Noise, advance
+from vdmrt.runtime.onnxruntime_backend import check_distributions
 
 FRAME = np.zeros((1, 4, 4, 6), np.float32)
 
@@ -184,3 +185,10 @@ def test_an_unknown_backend_and_a_precision_that_is_not_there(text_bundle: Path)
         vdmrt.load(text_bundle, precision="fp16")
     with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
         vdmrt.load(text_bundle, threads=0)
+
+
+def test_both_onnxruntime_packages_installed_and_none() -> None:
+    with pytest.raises(BackendError, match="onnxruntime and onnxruntime-gpu are both installed and overwrite"):
+        check_distributions(["onnxruntime", "onnxruntime-gpu"])
+    with pytest.raises(BackendError, match=r"not installed; install it with pip install 'vdmrt\[cpu\]'"):
+        check_distributions([])
