@@ -35,6 +35,7 @@ test-slow: $(READY)  ## The slow tests: minutes and gigabytes.
 	$(BIN)/pytest -m slow
 
 bench: $(READY)  ## What the cache and the graphs gain, against recomputing and against torch.
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/cpu_vs_torch.py
 
 wheel: $(READY)  ## The sdist, and the wheel built from it, in dist/.
