@@ -32,7 +32,7 @@ from .graphs import DenoiseGraph, FillGraph
 from .onnx_graph import Exportable, export_graphs
 from .transformer import CausalTransformer
 
-__all__ = ["ExportOptions", "export_bundle", "random_model"]
+__all__ = ["ExportOptions", "export_bundle", "make_geometry", "random_model"]
 
 Precision = Literal["fp32", "fp16"]
 _log = logging.getLogger("vdmrt")
@@ -98,7 +98,7 @@ def export_bundle(
         BundleError: The bundle cannot be written.
     """
     _check_options(options)
-    geometry = _geometry(model.config, options)
+    geometry = make_geometry(model.config, options)
     if geometry.positions == "rope" and geometry.position_count != geometry.slots + geometry.chunk_frames:
         _log.warning(
             "RoPE has %d positions, slots + chunk frames are %d: once the cache is full, queries stand at the table's "
@@ -154,7 +154,12 @@ def _check_options(options: ExportOptions) -> None:
         )
 
 
-def _geometry(config: TransformerConfig, options: ExportOptions) -> Geometry:
+def make_geometry(config: TransformerConfig, options: ExportOptions) -> Geometry:
+    """Return every size of the graphs that an architecture and options make.
+
+    Raises:
+        ExportError: The options do not fit the architecture.
+    """
     try:
         return Geometry(
             layers=config.depth,

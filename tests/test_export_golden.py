@@ -11,9 +11,9 @@ import torch
 from golden import Array, Case, assert_close
 from torch import Tensor
 
-from vdmrt.bundle import Geometry
 from vdmrt.export.checkpoint import load_model, read_checkpoint
 from vdmrt.export.config import config_from_arguments
+from vdmrt.export.exporter import ExportOptions, make_geometry
 from vdmrt.export.graphs import DenoiseGraph, FillGraph, update
 from vdmrt.export.transformer import CausalTransformer
 from vdmrt.export.uncached import predict_uncached
@@ -33,29 +33,8 @@ class Cached:
     """The two graph modules, run eagerly row by row over caches that this class keeps in order of frames."""
 
     def __init__(self, case: Case, chunk: int, slots: int) -> None:
-        config = model_of(case).config
-        self.geometry = Geometry(
-            layers=config.depth,
-            heads=config.heads,
-            head_size=config.head_size,
-            tokens_per_frame=config.tokens_per_frame,
-            latent_channels=config.latent_channels,
-            latent_height=config.latent_size[0],
-            latent_width=config.latent_size[1],
-            chunk_frames=chunk,
-            slots=slots,
-            requests=1,
-            rows_per_request=1,
-            max_steps=1,
-            positions=config.positions,
-            position_count=config.position_count,
-            context=config.context,
-            context_frames=config.context_frames,
-            text_tokens=config.text_tokens if config.text_width else 0,
-            text_width=config.text_width,
-            learned_variance=config.learned_variance,
-            stochastic=True,
-        )
+        options = ExportOptions(chunk_frames=chunk, slots=slots, max_steps=2, guidance=False)
+        self.geometry = make_geometry(model_of(case).config, options)
         self.case = case
         self.fill = FillGraph(model_of(case), self.geometry)
         self.denoise = DenoiseGraph(model_of(case), self.geometry)
