@@ -83,8 +83,8 @@ class Cached:
             named["key_positions"][0, g.slots :] = positions
         if "text" in named:
             named["text"][0] = torch.from_numpy(self.case.tensors["text.y"][row, 0])
-            mask = self.case.tensors["text.mask"]
-            named["text_mask"][0] = torch.from_numpy(mask[row % len(mask)]).float()
+            mask = self.case.text_mask(row)
+            named["text_mask"][0] = torch.ones(self.geometry.text_tokens) if mask is None else torch.from_numpy(mask)
         return named
 
     def _context_index(self, count: int) -> Array:
@@ -291,7 +291,8 @@ def check_uncached_call(case: Case) -> None:
     text = mask = None
     if config.text_width:
         text = torch.from_numpy(case.tensors["text.y"][:1, 0])
-        mask = torch.from_numpy(case.tensors["text.mask"][:1]).float()
+        counted = case.text_mask(0)
+        mask = None if counted is None else torch.from_numpy(counted)[None]
     frames = torch.from_numpy(golden.frames_first(np.concatenate([clean, noisy], axis=1)))[None]
     timesteps = torch.tensor([[0.0] * clean.shape[1] + [500.0] * noisy.shape[1]])
 

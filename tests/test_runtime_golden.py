@@ -65,7 +65,7 @@ class Rollout:
         if model.manifest.geometry.text_width:
             text = {
                 "text": self.case.tensors["text.prompt_y"][row, 0],
-                "text_mask": self.case.tensors["text.mask"][row],
+                "text_mask": self.case.text_mask(row),
                 "guidance": self.settings["cfg_scale"],
             }
         perturb = self.settings["prefix_perturb_t"]

@@ -39,6 +39,11 @@ class Case:
     def tensors(self) -> dict[str, Array]:
         return load_file(self.folder / "io.safetensors")
 
+    def text_mask(self, row: int) -> Array | None:
+        """Return which tokens of a row count, float32; guided rows repeat the prompts'. None where all do."""
+        mask = self.tensors.get("text.mask")
+        return None if mask is None else mask[row % len(mask)].astype(np.float32)
+
     def atol(self, record: str) -> float:
         return float(self.meta["suggested_atol"][record])
 
