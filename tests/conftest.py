@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 from tiny import TEXT, TEXT_OPTIONS, TINY, TINY_OPTIONS
 
 from vdmrt.export import export_bundle, random_model
+
+# Whoever starts the tests in the background leaves SIGINT ignored, and the processes of the tests would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

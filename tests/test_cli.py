@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,10 @@ def test_ctrl_c_keeps_what_was_made(tiny_bundle: Path, latents: Path, tmp_path: 
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_for_bytes(tmp_path, 100_000)
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=60)
+        killer = threading.Timer(60, process.kill)  # a test that fails must still end
+        killer.start()
+        stdout, stderr = process.communicate()
+        killer.cancel()
     summary = json.loads(stdout)
 
     assert process.returncode == 130, stderr
