@@ -16,7 +16,7 @@ import click
 from ..bundle import ScheduleSpec
 from ..errors import ExportError
 
-__all__ = ["explain_missing", "export"]
+__all__ = ["export"]
 
 _log = logging.getLogger("vdmrt")
 
@@ -78,7 +78,7 @@ def export(checkpoint: Path | None, config: str, output: Path, random_init: int 
     """
     if (checkpoint is None) == (random_init is None):
         raise click.UsageError("give either CHECKPOINT or --random-init SEED")
-    with explain_missing():
+    with _explain_missing():
         from .checkpoint import checkpoint_sha256, load_model
         from .config import PRESETS, load_config
         from .exporter import ExportOptions, export_bundle, random_model
@@ -120,7 +120,7 @@ def export(checkpoint: Path | None, config: str, output: Path, random_init: int 
 
 
 @contextmanager
-def explain_missing() -> Iterator[None]:
+def _explain_missing() -> Iterator[None]:
     """Turn a missing package into the command that installs it."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""The commands ``vdmrt run`` and ``vdmrt doctor``."""
+"""The commands ``vdmrt run``, ``vdmrt demo`` and ``vdmrt doctor``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-__all__ = ["doctor", "run"]
+__all__ = ["demo", "doctor", "run"]
 
 
 @click.command()
@@ -46,6 +46,26 @@ def run(bundle: Path, as_json: bool, **given: Any) -> None:
     click.echo(json.dumps(dataclasses.asdict(summary), indent=1) if as_json else summary.describe())
     if summary.interrupted:
         sys.exit(130)
+
+
+@click.command()
+@click.option(
+    "--output",
+    default="demo-out",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the clip and the contact sheet.",
+)
+@click.option("--sky", default=7, show_default=True, help="Seed of the sky and of all noise, below 1,000,000.")
+@click.option("--chunks", default=10, show_default=True, help="Autoregressive steps of 8 pixel frames.")
+@click.option("--steps", type=int, help="Denoising steps.  [default: the bundle's]")
+def demo(output: Path, sky: int, chunks: int, steps: int | None) -> None:
+    """Go on with a sky time-lapse that the shipped model has never seen; write a clip and a contact sheet."""
+    from .demo import run_demo
+
+    summary, sheet = run_demo(output, sky=sky, chunks=chunks, steps=steps)
+    click.echo(summary.describe())
+    click.echo(f"{sheet}: every pixel frame, the given ones framed in orange")
 
 
 @click.command()

@@ -36,6 +36,7 @@ class Request:
         image: A picture to go on from; exactly one of ``image``, ``video`` and ``latents``.
         video: A clip to go on from.
         latents: Latents to go on from, .npy [n, c, h, w].
+        frames: Pictures, uint8 [n, height, width, 3], or latents to go on from, instead of a file.
         given: Pixel frames taken of ``video``; None takes a chunk and one.
         chunks: Autoregressive steps.
         steps: Denoising steps; None takes the bundle's default, as for what follows.
@@ -56,6 +57,7 @@ class Request:
     image: Path | None = None
     video: Path | None = None
     latents: Path | None = None
+    frames: npt.NDArray[Any] | None = None
     given: int | None = None
     chunks: int = 10
     steps: int | None = None
@@ -71,7 +73,7 @@ class Request:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        sources = [name for name in ("image", "video", "latents") if getattr(self, name) is not None]
+        sources = [name for name in ("image", "video", "latents", "frames") if getattr(self, name) is not None]
         if len(sources) != 1:
             raise ValueError(f"give exactly one of --image, --video and --latents, got {len(sources)}")
         if self.chunks < 1:
@@ -200,6 +202,8 @@ def _warn(model: Model, wants_pictures: bool, output: Path) -> None:
 
 
 def _read_first(request: Request, model: Model) -> npt.NDArray[Any]:
+    if request.frames is not None:
+        return request.frames
     if request.latents is not None:
         return read_latents(request.latents)
     if model.codec is None:

@@ -317,18 +317,16 @@ def test_an_export_never_overwrites_unasked(
     ("options", "status", "sentence"),
     [
         (["--chunks", "0"], MISUSED, "--chunks must be at least 1, got 0"),
-        (["--steps", "200"], FAILED, "max_steps must be at least the default of sampler 'ddim', 200 steps, got 100"),
+        (["--steps", "200"], MISUSED, "exported for at most 100 steps, got 200; export again with --max-steps 200"),
         (["--steps", "0"], MISUSED, "--steps must be at least 1, got 0"),
-        (["--image", "nowhere.png"], FAILED, "'nowhere.png' does not exist"),
+        (["--sky", "-1"], MISUSED, "--sky, a seed, must be 0 <= sky < 1000000, got -1"),
     ],
 )
-def test_a_demo_that_cannot_be_is_refused_before_it_exports(
-    tmp_path: Path, options: list[str], status: int, sentence: str
-) -> None:
+def test_a_demo_that_cannot_be_leaves_nothing(tmp_path: Path, options: list[str], status: int, sentence: str) -> None:
     result = invoke("demo", "--output", tmp_path / "demo", *options)
 
     assert_refused(result, status, sentence)
-    assert not (tmp_path / "demo" / "bundle").exists()
+    assert not (tmp_path / "demo").exists() or not list((tmp_path / "demo").iterdir())
 
 
 def test_a_demo_into_a_file_is_refused(config: Path) -> None:

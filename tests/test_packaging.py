@@ -92,6 +92,7 @@ def test_wheel_installs_vdmrt_and_nothing_else(wheel_names: set[str]) -> None:
 def test_wheel_holds_every_module(wheel_names: set[str]) -> None:
     modules = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
 
+    modules.append(ROOT / "examples" / "sky" / "sky.py")  # what `vdmrt demo` renders with
     assert {name for name in wheel_names if name.endswith(".py")} == {
         f"vdmrt/{path.relative_to(ROOT).as_posix()}" for path in modules
     }
@@ -101,7 +102,10 @@ def test_wheel_holds_the_core_its_types_and_what_the_demo_needs(wheel_names: set
     rest = {name for name in wheel_names if name.startswith("vdmrt/") and not name.endswith(".py")}
 
     core = {"vdmrt/py.typed", "vdmrt/runtime/_core.abi3.so", "vdmrt/runtime/_core.pyi"}
-    assert rest == core | {"vdmrt/examples/rocket.jpg"}
+    bundle = {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "examples/sky/bundle").rglob("*.*") if path.is_file()
+    }
+    assert rest == core | {f"vdmrt/{file}" for file in bundle}
 
 
 def test_wheel_serves_every_python_we_support(dist: Path) -> None:

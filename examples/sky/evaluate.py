@@ -106,16 +106,23 @@ def measure_prediction(
         for count in steps:
             made = [predict(model, clip[:GIVEN], sampler, count, seed) for seed, clip in enumerate(clips)]
             found = float(np.mean([psnr(one, clip[GIVEN:]) for one, clip in zip(made, clips, strict=True)]))
-            right = float(
-                np.mean([is_same_direction(displacement(one), sky.wind) for one, sky in zip(made, skies, strict=True)])
+            right = _share_right(made, skies)
+            since_given = _share_right(
+                [np.concatenate([c[GIVEN - 1 : GIVEN], m]) for c, m in zip(clips, made, strict=True)], skies
             )
             name = f"{sampler}, {count} steps"
             gates.check(f"{name}: dB above repeating the last frame", found - figures["baseline"], least=1.5)
             gates.check(f"{name}: share of skies that move the right way", right, least=0.9)
-            figures |= {f"{name}: psnr": found, f"{name}: right way": right}
+            click.echo(f"        the same, counted from the last given frame on: {since_given:.3f}")
+            figures |= {f"{name}: psnr": found, f"{name}: right way": right, f"{name}: since given": since_given}
             if count == steps[0]:
                 _paste_predictions(output / f"prediction-{sampler}.png", clips[:8], made[:8])
     return figures
+
+
+def _share_right(clips: list[Pictures], skies: list[Sky]) -> float:
+    """Return the share of clips whose clouds move within 45 degrees of their sky's wind."""
+    return float(np.mean([is_same_direction(displacement(c), s.wind) for c, s in zip(clips, skies, strict=True)]))
 
 
 def predict(model: Model, given: Pictures, sampler: str, steps: int, seed: int) -> Pictures:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import click
+from checkpoint import load_checkpoint
 from codec_training import load_codec
 from transformer_training import load_average
 
@@ -49,11 +50,12 @@ def export_sky(runs: Path, output: Path) -> Bundle:
         max_steps=100,
         prediction="v",
         schedule=ScheduleSpec("linear", 1000),
-        sampler=SamplerDefaults("ddim", 25, 1.0),
+        sampler=SamplerDefaults("ddim", 10, 1.0),
     )
     provenance = {
         "commit": _commit(),
         "command": shlex.join(["python", *map(_shorten, sys.argv)]),
+        "training": _training_commands(runs),
         "transformer": f"sha256 {sha256_of(runs / 'transformer.pt')}, {steps} training steps",
         "codec": f"sha256 {sha256_of(runs / 'codec.pt')}",
         "data": "examples/sky/sky.py: rendered, nobody's pictures",
@@ -61,6 +63,17 @@ def export_sky(runs: Path, output: Path) -> Bundle:
     return export_bundle(
         model, output, options, name="sky", provenance=provenance, codec=load_codec(runs / "codec.pt"), replace=True
     )
+
+
+def _training_commands(runs: Path) -> str:
+    """Return the commands that make the two checkpoints from nothing."""
+    commands = []
+    for stage, extra in (("codec", ()), ("transformer", ("batch",))):
+        state = load_checkpoint(runs / f"{stage}.pt")
+        assert state is not None, "it was loaded a moment ago"
+        options = {"steps": len(state["losses"]), **{name: state[name] for name in (*extra, "seed")}}
+        commands.append(f"python train.py {stage} " + " ".join(f"--{name} {value}" for name, value in options.items()))
+    return "; ".join(commands)
 
 
 def _shorten(argument: str) -> str:

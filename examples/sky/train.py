@@ -60,8 +60,8 @@ def codec(steps: int, output: Path, seed: int, device: str, threads: int) -> Non
 
 
 @main.command()
-@click.option("--steps", default=1000, show_default=True, help="Training steps in all, a checkpoint's included.")
-@click.option("--batch", default=8, show_default=True, help="Short clips in a step; half as many long ones.")
+@click.option("--steps", default=760, show_default=True, help="Training steps in all, a checkpoint's included.")
+@click.option("--batch", default=4, show_default=True, help="Short clips in a step; half as many long ones.")
 @_options
 def transformer(steps: int, batch: int, output: Path, seed: int, device: str, threads: int) -> None:
     """Train the transformer: about an hour on two cores."""

@@ -69,7 +69,7 @@ class TransformerTraining:
     path: Path
     codec: Path
     steps: int
-    batch: int = 8
+    batch: int = 4
     seed: int = 0
     device: str = "cpu"
 
