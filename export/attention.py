@@ -76,8 +76,8 @@ def attend_cached(
     own_scores = query @ own[0].transpose(-1, -2)
     if own_bias is not None:
         own_scores = own_scores + own_bias
-    # Keys times queries: transposing the query and the scores is cheap, transposing the cached keys is a copy.
-    past_scores = (past[0] @ query.transpose(-1, -2)).transpose(-1, -2) + past_bias
+    # The transposed operand of a product is read in place; keys times queries needs no Transpose and was 8 % slower.
+    past_scores = query @ past[0].transpose(-1, -2) + past_bias
     slots = past_scores.shape[-1]
     weights = torch.cat([past_scores, own_scores], dim=-1).softmax(dim=-1)
     return weights[..., :slots] @ past[1] + weights[..., slots:] @ own[1]

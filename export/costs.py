@@ -41,11 +41,15 @@ def count_bytes(inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], wei
 
 
 def find_cache_copies(graph: ir.Graph) -> tuple[CacheCopy, ...]:
-    """List the nodes that read ``past_*`` and write it elsewhere; products only read it, and views move nothing."""
+    """List the nodes that read ``past_*`` and write it elsewhere.
+
+    Products only read it, also where they read it transposed: a Transpose that feeds nothing but products is one
+    operand's layout (ONNX Runtime fuses it, and a test looks). Views move nothing.
+    """
     copies = []
     for value in graph.inputs:
         if value.name and value.name.startswith("past_"):
-            copies += [_copy(node, value) for node in _readers(value) if node.op_type not in _PRODUCTS]
+            copies += [_copy(node, value) for node in _readers(value) if not _is_product(node)]
     return tuple(copies)
 
 
@@ -55,6 +59,13 @@ def _readers(value: ir.Value) -> Iterable[ir.Node]:
             yield from _readers(node.outputs[0])
         else:
             yield node
+
+
+def _is_product(node: ir.Node) -> bool:
+    if node.op_type == "Transpose":
+        users = [user for user, _ in node.outputs[0].uses()]
+        return bool(users) and all(user.op_type in _PRODUCTS for user in users)
+    return node.op_type in _PRODUCTS
 
 
 def _copy(node: ir.Node, value: ir.Value) -> CacheCopy:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from tiny import TINY
@@ -16,6 +17,7 @@ from torch import nn
 from vdmrt.bundle import BundleWriter, Geometry, Graph, TensorSpec, open_bundle
 from vdmrt.errors import ExportError
 from vdmrt.export import CausalTransformer
+from vdmrt.export.costs import find_cache_copies
 from vdmrt.export.onnx_graph import Exportable, export_graphs
 
 
@@ -137,6 +139,34 @@ def test_fp16_graphs_keep_their_float32_islands(tiny_bundle: Path) -> None:
 def test_denoising_copies_no_cache(tiny_bundle: Path) -> None:
     for label, graph, _ in load_graphs(tiny_bundle):
         assert graph.cache_copies == (), label
+
+
+def test_onnx_runtime_reads_the_cache_in_products_only(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Its own optimised graph, as it runs: no Transpose of the cache is left."""
+    opened = open_bundle(tiny_bundle)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    graph = opened.manifest.graphs["fp32"]["denoise"]
+    onnxruntime.InferenceSession(opened.locate(graph.file), options, providers=["CPUExecutionProvider"])
+    optimised = onnx.load(tmp_path / "optimised.onnx", load_external_data=False)
+
+    readers = {node.op_type for node in optimised.graph.node if any(name.startswith("past_") for name in node.input)}
+    assert readers == {"MatMul", "FusedMatMul"}
+
+
+def test_a_concat_of_the_cache_would_be_listed() -> None:
+    graph = ir.serde.deserialize_graph(
+        onnx.parser.parse_graph(
+            "g (float[1,2,3,4] past_k, float[1,2,1,4] k, float[1,2,3,4] past_v) => (float[1,2,4,4] y, float[1,2,4,3] z)"
+            " <float[1,2,4,4] y> { y = Concat<axis = 2>(past_k, k) z = Transpose<perm = [0, 1, 3, 2]>(past_v) }"
+        )
+    )
+
+    assert [(copy.operator, copy.tensor) for copy in find_cache_copies(graph)] == [
+        ("Concat", "past_k"),
+        ("Transpose", "past_v"),
+    ]
 
 
 def test_opsets_and_operators_are_what_parsers_take(tiny_bundle: Path) -> None:
