@@ -116,7 +116,7 @@ def measure_prediction(
             click.echo(f"        the same, counted from the last given frame on: {since_given:.3f}")
             figures |= {f"{name}: psnr": found, f"{name}: right way": right, f"{name}: since given": since_given}
             if count == steps[0]:
-                _paste_predictions(output / f"prediction-{sampler}.png", clips[:8], made[:8])
+                _paste_predictions(output / f"prediction-{sampler}.png", clips[:4], made[:4])
     return figures
 
 
