@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 from collections.abc import Iterator
@@ -52,7 +53,10 @@ def untrained_codec(example: Any, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def make_training(example: Any, folder: Path, codec: Path, steps: int = 2) -> Any:
-    return example["transformer_training"].TransformerTraining(folder / "transformer.pt", codec, steps, batch=1)
+    """Return a training of a much smaller model."""
+    module = example["transformer_training"]
+    small = dataclasses.replace(module.CONFIG, hidden_size=48, depth=2)
+    return module.TransformerTraining(folder / "transformer.pt", codec, steps, batch=1, config=small)
 
 
 def test_a_sky_is_the_same_for_the_same_seed(example: Any) -> None:

@@ -64,6 +64,7 @@ class TransformerTraining:
         batch: Short clips in a step; half as many long ones.
         seed: Of weights, clips and noise.
         device: "cpu" or "cuda".
+        config: The architecture.
     """
 
     path: Path
@@ -72,16 +73,19 @@ class TransformerTraining:
     batch: int = 4
     seed: int = 0
     device: str = "cpu"
+    config: TransformerConfig = CONFIG
 
     def __post_init__(self) -> None:
         self.encoder = load_codec(self.codec)[0].to(self.device)
         self.diffusion = Diffusion(self.device)
         torch.manual_seed(self.seed)
-        self.model = _initialise(CausalTransformer(CONFIG)).to(self.device)
+        self.model = _initialise(CausalTransformer(self.config)).to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         # Says where the clouds will be, from clean frames: it teaches the prefix to see the wind, and is dropped.
-        width = CONFIG.patch_size**2 * CONFIG.latent_channels * len(_LOOK_AHEAD)
-        self.look_ahead = nn.Sequential(nn.LayerNorm(CONFIG.hidden_size), nn.Linear(CONFIG.hidden_size, width))
+        width = self.config.patch_size**2 * self.config.latent_channels * len(_LOOK_AHEAD)
+        self.look_ahead = nn.Sequential(
+            nn.LayerNorm(self.config.hidden_size), nn.Linear(self.config.hidden_size, width)
+        )
         self.look_ahead.to(self.device)
         self.optimizers = _make_optimizers([self.model, self.look_ahead])
         self.losses: list[list[float]] = []
@@ -136,7 +140,7 @@ class TransformerTraining:
         random = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         packing = self.choose_packing(step)
         rows, chunks = len(clips), len(packing.prefixes)
-        start = torch.randint(CONFIG.position_count if packing is _FULL else 1, (rows,), generator=random)
+        start = torch.randint(self.config.position_count if packing is _FULL else 1, (rows,), generator=random)
         chunk = torch.stack([clips[:, prefix : prefix + packing.chunk] for prefix in packing.prefixes], dim=1)
         noise = torch.randn(chunk.shape, generator=random).to(self.device)
         timesteps = _spread_timesteps((rows, chunks), random).to(self.device)
@@ -151,7 +155,7 @@ class TransformerTraining:
     def _predict(self, packing: Packing, x: Tensor, embedding: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """Return v and the variance value of the noisy frames; the bound trains no more than the final layer."""
         noisy, embedding = x[:, packing.clean :], embedding[:, packing.clean :]
-        final, channels = self.model.final_layer, CONFIG.latent_channels
+        final, channels = self.model.final_layer, self.config.latent_channels
         out = final.unpatchify(final(noisy, embedding))
         other = final.unpatchify(final(noisy.detach(), embedding.detach()))
         return out[:, :, :channels].reshape(shape), other[:, :, channels:].reshape(shape)
@@ -159,9 +163,9 @@ class TransformerTraining:
     def _look_ahead(self, packing: Packing, x: Tensor, clips: Tensor) -> Tensor:
         clean = packing.clean
         out = self.look_ahead(x[:, :clean])
-        out = out.reshape(*out.shape[:3], CONFIG.patch_size, CONFIG.patch_size, len(_LOOK_AHEAD), -1)
+        out = out.reshape(*out.shape[:3], self.config.patch_size, self.config.patch_size, len(_LOOK_AHEAD), -1)
         changes = [clips[:, ahead : ahead + clean] - clips[:, :clean] for ahead in _LOOK_AHEAD]
-        error: Tensor = (out - _patchify(torch.stack(changes, dim=2))).square().mean()
+        error: Tensor = (out - _patchify(torch.stack(changes, dim=2), self.config.patch_size)).square().mean()
         return error
 
     def _perturb(self, clean: Tensor, random: torch.Generator) -> Tensor:
@@ -220,7 +224,7 @@ def _initialise(model: CausalTransformer) -> CausalTransformer:
     nn.init.zeros_(modulate.bias)
     for name, parameter in model.blocks.named_parameters():
         if name.endswith("scale_shift_table"):
-            parameter.copy_(torch.tensor([0.0, 0, 1, 0, 0, 1])[:, None].expand(-1, CONFIG.hidden_size))
+            parameter.copy_(torch.tensor([0.0, 0, 1, 0, 0, 1])[:, None].expand(-1, model.config.hidden_size))
         elif ".proj." in name or ".fc2." in name or name.endswith("pre_merge.bias"):
             nn.init.zeros_(parameter)
         elif name.endswith("pre_merge.weight"):
@@ -261,9 +265,8 @@ def _spread_timesteps(shape: tuple[int, int], random: torch.Generator) -> Tensor
     return (strata * TRAIN_STEPS).long().clamp(max=TRAIN_STEPS - 1).reshape(shape)
 
 
-def _patchify(frames: Tensor) -> Tensor:
+def _patchify(frames: Tensor, p: int) -> Tensor:
     """Lay [B, F, n, c, h, w] out as [B, F, S, p, p, n, c]."""
     rows, count, kinds, channels, height, width = frames.shape
-    p = CONFIG.patch_size
     grid = frames.reshape(rows, count, kinds, channels, height // p, p, width // p, p)
     return grid.permute(0, 1, 4, 6, 5, 7, 2, 3).reshape(rows, count, -1, p, p, kinds, channels)
