@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import importlib
 import json
 import re
 import subprocess
@@ -89,7 +90,7 @@ class FakeDriver:
 
 
 def test_the_requirements_are_those_of_pyproject() -> None:
-    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     with open(Path(__file__).parents[1] / "pyproject.toml", "rb") as file:
         project = tomllib.load(file)["project"]
 
