@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -19,12 +19,14 @@ from vdmrt.runtime import Model, Noise, Session, advance
 
 ROLLOUTS = golden.rollouts()
 each_rollout = pytest.mark.parametrize(("case", "rollout"), ROLLOUTS, ids=lambda part: getattr(part, "name", part))
+# Exports a case for a chunk length and a number of slots, each only once.
+Export = Callable[[Case, int, int], Path]
 # Largest error of an FP16 rollout, free-running and teacher-forced, relative L2.
 FREE_RUNNING, TEACHER_FORCED = 1e-2, 3e-3
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> object:
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Export:
     """Export each case once for each geometry that its rollouts need, in both precisions."""
     folder = tmp_path_factory.mktemp("bundles")
 
@@ -53,8 +55,8 @@ class Rollout:
         self.chunk: int = self.settings["chunk_len"]
         self.chunks = range(self.settings["ar_steps"])
 
-    def load(self, bundles: object, precision: str) -> Model:
-        path = bundles(self.case, self.chunk, self.settings["kv_cache_max_seqlen"])  # type: ignore[operator]
+    def load(self, bundles: Export, precision: str) -> Model:
+        path = bundles(self.case, self.chunk, self.settings["kv_cache_max_seqlen"])
         return vdmrt.load(path, precision=precision, verify=False)
 
     def record(self, name: str) -> Array:
@@ -105,7 +107,7 @@ def run_together(rollout: Rollout, sessions: Sequence[Session]) -> Iterator[tupl
 
 
 @each_rollout
-def test_fp32_rollout_as_rows_of_one_lane(case: Case, rollout: str, bundles: object) -> None:
+def test_fp32_rollout_as_rows_of_one_lane(case: Case, rollout: str, bundles: Export) -> None:
     record = Rollout(case, rollout)
     with record.load(bundles, "fp32") as model:
         sessions = [record.start(model, row) for row in record.rows]
@@ -117,7 +119,7 @@ def test_fp32_rollout_as_rows_of_one_lane(case: Case, rollout: str, bundles: obj
 
 
 @each_rollout
-def test_fp32_rollout_as_sessions_on_their_own(case: Case, rollout: str, bundles: object) -> None:
+def test_fp32_rollout_as_sessions_on_their_own(case: Case, rollout: str, bundles: Export) -> None:
     record = Rollout(case, rollout)
     with record.load(bundles, "fp32") as model:
         for row in record.rows:
@@ -129,7 +131,7 @@ def test_fp32_rollout_as_sessions_on_their_own(case: Case, rollout: str, bundles
 
 
 @each_rollout
-def test_fp16_rollout_free_running(case: Case, rollout: str, bundles: object) -> None:
+def test_fp16_rollout_free_running(case: Case, rollout: str, bundles: Export) -> None:
     record = Rollout(case, rollout)
     with record.load(bundles, "fp16") as model:
         sessions = [record.start(model, row) for row in record.rows]
@@ -146,7 +148,7 @@ def test_fp16_rollout_free_running(case: Case, rollout: str, bundles: object) ->
     [(case, name) for case, name in ROLLOUTS if f"{name}.model_out" in case.tensors],
     ids=lambda part: getattr(part, "name", part),
 )
-def test_fp16_calls_teacher_forced(case: Case, rollout: str, bundles: object) -> None:
+def test_fp16_calls_teacher_forced(case: Case, rollout: str, bundles: Export) -> None:
     """Each recorded x_t through the graph, over a cache of recorded latents, gives the recorded model output."""
     record = Rollout(case, rollout)
     out = record.record("model_out")
