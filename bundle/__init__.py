@@ -2,6 +2,28 @@
 
 from __future__ import annotations
 
+from .engine import (
+    ENGINE_MANIFEST,
+    ENGINE_SCHEMA,
+    ENGINES_FOLDER,
+    Check,
+    Engine,
+    EngineManifest,
+    LayerCopy,
+    Machine,
+    Plan,
+    PlanAudit,
+    check_engine,
+    engine_mismatches,
+    find_engine,
+    list_engines,
+    open_engine,
+    read_plan,
+    rebuild_command,
+    record_checks,
+    stage_graphs,
+)
+from .external_data import check_external_data
 from .folder import Bundle, BundleWriter, new_bundle, open_bundle, sha256_of
 from .manifest import (
     SCHEMA,
@@ -16,22 +38,46 @@ from .manifest import (
     ScheduleSpec,
     TensorSpec,
 )
+from .trust import cache_folder, is_trusted, record_trust
 
 __all__ = [
+    "ENGINES_FOLDER",
+    "ENGINE_MANIFEST",
+    "ENGINE_SCHEMA",
     "SCHEMA",
     "Artifact",
     "Bundle",
     "BundleWriter",
     "CacheCopy",
+    "Check",
     "Codec",
+    "Engine",
+    "EngineManifest",
     "Geometry",
     "Graph",
+    "LayerCopy",
+    "Machine",
     "Manifest",
+    "Plan",
+    "PlanAudit",
     "Precision",
     "SamplerDefaults",
     "ScheduleSpec",
     "TensorSpec",
+    "cache_folder",
+    "check_engine",
+    "check_external_data",
+    "engine_mismatches",
+    "find_engine",
+    "is_trusted",
+    "list_engines",
     "new_bundle",
     "open_bundle",
+    "open_engine",
+    "read_plan",
+    "rebuild_command",
+    "record_checks",
+    "record_trust",
     "sha256_of",
+    "stage_graphs",
 ]

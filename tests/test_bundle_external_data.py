@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from onnx import AttributeProto, ModelProto, TensorProto, helper
 
 from vdmrt import load
-from vdmrt.bundle import sha256_of
+from vdmrt.bundle import check_external_data, sha256_of
 from vdmrt.errors import BundleError
-from vdmrt.runtime.external_data import check_external_data
 
 Place = Callable[[ModelProto, TensorProto], object]
 
