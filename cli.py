@@ -11,14 +11,19 @@ from typing import Any
 import click
 
 from . import __version__
-from .engines._cli import inspect
-from .errors import VdmrtError
+from .bundle import Bundle, Check, Engine, record_checks
+from .engines._cli import build, inspect
+from .errors import EngineError, VdmrtError
 from .export._cli import export
 from .runtime._cli import demo, doctor, run
 
 __all__ = ["main"]
 
 _FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
+# Denoising steps of the chunk that an engine is checked with, and the work that a CPU does in well under a minute.
+_CHECKED_STEPS, _QUICK_FLOPS = 4, 2e12
+# Relative L2 of that chunk's latents.
+_AGREES = {"fp32": 1e-3, "fp16": 1e-2}
 
 
 class _Group(click.Group):
@@ -46,7 +51,9 @@ def main(traceback: bool, quiet: bool) -> None:
 
     Results go to stdout, talk and progress to stderr. Exit status: 0 done, 1 failed, 2 misuse.
     """
-    click.get_current_context().with_resource(_talking(logging.WARNING if quiet else logging.INFO))
+    context = click.get_current_context()
+    context.with_resource(_talking(logging.WARNING if quiet else logging.INFO))
+    context.obj = _check_engine
 
 
 @contextmanager
@@ -73,5 +80,84 @@ class _Letter(logging.Formatter):
         return super().format(record)
 
 
-for _command in (export, inspect, run, demo, doctor):
+def _check_engine(bundle: Bundle, engine: Engine, full: bool) -> Engine:
+    """Run an engine that was built, hold it against ONNX Runtime, and write what was found into its manifest.
+
+    Args:
+        bundle: Whose engine it is.
+        engine: The newest that fits.
+        full: Whether to compare also where ONNX Runtime would take minutes.
+
+    Raises:
+        EngineError: It does not run, or does not agree; its manifest says so, and it is never run again.
+    """
+    manifest = bundle.manifest
+    precision, steps = engine.manifest.precision, min(_CHECKED_STEPS, manifest.geometry.max_steps)
+    graphs = manifest.graphs[precision]
+    flops = graphs["fill"].flops + steps * graphs["denoise"].flops
+    checks = []
+    try:
+        found, seconds = _roll(bundle, "tensorrt", precision, steps)
+    except VdmrtError as error:
+        checks.append(Check("runs", False, str(error)))
+    else:
+        checks.append(Check("runs", True, f"a chunk of {steps} denoising steps, {1e3 * seconds:.3g} ms a step"))
+        if full or flops <= _QUICK_FLOPS:
+            checks += _compare(bundle, precision, steps, found, seconds)
+        else:
+            logger = logging.getLogger("vdmrt")
+            logger.info("not held against ONNX Runtime, which would take minutes; ask for it with --check full")
+    engine = record_checks(engine, tuple(checks))
+    for check in checks:
+        if check.required and not check.passed:
+            raise EngineError(f"{engine.path}: the engine was built and fails its check '{check.name}': {check.detail}")
+    return engine
+
+
+def _compare(bundle: Bundle, precision: str, steps: int, found: Any, seconds: float) -> list[Check]:
+    """Run the same chunk in ONNX Runtime; say how far apart they are, and which is faster."""
+    import numpy as np
+
+    try:
+        wanted, their_seconds = _roll(bundle, "onnxruntime", precision, steps)
+    except VdmrtError as error:
+        logging.getLogger("vdmrt").warning("not held against ONNX Runtime: %s", error)
+        return []
+    distance = float(np.linalg.norm(found - wanted) / max(float(np.linalg.norm(wanted)), 1e-30))
+    bound = _AGREES[precision]
+    return [
+        Check(
+            "agrees",
+            distance <= bound,
+            f"relative L2 {distance:.2g} to ONNX Runtime after {steps} steps, wanted {bound:g}",
+        ),
+        Check(
+            "faster",
+            seconds < their_seconds,
+            f"{1e3 * seconds:.3g} ms a denoising step, ONNX Runtime here {1e3 * their_seconds:.3g} ms",
+            required=False,
+        ),
+    ]
+
+
+def _roll(bundle: Bundle, backend: str, precision: str, steps: int) -> tuple[Any, float]:
+    """Make one chunk from random latents; return its latents, and the median seconds of a denoising step."""
+    import statistics
+
+    import numpy as np
+
+    from .runtime import load
+
+    g = bundle.manifest.geometry
+    rng = np.random.default_rng(0)
+    text = rng.standard_normal((g.text_tokens, g.text_width), np.float32) if g.text_width else None
+    first = rng.standard_normal((1, *g.latent_shape), np.float32)
+    with load(bundle.path, backend=backend, precision=precision, verify=False) as model:
+        with model.session(seed=0, steps=steps, text=text) as session:
+            session.start(first)
+            chunk = session.step()
+    return chunk.latents, statistics.median(chunk.timings.denoise_ms) / 1e3
+
+
+for _command in (export, build, inspect, run, demo, doctor):
     main.add_command(_command)

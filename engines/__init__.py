@@ -1,7 +1,41 @@
-"""What a bundle costs to run, and whether it will."""
+"""From bundles to engines: what they cost, how they are built, and whether they are what was asked."""
 
 from __future__ import annotations
 
+from .audit import Layer, Tensor, audit_layers, check_precision, read_layers
+from .building import build_engines, choose_precision, describe_machine, trtexec_line
+from .gpu import Gpu, query_gpu
 from .inspection import cache_nbytes, inspect_bundle, render_inspection
+from .keys import engine_key
+from .lowering import GraphSource, find_source, lower_graphs, needs_lowering
+from .options import BuildOptions
+from .planner import EnginePlan, check_fit, plan_engine
+from .release import TensorRT, load_tensorrt
 
-__all__ = ["cache_nbytes", "inspect_bundle", "render_inspection"]
+__all__ = [
+    "BuildOptions",
+    "EnginePlan",
+    "Gpu",
+    "GraphSource",
+    "Layer",
+    "Tensor",
+    "TensorRT",
+    "audit_layers",
+    "build_engines",
+    "cache_nbytes",
+    "check_fit",
+    "check_precision",
+    "choose_precision",
+    "describe_machine",
+    "engine_key",
+    "find_source",
+    "inspect_bundle",
+    "load_tensorrt",
+    "lower_graphs",
+    "needs_lowering",
+    "plan_engine",
+    "query_gpu",
+    "read_layers",
+    "render_inspection",
+    "trtexec_line",
+]

@@ -1,15 +1,107 @@
-"""The command ``vdmrt inspect``."""
+"""The commands ``vdmrt build`` and ``vdmrt inspect``."""
 
 from __future__ import annotations
 
 import json
+import logging
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
-from ..bundle import open_bundle
+from ..bundle import Bundle, Engine, open_bundle
+from ..errors import BackendError, EngineError
 
-__all__ = ["inspect"]
+__all__ = ["build", "inspect"]
+
+_log = logging.getLogger("vdmrt")
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+
+
+class Size(click.ParamType[Any]):
+    """A number of bytes as ``4GiB``, ``512M`` or ``1073741824``."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse the option."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", str(value).lower())
+        nbytes = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+        if nbytes < 1:
+            self.fail(f"wanted a size like 4GiB or 512MiB, got {value!r}", param, ctx)
+        return nbytes
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16"]), help="Of the graphs.  [default: fp16 where the bundle has it]"
+)
+@click.option("--builder-optimization-level", type=click.IntRange(0, 5), help="How long to look for faster kernels.")
+@click.option("--workspace", type=Size(), help="Most scratch memory that a layer may take, as 4GiB.")
+@click.option("--timing-cache", type=click.Path(path_type=Path), help="Kernel timings, kept from build to build.")
+@click.option(
+    "--hardware-compatibility",
+    default="none",
+    show_default=True,
+    type=click.Choice(["none", "ampere_plus", "same_compute_capability"]),
+    help="On which other GPUs the plans run.",
+)
+@click.option("--version-compatible", is_flag=True, help="The next major TensorRT may run the plans.")
+@click.option("--strip-weights", is_flag=True, help="Leave the weights out of the plans; loading puts them back.")
+@click.option("--refit", is_flag=True, help="Weights may be replaced in the plans.")
+@click.option("--weight-streaming-fill", is_flag=True, help="Fill's weights may lie in host memory.")
+@click.option("--tf32", is_flag=True, help="Float32 products may be rounded to TF32.")
+@click.option("--external-tactics", is_flag=True, help="Use cuBLAS and cuDNN (before TensorRT 11).")
+@click.option(
+    "--precision-constraints",
+    default="obey",
+    show_default=True,
+    type=click.Choice(["obey", "prefer", "none"]),
+    help="How strictly a TensorRT before 10 keeps the graph's types.",
+)
+@click.option(
+    "--check",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "full", "off"]),
+    help="After the build: does it run, agree with ONNX Runtime, go faster? auto leaves out what takes minutes.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Print what would be built, and the trtexec lines that are nearest to it."
+)
+@click.option("--force", is_flag=True, help="Build what is there already, or what does not seem to fit.")
+@click.option("--json", "as_json", is_flag=True, help="Print the engine's manifest as JSON.")
+def build(
+    bundle: Path,
+    precision: str | None,
+    check: str,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Build TensorRT engines of BUNDLE for this machine's GPU, and print their folder.
+
+    An engine that is there already is taken. Ctrl-C leaves nothing behind.
+    """
+    from .building import build_engines
+
+    options = _options(given)
+    opened = open_bundle(bundle)
+    if dry_run:
+        _print_plan(opened, precision, options)
+        return
+    engine = build_engines(opened, precision=precision, options=options, force=force)
+    checker: Callable[[Bundle, Engine, bool], Engine] | None = click.get_current_context().obj
+    if checker is not None and check != "off" and (force or not engine.manifest.checks):
+        engine = checker(opened, engine, check == "full")
+    if as_json:
+        click.echo((engine.path / "manifest.json").read_text(encoding="utf-8").rstrip())
+    else:
+        click.echo(engine.path)
 
 
 @click.command()
@@ -17,7 +109,7 @@ __all__ = ["inspect"]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--verify", is_flag=True, help="Check every file's SHA-256 too.")
 def inspect(bundle: Path, as_json: bool, verify: bool) -> None:
-    """Show what BUNDLE is: geometry, tensors, cache bytes, FLOPs, weights, nodes that copy the cache."""
+    """Show what BUNDLE is: geometry, tensors, cache bytes, FLOPs, weights, nodes that copy the cache, engines."""
     from .inspection import inspect_bundle, render_inspection
 
     opened = open_bundle(bundle)
@@ -29,3 +121,45 @@ def inspect(bundle: Path, as_json: bool, verify: bool) -> None:
     from rich.console import Console
 
     render_inspection(opened, Console())
+
+
+def _options(given: dict[str, Any]) -> Any:
+    from .options import BuildOptions
+
+    level, workspace = given.pop("builder_optimization_level"), given.pop("workspace")
+    return BuildOptions(optimization_level=level, workspace_nbytes=workspace, **given)
+
+
+def _print_plan(bundle: Bundle, precision: str | None, options: Any) -> None:
+    """Print what a build would do; what hangs on a GPU or on TensorRT only where they are."""
+    from ..bundle import ENGINES_FOLDER, stage_graphs
+    from .building import choose_precision, describe_machine, trtexec_line
+    from .gpu import query_gpu
+    from .keys import engine_key
+    from .lowering import find_source
+    from .planner import plan_engine
+    from .release import load_tensorrt
+
+    gpu, tensorrt = None, None
+    try:
+        gpu = query_gpu()
+        tensorrt = load_tensorrt(gpu)
+        options.check(tensorrt)
+    except BackendError as error:
+        _log.warning("%s", error)
+    chosen, graphs = stage_graphs(bundle, choose_precision(bundle, precision))
+    for line in plan_engine(bundle, chosen, gpu).lines():
+        click.echo(line)
+    if gpu is not None and tensorrt is not None:
+        machine = describe_machine(gpu, tensorrt)
+        key = engine_key(chosen, graphs, machine, options.to_manifest())
+        click.echo(f"engine          {bundle.path / ENGINES_FOLDER / key}")
+    version = tensorrt.version if tensorrt else None
+    for stage, graph in graphs.items():
+        source = bundle.locate(graph.file)
+        if version is not None:
+            try:
+                source = find_source(bundle, graph, version).path
+            except EngineError as error:  # to be lowered first, which a build does
+                _log.info("%s", error)
+        click.echo(trtexec_line(source, stage, chosen, options, version))

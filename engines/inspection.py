@@ -1,11 +1,13 @@
-"""What a bundle is and what a run of it costs, computed from its ``model.json`` alone."""
+"""What a bundle is, what a run of it costs, and what its engines are, from its ``model.json`` and their manifests."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..bundle import Bundle, Graph
+from ..bundle import Bundle, Engine, Graph, Plan, list_engines
+from .planner import format_nbytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +21,10 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
     """Return the manifest with derived figures, ready for JSON.
 
     Adds, for each precision, the cache's bytes, the bytes one autoregressive step writes to it, the bytes of weights,
-    and the FLOPs of an autoregressive step at the default number of denoising steps.
+    and the FLOPs of an autoregressive step at the default number of denoising steps; and the engines' manifests.
+
+    Raises:
+        EngineError: An engine's manifest is damaged.
     """
     document = dataclasses.asdict(bundle.manifest)
     steps = bundle.manifest.sampler.steps
@@ -34,6 +39,9 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
         }
         for precision, graphs in bundle.manifest.graphs.items()
     }
+    document["engines"] = [
+        {"path": str(engine.path), **dataclasses.asdict(engine.manifest)} for engine in list_engines(bundle)
+    ]
     return document
 
 
@@ -72,6 +80,8 @@ def render_inspection(bundle: Bundle, console: Console) -> None:
         for stage, graph in graphs.items():
             _print_copies(console, f"{stage}.{precision}", graph)
     console.print(_tensor_table(next(iter(m.graphs.values()))))
+    for engine in list_engines(bundle):
+        _print_engine(console, engine, bundle)
     console.print(_table("provenance", list(m.provenance.items())))
 
 
@@ -117,20 +127,73 @@ def _cost_table(bundle: Bundle) -> Any:
         copied = sum(copy.nbytes for copy in graphs["denoise"].cache_copies)
         table.add_row(
             precision,
-            _bytes(cache_nbytes(bundle, precision)),
-            _bytes(_scatter_nbytes(bundle, precision)),
-            _bytes(_weights_nbytes(graphs["denoise"])),
+            format_nbytes(cache_nbytes(bundle, precision)),
+            format_nbytes(_scatter_nbytes(bundle, precision)),
+            format_nbytes(_weights_nbytes(graphs["denoise"])),
             f"{graphs['fill'].flops / 1e9:.3g} GFLOP",
             f"{graphs['denoise'].flops / 1e9:.3g} GFLOP",
-            f"{_bytes(copied)} a step",
+            f"{format_nbytes(copied)} a step",
         )
     return table
 
 
 def _print_copies(console: Console, stage: str, graph: Graph) -> None:
     for copy in graph.cache_copies:
-        line = f"{stage}: {copy.operator} '{copy.node}' copies {_bytes(copy.nbytes)} of '{copy.tensor}' a run"
+        line = f"{stage}: {copy.operator} '{copy.node}' copies {format_nbytes(copy.nbytes)} of '{copy.tensor}' a run"
         _print_line(console, line)
+
+
+def _print_engine(console: Console, engine: Engine, bundle: Bundle) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    manifest = engine.manifest
+    machine = manifest.machine
+    _print_line(console, f"engine {manifest.key}", style="bold")
+    _print_line(
+        console,
+        f"TensorRT {machine.tensorrt} on {machine.gpu} (compute capability {machine.compute_capability}, driver "
+        f"{machine.driver or 'not known'} for CUDA {machine.cuda}), built {manifest.created}",
+    )
+    table = Table(title_justify="left")
+    for column in ("stage", "plan", "scratch", "built in", "layers", "layers by type", "products", "cache copies"):
+        table.add_column(column, justify="left" if column in ("stage", "layers by type", "products") else "right")
+    for stage, plan in manifest.plans.items():
+        table.add_row(*(Text(cell) for cell in (stage, *_plan_cells(plan))))
+    console.print(table)
+    graphs = bundle.manifest.graphs.get(manifest.precision, {})
+    for stage, plan in manifest.plans.items():
+        wanted = sum(copy.nbytes for copy in graphs[stage].cache_copies) if stage in graphs else 0
+        found = sum(copy.nbytes for copy in plan.audit.cache_copies) if plan.audit else 0
+        if found or wanted:
+            line = (
+                f"{stage}: the plan copies {format_nbytes(found)} of the cache a run, the graph {format_nbytes(wanted)}"
+            )
+            _print_line(console, line)
+    for check in manifest.checks:
+        style = None if check.passed else "yellow"
+        _print_line(console, f"{check.name}: {'yes' if check.passed else 'no'}, {check.detail}", style=style)
+
+
+def _plan_cells(plan: Plan) -> tuple[str, ...]:
+    sizes = (format_nbytes(plan.file.nbytes), format_nbytes(plan.scratch_nbytes), f"{plan.build_seconds:.1f} s")
+    if plan.audit is None:
+        return (*sizes, "", "", "", "")
+    audit = plan.audit
+    products = dict(audit.products)
+    if audit.unknown_products:
+        products["out of sight"] = audit.unknown_products
+    return (
+        *sizes,
+        str(audit.layers),
+        _counted(audit.precisions),
+        _counted(products),
+        format_nbytes(sum(copy.nbytes for copy in audit.cache_copies)),
+    )
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
 
 
 def _tensor_table(graphs: Any) -> Any:
@@ -150,10 +213,3 @@ def _tensor_table(graphs: Any) -> Any:
                 cells = (stage, side, name, spec.dtype, ", ".join(map(str, spec.shape)))
                 table.add_row(*(Text(cell) for cell in cells))
     return table
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} B"

@@ -1,0 +1,304 @@
+"""From a bundle to an engine: planned, built stage by stage, audited, and put in its place whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import logging
+import shlex
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+
+from ..bundle import (
+    ENGINE_MANIFEST,
+    ENGINES_FOLDER,
+    Artifact,
+    Bundle,
+    Engine,
+    EngineManifest,
+    Graph,
+    Machine,
+    Plan,
+    check_external_data,
+    engine_mismatches,
+    is_trusted,
+    open_engine,
+    record_trust,
+    sha256_of,
+    stage_graphs,
+)
+from ..errors import BundleError, EngineError
+from .claims import claim, publish
+from .gpu import Gpu, query_gpu
+from .keys import engine_key
+from .lowering import GraphSource, find_source, lower_graphs, needs_lowering
+from .options import BuildOptions
+from .planner import check_fit, format_nbytes, plan_engine
+from .plans import BuiltPlan, build_plan
+from .progress import Progress
+from .release import TensorRT, load_tensorrt
+from .timing import read_timing_cache, save_timing_cache, timing_cache_path
+
+__all__ = ["build_engines", "choose_precision", "describe_machine", "trtexec_line"]
+
+_log = logging.getLogger("vdmrt")
+_TIMINGS, _LAYERS = "timing.cache", "layers.json"
+
+
+def build_engines(
+    bundle: Bundle,
+    *,
+    precision: str | None = None,
+    options: BuildOptions | None = None,
+    force: bool = False,
+    progress: Progress = _log.info,
+) -> Engine:
+    """Build the plans of every stage for the GPU of this machine, unless they are there.
+
+    Of two that build the same engine one builds, and the other waits and takes it. After an exception, a Ctrl-C or a
+    kill no half engine is ever found.
+
+    Args:
+        bundle: Gets ``engines/<key>``.
+        precision: Of the graphs; None takes fp16 where the bundle has it.
+        options: How to build; None takes every default.
+        force: Whether to build what is there already, and what the planner says does not fit.
+        progress: Called with a line of text now and then, from any thread.
+
+    Raises:
+        BackendError: There is no GPU or no TensorRT, or TensorRT refuses.
+        BundleError: The bundle has not that precision, or a file of it was altered.
+        EngineError: It does not fit, cannot be written, or is not what was asked.
+        KeyboardInterrupt: It was interrupted.
+    """
+    gpu = query_gpu()  # before TensorRT is touched: some releases crash without a driver
+    tensorrt = load_tensorrt(gpu)
+    options = options or BuildOptions()
+    options.check(tensorrt)
+    chosen, graphs = stage_graphs(bundle, choose_precision(bundle, precision))
+    plan = plan_engine(bundle, chosen, gpu)
+    for line in plan.lines():
+        progress(line)
+    if not force:
+        check_fit(plan)
+    machine = describe_machine(gpu, tensorrt)
+    key = engine_key(chosen, graphs, machine, options.to_manifest())
+    folder = bundle.path / ENGINES_FOLDER
+    found = None if force else _find(folder / key, bundle, machine)
+    if found is not None:
+        return found
+    verify_graphs(bundle, graphs)
+    sources = _find_sources(bundle, chosen, graphs, tensorrt, progress)
+    with claim(folder, key, lambda: progress(f"another process builds {key}; waiting for it")) as work:
+        found = None if force else _find(folder / key, bundle, machine)
+        if found is not None:
+            return found
+        try:
+            _build_into(work, bundle, tensorrt, key, chosen, machine, graphs, sources, options, progress)
+            publish(work, folder / key)
+        except OSError as error:
+            why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+            raise EngineError(f"{folder / key}: the engine cannot be written: {why}; nothing was left") from error
+    return open_engine(folder / key)
+
+
+def choose_precision(bundle: Bundle, precision: str | None) -> str:
+    """Return the given precision, or fp16 where the bundle has it, else what it has."""
+    graphs = bundle.manifest.graphs
+    return precision or ("fp16" if "fp16" in graphs else next(iter(graphs)))
+
+
+def describe_machine(gpu: Gpu, tensorrt: TensorRT) -> Machine:
+    """Return what a plan is bound to here."""
+    return Machine(
+        tensorrt=tensorrt.version,
+        compute_capability=gpu.compute_capability,
+        gpu=gpu.name,
+        cuda=gpu.cuda,
+        driver=gpu.driver,
+    )
+
+
+def verify_graphs(bundle: Bundle, graphs: Mapping[str, Graph]) -> None:
+    """Check where weights lie, and the SHA-256 of every graph and of its weights: a plan is signed with them.
+
+    Raises:
+        BundleError: A file is missing, or is not the one that was recorded.
+    """
+    for graph in graphs.values():
+        weights = bundle.locate(graph.weights).name if graph.weights else None
+        check_external_data(bundle.locate(graph.file), weights)
+    artifacts = {part.file: part for graph in graphs.values() for part in (graph.file, graph.weights) if part}
+    for artifact in artifacts.values():
+        path = bundle.locate(artifact)
+        found = sha256_of(path)
+        if found != artifact.sha256:
+            raise BundleError(
+                f"wanted SHA-256 {artifact.sha256[:16]}…, found {found[:16]}…; the file was altered: export it again",
+                path=path,
+            )
+
+
+def trtexec_line(source: Path, stage: str, precision: str, options: BuildOptions, version: str | None) -> str:
+    """Return the trtexec command that builds the same plan, as near as it can be said."""
+    words = ["trtexec", f"--onnx={source}", f"--saveEngine={stage}.plan", "--profilingVerbosity=detailed"]
+    if version is not None and needs_lowering(version):
+        words += ["--fp16"] * (precision == "fp16") + [f"--precisionConstraints={options.precision_constraints}"]
+        words += ["--layerPrecisions=<type of each layer, from the graph>"]
+    else:
+        words += ["--stronglyTyped"]
+    words += ["--noTF32"] * (not options.tf32)
+    if options.workspace_nbytes is not None:
+        words.append(f"--memPoolSize=workspace:{options.workspace_nbytes / 2**20:g}")
+    if options.optimization_level is not None:
+        words.append(f"--builderOptimizationLevel={options.optimization_level}")
+    if options.hardware_compatibility != "none":
+        level = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
+        words.append(f"--hardwareCompatibilityLevel={level[options.hardware_compatibility]}")
+    words += ["--versionCompatible"] * options.version_compatible
+    words += ["--stripWeights"] * options.strip_weights + ["--refit"] * options.refit
+    words += ["--allowWeightStreaming"] * (options.weight_streaming_fill and stage == "fill")
+    if options.timing_cache is not None:
+        words.append(f"--timingCacheFile={options.timing_cache}")
+    return shlex.join(words)
+
+
+def _find(path: Path, bundle: Bundle, machine: Machine) -> Engine | None:
+    """Return an engine that is there, whole, fits, and was built by this user."""
+    if not (path / ENGINE_MANIFEST).is_file():
+        return None
+    try:
+        engine = open_engine(path)
+    except EngineError as error:
+        _log.warning("%s; building it again", error)
+        return None
+    whole = all(
+        (engine.path / plan.file.file).is_file()
+        and (engine.path / plan.file.file).stat().st_size == plan.file.nbytes
+        and is_trusted(plan.file.sha256)
+        for plan in engine.manifest.plans.values()
+    )
+    return engine if whole and not engine_mismatches(engine, bundle, machine) else None
+
+
+def _find_sources(
+    bundle: Bundle, precision: str, graphs: Mapping[str, Graph], tensorrt: TensorRT, progress: Progress
+) -> dict[str, GraphSource]:
+    """Return what to parse for each stage; lowers graphs where onnx is installed and they were not lowered yet."""
+    try:
+        return {stage: find_source(bundle, graph, tensorrt.version) for stage, graph in graphs.items()}
+    except EngineError:
+        try:
+            import onnx  # noqa: F401
+        except ModuleNotFoundError:
+            pass
+        else:
+            lower_graphs(
+                bundle, precision, release=tensorrt.version, progress=lambda stage: progress(f"lowering {stage}")
+            )
+        return {stage: find_source(bundle, graph, tensorrt.version) for stage, graph in graphs.items()}
+
+
+def _build_into(
+    work: Path,
+    bundle: Bundle,
+    tensorrt: TensorRT,
+    key: str,
+    precision: str,
+    machine: Machine,
+    graphs: Mapping[str, Graph],
+    sources: Mapping[str, GraphSource],
+    options: BuildOptions,
+    progress: Progress,
+) -> None:
+    """Build every stage, and write plans, layers, timing cache and manifest into ``work``; then trust the plans."""
+    cache_path = timing_cache_path(machine, options.timing_cache)
+    timings = read_timing_cache(cache_path)
+    plans: dict[str, Plan] = {}
+    layers: dict[str, object] = {}
+    for stage, graph in graphs.items():
+        progress(f"{stage}: building with TensorRT {tensorrt.version}")
+        built = build_plan(tensorrt, stage, graph, sources[stage], precision, options, timings, progress)
+        plans[stage] = _write_plan(work, stage, graph, built)
+        layers[stage] = _parsed(built.inspection)
+        if built.timing_cache:
+            timings = built.timing_cache
+            _keep_timings(cache_path, timings, progress)
+        progress(_summary(stage, plans[stage]))
+        if tensorrt.messages.skipped:
+            progress(f"{stage}: {_explain_skipped(tensorrt)}")
+    manifest = EngineManifest(
+        key=key,
+        backend="tensorrt",
+        precision=precision,  # type: ignore[arg-type]  # a key of the bundle's graphs, checked when it was opened
+        machine=machine,
+        plans=plans,
+        options=options.to_manifest(),
+        hardware_compatibility=options.hardware_compatibility,
+        version_compatible=options.version_compatible,
+        stripped=options.strip_weights,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+    (work / _TIMINGS).write_bytes(timings)
+    (work / _LAYERS).write_text(json.dumps(layers), encoding="utf-8")
+    (work / ENGINE_MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest), indent=1) + "\n", encoding="utf-8")
+    for plan in plans.values():
+        record_trust(plan.file.sha256)
+
+
+def _write_plan(work: Path, stage: str, graph: Graph, built: BuiltPlan) -> Plan:
+    """Write a plan without a second copy of it in memory."""
+    content = memoryview(built.data)
+    path = work / f"{stage}.plan"
+    with path.open("wb") as file:
+        file.write(content)
+    return Plan(
+        file=Artifact(path.name, hashlib.sha256(content).hexdigest(), content.nbytes),
+        graph_sha256=graph.file.sha256,
+        weights_sha256=graph.weights.sha256 if graph.weights else None,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        scratch_nbytes=built.scratch_nbytes,
+        build_seconds=round(built.build_seconds, 2),
+        audit=built.audit,
+    )
+
+
+def _keep_timings(path: Path, timings: bytes, progress: Progress) -> None:
+    """Keep what was measured, whatever becomes of the build; a cache that cannot be kept costs time, no more."""
+    try:
+        save_timing_cache(path, timings)
+    except OSError as error:
+        progress(f"the timing cache is not kept: {path}: {error.strerror}")
+
+
+def _explain_skipped(tensorrt: TensorRT) -> str:
+    """Say what TensorRT's warnings of skipped tactics mean, and forget them."""
+    count, tensorrt.messages.skipped = tensorrt.messages.skipped, 0
+    return (
+        f"TensorRT left {count} kernels untried for want of GPU memory: the plan is right and may be slower; free "
+        "memory, or raise --workspace where it was given"
+    )
+
+
+def _parsed(inspection: str) -> object:
+    """Return the inspector's JSON, or its text where it is none."""
+    try:
+        return json.loads(inspection, strict=False)
+    except ValueError:
+        return inspection
+
+
+def _summary(stage: str, plan: Plan) -> str:
+    built = (
+        f"{stage}: built in {plan.build_seconds:.1f} s, {format_nbytes(plan.file.nbytes)}, scratch "
+        f"{format_nbytes(plan.scratch_nbytes)}"
+    )
+    if plan.audit is None:
+        return built
+    products = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(plan.audit.products.items())) or "none named"
+    copied = sum(copy.nbytes for copy in plan.audit.cache_copies)
+    return f"{built}, {plan.audit.layers} layers, products: {products}, cache copies {format_nbytes(copied)} a run"

@@ -1,0 +1,41 @@
+"""An engine's name: short and readable, with a hash of everything that would make another plan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..bundle import Graph, Machine
+
+__all__ = ["engine_key"]
+
+_DIGITS = 12
+
+
+def engine_key(precision: str, graphs: Mapping[str, Graph], machine: Machine, options: Mapping[str, str]) -> str:
+    """Return the name of an engine's folder, as ``trt10.3.0-sm90-h100-80gb-hbm3-fp16-1f2e3d4c5b6a``.
+
+    The hash covers the SHA-256 of every graph and of its weights, TensorRT, CUDA, driver, compute capability, GPU and
+    options.
+    """
+    described: dict[str, Any] = {
+        "precision": precision,
+        "graphs": {
+            stage: [graph.file.sha256, graph.weights.sha256 if graph.weights else None]
+            for stage, graph in sorted(graphs.items())
+        },
+        "machine": [machine.tensorrt, machine.cuda, machine.driver, machine.compute_capability, machine.gpu],
+        "options": dict(sorted(options.items())),
+    }
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+    capability = machine.compute_capability.replace(".", "")
+    return f"trt{_plain(machine.tensorrt)}-sm{capability}-{_plain(machine.gpu)}-{precision}-{digest}"
+
+
+def _plain(text: str) -> str:
+    """Keep what is safe in a file name everywhere, and not too much of it."""
+    text = re.sub(r"^nvidia\s+(geforce\s+)?", "", text, flags=re.IGNORECASE)
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:40] or "gpu"

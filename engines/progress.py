@@ -1,0 +1,124 @@
+"""Signs of life from a build that takes minutes, and a way to stop it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from .release import TensorRT
+
+__all__ = ["Progress", "make_monitor", "run_beside"]
+
+Progress = Callable[[str], None]
+_T = TypeVar("_T")
+HEARTBEAT_S, _POLL_S = 10.0, 0.1
+
+
+class Cancelled(threading.Event):
+    """Set when somebody wants the build to stop."""
+
+
+def make_monitor(tensorrt: TensorRT, stage: str, progress: Progress, cancelled: Cancelled) -> Any:
+    """Return a progress monitor that says how far the builder is and stops it when asked; None before release 10.
+
+    The config keeps no reference that Python sees: hold it until the build is over.
+    """
+    if not tensorrt.has_monitor:
+        return None
+
+    class Monitor(tensorrt.module.IProgressMonitor):  # type: ignore[misc, name-defined]
+        """Called from several of the builder's threads; an exception in here would end the build unsaid."""
+
+        def __init__(self) -> None:
+            tensorrt.module.IProgressMonitor.__init__(self)
+            self._lock = threading.Lock()
+            self._steps: dict[str, int] = {}
+            self._said = 0.0
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            """Remember how many steps a phase has."""
+            with self._lock:
+                self._steps[phase_name] = num_steps
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            """Say it every few seconds; return whether to go on."""
+            with self._lock:
+                now = time.monotonic()
+                steps = self._steps.get(phase_name, 0)
+                if now - self._said >= HEARTBEAT_S:
+                    self._said = now
+                    progress(f"{stage}: {phase_name}, step {step + 1} of {steps}")
+            return not cancelled.is_set()
+
+        def phase_finish(self, phase_name: str) -> None:
+            """Forget a phase."""
+            with self._lock:
+                self._steps.pop(phase_name, None)
+
+    return Monitor()
+
+
+def run_beside(
+    work: Callable[[], _T], stage: str, progress: Progress, cancelled: Cancelled, every: float = HEARTBEAT_S
+) -> _T:
+    """Run what does not listen to signals in a thread, so that Ctrl-C is heard; return what it returns.
+
+    Ctrl-C asks the work to stop and waits for it, because it uses memory that is about to go. A second one does not
+    wait.
+
+    Raises:
+        KeyboardInterrupt: It was interrupted.
+        Exception: Whatever the work raised.
+    """
+    results: list[_T] = []
+    errors: list[BaseException] = []
+
+    # Not by joining the thread: an interrupted join takes it for ended (CPython issue 90882).
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=run, name=f"vdmrt-build-{stage}", daemon=True)
+    with _heartbeat(stage, progress, every):
+        thread.start()
+        try:
+            while not done.wait(_POLL_S):
+                pass
+        except KeyboardInterrupt:
+            cancelled.set()
+            progress(f"{stage}: stopping; the builder ends its step first (Ctrl-C again does not wait for it)")
+            while not done.wait(_POLL_S):
+                pass
+            errors.clear()  # or its traceback would keep the builder
+            raise
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+@contextmanager
+def _heartbeat(stage: str, progress: Progress, every: float) -> Iterator[None]:
+    """Say every so many seconds for how long a stage has been at it."""
+    done = threading.Event()
+    started = time.monotonic()
+
+    def beat() -> None:
+        while not done.wait(every):
+            progress(f"{stage}: {time.monotonic() - started:.0f} s")
+
+    thread = threading.Thread(target=beat, name="vdmrt-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,60 @@
+"""A recorded TensorRT that computes: what it enqueues runs the bundle's graph in ONNX Runtime, as a host function.
+
+On the fake driver device memory is host memory. It shows that all around TensorRT hands the right numbers on; it never
+counts as TensorRT having run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from tensorrt_recorder import Recorder
+
+from vdmrt.bundle import Bundle, TensorSpec, stage_graphs
+
+__all__ = ["let_compute"]
+
+_HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def let_compute(recorder: Recorder, bundle: Bundle, precision: str, *, error: float = 0.0) -> None:
+    """Have a recorder's contexts compute the graphs of a bundle.
+
+    Args:
+        recorder: On an enabled fake driver.
+        bundle: Whose engines it runs.
+        precision: Of the graphs.
+        error: Relative error that is added to every floating output.
+    """
+    driver = ctypes.CDLL("libcuda.so.1")
+    _, graphs = stage_graphs(bundle, precision)
+    sessions = {
+        stage: onnxruntime.InferenceSession(str(bundle.locate(graph.file)), providers=["CPUExecutionProvider"])
+        for stage, graph in graphs.items()
+    }
+    kept: list[Any] = []  # a captured graph calls its function long after the enqueue
+
+    def enqueue(context: Any, stream: int) -> None:
+        stage = context.engine.name
+        graph, addresses = graphs[stage], dict(context._addresses)
+
+        def run(_: Any) -> None:
+            feeds = {spec.name: _view(spec, addresses[spec.name]) for spec in graph.inputs}
+            results: Any = sessions[stage].run([spec.name for spec in graph.outputs], feeds)
+            for spec, result in zip(graph.outputs, results, strict=True):
+                scale = 1 if spec.dtype == "int32" else 1 + error
+                _view(spec, addresses[spec.name])[...] = result * scale
+
+        function = _HOST_FUNCTION(run)
+        kept.append(function)
+        assert driver.cuLaunchHostFunc(ctypes.c_void_p(stream), function, None) == 0
+
+    recorder.on_enqueue = enqueue
+
+
+def _view(spec: TensorSpec, address: int) -> Any:
+    content: Any = (ctypes.c_char * spec.nbytes).from_address(address)
+    return np.frombuffer(content, spec.dtype).reshape(spec.shape)

@@ -1,0 +1,73 @@
+"""Builds engines with the recorder in a process of its own: ``script BUNDLE build``, ``script BUNDLE kill TIMES SEED``.
+
+``kill`` forks builders that each build the engine anew, kills them at random moments, and says after each what is
+found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from fake_cuda import enabled_fake_cuda
+from tensorrt_recorder import install
+
+from vdmrt.bundle import list_engines, open_bundle, read_plan
+from vdmrt.engines import build_engines
+
+SECONDS = 0.1
+
+
+def build(path: Path, *, force: bool, said: list[str]) -> str:
+    """Build an engine; return its key."""
+    settings = {"gpu": "vdmrt fake GPU", "compute_capability": "9.0", "build_seconds": SECONDS}
+    with enabled_fake_cuda(), install("11.4", **settings) as recorder:
+        engine = build_engines(open_bundle(path), precision="fp16", force=force, progress=said.append)
+        said.append(f"plans built: {len(recorder.named('build_serialized_network'))}")
+    return engine.manifest.key
+
+
+def found(path: Path) -> list[str]:
+    """Return the keys of the engines that a run would find; every plan of theirs must be whole."""
+    engines = list_engines(open_bundle(path))
+    for engine in engines:
+        for stage in engine.manifest.plans:
+            read_plan(engine, stage)
+    return [engine.manifest.key for engine in engines]
+
+
+def kill_at_random(path: Path, times: int, seed: int) -> None:
+    """Kill builders, one after the other."""
+    moments = random.Random(seed)
+    started = time.monotonic()
+    build(path, force=True, said=[])
+    took = time.monotonic() - started
+    for _ in range(times):
+        child = os.fork()
+        if child == 0:
+            build(path, force=True, said=[])
+            os._exit(0)
+        time.sleep(moments.uniform(0, took))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        print(json.dumps({"killed": os.WIFSIGNALED(status), "found": found(path)}), flush=True)
+
+
+def main() -> None:
+    """Do what the command line says."""
+    path, verb = Path(sys.argv[1]), sys.argv[2]
+    if verb == "kill":
+        kill_at_random(path, int(sys.argv[3]), int(sys.argv[4]))
+    else:
+        said: list[str] = []
+        key = build(path, force=False, said=said)
+        print(json.dumps({"key": key, "said": said}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Engines for tests of the TensorRT backend: written into a copy of a bundle, with the recorder's plans."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_cuda import FakeCuda, enabled_fake_cuda
+from tensorrt_recorder import Recorder, install, make_plan
+
+from vdmrt.bundle import (
+    ENGINES_FOLDER,
+    Artifact,
+    Bundle,
+    Engine,
+    EngineManifest,
+    Graph,
+    Machine,
+    Plan,
+    open_bundle,
+    open_engine,
+    record_trust,
+    stage_graphs,
+)
+from vdmrt.runtime._core import Device, Memory
+
+__all__ = ["Machinery", "Tensors", "copy_bundle", "machine_of", "plan_of", "tensorrt_machine", "write_engine"]
+
+
+@dataclass
+class Machinery:
+    """A machine with a fake GPU and a recorded TensorRT, and a bundle that has an fp16 engine for it."""
+
+    cuda: FakeCuda
+    recorder: Recorder
+    bundle: Bundle
+
+    @property
+    def denoise(self) -> Graph:
+        """The fp16 graph of a denoising step."""
+        return self.bundle.manifest.graphs["fp16"]["denoise"]
+
+
+@dataclass
+class Tensors:
+    """Device memory for each tensor of a graph, and scratch; to be closed before the device is."""
+
+    device: Device
+    graph: Graph
+    scratch_nbytes: int
+    memories: dict[str, Memory] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sizes = {spec.name: spec.nbytes for spec in (*self.graph.inputs, *self.graph.outputs)}
+        try:
+            for name, nbytes in {**sizes, "scratch": max(self.scratch_nbytes, 1)}.items():
+                self.memories[name] = self.device.allocate(nbytes)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def addresses(self) -> dict[str, int]:
+        """By tensor's name; the scratch is "scratch"."""
+        return {name: memory.address for name, memory in self.memories.items()}
+
+    def close(self) -> None:
+        """Free everything, also where freeing one fails."""
+        with contextlib.ExitStack() as stack:
+            for memory in self.memories.values():
+                stack.callback(memory.close)
+
+
+@contextlib.contextmanager
+def tensorrt_machine(
+    release: str, source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, devices: int = 1, **settings: Any
+) -> Iterator[Machinery]:
+    """Play a machine with GPUs and a TensorRT release, with an fp16 engine beside a copy of a bundle.
+
+    Args:
+        release: Of TensorRT.
+        source: The bundle.
+        folder: Where the copy and the user's cache go.
+        monkeypatch: Moves the user's cache.
+        devices: GPUs.
+        settings: Of the recorder.
+    """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    bundle = copy_bundle(source, folder / "bundle")
+    with enabled_fake_cuda(devices) as cuda, install(release, gpu="vdmrt fake GPU", **settings) as recorder:
+        write_engine(bundle, recorder)
+        yield Machinery(cuda, recorder, bundle)
+
+
+def copy_bundle(source: Path, folder: Path) -> Bundle:
+    """Link a bundle's files into another folder, so that engines may be put beside its graphs."""
+    shutil.copytree(source, folder, copy_function=os.link)
+    return open_bundle(folder)
+
+
+def machine_of(recorder: Recorder) -> Machine:
+    """Return the machine that a recorder plays."""
+    return Machine(recorder.version, recorder.compute_capability, recorder.gpu)
+
+
+def plan_of(recorder: Recorder, graph: Graph, **document: Any) -> bytes:
+    """Return a plan with the tensors of a graph."""
+    sides = [[(spec.name, spec.dtype, spec.shape) for spec in specs] for specs in (graph.inputs, graph.outputs)]
+    return make_plan(recorder, *sides, **document)
+
+
+def write_engine(
+    bundle: Bundle,
+    recorder: Recorder,
+    precision: str = "fp16",
+    *,
+    plans: dict[str, bytes] | None = None,
+    trusted: bool = True,
+    **manifest: Any,
+) -> Engine:
+    """Write an engine of a precision for the machine that the recorder plays.
+
+    Args:
+        bundle: Where to.
+        recorder: Of the release.
+        precision: Of the graphs.
+        plans: Bytes by stage that stand for what is made otherwise.
+        trusted: Whether this user has a record of building it.
+        manifest: What stands in the manifest instead.
+    """
+    _, graphs = stage_graphs(bundle, precision)
+    key = str(manifest.pop("key", f"{precision}-{recorder.release}"))
+    folder = bundle.path / ENGINES_FOLDER / key
+    folder.mkdir(parents=True)
+    written = {}
+    for stage, graph in graphs.items():
+        data = (plans or {}).get(stage) or plan_of(recorder, graph)
+        (folder / f"{stage}.plan").write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest()
+        if trusted:
+            record_trust(digest)
+        written[stage] = Plan(
+            file=Artifact(f"{stage}.plan", digest, len(data)),
+            graph_sha256=graph.file.sha256,
+            weights_sha256=graph.weights.sha256 if graph.weights else None,
+            inputs=graph.inputs,
+            outputs=graph.outputs,
+            scratch_nbytes=recorder.scratch_nbytes,
+            build_seconds=1.0,
+        )
+    document = {
+        "key": key, "backend": "tensorrt", "precision": precision, "plans": written, "options": {},
+        "machine": machine_of(recorder), **manifest,
+    }  # fmt: skip
+    text = json.dumps(dataclasses.asdict(EngineManifest(**document)))
+    (folder / "manifest.json").write_text(text)
+    return open_engine(folder)

@@ -1,0 +1,47 @@
+"""Memory as TensorRT hands it out: a buffer, and nothing else of bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
+__all__ = ["host_memory", "host_memory_class"]
+
+
+def host_memory_class(recorder: Recorder) -> type:
+    """Build IHostMemory: a buffer that has neither a length nor bytes' own methods."""
+    names = recorder.names.classes["IHostMemory"]
+
+    class IHostMemory(bytes):
+        _made = True
+
+        def __getattribute__(self, name: str) -> Any:
+            if not name.startswith("_") and name not in names.properties:
+                raise AttributeError(f"'tensorrt.tensorrt.IHostMemory' object has no attribute '{name}'")
+            return super().__getattribute__(name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            raise AttributeError(f"'tensorrt.tensorrt.IHostMemory' object has no attribute '{name}'")
+
+        def __len__(self) -> int:
+            raise TypeError("object of type 'tensorrt.tensorrt.IHostMemory' has no len()")
+
+        def __getitem__(self, index: Any) -> Any:
+            raise TypeError("'tensorrt.tensorrt.IHostMemory' object is not subscriptable")
+
+        @property
+        def nbytes(self) -> int:
+            return bytes.__len__(self)
+
+        @property
+        def dtype(self) -> Any:
+            return recorder.enum("DataType", "INT8")
+
+    return IHostMemory
+
+
+def host_memory(recorder: Recorder, data: bytes) -> Any:
+    """Return bytes as TensorRT hands them out."""
+    return recorder.module.IHostMemory(data)

@@ -1,0 +1,227 @@
+"""Classes and enumerations that have exactly the names of a release, and refuse all others as the real ones do."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .names import ClassNames, EnumNames, Signature
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
+__all__ = ["Native", "RecorderError", "build_class", "build_enum"]
+
+# What an argument of this name must be; pybind11 takes every int-like object where it wants an int.
+_KINDS: Mapping[str, Callable[[Any], object]] = {
+    "name": lambda value: isinstance(value, str),
+    "memory": operator.index,
+    "size": operator.index,
+    "stream_handle": operator.index,
+    "pool_size": operator.index,
+    "index": operator.index,
+    "flags": operator.index,
+    "tactic_sources": operator.index,
+}
+_BYTES_NAMES = frozenset({"__class__", "__dict__", "__doc__", "__module__"})
+
+
+class RecorderError(AssertionError):
+    """Code under test did what would crash or corrupt the process with TensorRT itself."""
+
+
+class _Enum:
+    """A pybind11 enumeration: no int, compares with its own kind only."""
+
+    __members__: dict[str, Any] = {}
+    _ordered = False
+
+    def __init__(self, value: int) -> None:
+        self._value = value
+
+    @property
+    def value(self) -> int:
+        return self._value
+
+    @property
+    def name(self) -> str:
+        return next(name for name, member in self.__members__.items() if member._value == self._value)
+
+    def __int__(self) -> int:
+        return self._value
+
+    __index__ = __int__
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other._value == self._value
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}.{self.name}: {self._value}>"
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}.{self.name}"
+
+    def __lt__(self, other: Any) -> Any:
+        return self._value < other._value if self._comparable(other) else NotImplemented
+
+    def __le__(self, other: Any) -> Any:
+        return self._value <= other._value if self._comparable(other) else NotImplemented
+
+    def __gt__(self, other: Any) -> Any:
+        return self._value > other._value if self._comparable(other) else NotImplemented
+
+    def __ge__(self, other: Any) -> Any:
+        return self._value >= other._value if self._comparable(other) else NotImplemented
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "_value":
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        object.__setattr__(self, name, value)
+
+    def _comparable(self, other: object) -> bool:
+        return self._ordered and type(other) is type(self)
+
+
+class _NativeType(type):
+    """Makes objects as pybind11 does: none without a constructor, none whose base was not initialised."""
+
+    _names: ClassNames
+
+    def __call__(cls, *arguments: Any, **named: Any) -> Any:
+        if not cls._names.constructors:
+            raise TypeError(f"tensorrt.tensorrt.{cls.__name__}: No constructor defined!")
+        made = super().__call__(*arguments, **named)
+        if not made._made:
+            native = cls._names.name
+            raise TypeError(f"tensorrt.tensorrt.{native}.__init__() must be called when overriding __init__")
+        return made
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        raise AttributeError(f"type object '{cls.__name__}' has no attribute '{name}' to be set")
+
+
+class Native(metaclass=_NativeType):
+    """An object of TensorRT. Names that begin with an underscore are the recorder's own."""
+
+    _names: ClassNames
+    _recorder: Recorder
+    _native_type: type[Native]
+    _made = False
+    _label = ""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        bound = _bind(self._names.name, "__init__", self._names.constructors, arguments, named)
+        self._recorder.make(self, bound)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        native = type(self) is self._native_type
+        if native and not name.startswith("_") and not hasattr(type(self), name):
+            raise AttributeError(f"'tensorrt.tensorrt.{self._names.name}' object has no attribute '{name}'")
+        object.__setattr__(self, name, value)
+
+    def _start(self, **state: Any) -> None:
+        """Begin life; behaviours replace it."""
+
+
+def build_enum(names: EnumNames, extra: Mapping[str, Any] | None = None) -> type[_Enum]:
+    """Build an enumeration."""
+    body = {"__members__": {}, "_ordered": names.ordered, "__module__": "tensorrt.tensorrt", **(extra or {})}
+    built: type[_Enum] = type(names.name, (_Enum,), body)
+    for name, value in names.members.items():
+        member = built(value)
+        built.__members__[name] = member
+        setattr(built, name, member)
+    return built
+
+
+def build_class(
+    names: ClassNames, base: type[Native] | None, behaviour: type | None, recorder: Recorder
+) -> type[Native]:
+    """Build a class with the release's names; ``behaviour`` says what the known ones do."""
+    body: dict[str, Any] = {"_names": names, "_recorder": recorder, "__module__": "tensorrt.tensorrt"}
+    known = vars(behaviour) if behaviour is not None else {}
+    for name, value in known.items():
+        if name.startswith("_") and name not in _BYTES_NAMES and name not in ("__weakref__", "__annotations__"):
+            body[name] = value
+    for name, signatures in names.methods.items():
+        body[name] = _method(names.name, name, signatures, known.get(name))
+    for name, access in names.properties.items():
+        body[name] = _property(names.name, name, access, known.get(name))
+    for name, nested in names.enums.items():
+        body[name] = build_enum(nested)
+    for name, path in names.values.items():
+        enum, member = path.split(".")
+        body[name] = body[enum].__members__[member]
+    built: Any = _NativeType(names.name, (base or Native,), body)
+    type.__setattr__(built, "_native_type", built)
+    made: type[Native] = built
+    return made
+
+
+def _method(owner: str, name: str, signatures: tuple[Signature, ...], behaviour: Any) -> Any:
+    def call(self: Native, *arguments: Any, **named: Any) -> Any:
+        bound = _bind(owner, name, signatures, arguments, named)
+        return self._recorder.run(self, owner, name, bound, behaviour)
+
+    call.__name__ = name
+    return call
+
+
+def _property(owner: str, name: str, access: str, behaviour: Any) -> property:
+    own_get = getattr(behaviour, "fget", None)
+    own_set = getattr(behaviour, "fset", None)
+
+    def get(self: Native) -> Any:
+        if own_get is not None:
+            return own_get(self)
+        if "r" == access and f"_p_{name}" not in vars(self):
+            raise NotImplementedError(f"the recorder does not model {owner}.{name}")
+        return vars(self).get(f"_p_{name}")
+
+    def set_value(self: Native, value: Any) -> None:
+        def store(owner_: Native, value: Any) -> None:
+            if own_set is not None:
+                own_set(owner_, value)
+            else:
+                object.__setattr__(owner_, f"_p_{name}", value)
+
+        self._recorder.run(self, owner, f"{name}=", {"value": value}, store)
+
+    return property(get if "r" in access else None, set_value if "w" in access else None)
+
+
+def _bind(
+    owner: str, name: str, signatures: tuple[Signature, ...], arguments: tuple[Any, ...], named: dict[str, Any]
+) -> dict[str, Any]:
+    for signature in signatures:
+        bound = _match(signature, arguments, named)
+        if bound is not None:
+            return bound
+    wanted = " or ".join(f"{name}({', '.join(signature.arguments)})" for signature in signatures)
+    raise TypeError(
+        f"{name}(): incompatible function arguments. The following argument types are supported: {owner}.{wanted}. "
+        f"Invoked with: {arguments}, {named}"
+    )
+
+
+def _match(signature: Signature, arguments: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any] | None:
+    if len(arguments) > len(signature.arguments):
+        return None
+    bound = dict(zip(signature.arguments, arguments, strict=False))
+    if set(named) & set(bound) or set(named) - set(signature.arguments):
+        return None
+    bound.update(named)
+    if set(signature.arguments) - set(bound) - signature.optional:
+        return None
+    for name, value in bound.items():
+        try:
+            fits = _KINDS.get(name, lambda _: True)(value)
+        except TypeError:
+            return None
+        if fits is False:
+            return None
+    return bound

@@ -1,0 +1,284 @@
+"""Stands in for the module ``tensorrt`` of one release: its names exactly, every call recorded, nothing computed."""
+
+from __future__ import annotations
+
+import collections
+import importlib.machinery
+import sys
+import types
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import building, configuring, defining, inspecting, parsing, running
+from .memory import host_memory_class
+from .names import Names, read_names
+from .natives import Native, RecorderError, build_class, build_enum
+
+__all__ = ["Call", "Recorder", "install"]
+
+_DEFAULT_ITEMSIZE = {"FLOAT": 4, "INT32": 4, "HALF": 2, "BF16": 2, "INT64": 8, "INT4": 0.5, "FP4": 0.5}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call: on what ("IExecutionContext#1"), which ("execute_async_v3", "device_memory="), with what by name.
+
+    Objects of TensorRT among the arguments stand there by their labels, so that the record keeps none alive.
+    """
+
+    subject: str
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass
+class _Failure:
+    name: str
+    at: int
+    returns: Any
+    error: BaseException | None
+    log: str
+    seen: int = 0
+
+
+@dataclass
+class Recorder:
+    """One release of TensorRT, recorded. Its attributes may be set at any time; they say what the release meets.
+
+    Attributes:
+        release: "8.5", "10.3", "10.16" or "11.4".
+        driver: Whether there is a driver; without one the factories fail as the release's do.
+        gpu: Name of the GPU that plans are built on and run on.
+        compute_capability: Of that GPU.
+        scratch_nbytes: Device memory that the contexts of plans built from now on want.
+        workspace_nbytes: Workspace that a build wants; less makes it fail.
+        build_seconds: How long a build takes, in ``build_steps`` steps. As in TensorRT's own code no signal is
+            seen meanwhile, save in a progress monitor.
+        build_steps: Steps that a progress monitor hears of.
+        unsupported: Operators that the parser lacks, beside those that the release lacks.
+        layer_type: Given a layer's ONNX operator and the type that it would run in, the type it does run in:
+            "float32", "float16", ...; for engines that silently become another type.
+        fuse: Whether the inspector shows one opaque layer, as it does where all of a transformer was fused.
+        on_enqueue: Called with the context and the stream wherever a run would be enqueued.
+        before: Called with each call before anything else is done.
+        calls: What was called, in order; destruction stands there as ``__del__``.
+        log: What was logged: (severity's name, message).
+    """
+
+    release: str
+    driver: bool = True
+    gpu: str = "NVIDIA Recorder"
+    compute_capability: str = "9.0"
+    scratch_nbytes: int = 1 << 16
+    workspace_nbytes: int = 0
+    build_seconds: float = 0.0
+    build_steps: int = 4
+    unsupported: set[str] = field(default_factory=set)
+    layer_type: Callable[[str, str], str] | None = None
+    fuse: bool = False
+    on_enqueue: Callable[[Any, int], None] | None = None
+    before: Callable[[Call], None] | None = None
+    calls: list[Call] = field(default_factory=list)
+    log: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.names: Names = read_names(self.release)
+        self._failures: list[_Failure] = []
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._alive: weakref.WeakValueDictionary[str, Native] = weakref.WeakValueDictionary()
+        self.module = self._build_module()
+
+    @property
+    def version(self) -> str:
+        """The release's whole version, as in ``tensorrt.__version__``."""
+        return self.names.version
+
+    @property
+    def major(self) -> int:
+        """The release's first number."""
+        return int(self.release.partition(".")[0])
+
+    @property
+    def minor(self) -> int:
+        """The release's second number."""
+        return int(self.release.partition(".")[2])
+
+    def named(self, name: str) -> list[Call]:
+        """Return the calls of a name, or of a class and name as "IExecutionContext.execute_async_v3"."""
+        owner, _, method = name.rpartition(".")
+        return [
+            call
+            for call in self.calls
+            if call.name == method and (not owner or call.subject.partition("#")[0] == owner)
+        ]
+
+    def alive(self, owner: str) -> int:
+        """Count the objects of a class that live."""
+        return sum(thing._names.name == owner for thing in self._alive.values())
+
+    def fail(
+        self, name: str, *, at: int = 1, returns: Any = None, error: BaseException | None = None, log: str = ""
+    ) -> None:
+        """Make a call fail.
+
+        Args:
+            name: The method, or class and method.
+            at: The how manieth call from now on fails; 0 for all.
+            returns: What it returns then, unless ``error`` is given.
+            error: What it raises.
+            log: What it logs as an error before that.
+        """
+        self._failures.append(_Failure(name, at, returns, error, log))
+
+    # What the classes use.
+
+    def make(self, thing: Native, bound: dict[str, Any]) -> None:
+        """Begin the life of an object: from its constructor, or from a factory through ``create``."""
+        owner = thing._names.name
+        self._counts[owner] += 1
+        thing._label = f"{owner}#{self._counts[owner]}"
+        self._alive[thing._label] = thing
+        call = _record(thing, "__init__", bound)
+        self.calls.append(call)
+        if self.before is not None:
+            self.before(call)
+        thing._start(**bound)
+        thing._made = True
+
+    def create(self, owner: str, **state: Any) -> Any:
+        """Make an object that has no constructor."""
+        built: Any = getattr(self.module, owner)
+        thing = built.__new__(built)
+        self._counts[owner] += 1
+        thing._label = f"{owner}#{self._counts[owner]}"
+        self._alive[thing._label] = thing
+        thing._start(**state)
+        thing._made = True
+        return thing
+
+    def run(self, thing: Native, owner: str, name: str, bound: dict[str, Any], behaviour: Any) -> Any:
+        """Record a call, let it fail where it shall, else do what is known of it."""
+        if not thing._made:
+            raise RecorderError(f"{owner}.{name} was called before {owner}.__init__()")
+        call = _record(thing, name, bound)
+        self.calls.append(call)
+        if self.before is not None:
+            self.before(call)
+        failure = self._failing(owner, name)
+        if failure is not None:
+            if failure.log:
+                self.say(thing, "ERROR", failure.log)
+            if failure.error is not None:
+                # A new one each time: its traceback would keep alive what the call was made on.
+                raise type(failure.error)(*failure.error.args)
+            return failure.returns
+        if behaviour is None:
+            raise NotImplementedError(f"the recorder does not model {owner}.{name}")
+        return behaviour(thing, **bound)
+
+    def ended(self, thing: Native) -> None:
+        """Record that an object died."""
+        self.calls.append(Call(thing._label, "__del__", {}))
+
+    def say(self, thing: Native, severity: str, message: str) -> None:
+        """Log through the logger that the object was made with."""
+        self.log.append((severity, message))
+        logger: Any = getattr(thing, "_logger", None)
+        if logger is None:
+            return
+        if not isinstance(logger, self.module.ILogger):
+            raise RecorderError(f"{thing._label} has no living logger: {logger!r}")
+        try:
+            logger.log(self.module.ILogger.Severity.__members__[severity], message)
+        except Exception as error:
+            raise RecorderError(f"log() raised {error!r}: TensorRT ends the process there") from error
+
+    def enum(self, owner: str, member: str) -> Any:
+        """Return a member of an enumeration, or None where the release lacks it."""
+        return getattr(getattr(self.module, owner, None), member, None)
+
+    def _failing(self, owner: str, name: str) -> _Failure | None:
+        found = None
+        for failure in self._failures:
+            if failure.name in (name, f"{owner}.{name}"):
+                failure.seen += 1
+                if found is None and failure.at in (0, failure.seen):
+                    found = failure
+        return found
+
+    def _build_module(self) -> Any:
+        module: Any = types.ModuleType("tensorrt")
+        module.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)
+        module.__version__ = self.version
+        for name, names in self.names.enums.items():
+            extra = {"itemsize": property(_itemsize)} if name == "DataType" else None
+            setattr(module, name, build_enum(names, extra))
+        parts = (building, configuring, defining, inspecting, parsing, running)
+        behaviours = {name: behaviour for part in parts for name, behaviour in part.BEHAVIOURS.items()}
+        for name, owner in self.names.classes.items():
+            base = getattr(module, owner.base) if owner.base else None
+            setattr(module, name, build_class(owner, base, behaviours.get(name), self))
+        module.IHostMemory = host_memory_class(self)
+        for name, path in self.names.values.items():
+            enum, member = path.split(".")
+            setattr(module, name, getattr(getattr(module, enum), member))
+        for name in self.names.functions:
+            setattr(module, name, self._function(name))
+        return module
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.calls.append(
+                Call("tensorrt", name, {**{str(at): repr(value) for at, value in enumerate(arguments)}, **named})
+            )
+            if name == "init_libnvinfer_plugins":
+                return True
+            if name == "volume":
+                return _volume(*arguments)
+            if name == "nptype" and self.major < 10:
+                # What 8.5's own code does with every NumPy from 1.24 on.
+                raise AttributeError("module 'numpy' has no attribute 'bool'")
+            raise NotImplementedError(f"the recorder does not model tensorrt.{name}")
+
+        call.__name__ = name
+        return call
+
+
+@contextmanager
+def install(release: str, **settings: Any) -> Iterator[Recorder]:
+    """Put a release in the place of the module ``tensorrt``; what was there comes back at the end.
+
+    Args:
+        release: "8.5", "10.3", "10.16" or "11.4".
+        settings: Attributes of :class:`Recorder`.
+    """
+    recorder = Recorder(release, **settings)
+    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "tensorrt"}
+    for name in before:
+        del sys.modules[name]
+    sys.modules["tensorrt"] = recorder.module
+    try:
+        yield recorder
+    finally:
+        del sys.modules["tensorrt"]
+        sys.modules.update(before)
+
+
+def _record(thing: Native, name: str, bound: dict[str, Any]) -> Call:
+    """Note a call without keeping alive what it was given: objects stand there by their labels."""
+    noted = {key: value._label if isinstance(value, Native) else value for key, value in bound.items()}
+    return Call(thing._label, name, noted)
+
+
+def _itemsize(member: Any) -> float:
+    return _DEFAULT_ITEMSIZE.get(member.name, 1)
+
+
+def _volume(sides: Any) -> int:
+    volume = 1
+    for side in sides:
+        volume *= side
+    return volume

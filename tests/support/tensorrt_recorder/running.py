@@ -1,0 +1,250 @@
+"""What the recorder's runtime and execution contexts do: look at order and lifetime, and run nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .natives import RecorderError
+from .plans import decode_plan
+
+__all__ = ["BEHAVIOURS"]
+
+_ADDRESS_ALIGNMENT = 256
+
+
+class _Logger:
+    def _start(self, **_: Any) -> None:
+        self._p_min_severity = None
+
+    def log(self: Any, severity: Any, msg: str) -> None:
+        """Print, in TensorRT; kept by the recorder anyway."""
+
+
+class _Dims:
+    """Compares with lists and tuples only."""
+
+    def _start(self, **sides: Any) -> None:
+        shape = sides.get("shape", tuple(sides.values()))
+        self._sides = [int(side) for side in shape]
+
+    def __len__(self) -> int:
+        return len(self._sides)
+
+    def __getitem__(self, index: int) -> int:
+        return self._sides[index]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (list, tuple)):
+            raise TypeError("__eq__(): incompatible function arguments. Supported: list, tuple")
+        return self._sides == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return str(tuple(self._sides))
+
+
+class _Runtime:
+    def _start(self: Any, logger: Any) -> None:
+        if not self._recorder.driver:
+            if self._recorder.major >= 11:
+                raise RecorderError("Runtime() of TensorRT 11 without a driver crashes the process: ask cuInit first")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        self._logger = logger
+        self._p_engine_host_code_allowed = False
+        self._p_max_threads = 1
+
+    @property
+    def logger(self: Any) -> Any:
+        return self._logger
+
+    def deserialize_cuda_engine(self: Any, **arguments: Any) -> Any:
+        recorder = self._recorder
+        data = bytes(memoryview(arguments["serialized_engine"]))
+        try:
+            document = decode_plan(data)
+            self._check(document)
+        except ValueError as error:
+            recorder.say(self, "ERROR", f"IRuntime::deserializeCudaEngine: Error Code 1: Serialization ({error})")
+            return None
+        return recorder.create("ICudaEngine", runtime=self, document=document)
+
+    def _check(self: Any, document: dict[str, Any]) -> None:
+        recorder = self._recorder
+        compatible = "VERSION_COMPATIBLE" in document["flags"]
+        if document["version"] != recorder.version and not (compatible and _reads(recorder.version, document)):
+            raise ValueError(
+                "Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed.Version tag does not match. "
+                f"Note: Current Version: {recorder.version}, Serialized Engine Version: {document['version']}"
+            )
+        carries_code = compatible and "EXCLUDE_LEAN_RUNTIME" not in document["flags"]
+        if carries_code and not self._p_engine_host_code_allowed:
+            raise ValueError("Attempt to deserialize an engine with host code without setting engine_host_code_allowed")
+        if not _fits(recorder.compute_capability, document):
+            raise ValueError(
+                f"The engine plan file is generated on an incompatible device, expecting compute "
+                f"{recorder.compute_capability} got compute {document['compute_capability']}, please rebuild."
+            )
+
+    def __del__(self: Any) -> None:
+        if self._made:
+            self._recorder.ended(self)
+
+
+class _RuntimeConfig:
+    def _start(self: Any) -> None:
+        self._strategy = self._recorder.enum("ExecutionContextAllocationStrategy", "STATIC")
+
+    def get_execution_context_allocation_strategy(self: Any) -> Any:
+        return self._strategy
+
+    def set_execution_context_allocation_strategy(self: Any, **arguments: Any) -> None:
+        (self._strategy,) = arguments.values()
+
+
+class _Context:
+    def _start(self: Any, engine: Any, managed: bool) -> None:
+        self._engine = engine
+        self._logger = engine._logger
+        self._managed = managed
+        self._memory: int | None = None
+        self._addresses: dict[str, int] = {}
+        self._p_name = ""
+        self._p_persistent_cache_limit = 0
+        self._enqueued = 0
+        engine._contexts += 1
+
+    def __del__(self: Any) -> None:
+        if self._made:
+            self._engine._contexts -= 1
+            self._recorder.ended(self)
+
+    @property
+    def engine(self: Any) -> Any:
+        return self._engine
+
+    @property
+    def active_optimization_profile(self: Any) -> int:
+        return 0
+
+    @property
+    def all_binding_shapes_specified(self: Any) -> bool:
+        return True
+
+    all_shape_inputs_specified = all_binding_shapes_specified
+
+    @property
+    def device_memory(self: Any) -> int:
+        raise AttributeError("unreadable attribute")
+
+    @device_memory.setter
+    def device_memory(self: Any, value: int) -> None:
+        self._give(value, 256 if self._recorder.major < 10 else 512)
+
+    def set_device_memory(self: Any, memory: int, size: int) -> None:
+        wanted = self._engine._document["scratch_nbytes"]
+        if size < wanted:
+            self._error("setDeviceMemoryV2", f"size >= {wanted}. {size} bytes were given")
+            return
+        self._give(memory, 512)
+
+    def set_tensor_address(self: Any, name: str, memory: int) -> bool:
+        if name not in self._engine._tensors:
+            self._error(
+                "setTensorAddress", f"Given invalid tensor name: {name}. Get valid tensor names with getIOTensorName()"
+            )
+            return False
+        if memory % _ADDRESS_ALIGNMENT:
+            self._error(
+                "setTensorAddress", f"the address of {name} must be aligned on {_ADDRESS_ALIGNMENT} byte boundary"
+            )
+            return False
+        self._addresses[name] = memory
+        return True
+
+    def get_tensor_address(self: Any, name: str) -> int:
+        return int(self._addresses.get(name, 0))
+
+    def get_tensor_shape(self: Any, name: str) -> Any:
+        _, side = self._engine._find(name, "getTensorShape")
+        return self._recorder.create("Dims", shape=side["shape"])
+
+    def set_input_shape(self: Any, name: str, shape: Any) -> bool:
+        mode, side = self._engine._find(name, "setInputShape")
+        if mode != "INPUT" or list(shape) != side["shape"]:
+            self._error("setInputShape", f"Static dimension mismatch while setting input shape for {name}")
+            return False
+        return True
+
+    def infer_shapes(self: Any) -> list[str]:
+        return [
+            name
+            for name, (mode, _) in self._engine._tensors.items()
+            if mode == "INPUT" and not self._addresses.get(name)
+        ]
+
+    def set_optimization_profile_async(self: Any, profile_index: int, stream_handle: int) -> bool:
+        return profile_index == 0
+
+    def execute_async_v3(self: Any, stream_handle: int) -> bool:
+        recorder = self._recorder
+        for name, (mode, _) in self._engine._tensors.items():
+            if not self._addresses.get(name):
+                said = (
+                    "Address is not set for input"
+                    if mode == "INPUT"
+                    else "Neither address or allocator is set for output"
+                )
+                self._error("enqueueV3", f"{said} tensor {name}. Call setTensorAddress before enqueue/execute.")
+                return False
+        document = self._engine._document
+        if self._managed and self._memory is None and document["scratch_nbytes"]:
+            self._error("enqueueV3", "mContext.deviceMemory != nullptr. The context was given no device memory")
+            return False
+        if "STRIP_PLAN" in document["flags"] and not self._engine._refitted:
+            self._error("enqueueV3", "the engine was built without weights and was not refitted")
+            return False
+        if not stream_handle:
+            recorder.say(
+                self, "WARNING",
+                "Using default stream in enqueueV3() may lead to performance issues due to additional calls to "
+                "cudaStreamSynchronize() by TensorRT to ensure correct synchronization. "
+                "Please use non-default stream instead.",
+            )  # fmt: skip
+        self._enqueued += 1
+        if recorder.on_enqueue is not None:
+            recorder.on_enqueue(self, stream_handle)
+        return True
+
+    def _give(self: Any, memory: int, alignment: int) -> None:
+        if memory % alignment:
+            self._error("setDeviceMemory", f"memory must be aligned on {alignment} byte boundary")
+            return
+        self._memory = memory or None
+
+    def _error(self: Any, call: str, text: str) -> None:
+        message = (
+            f"IExecutionContext::{call}: Error Code 3: API Usage Error (Parameter check failed, condition: {text})"
+        )
+        self._recorder.say(self, "ERROR", message)
+
+
+def _fits(capability: str, document: dict[str, Any]) -> bool:
+    if document["hardware_compatibility"] == "AMPERE_PLUS" and int(capability.split(".")[0]) >= 8:
+        return True
+    return bool(document["compute_capability"] == capability)
+
+
+def _reads(version: str, document: dict[str, Any]) -> bool:
+    here, built = (int(text.split(".")[0]) for text in (version, document["version"]))
+    return here in (built, {8: 10, 10: 11}.get(built))
+
+
+BEHAVIOURS: dict[str, type] = {
+    "Dims": _Dims,
+    "IExecutionContext": _Context,
+    "ILogger": _Logger,
+    "IRuntimeConfig": _RuntimeConfig,
+    "Logger": _Logger,
+    "Runtime": _Runtime,
+}

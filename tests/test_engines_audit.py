@@ -1,0 +1,136 @@
+"""What the inspector of each release says, and what is made of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from vdmrt.engines import audit_layers, check_precision, read_layers
+from vdmrt.errors import EngineError
+
+LONG = {"fp16": "Row major linear FP16 format", "fp32": "Row major linear FP32", "int32": "Row major linear Int32"}
+SHORT = {"fp16": "Half", "fp32": "Float", "int32": "Int32"}
+
+
+def side(name: str, words: str, shape: tuple[int, ...] = (2, 4)) -> dict[str, Any]:
+    return {"Name": name, "Location": "Device", "Dimensions": list(shape), "Format/Datatype": words}
+
+
+def layer(name: str, kind: str, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], **more: Any) -> Any:
+    return {"Name": name, "LayerType": kind, "Inputs": inputs, "Outputs": outputs, **more}
+
+
+def read(*layers: Any) -> Any:
+    return read_layers(json.dumps({"Layers": layers, "Bindings": []}))
+
+
+@pytest.mark.parametrize("words", [LONG, SHORT])
+def test_types_are_read_in_either_spelling(words: dict[str, str]) -> None:
+    (found,) = read(layer("x", "MatrixMultiply", [side("a", words["fp16"])], [side("b", words["fp32"])]))
+
+    assert [(part.dtype, part.nbytes) for part in (*found.inputs, *found.outputs)] == [("fp16", 16), ("fp32", 32)]
+    assert found.is_product
+    assert found.dtype == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("words", "dtype"),
+    [
+        ("Thirty-two wide channel vectorized row major Int8 format.", "int8"),
+        ("Channel major FP16 format where channel % 8 == 0", "fp16"),
+        ("Row major linear BFloat16 format", "bf16"),
+        ("Row major linear FP8 format", "fp8"),
+        ("Bool", "bool"),
+        ("N/A due to dynamic shapes", ""),
+    ],
+)
+def test_every_format_has_its_type(words: str, dtype: str) -> None:
+    (found,) = read(layer("x", "Reformat", [side("a", words)], []))
+
+    assert found.inputs[0].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "more", "wanted"),
+    [
+        ("gemm", "__myl_Fc_myl0_5", {}, True),
+        ("MatrixMultiply", "node_1", {}, True),
+        ("CaskGemmConvolution", "node_1", {"ParameterType": "Convolution"}, True),
+        ("kgen", "_gemm_mha_v2_myl0_3", {}, True),
+        ("kgen", "__myl_AddCastMul_myl0_3", {}, False),
+        ("Reformat", "Reformatting CopyNode for node_MatMul_3", {}, False),
+        ("PointWiseV2", "PWN(node_MatMul_3)", {}, False),
+        ("Myelin", "{ForeignNode[a...MatMul]}", {}, False),
+    ],
+)
+def test_what_multiplies_is_known_by_its_kind(kind: str, name: str, more: dict[str, str], wanted: bool) -> None:
+    (found,) = read(layer(name, kind, [], [], **more))
+
+    assert found.is_product is wanted
+
+
+def test_layers_that_are_only_named_are_counted() -> None:
+    audit = audit_layers(read("node_1", "node_2"))
+
+    assert (audit.layers, audit.precisions, audit.products) == (2, {"unknown": 2}, {})
+
+
+def test_an_opaque_layer_hides_its_products() -> None:
+    audit = audit_layers(read(layer("{ForeignNode[a...b]}", "Myelin", [side("past_k.0", LONG["fp16"])], [])))
+
+    assert audit.unknown_products == 1
+    assert audit.cache_copies == ()
+
+
+def test_what_only_moves_the_cache_is_a_copy() -> None:
+    past, other = side("past_k.0", SHORT["fp16"], (8, 4)), side("t", SHORT["fp16"], (4, 8))
+
+    audit = audit_layers(
+        read(
+            layer("transpose", "kgen", [past], [other]),
+            layer("product", "gemm", [side("past_v.0", SHORT["fp16"])], [other]),
+            layer("view", "NoOp", [past], [past]),
+        )
+    )
+
+    assert [(copy.layer, copy.tensor, copy.nbytes) for copy in audit.cache_copies] == [("transpose", "past_k.0", 64)]
+
+
+def test_a_half_product_that_runs_in_float32_is_named() -> None:
+    layers = read(
+        layer("node_a", "gemm", [side("x", "Half")], [side("y", "Half")]),
+        layer("node_b", "gemm", [side("y", "Float")], [side("z", "Float")], Metadata="[ONNX Layer: node_b]"),
+    )
+    products = {"node_a": "float16", "node_b": "float16"}
+
+    with pytest.raises(
+        EngineError, match="denoise: fp16 was asked for, and 1 of 2 matrix products run in float32, .*b'"
+    ):
+        check_precision("denoise", layers, products, wanted=True)
+
+
+def test_a_product_that_the_graph_has_in_float32_may_run_so() -> None:
+    layers = read(
+        layer("node_a", "gemm", [side("x", "Half")], [side("y", "Half")]),
+        layer("node_b", "gemm", [side("y", "Float")], [side("z", "Float")]),
+    )
+
+    check_precision("denoise", layers, {"node_a": "float16", "node_b": "float32"}, wanted=True)
+    check_precision("denoise", layers, None, wanted=True)
+    assert audit_layers(layers).products == {"fp16": 1, "fp32": 1}
+
+
+def test_a_plan_all_in_float32_is_refused_though_no_node_is_known() -> None:
+    layers = read(layer("__myl_Fc", "gemm", [side("x", "Float")], [side("y", "Float")]))
+
+    with pytest.raises(EngineError, match="1 of 1 matrix products run in float32, such as '__myl_Fc'"):
+        check_precision("denoise", layers, None, wanted=True)
+    check_precision("denoise", layers, None, wanted=False)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[3]", '{"Layers": 4}'])
+def test_what_is_no_inspection_is_refused(text: str) -> None:
+    with pytest.raises(EngineError, match="inspector said nothing that can be read"):
+        read_layers(text)
