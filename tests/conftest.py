@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from fake_cuda import fake_cuda as fake_cuda
 from tiny import TEXT, TEXT_OPTIONS, TINY, TINY_OPTIONS
 
 from vdmrt.export import export_bundle, random_model

@@ -1,0 +1,261 @@
+"""The fake CUDA driver of tests/fake_cuda: built once, loaded in the place of libcuda.so.1, and switched by tests.
+
+Once it is loaded, every `dlopen("libcuda.so.1")` of the process gets it. Until a test enables it, it plays a machine
+without a GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+SOURCES = Path(__file__).parents[1] / "fake_cuda"
+FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O1", "-g", "-fPIC", "-fvisibility=hidden")
+LINK_FLAGS = ("-shared", "-pthread", "-Wl,-soname,libcuda.so.1")
+MEMORY_NBYTES = 1 << 30
+
+
+class Code(IntEnum):
+    """Codes that the driver returns, of those that tests speak of."""
+
+    SUCCESS = 0
+    INVALID_VALUE = 1
+    OUT_OF_MEMORY = 2
+    NOT_INITIALIZED = 3
+    NO_DEVICE = 100
+    INVALID_DEVICE = 101
+    INVALID_CONTEXT = 201
+    INVALID_HANDLE = 400
+    ILLEGAL_STATE = 401
+    NOT_READY = 600
+    ILLEGAL_ADDRESS = 700
+    LAUNCH_FAILED = 719
+    CONTEXT_IS_DESTROYED = 709
+    NOT_PERMITTED = 800
+    STREAM_CAPTURE_UNSUPPORTED = 900
+    STREAM_CAPTURE_INVALIDATED = 901
+    STREAM_CAPTURE_ISOLATION = 905
+    CAPTURED_EVENT = 907
+    STREAM_CAPTURE_WRONG_THREAD = 908
+    UNKNOWN = 999
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the driver.
+
+    Attributes:
+        name: Exported name, as "cuMemAlloc_v2".
+        code: What it returned.
+        kind: "HtoD", "DtoH", "DtoD", "3D" or "memset"; "" if it moves nothing.
+        nbytes: Bytes that it moves, or would at each launch.
+        stream: Handle of its stream; 0 if it has none.
+        captured: Whether it became a node of a graph.
+        pageable: Whether it moves host memory that is not pinned.
+        injected: Whether an injected failure refused it.
+    """
+
+    name: str
+    code: int
+    kind: str
+    nbytes: int
+    stream: int
+    captured: bool
+    pageable: bool
+    injected: bool
+
+
+@dataclass(frozen=True)
+class Live:
+    """What exists of the driver's objects; `Live()` is nothing.
+
+    Attributes:
+        contexts: Retains of primary contexts that were not released.
+        current: Contexts on the calling thread's stack.
+    """
+
+    allocations: int = 0
+    allocated_nbytes: int = 0
+    pinned: int = 0
+    pinned_nbytes: int = 0
+    streams: int = 0
+    events: int = 0
+    graphs: int = 0
+    graph_execs: int = 0
+    contexts: int = 0
+    current: int = 0
+
+
+class _Live(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in (*Live.__dataclass_fields__, "withheld")]
+
+
+class _Moved(ctypes.Structure):
+    _fields_ = [(kind, ctypes.c_uint64 * 2) for kind in ("HtoD", "DtoH", "DtoD", "3D", "memset")]
+
+
+class FakeCuda:
+    """The process's fake driver, the same behind every instance.
+
+    Attributes:
+        library: Its functions, for tests that call the driver themselves.
+    """
+
+    def __init__(self) -> None:
+        self.library = _load()
+
+    def enable(self, devices: int = 1, memory_nbytes: int = MEMORY_NBYTES) -> None:
+        """Play a fresh machine of 1 to 8 GPUs of `memory_nbytes` each, on which cuInit was not called.
+
+        Handles of the machine before are refused, its memory is not used again. Clears log, counters, violations,
+        failures and lag.
+        """
+        self.library.fake_cuda_enable(ctypes.c_int(devices), ctypes.c_uint64(memory_nbytes))
+
+    def disable(self) -> None:
+        """Play a machine without a GPU."""
+        self.library.fake_cuda_disable()
+
+    def driver_version(self, version: int) -> None:
+        """Report this version, 1000 * major + 10 * minor; 12040 after `enable`."""
+        self.library.fake_cuda_driver_version(ctypes.c_int(version))
+
+    def lag(self, polls: int) -> None:
+        """Keep graphs launched from now on pending, with all later work of their stream.
+
+        Args:
+            polls: The query (cuEventQuery or cuStreamQuery) that ends it; a synchronisation ends it at once.
+                0 runs graphs when they are launched.
+        """
+        self.library.fake_cuda_lag(ctypes.c_uint(polls))
+
+    def fail(self, code: int, nth: int = 1, name: str | None = None, sticky: bool = False) -> None:
+        """Let one call return `code` without doing its work; replaces the failure set before.
+
+        cuStreamEndCapture ends the capture all the same. What a failed release did not release is no longer in
+        `live` but in `withheld`.
+
+        Args:
+            code: What the call returns.
+            nth: Which call from now on; 1 is the next, 0 none.
+            name: Exported name of the function; None counts calls of all functions.
+            sticky: Whether later calls return `code` too, but for releases, the context stack, error names and
+                versions, as after an illegal address.
+        """
+        chosen = None if name is None else ctypes.c_char_p(name.encode())
+        self.library.fake_cuda_fail(chosen, ctypes.c_uint64(nth), ctypes.c_int(code), ctypes.c_int(sticky))
+
+    def failed(self) -> str | None:
+        """Return the name of the call that the failure hit; None if it was not reached."""
+        return self._text(self.library.fake_cuda_failed) or None
+
+    def calls(self) -> list[Call]:
+        """Return the calls since `clear_calls` in the order in which they returned, at most 2^20."""
+        return [_call(line) for line in self._text(self.library.fake_cuda_calls).splitlines()]
+
+    def counts(self) -> dict[str, int]:
+        """Return how often each function was called since `clear_calls`."""
+        lines = self._text(self.library.fake_cuda_counts).splitlines()
+        return {name: int(calls) for name, calls in (line.split("\t") for line in lines)}
+
+    def bytes_moved(self, by: Literal["all", "calls", "graphs"] = "all") -> dict[str, int]:
+        """Return the bytes of each kind of copy that ran since `clear_calls`.
+
+        Args:
+            by: Count what calls moved, what nodes of launched graphs moved, or both.
+        """
+        moved = _Moved()
+        self.library.fake_cuda_bytes_moved(ctypes.byref(moved))
+        chosen = {"all": slice(0, 2), "calls": slice(0, 1), "graphs": slice(1, 2)}[by]
+        return {kind: sum(getattr(moved, kind)[chosen]) for kind, *_ in _Moved._fields_}
+
+    def clear_calls(self) -> None:
+        """Forget calls, counts and bytes moved."""
+        self.library.fake_cuda_clear_calls()
+
+    def live(self) -> Live:
+        """Return what exists and was not withheld."""
+        counted = self._count_live()
+        return Live(**{name: getattr(counted, name) for name in Live.__dataclass_fields__})
+
+    def withheld(self) -> int:
+        """Return how many objects exist only because an injected failure refused to release them."""
+        return int(self._count_live().withheld)
+
+    def violations(self) -> list[str]:
+        """Return what the callers did that no driver promises to survive, one sentence each, at most 256."""
+        return self._text(self.library.fake_cuda_violations).splitlines()
+
+    def _count_live(self) -> _Live:
+        counted = _Live()
+        self.library.fake_cuda_count_live(ctypes.byref(counted))
+        return counted
+
+    @staticmethod
+    def _text(write: Callable[..., int]) -> str:
+        buffer = ctypes.create_string_buffer(1 << 12)
+        while (length := write(buffer, ctypes.c_size_t(len(buffer)))) >= len(buffer):
+            buffer = ctypes.create_string_buffer(2 * length + 1)
+        return buffer.value.decode()
+
+
+@contextmanager
+def enabled_fake_cuda(devices: int = 1, memory_nbytes: int = MEMORY_NBYTES) -> Iterator[FakeCuda]:
+    """Play a machine with GPUs inside the block, and one without after it."""
+    fake = FakeCuda()
+    fake.enable(devices, memory_nbytes)
+    try:
+        yield fake
+    finally:
+        fake.disable()
+
+
+@pytest.fixture
+def fake_cuda() -> Iterator[FakeCuda]:
+    """One fake GPU of 1 GiB for this test."""
+    with enabled_fake_cuda() as fake:
+        yield fake
+
+
+def build_library() -> Path:
+    """Return the compiled driver, named by the hash of its sources in the folder for temporary files."""
+    sources = sorted(SOURCES.glob("*.[ch]"))
+    text = b"".join(path.read_bytes() for path in sources) + " ".join(FLAGS + LINK_FLAGS).encode()
+    folder = Path(tempfile.gettempdir()) / f"vdmrt-fake-cuda-{os.getuid()}"
+    library = folder / f"libcuda-{hashlib.sha256(text).hexdigest()[:16]}.so.1"
+    if not library.exists():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            built = Path(scratch) / library.name
+            inputs = [str(path) for path in sources if path.suffix == ".c"]
+            subprocess.run(["gcc", *FLAGS, *inputs, *LINK_FLAGS, "-o", str(built)], check=True)
+            built.replace(library)  # at once, so that another test run never sees half a file
+    return library
+
+
+@functools.cache
+def _load() -> ctypes.CDLL:
+    # A library of that SONAME that is loaded already would go on being what dlopen("libcuda.so.1") finds.
+    library = ctypes.CDLL(str(build_library()), mode=ctypes.RTLD_GLOBAL)
+    if not hasattr(ctypes.CDLL("libcuda.so.1"), "fake_cuda_enable"):
+        raise RuntimeError("libcuda.so.1 is a real driver here: load the fake one before anything opens the real one")
+    for name in ("failed", "calls", "counts", "violations"):
+        getattr(library, f"fake_cuda_{name}").restype = ctypes.c_size_t
+    return library
+
+
+def _call(line: str) -> Call:
+    name, code, kind, nbytes, stream, flags = line.split("\t")
+    return Call(name, int(code), kind, int(nbytes), int(stream), "c" in flags, "p" in flags, "i" in flags)
