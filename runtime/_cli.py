@@ -31,8 +31,13 @@ __all__ = ["demo", "doctor", "run"]
 @click.option(
     "--precision", type=click.Choice(["fp32", "fp16"]), help="Of the graphs.  [default: fp32 where the bundle has it]"
 )
-@click.option("--backend", default="auto", show_default=True, help="auto or onnxruntime.")
+@click.option("--backend", default="auto", show_default=True, help="auto, tensorrt or onnxruntime.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=int, help="Threads of the CPU provider.  [default: one for each CPU]")
+@click.option(
+    "--cuda-graph/--no-cuda-graph", default=True, show_default=True, help="Capture a denoising step and replay it."
+)
+@click.option("--trust-plans", is_flag=True, help="Load TensorRT plans that this user did not build: native code.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="OUT.mp4, OUT.gif or OUT.npy (latents).")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def run(bundle: Path, as_json: bool, **given: Any) -> None:

@@ -1,29 +1,60 @@
-"""The C core: device memory, the KV ring's slot arithmetic, and counter-based random normals.
+"""The C core: devices, captured graphs, the KV ring's slot arithmetic, and counter-based random normals.
 
-Memory crosses this border as integer addresses; who owns what is said at each call.
+Memory crosses this border as integer addresses; who owns what is said at each call. A failed call of the CUDA driver is
+a DeviceError that names the call.
 """
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 class Device:
-    """Memory and pitched copies on one device. Made by :func:`host_device`, never directly.
+    """One queue on one device. Made by :func:`host_device` or :func:`cuda_device`, never directly.
+
+    What is put on it is done in order; on a GPU the calls return before it is done. Several threads may use it, each on
+    bytes of its own.
 
     Attributes:
-        name: "host".
-        allocated_nbytes: Bytes that are allocated and not closed yet.
+        name: "host", or "cuda:0" and so on.
+        index: Number of the GPU; 0 on the host.
+        stream: CUstream of the queue; 0 on the host.
+        is_host: Whether addresses are the host's.
+        allocated_nbytes: Bytes that are allocated and not closed yet, pinned host memory not counted.
     """
 
     @property
     def name(self) -> str: ...
     @property
+    def index(self) -> int: ...
+    @property
+    def stream(self) -> int: ...
+    @property
+    def is_host(self) -> bool: ...
+    @property
     def allocated_nbytes(self) -> int: ...
     def allocate(self, nbytes: int, /) -> Memory:
-        """Allocate zero-filled memory, aligned to 64 bytes.
+        """Allocate zero-filled memory, aligned to 64 bytes, on a GPU to 256.
 
         Raises:
             ValueError: Not 1 <= nbytes < 2**63.
             DeviceError: The device has not that much memory.
         """
+
+    def allocate_pinned(self, nbytes: int, /) -> Memory:
+        """Allocate host memory that the device copies from and to without a detour; on a GPU it is not zeroed.
+
+        Raises:
+            ValueError: Not 1 <= nbytes < 2**63.
+            DeviceError: The host has not that much memory.
+        """
+
+    def copy(self, destination: int, source: int, nbytes: int, /) -> None:
+        """Copy bytes within the device."""
+
+    def upload(self, destination: int, source: int, nbytes: int, /) -> None:
+        """Copy bytes from the host; pinned ones must stay as they are until the queue has passed the copy."""
+
+    def download(self, destination: int, source: int, nbytes: int, /) -> None:
+        """Copy bytes to the host; they are there when the queue has passed the copy."""
 
     def copy_3d(
         self,
@@ -56,12 +87,69 @@ class Device:
                 past the end of the address space.
         """
 
+    def synchronize(self) -> None:
+        """Wait until the queue is empty."""
+
+    def activate(self) -> None:
+        """Make the GPU's primary CUDA context current on this thread, and leave it so; for libraries that need it."""
+
+    def memory_info(self) -> tuple[int, int]:
+        """Return the bytes that are free on the device and those there are."""
+
+    def events(self, count: int, /) -> Events:
+        """Create ``count`` events, 1 <= count <= 2**20."""
+
+    def begin_capture(self) -> None:
+        """Capture what this thread puts on the queue from now on, instead of running it (CUDA's thread-local mode).
+
+        Raises:
+            RuntimeError: The device is the host.
+        """
+
+    def end_capture(self) -> Graph:
+        """Return what was captured, ready to be replayed.
+
+        Raises:
+            DeviceError: Something in it could not be captured, or there was nothing.
+        """
+
+    def abort_capture(self) -> None:
+        """Forget what was captured."""
+
+    def replay(
+        self, graph: Graph, events: Events, steps: int, on_step: Callable[[int], object] | None = None
+    ) -> list[float]:
+        """Replay a captured graph ``steps`` times without the GIL, at most two in flight, and wait for the last.
+
+        Args:
+            graph: Of this device.
+            events: Of this device, more than ``steps``: event 0 is recorded before the first step, i after the i-th.
+            steps: How many.
+            on_step: Called after each step with the number done; what it raises ends the loop.
+
+        Returns:
+            What the host did for each step, in microseconds.
+
+        Raises:
+            ValueError: Graph or events are another device's, or too few.
+            DeviceError: A step failed.
+        """
+
+    def close(self) -> None:
+        """Give stream and context back. Closing twice is allowed.
+
+        Raises:
+            RuntimeError: Memory, events or graphs of the device are still open.
+        """
+
 class Memory:
-    """One block of device memory. Made by :meth:`Device.allocate`; freed by ``close`` or with the object.
+    """One block of memory. Made by :meth:`Device.allocate`; freed by ``close`` or with the object.
 
     Attributes:
         address: Address of the first byte; RuntimeError once closed.
         nbytes: Length.
+        closed: Whether it was closed.
+        device: What it was allocated on.
     """
 
     @property
@@ -70,8 +158,52 @@ class Memory:
     def nbytes(self) -> int: ...
     @property
     def closed(self) -> bool: ...
+    @property
+    def device(self) -> Device: ...
+    def dlpack(self, address: int, shape: tuple[int, ...], code: int, bits: int) -> Any:
+        """Wrap a contiguous tensor of this memory as a DLPack capsule; its consumer keeps the memory from being freed.
+
+        Args:
+            address: Of the first element.
+            shape: Sizes of at most 8 axes.
+            code: DLPack's type code: 0 signed, 1 unsigned, 2 floating point.
+            bits: Of an element.
+
+        Raises:
+            ValueError: The tensor does not lie inside this memory.
+            RuntimeError: The memory is closed.
+        """
+
     def close(self) -> None:
-        """Free the memory. Closing twice is allowed."""
+        """Free the memory, once its queue has passed all work and DLPack's consumers have let go. Twice is allowed."""
+
+class Events:
+    """Marks in the order of a device's work, recorded again and again. Made by :meth:`Device.events`."""
+
+    def __len__(self) -> int: ...
+    def record(self, event: int, /) -> None:
+        """Mark what was put on the queue so far."""
+
+    def wait(self, event: int, /) -> None:
+        """Wait until the device has passed a mark. The GIL is released; signals are looked for every 50 ms."""
+
+    def elapsed_ms(self, first: int, last: int, /) -> float:
+        """Return the milliseconds on the device's clock between two marks that it has passed."""
+
+    def close(self) -> None:
+        """Destroy all of them, once the queue has passed them. Closing twice is allowed."""
+
+class Graph:
+    """A captured CUDA graph. Made by :meth:`Device.end_capture`.
+
+    Attributes:
+        nodes: Kernels, copies and the like that one replay runs.
+    """
+
+    @property
+    def nodes(self) -> int: ...
+    def close(self) -> None:
+        """Destroy it, once the queue has passed it. Closing twice is allowed."""
 
 class Ring:
     """Which latent frame lies in which slot: frame f in slot f mod ``slots``. Holds no memory.
@@ -125,6 +257,13 @@ def host_device() -> Device:
     """Return the host's device: aligned host memory, copies by the CPU.
 
     Each call makes a device with an account (``allocated_nbytes``) of its own.
+    """
+
+def cuda_device(index: int = 0) -> Device:
+    """Open a queue on GPU ``index``: a non-blocking stream of its own in the primary context that torch and CuPy use.
+
+    Raises:
+        DeviceError: There is no NVIDIA driver, it is too old, or it sees no GPU of that number.
     """
 
 def fill_normal(address: int, count: int, *, seed: int, frame: int, step: int, kind: int) -> None:

@@ -1,4 +1,4 @@
-"""K and V of every layer in one allocation: the slab, the staging buffer and the cross-frame context are three of them."""
+"""K and V of every layer in one allocation: the slab, the staging buffer and the cross-frame context are such."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class CacheBlock:
         )
 
     def read(self, row: int, count: int) -> Array:
-        """Return a copy of ``count`` rows, [L, 2, count, lines, columns], after the device has passed all work before."""
+        """Return a copy of ``count`` rows, [L, 2, count, lines, columns], after all work before."""
         layers, parts, _, lines, columns = self.shape
         out = np.empty((layers, parts, count, lines, columns), self.dtype)
         planes = out.reshape(layers * parts, -1)

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Report", "examine", "onnxruntime_distributions", "render"]
 
 
-_NOT_YET = "this version of vdmrt does not run on it yet"
-
-
 @dataclass(frozen=True)
 class BackendCheck:
     """Whether a backend will run here, and on what or why not."""
@@ -215,7 +212,7 @@ def _check_onnxruntime_cuda(
     failure = failure or driver.note
     if not failure and "CUDAExecutionProvider" not in providers:
         failure = f"this ONNX Runtime was built without CUDA: {install_command('cuda', installed)}"
-    return BackendCheck("onnxruntime on CUDA", False, failure or f"{driver.gpus[0].name} is there; {_NOT_YET}")
+    return BackendCheck("onnxruntime on CUDA", not failure, failure or driver.gpus[0].name)
 
 
 def _check_tensorrt(installed: Mapping[str, str], driver: CudaDriver) -> BackendCheck:
@@ -224,7 +221,8 @@ def _check_tensorrt(installed: Mapping[str, str], driver: CudaDriver) -> Backend
         return BackendCheck("tensorrt", False, driver.note)
     if extra.missing:
         return BackendCheck("tensorrt", False, f"{', '.join(extra.missing)} missing: {extra.command}")
-    return BackendCheck("tensorrt", False, f"{driver.gpus[0].name} is there; {_NOT_YET}")
+    present = ", ".join(f"{name} {version}" for name, version in installed.items() if name.startswith("tensorrt"))
+    return BackendCheck("tensorrt", True, f"{driver.gpus[0].name}, {present}; vdmrt build makes its engines")
 
 
 def _find_onnxruntime_problems(installed: Mapping[str, str], failure: str | None, driver: CudaDriver) -> Iterator[str]:

@@ -49,7 +49,10 @@ class Request:
         fps: Pixel frames per second of the clip.
         precision: "fp32" or "fp16".
         backend: "auto" or a backend's name.
+        device: "auto", "cpu", "cuda" or "cuda:N".
         threads: Threads of the CPU provider.
+        cuda_graph: Whether denoising steps on a GPU are captured once and replayed.
+        trust_plans: Whether TensorRT plans of others may be loaded.
     """
 
     bundle: Path
@@ -70,7 +73,10 @@ class Request:
     fps: float = 8.0
     precision: str | None = None
     backend: str = "auto"
+    device: str = "auto"
     threads: int | None = None
+    cuda_graph: bool = True
+    trust_plans: bool = False
 
     def __post_init__(self) -> None:
         sources = [name for name in ("image", "video", "latents", "frames") if getattr(self, name) is not None]
@@ -187,7 +193,15 @@ def generate(request: Request, *, on_clip: Callable[[npt.NDArray[Any], int], Non
 
 
 def _load(request: Request) -> Model:
-    return load(request.bundle, backend=request.backend, precision=request.precision, threads=request.threads)
+    return load(
+        request.bundle,
+        backend=request.backend,
+        device=request.device,
+        precision=request.precision,
+        threads=request.threads,
+        cuda_graph=request.cuda_graph,
+        trust_plans=request.trust_plans,
+    )
 
 
 def _warn(model: Model, wants_pictures: bool, output: Path) -> None:
@@ -257,7 +271,8 @@ def _given(first: npt.NDArray[Any], model: Model, wants_pictures: bool) -> npt.N
 
 def _stream(session: Session, chunks: int) -> Iterator[Chunk]:
     with _progress(chunks, session.table.steps) as on_step:
-        yield from session.stream(chunks, on_step=on_step)
+        # On a GPU, decoding and writing a chunk overlap the next one's denoising; on the CPU they would compete.
+        yield from session.stream(chunks, on_step=on_step, ahead=not session.lane.device.is_host)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..bundle import Geometry, Graph, TensorSpec
 from ..errors import BackendError, SessionError
-from ._core import Device, Memory, Ring
+from ._core import Memory, Ring
 from .arrays import Array, DeviceArray, TensorBlock
 from .backend import Backend, Call, ExecutionContext, Program
 from .cache_block import CacheBlock
@@ -303,8 +303,13 @@ class Lane:
         if self._scratch is not None:
             self._own(self._scratch)
         self._denoise_call = self._create_context(programs["denoise"]).bind(self._denoise_addresses())
-        self._fill_context = self._create_context(programs["fill"])
-        self._fill_calls: dict[tuple[int, bool], Call] = {}
+        fill = self._create_context(programs["fill"])
+        keeps = (False, True) if self.geometry.context == "first" else (False,)
+        self._fill_calls: dict[tuple[int, bool], Call] = {
+            (request, keep): fill.bind(self._fill_addresses(request, keep))
+            for request in range(self.geometry.requests)
+            for keep in keeps
+        }
 
     def _create_context(self, program: Program) -> ExecutionContext:
         scratch = self._scratch.address if self._scratch is not None and program.scratch_nbytes else 0
@@ -321,19 +326,15 @@ class Lane:
             **(self._context.addresses("context", 0) if self._context is not None else {}),
         }
 
-    def _fill_call(self, request: int, keep_context: bool) -> Call:
-        key = (request, keep_context)
-        if key not in self._fill_calls:
-            row = self._rows(request).start
-            context = self._spare_context if keep_context else self._context
-            addresses = {
-                **self._fill.addresses(),
-                **self._slab.addresses("past", row),
-                **self._staging.addresses("present", 0),
-                **(context.addresses("context", 0 if keep_context else row) if context is not None else {}),
-            }
-            self._fill_calls[key] = self._fill_context.bind(addresses)
-        return self._fill_calls[key]
+    def _fill_addresses(self, request: int, keep_context: bool) -> dict[str, int]:
+        row = self._rows(request).start
+        context = self._spare_context if keep_context else self._context
+        return {
+            **self._fill.addresses(),
+            **self._slab.addresses("past", row),
+            **self._staging.addresses("present", 0),
+            **(context.addresses("context", 0 if keep_context else row) if context is not None else {}),
+        }
 
     def _make_stepper(self, replays: bool) -> EagerStepper | ReplayStepper:
         eager = EagerStepper(self.device, self._steps, self._enqueue_step)
@@ -402,7 +403,7 @@ class Lane:
     ) -> None:
         self._set_fill_inputs(request, latent, window, context_index)
         self._marks.record(0)
-        self._fill_call(request, keep_context).enqueue()
+        self._fill_calls[request, keep_context].enqueue()
         self._marks.record(1)
         self._scatter(request, ring, len(latent))
         self._marks.record(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -154,11 +155,15 @@ class Model:
         prompt = self._prompt(text, text_mask)
         scale = self._guidance(guidance)
         lane, request = self._lease()
-        lane.set_table(request, *rows)
-        if prompt is not None:
-            lane.set_text(request, *prompt)
-        if scale is not None:
-            lane.set_guidance(request, scale)
+        try:
+            lane.set_table(request, *rows)
+            if prompt is not None:
+                lane.set_text(request, *prompt)
+            if scale is not None:
+                lane.set_guidance(request, scale)
+        except BaseException:
+            lane.release(request)
+            raise
         session = Session(
             lane,
             request,
@@ -170,6 +175,32 @@ class Model:
         )
         self._sessions.append(session)
         return session
+
+    def warmup(self) -> float:
+        """Run everything once, in every state of the cache: empty, filling, full and wrapped; decode once.
+
+        The first runs on a GPU allocate, choose kernels and capture; after this call none of it is left for the first
+        chunk that somebody waits for.
+
+        Returns:
+            Seconds.
+
+        Raises:
+            DeviceError: A run failed, or memory is short.
+        """
+        started = time.perf_counter()
+        g = self.manifest.geometry
+        text = np.zeros((1, g.text_width), np.float32) if g.text_width else None
+        chunks = g.slots // g.chunk_frames + 2
+        if g.positions == "absolute":
+            chunks = min(chunks, (g.position_count - 1) // g.chunk_frames)
+        with self.session(seed=0, steps=min(2, g.max_steps), text=text) as session:
+            session.start(np.zeros((1, *g.latent_shape), np.float32))
+            for chunk in session.stream(max(1, chunks)):
+                latents = chunk.latents
+        if self.codec is not None:
+            self.codec.decode(latents)
+        return time.perf_counter() - started
 
     def close(self) -> None:
         """Close all sessions and free all memory, whatever fails. Closing twice is allowed.
@@ -228,9 +259,7 @@ class Model:
                 request = lane.lease()
                 if request is not None:
                     return lane, request
-            lane = Lane(
-                self.backend, self.manifest.geometry, self._graphs, self._programs, cuda_graph=self._cuda_graph
-            )
+            lane = Lane(self.backend, self.manifest.geometry, self._graphs, self._programs, cuda_graph=self._cuda_graph)
             self._lanes.append(lane)
             request = lane.lease()
             assert request is not None, "a new lane has free requests"

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..bundle import Bundle, Graph
+from ..bundle import Bundle, Graph, check_external_data
 from ..errors import BackendError, BundleError, DeviceError, TensorMismatchError
 from ._core import Device, cuda_device, host_device
 from ._distributions import onnxruntime_distributions
-from .external_data import check_external_data
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -151,7 +150,8 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
 
     def _wrap(self, session: Any, graph: Graph, stage: str) -> OnnxRuntimeProgram:
         options = self._module.RunOptions
-        return OnnxRuntimeCudaProgram(session, graph, options, captures=self.cuda_graph and stage == "denoise")
+        captures = self.cuda_graph and stage == "denoise"
+        return OnnxRuntimeCudaProgram(session, graph, self._device, options, captures=captures)
 
     def _providers(self, stage: str) -> list[Any]:
         options = {
@@ -234,8 +234,9 @@ class OnnxRuntimeCudaProgram(OnnxRuntimeProgram):
     _memory = "cuda"
     _graph_ids = itertools.count(1)
 
-    def __init__(self, session: Any, graph: Graph, make_run_options: Any, *, captures: bool) -> None:
+    def __init__(self, session: Any, graph: Graph, device: Device, make_run_options: Any, *, captures: bool) -> None:
         super().__init__(session, graph)
+        self._device = device
         self._make_run_options = make_run_options
         self._captures = captures
         self._lock = threading.Lock()
@@ -243,11 +244,17 @@ class OnnxRuntimeCudaProgram(OnnxRuntimeProgram):
     def bind(self, device: Device, addresses: Mapping[str, int]) -> OnnxRuntimeCall:
         """Set the address of every input and output by name; each call is captured as a graph of its own."""
         options = self._make_run_options()
-        # Enqueueing must not wait for the device: the lane does, once per chunk.
-        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        graph_id = str(next(self._graph_ids)) if self._captures else _NO_CUDA_GRAPH
-        options.add_run_config_entry("gpu_graph_id", graph_id)
+        if self._captures:
+            # A replayed step does not wait for the device. What is not captured does: ONNX Runtime frees pinned buffers
+            # in callbacks of the stream, and crashed in them when it was left to run on.
+            options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        options.add_run_config_entry("gpu_graph_id", str(next(self._graph_ids)) if self._captures else _NO_CUDA_GRAPH)
         return OnnxRuntimeCudaCall(self._session, self._binding(device, addresses), options, self._lock)
+
+    def close(self) -> None:
+        """Let go of the session, once the stream has passed all of its work: it frees buffers from there."""
+        self._device.synchronize()
+        super().close()
 
 
 class OnnxRuntimeContext:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
+from ..errors import DeviceError
 from ._core import Device, Events, Graph
 
 __all__ = ["EagerStepper", "ReplayStepper", "StepTimes", "capture"]
@@ -99,13 +101,15 @@ def capture(device: Device, enqueue: Callable[[], None]) -> Graph:
     Raises:
         DeviceError: Something in it cannot be captured, or it put nothing there.
     """
-    device.begin_capture()
     try:
+        device.begin_capture()
         enqueue()
+        return device.end_capture()
     except BaseException:
-        device.abort_capture()
+        # Whatever failed, the queue must not be left capturing.
+        with suppress(DeviceError):
+            device.abort_capture()
         raise
-    return device.end_capture()
 
 
 def _step_ms(events: Events, steps: int) -> list[float]:

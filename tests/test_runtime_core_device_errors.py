@@ -89,7 +89,15 @@ def test_unknown_argument_is_named() -> None:
         host_device().zero_2d(4096, width=0, height=0, sheight=0)  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize(("name", "maker"), [("Device", r"host_device\(\)"), ("Memory", r"Device\.allocate")])
+@pytest.mark.parametrize(
+    ("name", "maker"),
+    [
+        ("Device", r"host_device\(\) or cuda_device\(\)"),
+        ("Memory", r"Device\.allocate"),
+        ("Events", r"Device\.events"),
+        ("Graph", r"Device\.end_capture"),
+    ],
+)
 def test_direct_construction_names_the_maker(name: str, maker: str) -> None:
     with pytest.raises(TypeError, match=f"^{name} cannot be constructed directly; it is made by {maker}$"):
         getattr(_core, name)()

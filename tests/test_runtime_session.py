@@ -237,7 +237,7 @@ def test_all_memory_returns_when_the_model_is_closed(tiny_bundle: Path) -> None:
     model = vdmrt.load(tiny_bundle)
     session = model.session(steps=2)
     session.start(given())
-    device = model.backend.device
+    device = session.lane.device
     assert device.allocated_nbytes > session.lane.cache_nbytes
 
     model.close()

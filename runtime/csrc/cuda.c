@@ -249,20 +249,26 @@ cuda_begin_capture(void *context)
 }
 
 static vdmrt_status
-cuda_abort_capture(void *context)
+drop_capture(cuda_queue *queue)
 {
-    cuda_queue *queue = context;
     CUgraph graph = NULL;
-    CUcontext popped;
-    vdmrt_status status = CALL(queue, context_push, queue->primary);
-    if (status != VDMRT_OK) {
+    int state = 0; /* 0 none, 1 capturing, 2 invalidated: both of the latter want an end */
+    vdmrt_status status = CALL(queue, is_capturing, queue->stream, &state);
+    if (status != VDMRT_OK || state == 0) {
         return status;
     }
-    /* An invalidated capture answers with a failure too, and has then ended. */
+    /* An invalidated capture answers with a failure and has then ended. */
     if (CALL(queue, end_capture, queue->stream, &graph) == VDMRT_OK && graph != NULL) {
         status = CALL(queue, graph_destroy, graph);
     }
-    return first_failure(status, CALL(queue, context_pop, &popped));
+    return status;
+}
+
+static vdmrt_status
+cuda_abort_capture(void *context)
+{
+    cuda_queue *queue = context;
+    IN_CONTEXT(queue, drop_capture(queue));
 }
 
 static vdmrt_status
@@ -282,10 +288,12 @@ instantiate(cuda_queue *queue, CUgraph graph, CUgraphExec *executable, size_t *n
     status = CALL(queue, graph_upload, *executable, queue->stream);
     if (status != VDMRT_OK) {
         (void)CALL(queue, graph_exec_destroy, *executable);
+        *executable = NULL;
     }
     return status;
 }
 
+/* A failure may leave *executable made; the caller then destroys it. */
 static vdmrt_status
 end_and_instantiate(cuda_queue *queue, CUgraphExec *executable, size_t *nodes)
 {
@@ -301,9 +309,6 @@ end_and_instantiate(cuda_queue *queue, CUgraphExec *executable, size_t *nodes)
     vdmrt_status destroyed = CALL(queue, graph_destroy, graph);
     if (destroyed != VDMRT_OK) {
         (void)CALL(queue, graph_destroy, graph);
-        if (status == VDMRT_OK) {
-            (void)CALL(queue, graph_exec_destroy, *executable);
-        }
     }
     return first_failure(status, destroyed);
 }

@@ -76,6 +76,7 @@ typedef struct CUDA_MEMCPY3D {
     X(stream_destroy, cuStreamDestroy_v2, (CUstream))                                                        \
     X(stream_synchronize, cuStreamSynchronize, (CUstream))                                                   \
     X(begin_capture, cuStreamBeginCapture_v2, (CUstream, int))                                               \
+    X(is_capturing, cuStreamIsCapturing, (CUstream, int *))                                                  \
     X(end_capture, cuStreamEndCapture, (CUstream, CUgraph *))                                                \
     X(graph_nodes, cuGraphGetNodes, (CUgraph, void *, size_t *))                                             \
     X(graph_instantiate, cuGraphInstantiateWithFlags, (CUgraphExec *, CUgraph, unsigned long long))          \

@@ -21,7 +21,8 @@ typedef struct DeviceObject {
     PyObject_HEAD
     vdmrt_device device;
     bool is_open;
-    size_t allocated_nbytes; /* changed with the GIL held */
+    size_t allocated_nbytes; /* changed with the GIL held, as is what follows */
+    size_t users;            /* memory, events and graphs that are not released yet */
 } DeviceObject;
 
 typedef struct MemoryObject {

@@ -56,9 +56,10 @@ static PyObject *
 device_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     DeviceObject *self = (DeviceObject *)op;
-    if (self->allocated_nbytes > 0) {
-        PyErr_Format(PyExc_RuntimeError, "close needs a device without memory, and %zu bytes of it are allocated",
-                     self->allocated_nbytes);
+    if (self->users > 0) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "close needs a device that is not used, and %zu of its memories, events or graphs are open",
+                     self->users);
         return NULL;
     }
     vdmrt_status status = device_release(self);
@@ -157,6 +158,9 @@ device_end_capture(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (table->end_capture != NULL) {
         Py_BEGIN_ALLOW_THREADS
         status = table->end_capture(self->device.context, &graph, &nodes);
+        if (status != VDMRT_OK && graph != 0) {
+            (void)table->destroy_graph(self->device.context, graph);
+        }
         Py_END_ALLOW_THREADS
     }
     if (status != VDMRT_OK) {

@@ -37,6 +37,7 @@ vdmrt_make_memory(DeviceObject *device, size_t nbytes, bool is_pinned)
     }
     memory->address = address;
     device->allocated_nbytes += is_pinned ? 0 : nbytes;
+    device->users += 1;
     return (PyObject *)memory;
 }
 
@@ -54,6 +55,7 @@ vdmrt_memory_release(MemoryObject *self)
     Py_BEGIN_ALLOW_THREADS
     status = (self->is_pinned ? vdmrt_device_release_pinned : vdmrt_device_release)(self->device->device, address);
     Py_END_ALLOW_THREADS
+    self->device->users -= 1;
     return status;
 }
 

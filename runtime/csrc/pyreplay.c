@@ -60,6 +60,7 @@ vdmrt_make_events(DeviceObject *device, size_t count)
         Py_DECREF(self);
         return vdmrt_raise_status((PyObject *)device, device, status, "events", count * sizeof(uintptr_t));
     }
+    device->users += 1;
     return (PyObject *)self;
 }
 
@@ -73,6 +74,7 @@ events_release(EventsObject *self)
         Py_BEGIN_ALLOW_THREADS
         status = vdmrt_events_destroy(&events);
         Py_END_ALLOW_THREADS
+        self->device->users -= 1;
     }
     return status;
 }
@@ -239,6 +241,7 @@ vdmrt_make_graph(DeviceObject *device, uintptr_t graph, size_t nodes)
     self->device = device;
     self->graph = graph;
     self->nodes = nodes;
+    device->users += 1;
     return (PyObject *)self;
 }
 
@@ -257,6 +260,7 @@ graph_release(GraphObject *self)
     passed = vdmrt_device_synchronize(device);
     destroyed = device.table->destroy_graph(device.context, graph);
     Py_END_ALLOW_THREADS
+    self->device->users -= 1;
     return passed != VDMRT_OK ? passed : destroyed;
 }
 

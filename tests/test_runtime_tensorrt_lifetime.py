@@ -1,0 +1,225 @@
+"""TensorRT's objects die in order, in time, and whatever fails before."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fake_cuda import Code
+from tensorrt_engines import Machinery, Tensors, tensorrt_machine
+from tensorrt_recorder import RELEASES, Recorder, install
+
+from vdmrt.errors import VdmrtError
+from vdmrt.runtime.tensorrt_backend import TensorRtBackend
+from vdmrt.runtime.tensorrt_log import TensorRtLog
+
+OWNED = ("Runtime", "ICudaEngine", "IExecutionContext")
+
+
+@pytest.fixture(params=RELEASES)
+def machinery(
+    request: pytest.FixtureRequest, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Machinery]:
+    with tensorrt_machine(request.param, tiny_bundle, tmp_path, monkeypatch) as found:
+        yield found
+
+
+def run_once(machinery: Machinery, enqueues: int = 2) -> None:
+    """Load, run and close everything, whatever fails."""
+    codec = machinery.bundle.manifest.codec
+    assert codec is not None
+    with contextlib.ExitStack() as stack:
+        backend = TensorRtBackend()
+        stack.callback(backend.close)
+        program = backend.load(machinery.bundle, "vae_decode", codec.decode)
+        device = backend.open_device()
+        stack.callback(device.close)
+        tensors = Tensors(device, codec.decode, program.scratch_nbytes)
+        stack.callback(tensors.close)
+        stack.callback(program.close)
+        call = program.create_context(device, tensors.addresses["scratch"]).bind(tensors.addresses)
+        for _ in range(enqueues):
+            call.enqueue()
+        device.synchronize()
+
+
+def leaks(machinery: Machinery) -> dict[str, int]:
+    gc.collect()
+    live = machinery.cuda.live()
+    driver = {"allocations": live.allocations, "streams": live.streams, "contexts": live.contexts}
+    return {name: count for name, count in driver.items() if count} | {
+        owner: machinery.recorder.alive(owner) for owner in OWNED if machinery.recorder.alive(owner)
+    }
+
+
+def deaths(recorder: Recorder) -> list[str]:
+    return [call.subject.partition("#")[0] for call in recorder.named("__del__")]
+
+
+def test_contexts_die_before_engines_and_engines_before_the_runtime(machinery: Machinery) -> None:
+    run_once(machinery)
+
+    assert deaths(machinery.recorder) == ["IExecutionContext", "ICudaEngine", "Runtime"]
+    assert leaks(machinery) == {}
+
+
+def test_the_backends_close_takes_what_was_left_open(machinery: Machinery) -> None:
+    backend = TensorRtBackend()
+    program = backend.load(machinery.bundle, "denoise", machinery.denoise)
+    fill = backend.load(machinery.bundle, "fill", machinery.bundle.manifest.graphs["fp16"]["fill"])
+    device = backend.open_device()
+    tensors = Tensors(device, machinery.denoise, program.scratch_nbytes)
+    contexts = [program.create_context(device, tensors.addresses["scratch"]) for _ in range(2)]
+    device.synchronize()
+    backend.close()
+    backend.close()
+
+    assert deaths(machinery.recorder)[-1] == "Runtime"
+    assert sorted(deaths(machinery.recorder)) == sorted(["IExecutionContext"] * 2 + ["ICudaEngine"] * 2 + ["Runtime"])
+    tensors.close()
+    device.close()
+    for context in contexts:
+        context.close()
+    assert fill.scratch_nbytes > 0
+    assert leaks(machinery) == {}
+
+
+def test_a_context_may_outlive_its_lanes_device(machinery: Machinery) -> None:
+    backend = TensorRtBackend()
+    program = backend.load(machinery.bundle, "denoise", machinery.denoise)
+    device = backend.open_device()
+    context = program.create_context(device, 0x10000)
+    device.close()
+    context.close()
+    context.close()
+
+    assert machinery.recorder.alive("IExecutionContext") == 0
+    backend.close()
+    assert leaks(machinery) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "returns"),
+    [
+        ("deserialize_cuda_engine", None),
+        ("create_execution_context", None),
+        ("create_execution_context_without_device_memory", None),
+        ("set_tensor_address", False),
+        ("execute_async_v3", False),
+    ],
+)
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_nothing_is_left_when_a_call_fails(
+    machinery: Machinery, name: str, returns: bool | None, interrupted: bool
+) -> None:
+    missing = not any(name in owner.methods for owner in machinery.recorder.names.classes.values())
+    unused = name.endswith("context") and machinery.recorder.major < 10 or name.endswith("memory")
+    machinery.recorder.fail(name, returns=returns, error=KeyboardInterrupt() if interrupted else None, log="injected")
+    if missing or (unused and not (name.endswith("memory") and machinery.recorder.major < 10)):
+        run_once(machinery)
+    else:
+        with pytest.raises(KeyboardInterrupt if interrupted else VdmrtError):
+            run_once(machinery)
+
+    assert leaks(machinery) == {}
+    run_once(machinery)
+    assert leaks(machinery) == {}
+
+
+def test_nothing_is_left_when_any_call_of_the_driver_fails(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tensorrt_machine("10.3", tiny_bundle, tmp_path, monkeypatch) as machinery:
+        failed: list[str] = []
+        for nth in range(1, 400):
+            machinery.cuda.enable()
+            machinery.cuda.fail(Code.UNKNOWN, nth)
+            error = attempt(lambda: run_once(machinery, enqueues=1))
+            name = machinery.cuda.failed()
+            if name is None:
+                assert error is None
+                break
+            failed.append(name)
+            machinery.cuda.fail(Code.UNKNOWN, 0)
+            gc.collect()
+            assert [machinery.recorder.alive(owner) for owner in OWNED] == [0, 0, 0], f"call {nth}, {name}"
+            live = machinery.cuda.live()
+            assert (live.allocations, live.streams) == (0, 0), f"call {nth}, {name}: {live}"
+        else:
+            raise AssertionError("the run never came to its end")
+
+    assert {"cuInit", "cuDevicePrimaryCtxRetain", "cuStreamCreate", "cuCtxSetCurrent", "cuMemAlloc_v2"} <= set(failed)
+
+
+def attempt(work: Callable[[], None]) -> VdmrtError | None:
+    try:
+        work()
+    except VdmrtError as error:
+        return error
+    return None
+
+
+def test_memory_is_flat_over_many_loads(machinery: Machinery) -> None:
+    run_once(machinery)
+    before = machinery.cuda.counts()["cuMemAlloc_v2"]
+    run_once(machinery, enqueues=50)
+
+    assert machinery.cuda.counts()["cuMemAlloc_v2"] == 2 * before
+    assert leaks(machinery) == {}
+
+
+def test_the_log_maps_severities_and_keeps_errors(caplog: pytest.LogCaptureFixture) -> None:
+    for release in RELEASES:
+        caplog.clear()
+        with install(release) as recorder, caplog.at_level(logging.DEBUG, logger="vdmrt"):
+            log = TensorRtLog(recorder.module)
+            severities = recorder.module.ILogger.Severity.__members__
+            for name, severity in severities.items():
+                log.logger.log(severity, f"about {name}")
+
+            levels = {record.getMessage(): record.levelname for record in caplog.records}
+            assert levels == {
+                "TensorRT: about INTERNAL_ERROR": "DEBUG",
+                "TensorRT: about ERROR": "DEBUG",
+                "TensorRT: about WARNING": "WARNING",
+                "TensorRT: about INFO": "DEBUG",
+                "TensorRT: about VERBOSE": "DEBUG",
+            }
+            assert log.take_errors() == "about INTERNAL_ERROR; about ERROR"
+            assert log.take_errors() == "TensorRT gave no reason"
+
+
+def test_the_log_keeps_threads_apart_and_never_raises() -> None:
+    with install("10.3") as recorder:
+        log = TensorRtLog(recorder.module)
+        error = recorder.module.ILogger.ERROR
+        found: list[str] = []
+
+        def work() -> None:
+            log.logger.log(error, "theirs")
+            ready.set()
+            go_on.wait(5)
+            found.append(log.take_errors())
+
+        ready, go_on = threading.Event(), threading.Event()
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert ready.wait(5)
+        log.logger.log(error, "mine")
+        assert log.take_errors() == "mine"
+        go_on.set()
+        thread.join()
+        log.logger.log(object(), "no severity at all")
+
+        assert found == ["theirs"]
+        log.logger.log(error, "elsewhere")
+        other: list[str] = []
+        last = threading.Thread(target=lambda: other.append(log.take_errors()))
+        last.start()
+        last.join()
+        assert other == ["elsewhere"]
