@@ -69,7 +69,7 @@ def attend_cached(
     if not torch.compiler.is_exporting():
         key, value = (torch.cat([old, new], dim=2) for old, new in zip(past, own, strict=True))
         chunk = query.shape[2]
-        own_part = torch.zeros(chunk, chunk, dtype=query.dtype) if own_bias is None else own_bias
+        own_part = torch.zeros(chunk, chunk, dtype=query.dtype, device=query.device) if own_bias is None else own_bias
         bias = torch.cat([past_bias.expand(-1, -1, chunk, -1), own_part.expand(past_bias.shape[0], 1, -1, -1)], dim=-1)
         return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     query = scale(query)

@@ -43,10 +43,10 @@ class _Graph(Exportable):
         bias = (1.0 - self.to_rows(slot_valid)) * MASKED
         return bias[:, None, None].to(getattr(torch, self.cache_type))
 
-    def own_bias(self) -> Tensor:
+    def own_bias(self, device: torch.device) -> Tensor:
         """Return the causal bias of the chunk's own frames, [T, T]."""
         chunk = self.geometry.chunk_frames
-        return torch.full((chunk, chunk), MASKED, dtype=getattr(torch, self.cache_type)).triu(1)
+        return torch.full((chunk, chunk), MASKED, dtype=getattr(torch, self.cache_type), device=device).triu(1)
 
     def text(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
         """Return the projected text and its bias, or None without text."""
@@ -147,14 +147,14 @@ class FillGraph(_Graph):
         named = self.named(tensors)
         model, rows = self.model, self.geometry.rows_per_request
         view = _FillView(self, named)
-        modulation, _ = model.modulate(torch.zeros(1))
+        modulation, _ = model.modulate(torch.zeros(1, device=named["latent"].device))
         positions = self.to_rows(named["positions"])
         model.run_blocks(
             self.to_rows(model.embed(named["latent"])),
             modulation[:, None],
             view,
             model.temporal_embedding(positions),
-            torch.ones(rows, self.geometry.chunk_frames),
+            torch.ones(rows, self.geometry.chunk_frames, device=named["latent"].device),
             self.text(named),
         )
         return (*view.present, *view.context)
@@ -164,7 +164,12 @@ class _FillView(_TimeView):
     """Each clean frame sees itself across frames, and the past and itself over time; what it computes is kept."""
 
     def __init__(self, graph: FillGraph, tensors: dict[str, Tensor]) -> None:
-        super().__init__(tensors, graph.past_bias(tensors["slot_valid"]), graph.own_bias(), graph.rotation(tensors))
+        super().__init__(
+            tensors,
+            graph.past_bias(tensors["slot_valid"]),
+            graph.own_bias(tensors["slot_valid"].device),
+            graph.rotation(tensors),
+        )
         self.last = graph.geometry.layers - 1
         self.present: list[Tensor] = []
         self.context: list[Tensor] = []
@@ -173,7 +178,7 @@ class _FillView(_TimeView):
         rows, frames = x.shape[:2]
         key, value = attention.keys_values(x)
         # Frame f of row b is line b * frames + f of the keys.
-        lines = self.tensors["context_index"] + torch.arange(rows, dtype=torch.int32)[:, None] * frames
+        lines = self.tensors["context_index"] + torch.arange(rows, dtype=torch.int32, device=x.device)[:, None] * frames
         for part in (key, value):
             self.context.append(attention.split_heads(nn.functional.embedding(lines, part), rows))
         query = attention.query(x, rows=rows * frames)
@@ -220,7 +225,7 @@ class DenoiseGraph(_Graph):
         named = self.named(tensors)
         requests, steps = named["timesteps"].shape
         step = named["step"].clamp(max=steps - 1)
-        lines = step + torch.arange(requests, dtype=torch.int32) * steps
+        lines = step + torch.arange(requests, dtype=torch.int32, device=step.device) * steps
 
         def row(name: str) -> Tensor:
             table = named[name]
@@ -241,7 +246,7 @@ class DenoiseGraph(_Graph):
             modulation,
             _DenoiseView(self, named),
             model.temporal_embedding(self.to_rows(named["positions"])),
-            torch.zeros(self.geometry.rows, self.geometry.chunk_frames),
+            torch.zeros(self.geometry.rows, self.geometry.chunk_frames, device=named["latent"].device),
             self.text(named),
         )
         assert x is not None, "a denoising pass never ends early"
@@ -298,7 +303,7 @@ class _DenoiseView(_TimeView):
     """The noisy frames see the context frames only across frames, and the cache and the chunk over time."""
 
     def __init__(self, graph: DenoiseGraph, tensors: dict[str, Tensor]) -> None:
-        own_bias = graph.own_bias() if graph.model.config.chunk_causal else None
+        own_bias = graph.own_bias(tensors["slot_valid"].device) if graph.model.config.chunk_causal else None
         super().__init__(tensors, graph.past_bias(tensors["slot_valid"]), own_bias, graph.rotation(tensors))
 
     def attend_context(self, layer: int, attention: CrossFrameAttention, x: Tensor) -> Tensor:
