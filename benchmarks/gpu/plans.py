@@ -1,0 +1,100 @@
+"""Builds TensorRT plans and says what it took; graphs were lowered where onnx is, this interpreter may lack it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .record import Missing, Recorder
+from .settings import ROOT, Settings, need_gpu
+from .xl import prepare_bundle
+
+__all__ = ["build_full_size", "build_small", "has_engine", "place_bundle"]
+
+# The models of the long rollouts come first, then the recorded cases from the plainest on.
+FIRST = ("sky", "tiny", "tiny_uncond-8-25", "tiny_text-4-13", "tiny_rope-8-25")
+
+
+def build_small(settings: Settings, record: Recorder) -> None:
+    """Build the plans of every small bundle that is there; one that fails leaves the others."""
+    need_gpu(settings)
+    names = {path.parent.name for path in Path(settings.bundles).glob("*/model.json")} | {"sky"}
+    ordered = [name for name in FIRST if name in names] + sorted(names - set(FIRST))
+    failed = 0
+    for name in ordered:
+        try:
+            _build(place_bundle(settings, name), name, settings, record)
+        except Exception as error:  # the next bundle may be built all the same
+            failed += 1
+            record.add(f"plans of {name}, failed", 1, most=0, error=f"{type(error).__name__}: {error}"[:1500])
+    if failed == len(ordered):
+        raise RuntimeError("no bundle could be built; see the records")
+
+
+def build_full_size(settings: Settings, record: Recorder, *, depth: int) -> None:
+    """Build the plans of the full-size model."""
+    need_gpu(settings)
+    _build(prepare_bundle(settings, depth), f"depth {depth}", settings, record)
+
+
+def place_bundle(settings: Settings, name: str) -> Path:
+    """Return a copy of a small bundle that engines may be written into.
+
+    Raises:
+        Missing: It is nowhere.
+    """
+    target = Path(settings.work) / "bundles" / name
+    if not target.is_dir():
+        source = Path(settings.bundles) / name
+        if name == "sky" and not source.is_dir():
+            source = ROOT / "examples" / "sky" / "bundle"
+        if not (source / "model.json").is_file():
+            raise Missing(f"no bundle {source}; give their folder with --bundles")
+        shutil.copytree(source, target)
+    return target
+
+
+def has_engine(folder: Path) -> bool:
+    """Whether any engine was built for a bundle."""
+    return any(folder.glob("engines/*/manifest.json"))
+
+
+def _build(folder: Path, name: str, settings: Settings, record: Recorder) -> None:
+    from vdmrt.bundle import open_bundle
+    from vdmrt.engines import BuildOptions, build_engines
+    from vdmrt.errors import EngineError
+
+    started = time.perf_counter()
+
+    def say(line: str) -> None:
+        print(f"{time.perf_counter() - started:7.1f} s  {line}", file=sys.stderr, flush=True)
+
+    def build(constraints: Any) -> Any:
+        options = BuildOptions(timing_cache=Path(settings.work) / "timing.cache", precision_constraints=constraints)
+        return build_engines(open_bundle(folder), precision="fp16", options=options, progress=say)
+
+    try:
+        engine = build("obey")
+    except EngineError as error:
+        # 8.5 may have no kernel for a layer in the type that the graph asks for.
+        record.note(f"plans of {name} with types obeyed", error=str(error)[:1500])
+        engine = build("prefer")
+    seconds = time.perf_counter() - started
+    manifest = engine.manifest
+    for stage, plan in manifest.plans.items():
+        details: dict[str, Any] = {"plan_nbytes": plan.file.nbytes, "scratch_nbytes": plan.scratch_nbytes}
+        if plan.audit is not None:
+            details |= {"layers": plan.audit.layers, "products": plan.audit.products}
+            details["cache_copy_nbytes"] = sum(copy.nbytes for copy in plan.audit.cache_copies)
+        record.add(f"plan of {name} {stage}, build", plan.build_seconds, "s", **details)
+    record.add(
+        f"plans of {name}, all of it",
+        seconds,
+        "s",
+        tensorrt=manifest.machine.tensorrt,
+        key=manifest.key,
+        options=manifest.options,
+    )
