@@ -1,0 +1,139 @@
+"""A quantisation as Q/DQ pairs in a graph, placed so that TensorRT and ONNX Runtime fuse them into one product.
+
+The input of a linear gets QuantizeLinear and DequantizeLinear; its weight stands as 8 bit values with its
+DequantizeLinear; the bias is added afterwards, in floating point. Nothing else is touched: attention stays as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CalibrationError
+from .graph_file import GraphFile
+from .linears import Linear, find_linears
+from .quantisation import Quantisation, quantise_weight
+
+__all__ = ["render"]
+
+# FP16 may be quantised from this opset on, and E4M3 exists.
+_HALF_OPSET = 19
+
+
+def render(graph: GraphFile, stage: str, quantisation: Quantisation) -> GraphFile:
+    """Return the graph with its linears quantised.
+
+    A float32 graph keeps its opset; a graph with FP16 linears, and every FP8 graph, is raised to opset 19, where
+    each operator in use means what it did before.
+
+    Args:
+        graph: In float32 or with FP16 linears.
+        stage: "fill" or "denoise": whose activation scales are taken.
+        quantisation: What is quantised.
+
+    Raises:
+        CalibrationError: The graph lacks a linear that the stage's quantisation names.
+    """
+    rendered = GraphFile(_copied(graph.model), dict(graph.weights), set(graph.float8))
+    linears = {linear.node: linear for linear in find_linears(rendered) if linear.name in quantisation.linears}
+    if not linears:
+        raise CalibrationError(f"the {stage} graph has none of the quantised linears; it is of another model")
+    writer = _Writer(rendered, stage, quantisation)
+    nodes = []
+    for node in rendered.nodes:
+        nodes += writer.linear(node, linears[node.name]) if node.name in linears else [node]
+    rendered.replace_nodes(nodes)
+    if writer.half or quantisation.format == "fp8":
+        _raise_opset(rendered)
+    return rendered
+
+
+class _Writer:
+    """Writes the nodes of quantised linears; what several linears read is quantised once."""
+
+    def __init__(self, graph: GraphFile, stage: str, quantisation: Quantisation) -> None:
+        self.graph, self.stage, self.quantisation = graph, stage, quantisation
+        self.half = False
+        self._quantised: dict[str, str] = {}
+
+    def linear(self, node: Any, linear: Linear) -> list[Any]:
+        """Return the nodes that stand for a Gemm."""
+        from onnx.helper import make_node
+
+        dtype = self.graph.weights[linear.weight].dtype
+        self.half |= dtype == np.float16
+        before, source = self._input(linear, dtype)
+        weight = self.graph.fresh_name(f"{linear.weight}.dequantised")
+        scales = self.quantisation.linears[linear.name]
+        stored = quantise_weight(
+            np.asarray(self.graph.weights[linear.weight], np.float32),
+            scales,
+            self.quantisation.sites[scales.site],
+            self.quantisation.kind,
+        )
+        operands = self._operands(f"{linear.weight}.quantised", np.array(scales.weight), dtype)
+        self._constant(f"{linear.weight}.quantised", stored, float8=self.quantisation.format == "fp8")
+        before.append(
+            make_node("DequantizeLinear", [f"{linear.weight}.quantised", *operands], [weight], axis=0,
+                      name=f"{linear.name}.weight.dq")
+        )  # fmt: skip
+        output = node.output[0]
+        product = f"{linear.name}.product" if linear.bias else output
+        before.append(make_node("Gemm", [source, weight], [product], name=node.name, transB=1))
+        if linear.bias:
+            before.append(make_node("Add", [product, linear.bias], [output], name=f"{linear.name}.bias"))
+        return before
+
+    def _input(self, linear: Linear, dtype: Any) -> tuple[list[Any], str]:
+        """Return the nodes that quantise what a linear reads, and the tensor that it reads then."""
+        from onnx.helper import make_node
+
+        if linear.source in self._quantised:
+            return [], self._quantised[linear.source]
+        name = self.quantisation.linears[linear.name].site
+        site = self.quantisation.sites[name]
+        if self.stage not in site.scales:
+            raise CalibrationError(f"'{name}' was not observed in the {self.stage} graph; calibrate again")
+        nodes, source = [], linear.source
+        if site.migration is not None:
+            factors = self._constant(f"{name}.migration", np.array(site.migration, dtype))
+            nodes.append(make_node("Mul", [source, factors], [f"{name}.migrated"], name=f"{name}.migrate"))
+            source = f"{name}.migrated"
+        operands = self._operands(f"{name}.input", np.array(site.scales[self.stage]), dtype)
+        stored = self.graph.fresh_name(f"{name}.input.quantised")
+        nodes += [
+            make_node("QuantizeLinear", [source, *operands], [stored], name=f"{name}.input.q"),
+            make_node("DequantizeLinear", [stored, *operands], [f"{name}.input.dequantised"], name=f"{name}.input.dq"),
+        ]
+        self._quantised[linear.source] = f"{name}.input.dequantised"
+        return nodes, self._quantised[linear.source]
+
+    def _operands(self, stem: str, scales: npt.NDArray[Any], dtype: Any) -> list[str]:
+        """Return the names of a scale and of its zero point, which is zero and says the type."""
+        fp8 = self.quantisation.format == "fp8"
+        zero = np.zeros(scales.shape, np.uint8 if fp8 else np.int8)
+        return [
+            self._constant(f"{stem}.scale", scales.astype(dtype)),
+            self._constant(f"{stem}.zero", zero, float8=fp8),
+        ]
+
+    def _constant(self, name: str, data: npt.NDArray[Any], *, float8: bool = False) -> str:
+        self.graph.weights[self.graph.fresh_name(name)] = data
+        if float8:
+            self.graph.float8.add(name)
+        return name
+
+
+def _raise_opset(graph: GraphFile) -> None:
+    for opset in graph.model.opset_import:
+        if opset.domain in ("", "ai.onnx"):
+            opset.version = max(opset.version, _HALF_OPSET)
+    graph.model.ir_version = max(graph.model.ir_version, 9)
+
+
+def _copied(message: Any) -> Any:
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy
