@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from .folder import Bundle, BundleWriter, new_bundle, open_bundle, sha256_of
+from .folder import Bundle, BundleWriter, amended_bundle, new_bundle, open_bundle, rewrite_manifest, sha256_of
 from .manifest import (
     SCHEMA,
+    Accuracy,
     Artifact,
     CacheCopy,
+    Calibration,
     Codec,
     Geometry,
     Graph,
@@ -19,10 +21,12 @@ from .manifest import (
 
 __all__ = [
     "SCHEMA",
+    "Accuracy",
     "Artifact",
     "Bundle",
     "BundleWriter",
     "CacheCopy",
+    "Calibration",
     "Codec",
     "Geometry",
     "Graph",
@@ -31,7 +35,9 @@ __all__ = [
     "SamplerDefaults",
     "ScheduleSpec",
     "TensorSpec",
+    "amended_bundle",
     "new_bundle",
     "open_bundle",
+    "rewrite_manifest",
     "sha256_of",
 ]

@@ -43,7 +43,9 @@ class Format:
         """Return the values of stored bytes, in units of the scale, float32."""
         if self.name == "int8":
             return stored.astype(np.float32)
-        return np.where(stored < 128, 1.0, -1.0).astype(np.float32) * _VALUES[stored % 128].astype(np.float32)
+        signs = np.where(stored < 128, 1.0, -1.0).astype(np.float32)
+        values: Array = signs * _VALUES[stored % 128].astype(np.float32)
+        return values
 
     def rounding_error(self, values: Floats, clip: float) -> Floats:
         """Return the expected squared error of rounding positive values, at most ``clip``, which is the largest."""

@@ -54,13 +54,16 @@ class GraphFile:
             raise BundleError(f"has a tensor '{stem}' already; calibrate a graph that was not quantised")
         return stem
 
-    def readers(self) -> dict[str, list[Any]]:
-        """Return the nodes that read each tensor."""
-        found: dict[str, list[Any]] = {}
-        for node in self.nodes:
-            for name in node.input:
-                found.setdefault(name, []).append(node)
-        return found
+    def copy(self) -> GraphFile:
+        """Return a graph that can be changed without this one; the weights are shared, and replaced, never written."""
+        return GraphFile(_copied(self.model), dict(self.weights), set(self.float8))
+
+    def raise_opset(self, least: int) -> None:
+        """Raise the opset to ``least``. From 18 to 19 each operator in use means what it did before."""
+        for opset in self.model.opset_import:
+            if opset.domain in ("", "ai.onnx"):
+                opset.version = max(opset.version, least)
+        self.model.ir_version = max(self.model.ir_version, 9 if least >= 19 else 8)
 
     def replace_nodes(self, nodes: list[Any]) -> None:
         """Set the graph's nodes, in an order in which each reads what was written before."""

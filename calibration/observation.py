@@ -186,7 +186,7 @@ def _kept_file(
     """Return where the statistics are kept between rollouts: a name that changes with everything they depend on."""
     if folder is None:
         return None
-    graphs = [artifact.sha256 for artifact in bundle.manifest.artifacts()]
+    graphs = bundle.manifest.graphs_sha256("fp32")
     given = {name: str(np.asarray(value).tolist()) for name, value in (options or {}).items()}
     key = json.dumps([graphs, data.sha256, samples, seed, given], sort_keys=True)
     folder.mkdir(parents=True, exist_ok=True)

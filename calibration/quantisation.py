@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import CalibrationError
+from .cache_scales import CacheScales
 from .formats import FORMATS, Format, fp16_scale
 from .linears import Linear
 from .ranges import Method, choose_amax, input_error
@@ -50,10 +51,13 @@ class LinearScales:
     Attributes:
         site: Whose scales its input has.
         weight: Scale of each output channel, FP16-representable.
+        correction: By stage: what is added to each output channel, because what a weight's rounding does to the mean
+            input is the same in every run, and comes back through the cache at every autoregressive step.
     """
 
     site: str
     weight: tuple[float, ...]
+    correction: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,14 @@ class Quantisation:
         method: How ranges were chosen.
         sites: By name.
         linears: By name; what is not among them stays as it is.
+        cache: Of ``k.0``, ``v.0`` and so on; empty where the cache stays as it is.
     """
 
     format: Literal["int8", "fp8"]
     method: Method
     sites: Mapping[str, SiteScales]
     linears: Mapping[str, LinearScales]
+    cache: Mapping[str, CacheScales] = field(default_factory=dict)
 
     @property
     def kind(self) -> Format:
@@ -108,7 +114,15 @@ class Quantisation:
                     name: SiteScales(one["scales"], None if one["migration"] is None else tuple(one["migration"]))
                     for name, one in document["sites"].items()
                 },
-                {name: LinearScales(one["site"], tuple(one["weight"])) for name, one in document["linears"].items()},
+                {
+                    name: LinearScales(
+                        one["site"],
+                        tuple(one["weight"]),
+                        {stage: tuple(values) for stage, values in one["correction"].items()},
+                    )
+                    for name, one in document["linears"].items()
+                },
+                {name: CacheScales(one["scale"], tuple(one["exponents"])) for name, one in document["cache"].items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CalibrationError(f"is no quantisation of vdmrt: {error!r}; calibrate again") from error
@@ -161,7 +175,11 @@ def make_quantisation(
         }
         site_scales[site] = SiteScales(scales, None if migration is None else tuple(map(float, migration)))
         for name, weight in moved.items():
-            linear_scales[name] = LinearScales(site, tuple(map(float, _row_scales(weight, kind, method))))
+            rows = _row_scales(weight, kind, method)
+            lost = weight - kind.decode(kind.encode(weight / rows[:, None])) * rows[:, None]
+            means = {stage: lost.astype(np.float64) @ (one.mean * factors) for stage, one in observed.items()}
+            corrections = {stage: tuple(float(np.float32(x)) for x in mean) for stage, mean in means.items()}
+            linear_scales[name] = LinearScales(site, tuple(map(float, rows)), corrections)
     return Quantisation(kind.name, method, site_scales, linear_scales)
 
 

@@ -42,7 +42,7 @@ def reference_bundle(bundle: Bundle, folder: Path) -> Bundle:
         files[stage] = folder / "graphs" / f"{stage}.fp32.onnx"
         save_graph(graph, files[stage], weights)
     widened = {stage: _widened(stages[stage], file, weights.path) for stage, file in files.items()}
-    manifest = dataclasses.replace(bundle.manifest, graphs={"fp32": widened})
+    manifest = dataclasses.replace(bundle.manifest, graphs={"fp32": widened}, calibrations=(), accuracy=())
     made = {artifact.file for graph in widened.values() for artifact in (graph.file, graph.weights) if artifact}
     for artifact in manifest.artifacts():
         if artifact.file not in made:

@@ -1,17 +1,19 @@
 """A quantisation as Q/DQ pairs in a graph, placed so that TensorRT and ONNX Runtime fuse them into one product.
 
 The input of a linear gets QuantizeLinear and DequantizeLinear; its weight stands as 8 bit values with its
-DequantizeLinear; the bias is added afterwards, in floating point. Nothing else is touched: attention stays as it is.
+DequantizeLinear; the bias is added afterwards, in floating point. Attention stays as it is; the cache may be INT8.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import CalibrationError
+from .cache_scales import fold_cache, quantise_cache
 from .graph_file import GraphFile
 from .linears import Linear, find_linears
 from .quantisation import Quantisation, quantise_weight
@@ -22,7 +24,7 @@ __all__ = ["render"]
 _HALF_OPSET = 19
 
 
-def render(graph: GraphFile, stage: str, quantisation: Quantisation) -> GraphFile:
+def render(graph: GraphFile, stage: str, quantisation: Quantisation, originals: GraphFile | None = None) -> GraphFile:
     """Return the graph with its linears quantised.
 
     A float32 graph keeps its opset; a graph with FP16 linears, and every FP8 graph, is raised to opset 19, where
@@ -32,29 +34,38 @@ def render(graph: GraphFile, stage: str, quantisation: Quantisation) -> GraphFil
         graph: In float32 or with FP16 linears.
         stage: "fill" or "denoise": whose activation scales are taken.
         quantisation: What is quantised.
+        originals: The same graph in float32, whose weights are quantised instead of FP16 ones; None for this one.
 
     Raises:
         CalibrationError: The graph lacks a linear that the stage's quantisation names.
     """
-    rendered = GraphFile(_copied(graph.model), dict(graph.weights), set(graph.float8))
+    rendered = graph.copy()
+    if quantisation.cache:
+        fold_cache(rendered, quantisation.cache)
+        quantise_cache(rendered, quantisation.cache)
     linears = {linear.node: linear for linear in find_linears(rendered) if linear.name in quantisation.linears}
-    if not linears:
+    if quantisation.linears and not linears:
         raise CalibrationError(f"the {stage} graph has none of the quantised linears; it is of another model")
-    writer = _Writer(rendered, stage, quantisation)
+    exact = (originals or graph).copy()
+    if quantisation.cache:
+        fold_cache(exact, quantisation.cache)
+    writer = _Writer(rendered, stage, quantisation, exact.weights)
     nodes = []
     for node in rendered.nodes:
         nodes += writer.linear(node, linears[node.name]) if node.name in linears else [node]
     rendered.replace_nodes(nodes)
     if writer.half or quantisation.format == "fp8":
-        _raise_opset(rendered)
+        rendered.raise_opset(_HALF_OPSET)
     return rendered
 
 
 class _Writer:
     """Writes the nodes of quantised linears; what several linears read is quantised once."""
 
-    def __init__(self, graph: GraphFile, stage: str, quantisation: Quantisation) -> None:
-        self.graph, self.stage, self.quantisation = graph, stage, quantisation
+    def __init__(
+        self, graph: GraphFile, stage: str, quantisation: Quantisation, originals: Mapping[str, npt.NDArray[Any]]
+    ) -> None:
+        self.graph, self.stage, self.quantisation, self.originals = graph, stage, quantisation, originals
         self.half = False
         self._quantised: dict[str, str] = {}
 
@@ -68,7 +79,7 @@ class _Writer:
         weight = self.graph.fresh_name(f"{linear.weight}.dequantised")
         scales = self.quantisation.linears[linear.name]
         stored = quantise_weight(
-            np.asarray(self.graph.weights[linear.weight], np.float32),
+            np.asarray(self.originals[linear.weight], np.float32),
             scales,
             self.quantisation.sites[scales.site],
             self.quantisation.kind,
@@ -83,7 +94,8 @@ class _Writer:
         product = f"{linear.name}.product" if linear.bias else output
         before.append(make_node("Gemm", [source, weight], [product], name=node.name, transB=1))
         if linear.bias:
-            before.append(make_node("Add", [product, linear.bias], [output], name=f"{linear.name}.bias"))
+            bias = self._corrected(linear, scales.correction.get(self.stage))
+            before.append(make_node("Add", [product, bias], [output], name=f"{linear.name}.bias.add"))
         return before
 
     def _input(self, linear: Linear, dtype: Any) -> tuple[list[Any], str]:
@@ -110,6 +122,16 @@ class _Writer:
         self._quantised[linear.source] = f"{name}.input.dequantised"
         return nodes, self._quantised[linear.source]
 
+    def _corrected(self, linear: Linear, correction: tuple[float, ...] | None) -> str:
+        assert linear.bias is not None
+        if correction is None:
+            return linear.bias
+        bias = self.graph.weights[linear.bias]
+        exact = np.asarray(self.originals[linear.bias], np.float32)
+        return self._constant(
+            f"{linear.bias}.{self.stage}", (exact + np.array(correction, np.float32)).astype(bias.dtype)
+        )
+
     def _operands(self, stem: str, scales: npt.NDArray[Any], dtype: Any) -> list[str]:
         """Return the names of a scale and of its zero point, which is zero and says the type."""
         fp8 = self.quantisation.format == "fp8"
@@ -124,16 +146,3 @@ class _Writer:
         if float8:
             self.graph.float8.add(name)
         return name
-
-
-def _raise_opset(graph: GraphFile) -> None:
-    for opset in graph.model.opset_import:
-        if opset.domain in ("", "ai.onnx"):
-            opset.version = max(opset.version, _HALF_OPSET)
-    graph.model.ir_version = max(graph.model.ir_version, 9)
-
-
-def _copied(message: Any) -> Any:
-    copy = type(message)()
-    copy.CopyFrom(message)
-    return copy

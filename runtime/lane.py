@@ -49,6 +49,9 @@ class Lane:
         self._cache_type = _spec(graphs["fill"].outputs, "present_k.0").dtype
         slab = (g.layers, 2, g.rows, g.tokens_per_frame * g.heads)
         staged = (g.layers, 2, g.rows_per_request, g.tokens_per_frame * g.heads)
+        # A quantised cache is INT8, and the cross-frame context beside it stays floating point.
+        context = [spec.dtype for spec in graphs["fill"].outputs if spec.name == "context_k.0"]
+        self._context_type = context[0] if context else self._cache_type
         self._slab = self._allocate((*slab, g.slots, g.head_size), self._cache_type)
         self._staging = self._allocate((*staged, g.chunk_frames, g.head_size), self._cache_type)
         self._context = self._allocate_context(g.rows)
@@ -254,7 +257,7 @@ class Lane:
         if g.context is None:
             return None
         shape = (g.layers, 2, rows, g.heads, g.context_frames * g.tokens_per_frame, g.head_size)
-        return self._allocate(shape, self._cache_type)
+        return self._allocate(shape, self._context_type)
 
     def _state(self, name: str, request: int) -> Array:
         with self.lock:

@@ -39,7 +39,7 @@ def load(
     Args:
         path: The bundle's folder.
         backend: "auto" or one of :data:`BACKENDS`. What "auto" chose is logged in one line.
-        precision: "fp32" or "fp16"; None takes fp32 where the bundle has it.
+        precision: "fp32", "fp16", or what ``vdmrt calibrate`` added; None takes fp32 where the bundle has it.
         threads: Threads of the CPU provider; None takes one for each CPU this process may use.
         verify: Whether every file's SHA-256 is checked first. Lengths are always checked.
 
