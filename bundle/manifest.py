@@ -230,6 +230,7 @@ class Calibration:
         report: What was observed and chosen, JSON.
         data: The calibration set in one line.
         data_sha256: Of its files.
+        picture: Quality and estimated speed over the groups kept, SVG; None where no budget was set.
     """
 
     precision: Precision
@@ -237,6 +238,13 @@ class Calibration:
     report: Artifact
     data: str
     data_sha256: str
+    picture: Artifact | None = None
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Yield its files."""
+        yield from (self.scales, self.report)
+        if self.picture is not None:
+            yield self.picture
 
 
 @dataclass(frozen=True)
@@ -312,7 +320,7 @@ class Manifest:
         files = {part.file: part for graph in graphs for part in (graph.file, graph.weights) if part is not None}
         if self.null_text is not None:
             files[self.null_text.file] = self.null_text
-        files |= {part.file: part for made in self.calibrations for part in (made.scales, made.report)}
+        files |= {part.file: part for made in self.calibrations for part in made.artifacts()}
         yield from files.values()
 
     def accuracy_of(self, precision: str) -> Accuracy | None:

@@ -27,6 +27,7 @@ from .quantisation import Quantisation, make_quantisation
 from .ranges import Method
 from .reference import reference_bundle, reference_graphs, source_precision
 from .rendering import render
+from .sensitivity import Sensitivity, fit_budget
 
 __all__ = ["CalibrationRequest", "CalibrationSummary", "calibrate", "quantise"]
 
@@ -48,6 +49,10 @@ class CalibrationRequest:
         method: How ranges are chosen.
         smooth: SmoothQuant's alpha, 0 for none.
         keep: Patterns of linears that stay in floating point.
+        budget: Least PSNR in dB against float32 over short rollouts, for which the most sensitive groups of layers
+            stay in floating point; None for no such search.
+        keep_fill: Whether the linears of the cache fill stay in floating point: it runs once a chunk, and what it
+            rounds stays in the cache.
         kv: "int8" for a quantised cache, or None.
         seed: Of all noise and choices.
         steps: Denoising steps of the rollouts; None takes the bundle's default, as for what follows.
@@ -66,6 +71,8 @@ class CalibrationRequest:
     method: Method = "mse"
     smooth: float = 0.5
     keep: tuple[str, ...] = ()
+    budget: float | None = None
+    keep_fill: bool = False
     kv: Literal["int8"] | None = None
     seed: int = 0
     steps: int | None = None
@@ -78,6 +85,8 @@ class CalibrationRequest:
     def __post_init__(self) -> None:
         if self.precision == "none" and self.kv is None:
             raise ValueError("--precision none quantises no linear, so it goes with --kv int8")
+        if self.budget is not None and self.precision == "none":
+            raise ValueError("--budget chooses among linears, so it goes with --precision int8 or fp8")
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ class CalibrationSummary:
         bundle: The bundle's folder.
         precisions: What it has now that it had not, or had otherwise.
         quantised: Linears that are 8 bit, and all there are.
+        kept: Groups that the budget keeps in floating point.
         migrated: Sites whose outlier channels went into the weights.
         data: The calibration set in one line.
         strata: How often each state was observed.
@@ -97,6 +107,7 @@ class CalibrationSummary:
     bundle: str
     precisions: tuple[str, ...]
     quantised: tuple[int, int]
+    kept: tuple[str, ...]
     migrated: tuple[str, ...]
     data: str
     strata: Mapping[str, int]
@@ -108,7 +119,8 @@ class CalibrationSummary:
         return (
             f"{self.bundle}: now has {', '.join(self.precisions)}\n"
             f"{of} of {all_} linears in 8 bits, outlier channels migrated at {len(self.migrated)} places\n"
-            f"observed {sum(self.strata.values())} runs of {self.data}"
+            + (f"the budget keeps {', '.join(self.kept)} in floating point\n" if self.kept else "")
+            + f"observed {sum(self.strata.values())} runs of {self.data}"
         )
 
 
@@ -144,8 +156,21 @@ def calibrate(
             resume=request.observations or bundle.path / "calibration",
             on_progress=on_progress,
         )
-    quantisation = quantise(graphs, seen, request, rope=bundle.manifest.geometry.positions == "rope")
-    return _publish(bundle, graphs, quantisation, request, data, seen)
+        quantisation = quantise(graphs, seen, request, rope=bundle.manifest.geometry.positions == "rope")
+        found = None
+        if request.budget is not None:
+            found = fit_budget(
+                reference,
+                graphs,
+                quantisation,
+                data,
+                request.budget,
+                options=_options(request),
+                threads=request.threads,
+                on_progress=on_progress,
+            )
+            quantisation = quantisation.keeping(found.kept)
+    return _publish(bundle, graphs, quantisation, request, data, seen, found)
 
 
 def quantise(
@@ -196,15 +221,20 @@ def _publish(
     request: CalibrationRequest,
     data: CalibrationSet,
     seen: Observation,
+    sensitivity: Sensitivity | None = None,
 ) -> CalibrationSummary:
     """Write every rendering into the bundle, and how it came about."""
     stem = f"{request.precision}{'-kv8' if request.kv else ''}" if request.precision != "none" else "kv8"
     renderings = _renderings(bundle, graphs, request)
     manifest = bundle.manifest
-    summary = _summarize(bundle, graphs, quantisation, tuple(renderings), data, seen)
+    summary = _summarize(bundle, graphs, quantisation, tuple(renderings), data, seen, sensitivity)
     replaced = {f"graphs/{stage}.{label}.onnx" for label in renderings for stage in graphs}
-    replaced |= {f"graphs/weights.{stem}.bin", f"calibration/{stem}/scales.json", f"calibration/{stem}/report.json"}
+    replaced |= {f"graphs/weights.{stem}.bin"}
+    replaced |= {f"calibration/{stem}/{name}" for name in ("scales.json", "report.json", "budget.svg")}
     replaced |= {f"calibration/{file.name}" for file in (bundle.path / "calibration").glob("observation-*.npz")}
+    by_stage = dict.fromkeys(graphs, quantisation)
+    if request.keep_fill:
+        by_stage["fill"] = dataclasses.replace(quantisation, linears={})
     quantised: Any = None if request.precision == "none" else request.precision
     with amended_bundle(bundle, without=replaced) as writer:
         weights = WeightsFile(writer.path / "graphs" / f"weights.{stem}.bin")
@@ -212,7 +242,10 @@ def _publish(
             label: write_precision(
                 writer,
                 label,
-                {stage: render(opened, stage, quantisation, graphs[stage]) for stage, (_, opened) in sources.items()},
+                {
+                    stage: render(opened, stage, by_stage[stage], graphs[stage])
+                    for stage, (_, opened) in sources.items()
+                },
                 sources,
                 weights,
                 quantised,
@@ -222,10 +255,14 @@ def _publish(
         record = writer.record(f"graphs/{weights.path.name}")
         (writer.path / "calibration" / stem).mkdir(parents=True, exist_ok=True)
         (writer.path / "calibration" / stem / "scales.json").write_text(quantisation.to_json(), encoding="utf-8")
-        report = json.dumps(_report(summary, request), indent=1, sort_keys=True) + "\n"
+        report = json.dumps(_report(summary, request, sensitivity), indent=1) + "\n"
         (writer.path / "calibration" / stem / "report.json").write_text(report, encoding="utf-8")
         scales, told = (writer.record(f"calibration/{stem}/{name}.json") for name in ("scales", "report"))
-        made = tuple(Calibration(label, scales, told, summary.data, data.sha256) for label in written)  # type: ignore[arg-type]
+        picture = None
+        if sensitivity is not None:
+            (writer.path / "calibration" / stem / "budget.svg").write_text(sensitivity.to_svg(), encoding="utf-8")
+            picture = writer.record(f"calibration/{stem}/budget.svg")
+        made = tuple(Calibration(label, scales, told, summary.data, data.sha256, picture) for label in written)  # type: ignore[arg-type]
         writer.finish(
             dataclasses.replace(
                 manifest,
@@ -264,12 +301,14 @@ def _summarize(
     precisions: tuple[str, ...],
     data: CalibrationSet,
     seen: Observation,
+    sensitivity: Sensitivity | None,
 ) -> CalibrationSummary:
     everything = {linear.name for graph in graphs.values() for linear in find_linears(graph)}
     return CalibrationSummary(
         bundle=str(bundle.path),
         precisions=precisions,
         quantised=(len(quantisation.linears), len(everything)),
+        kept=sensitivity.kept if sensitivity else (),
         migrated=tuple(name for name, site in quantisation.sites.items() if site.migration is not None),
         data=data.describe(),
         strata=dict(sorted(seen.strata.counts.items())),
@@ -277,9 +316,12 @@ def _summarize(
     )
 
 
-def _report(summary: CalibrationSummary, request: CalibrationRequest) -> dict[str, Any]:
+def _report(
+    summary: CalibrationSummary, request: CalibrationRequest, sensitivity: Sensitivity | None
+) -> dict[str, Any]:
     """Return what is worth keeping; no time and no path, so that the same calibration gives the same bytes."""
     told = dataclasses.asdict(summary)
     del told["bundle"]
     options = {name: value for name, value in vars(request).items() if name not in _NOT_TOLD}
-    return {**told, "options": options, "kept": [*KEPT, *request.keep]}
+    told |= {"options": options, "patterns": [*KEPT, *request.keep]}
+    return told | ({"sensitivity": dataclasses.asdict(sensitivity)} if sensitivity else {})

@@ -65,7 +65,11 @@ class Shadow:
             return
         if stage == "denoise":
             self._begin_rows(tensors)
-        feeds = {name: self._input(name, kind, tensors) for name, kind in self._types[stage].items()}
+        own = self._state if stage == "denoise" else {}
+        feeds = {
+            name: own[name] if name in own else self._input(name, kind, tensors)
+            for name, kind in self._types[stage].items()
+        }
         names = [value.name for value in self._sessions[stage].get_outputs()]
         found = dict(zip(names, self._sessions[stage].run(names, feeds), strict=True))
         if stage == "denoise":
@@ -83,8 +87,6 @@ class Shadow:
             self._state[name][begins] = tensors[name][begins]
 
     def _input(self, name: str, kind: Any, tensors: Mapping[str, Array]) -> Array:
-        if name in self._state:
-            return self._state[name]
         value = tensors[name]
         stored = self._cache.get(name.removeprefix("past_")) if name.startswith("past_") else None
         if stored is None:
