@@ -29,7 +29,7 @@ from .reference import reference_bundle, reference_graphs, source_precision
 from .rendering import render
 from .sensitivity import Sensitivity, fit_budget
 
-__all__ = ["CalibrationRequest", "CalibrationSummary", "calibrate", "quantise"]
+__all__ = ["CalibrationRequest", "CalibrationSummary", "calibrate", "publish", "quantise"]
 
 # Options that are no part of what was made.
 _NOT_TOLD = ("bundle", "data", "text", "threads", "observations")
@@ -170,7 +170,7 @@ def calibrate(
                 on_progress=on_progress,
             )
             quantisation = quantisation.keeping(found.kept)
-    return _publish(bundle, graphs, quantisation, request, data, seen, found)
+    return publish(bundle, graphs, quantisation, request, data, seen, found)
 
 
 def quantise(
@@ -214,7 +214,7 @@ def _options(request: CalibrationRequest) -> dict[str, Any]:
     return options
 
 
-def _publish(
+def publish(
     bundle: Bundle,
     graphs: Mapping[str, GraphFile],
     quantisation: Quantisation,
@@ -223,7 +223,7 @@ def _publish(
     seen: Observation,
     sensitivity: Sensitivity | None = None,
 ) -> CalibrationSummary:
-    """Write every rendering into the bundle, and how it came about."""
+    """Write every rendering of a quantisation into the bundle, and how it came about."""
     stem = f"{request.precision}{'-kv8' if request.kv else ''}" if request.precision != "none" else "kv8"
     renderings = _renderings(bundle, graphs, request)
     manifest = bundle.manifest
