@@ -15,7 +15,7 @@ from .metrics import compare_latents, compare_pictures
 from .shadow import Shadow
 from .tap import TappedBackend
 
-__all__ = ["Comparison", "Curve", "compare_rollouts", "given_frames"]
+__all__ = ["Comparison", "Curve", "Latents", "check_alike", "compare_rollouts", "given_frames"]
 
 Latents = npt.NDArray[np.float32]
 Curve = dict[str, list[float]]
@@ -102,10 +102,7 @@ def compare_rollouts(
         options: Further arguments of :meth:`Model.session`.
         on_progress: Called with the chunks compared and their number.
 
-    Raises:
-        CalibrationError: Geometry or sampler differ.
     """
-    _check_alike(reference, model)
     rows: list[tuple[Latents, Latents, Latents]] = []
     cache: list[list[float]] = []
     for place, (seed, first) in enumerate(zip(seeds, given, strict=True)):
@@ -153,7 +150,12 @@ def _forced_rollout(
     return np.stack(wanted), np.stack(forced), cached
 
 
-def _check_alike(reference: Model, model: Model) -> None:
+def check_alike(reference: Model, model: Model) -> None:
+    """Check that two models have the same geometry and were trained for the same prediction and schedule.
+
+    Raises:
+        CalibrationError: They differ.
+    """
     for name in ("geometry", "prediction", "schedule"):
         one, other = getattr(reference.manifest, name), getattr(model.manifest, name)
         if one != other:

@@ -17,8 +17,9 @@ from ..bundle import Accuracy, Bundle, open_bundle, rewrite_manifest
 from ..errors import CalibrationError
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
-from .comparison import Comparison, compare_rollouts, given_frames
+from .comparison import Comparison, Latents, check_alike, compare_rollouts, given_frames
 from .data import read_set
+from .guard import SAFE, Guard, Large
 from .quantisation import Quantisation
 from .reference import reference_bundle
 from .report import render_report
@@ -28,8 +29,10 @@ from .tap import TappedBackend
 __all__ = ["DEFAULT_GATES", "Gate", "Verdict", "VerifyRequest", "parse_gate", "verify"]
 
 # What may grow no larger; every other figure may fall no lower.
-_MOST = ("drift", "relative-l2")
-DEFAULT_GATES = {"teacher-psnr": 35.0, "teacher-drift": 1.25}
+_MOST = ("drift", "relative-l2", "largest-fp16")
+DEFAULT_GATES = {"teacher-psnr": 35.0, "teacher-drift": 1.25, "largest-fp16": SAFE}
+# Autoregressive steps of the first rollout that the FP16 guard watches.
+_GUARDED_CHUNKS = 2
 
 
 @dataclass(frozen=True)
@@ -102,24 +105,28 @@ class Verdict:
         accuracy: What now stands in model.json.
         missed: Gates that were missed, in words.
         comparison: Every curve.
+        large: Tensors that are too large to be safe in FP16.
     """
 
     accuracy: Accuracy
     missed: tuple[str, ...]
     comparison: Comparison
+    large: tuple[Large, ...]
 
     def describe(self) -> str:
         """Say it in a few lines."""
         figures = "\n".join(f"  {name:22} {value:.4g}" for name, value in self.accuracy.figures.items())
         held = "\n".join(f"MISSED  {one}" for one in self.missed) or "every gate held"
         one = self.accuracy
-        return f"{one.precision} against {one.against}, {one.seeds} rollouts of {one.chunks} chunks\n{figures}\n{held}"
+        told = f"{one.precision} against {one.against}, {one.seeds} rollouts of {one.chunks} chunks\n{figures}\n{held}"
+        return "\n".join([told, *(large.describe() for large in self.large)])
 
     def to_json(self) -> str:
         """Return everything but the frames."""
         curves = {name: getattr(self.comparison, name) for name in ("free", "teacher", "cache", "free_by_seed")}
-        told = {"accuracy": dataclasses.asdict(self.accuracy), "missed": self.missed, "curves": curves}
-        return json.dumps(told, indent=1)
+        large = [dataclasses.asdict(one) for one in self.large]
+        accuracy = dataclasses.asdict(self.accuracy)
+        return json.dumps({"accuracy": accuracy, "missed": self.missed, "large": large, "curves": curves}, indent=1)
 
 
 def parse_gate(text: str) -> Gate:
@@ -149,8 +156,8 @@ def verify(request: VerifyRequest, *, on_progress: Callable[[int, int], None] = 
     bundle = open_bundle(request.bundle)
     precision, _ = bundle.graphs(request.precision or list(bundle.manifest.graphs)[-1])
     bundle.verify()
-    comparison = _compare(bundle, precision, request, on_progress)
-    figures = comparison.figures()
+    comparison, guard = _compare(bundle, precision, request, on_progress)
+    figures = {**comparison.figures(), "largest-fp16": guard.highest}
     gates = _judge(figures, request.gates)
     missed = tuple(f"{name}: {value:.4g}, wanted {wanted}" for name, value, wanted, held in gates if not held)
     accuracy = Accuracy(
@@ -169,12 +176,12 @@ def verify(request: VerifyRequest, *, on_progress: Callable[[int, int], None] = 
         told |= {"rollouts": f"{request.seeds} of {request.chunks} chunks", "verdict": accuracy.describe()}
         page = render_report(f"{precision} against {accuracy.against}", told, comparison, gates)
         request.report.write_text(page, encoding="utf-8")
-    return Verdict(accuracy, missed, comparison)
+    return Verdict(accuracy, missed, comparison, tuple(guard.over()))
 
 
 def _compare(
     bundle: Bundle, precision: str, request: VerifyRequest, on_progress: Callable[[int, int], None]
-) -> Comparison:
+) -> tuple[Comparison, Guard]:
     other = bundle if request.against == "fp32" else open_bundle(request.against)
     tapped = TappedBackend(OnnxRuntimeBackend(threads=request.threads))
     backend = OnnxRuntimeBackend(threads=request.threads)
@@ -183,17 +190,34 @@ def _compare(
         with Model(reference, tapped, "fp32") as wanted, Model(bundle, backend, precision) as model:
             clips = list(read_set(request.data, wanted).clips) if request.data else []
             seeds = list(range(request.seeds))
-            return compare_rollouts(
+            check_alike(wanted, model)
+            guard = Guard(bundle, precision, Path(folder))
+            given = given_frames(wanted, clips, seeds)
+            _watch(guard, wanted, tapped, given[0], _options(request))
+            compared = compare_rollouts(
                 wanted,
                 tapped,
                 model,
                 shadow_of_bundle(bundle, precision, _quantisation(bundle, precision).cache, threads=request.threads),
-                given=given_frames(wanted, clips, seeds),
+                given=given,
                 seeds=seeds,
                 chunks=request.chunks,
                 options=_options(request),
                 on_progress=on_progress,
             )
+            return compared, guard
+
+
+def _watch(guard: Guard, model: Model, tapped: TappedBackend, first: Latents, options: Mapping[str, Any]) -> None:
+    """Let the guard see the given latent frames and the first chunks of a rollout."""
+    tapped.tap = guard.follow
+    try:
+        with model.session(seed=0, **options) as session:
+            session.start(first)
+            for _ in session.stream(_GUARDED_CHUNKS):
+                pass
+    finally:
+        tapped.tap = None
 
 
 def _quantisation(bundle: Bundle, precision: str) -> Quantisation:
