@@ -51,11 +51,13 @@ class Shadow:
         self._cache = cache
         self._state: dict[str, Array] = {}
         self._reference: Array = np.empty(0)
+        self._began: Array = np.zeros(0, bool)
         self.cache_error: list[tuple[float, float]] = []
 
     def latent_beside(self, latents: Array) -> Array:
         """Return what the denoising has come to in the row in which the reference came to ``latents``, [T, c, h, w]."""
-        row = next(row for row, made in enumerate(self._reference) if np.array_equal(made, latents))
+        # A row at rest may still hold an earlier session's chunk: only those that began one are asked.
+        row = next(row for row in np.flatnonzero(self._began) if np.array_equal(self._reference[row], latents))
         latent: Array = self._state["latent"][row].copy()
         return latent
 
@@ -81,6 +83,8 @@ class Shadow:
     def _begin_rows(self, tensors: Mapping[str, Array]) -> None:
         """Take over what the reference starts a chunk from."""
         begins = tensors["step"] == 0
+        if begins.any():
+            self._began = begins
         for name in _STATE:
             if name not in self._state:
                 self._state[name] = tensors[name].copy()

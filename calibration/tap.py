@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from ..bundle import Bundle, Graph, TensorSpec
 from ..runtime._core import Device
-from ..runtime.backend import Backend, Call, Program
+from ..runtime.backend import Backend, Call, ExecutionContext, Program
 
-__all__ = ["Tap", "TappedBackend", "stage_of"]
+__all__ = ["Tap", "TappedBackend"]
 
 Array = npt.NDArray[Any]
 # Gets "fill" or "denoise", and a view of every input and output by name. The views are the lane's own memory and are
@@ -37,24 +37,49 @@ class TappedBackend:
         """The inner backend's name."""
         return self._inner.name
 
-    @property
-    def device(self) -> Device:
-        """The inner backend's device."""
-        return self._inner.device
-
     def describe(self) -> str:
         """Say what the inner backend is."""
         return self._inner.describe()
 
-    def load(self, bundle: Bundle, graph: Graph) -> Program:
+    def open_device(self) -> Device:
+        """Open the inner backend's queue."""
+        return self._inner.open_device()
+
+    def load(self, bundle: Bundle, stage: str, graph: Graph) -> Program:
         """Load a graph of a bundle; see :meth:`Backend.load`."""
-        program = self._inner.load(bundle, graph)
-        stage = stage_of(graph)
-        return program if stage is None else _TappedProgram(self, program, graph, stage)
+        program = self._inner.load(bundle, stage, graph)
+        return _TappedProgram(self, program, graph, stage) if stage in ("fill", "denoise") else program
+
+    def close(self) -> None:
+        """Close the inner backend."""
+        self._inner.close()
 
 
 class _TappedProgram:
     def __init__(self, backend: TappedBackend, inner: Program, graph: Graph, stage: str) -> None:
+        self._backend, self._inner, self._graph, self._stage = backend, inner, graph, stage
+
+    @property
+    def scratch_nbytes(self) -> int:
+        """The inner program's."""
+        return self._inner.scratch_nbytes
+
+    @property
+    def capturable(self) -> bool:
+        """A captured run would not come by here."""
+        return False
+
+    def create_context(self, device: Device, scratch: int) -> ExecutionContext:
+        """Make an execution context of the inner program."""
+        return _TappedContext(self._backend, self._inner.create_context(device, scratch), self._graph, self._stage)
+
+    def close(self) -> None:
+        """Close the inner program."""
+        self._inner.close()
+
+
+class _TappedContext:
+    def __init__(self, backend: TappedBackend, inner: ExecutionContext, graph: Graph, stage: str) -> None:
         self._backend, self._inner, self._graph, self._stage = backend, inner, graph, stage
 
     def bind(self, addresses: Mapping[str, int]) -> Call:
@@ -63,6 +88,10 @@ class _TappedProgram:
         specs = (*self._graph.inputs, *self._graph.outputs)
         views = {spec.name: _view(spec, addresses[spec.name]) for spec in specs}
         return _TappedCall(self._backend, call, self._stage, views)
+
+    def close(self) -> None:
+        """Close the inner context."""
+        self._inner.close()
 
 
 class _TappedCall:
@@ -74,14 +103,6 @@ class _TappedCall:
         self._inner.enqueue()
         if self._backend.tap is not None:
             self._backend.tap(self._stage, self._views)
-
-
-def stage_of(graph: Graph) -> str | None:
-    """Return "fill" or "denoise" by what the graph writes; None for a graph of the codec."""
-    written = {spec.name for spec in graph.outputs}
-    if "next_latent" in written:
-        return "denoise"
-    return "fill" if "present_k.0" in written else None
 
 
 def _view(spec: TensorSpec, address: int) -> Array:

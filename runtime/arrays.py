@@ -1,59 +1,185 @@
-"""Numpy arrays over device memory of the host, and checks of arrays that callers give."""
+"""Tensors in device memory: what the graphs are bound to, how numpy gets at them, and how other libraries do."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..bundle import TensorSpec
 from ..errors import TensorMismatchError
 from ._core import Device, Memory
 
-__all__ = ["Array", "HostArray", "allocate_array", "checked_array"]
+__all__ = ["ALIGNMENT", "Array", "DeviceArray", "HostView", "TensorBlock", "aligned", "checked_array", "host_array"]
+
+# Of every tensor's address, in bytes: what TensorRT's setTensorAddress wants.
+ALIGNMENT = 256
 
 Array = npt.NDArray[Any]
+_DLPACK_CODES = {"i": 0, "u": 1, "f": 2}
 
 
-class HostArray:
-    """Memory of the host device with a shape and a dtype.
+def aligned(nbytes: int) -> int:
+    """Round a number of bytes up to the alignment of tensors."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+class DeviceArray:
+    """A contiguous tensor in device memory that others may look at without a copy.
+
+    It is seen by DLPack (``torch.from_dlpack``, ``cupy.from_dlpack``, ``numpy.from_dlpack``) and, on a GPU, by
+    ``__cuda_array_interface__``. The memory is its owner's and is written again when the owner goes on.
 
     Attributes:
         memory: Owns the bytes.
-        array: A view of them; valid until ``memory`` is closed.
+        address: Of the first element.
+        shape: Sizes of the axes.
+        dtype: Of the elements.
     """
 
-    def __init__(self, memory: Memory, shape: tuple[int, ...], dtype: str) -> None:
+    def __init__(self, memory: Memory, address: int, shape: tuple[int, ...], dtype: str) -> None:
         self.memory = memory
-        self.array: Array = np.asarray(_Interface(memory, shape, dtype))
+        self.address = address
+        self.shape = shape
+        self.dtype = np.dtype(dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def numpy(self) -> Array:
+        """Return a copy in host memory, after the device has passed all work before."""
+        out = np.empty(self.shape, self.dtype)
+        device = self.memory.device
+        device.download(out.ctypes.data, self.address, self.nbytes)
+        device.synchronize()
+        return out
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        # https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html, version 3
+        device = self.memory.device
+        if device.is_host:
+            raise AttributeError("the tensor lies in host memory; take numpy() or DLPack")
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.address, False),
+            "strides": None,
+            "stream": device.stream,
+            "version": 3,
+        }
+
+    def __dlpack__(self, *, stream: int | None = None, **_: Any) -> Any:
+        # The consumer's stream need not wait for ours: what is handed out was waited for when the chunk was finished.
+        return self.memory.dlpack(self.address, self.shape, _DLPACK_CODES[self.dtype.kind], self.dtype.itemsize * 8)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        device = self.memory.device
+        return (1, 0) if device.is_host else (2, device.index)
+
+
+class TensorBlock:
+    """Small tensors of a graph in one allocation, with a mirror in host memory that numpy reads and writes.
+
+    On the host the mirror is the memory itself, and upload and download do nothing.
+
+    Attributes:
+        nbytes: Bytes of the block.
+    """
+
+    def __init__(self, device: Device, specs: Iterable[TensorSpec]) -> None:
+        """Allocate tensors, all zero.
+
+        Raises:
+            DeviceError: The device has not that much memory.
+        """
+        self._device = device
+        self._specs = {spec.name: spec for spec in specs}
+        self._offsets: dict[str, int] = {}
+        self.nbytes = 0
+        for spec in self._specs.values():
+            self._offsets[spec.name] = self.nbytes
+            self.nbytes += aligned(spec.nbytes)
+        self._memory = device.allocate(max(self.nbytes, 1))
+        self._mirror = self._memory if device.is_host else device.allocate_pinned(max(self.nbytes, 1))
+        if self._mirror is not self._memory:
+            # Pinned memory comes as it is.
+            device.download(self._mirror.address, self._memory.address, self.nbytes)
+            device.synchronize()
+        self._arrays = {name: self._view(spec) for name, spec in self._specs.items()}
+
+    def __getitem__(self, name: str) -> Array:
+        """Return a tensor's mirror; valid until the block is closed."""
+        return self._arrays[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
 
     @property
     def address(self) -> int:
-        """Address of the first byte."""
-        return self.memory.address
+        """Address of the block on the device."""
+        return self._memory.address
+
+    def addresses(self) -> dict[str, int]:
+        """Return the address of every tensor on the device by name."""
+        return {name: self._memory.address + offset for name, offset in self._offsets.items()}
+
+    def device_array(self, name: str, row: int) -> DeviceArray:
+        """Return one row of a tensor as it lies on the device."""
+        spec = self._specs[name]
+        shape = spec.shape[1:]
+        return DeviceArray(self._memory, self.addresses()[name] + self._row_nbytes(name) * row, shape, spec.dtype)
+
+    def upload(self, name: str, row: int | None = None, count: int = 1) -> None:
+        """Send a tensor's mirror to the device, or ``count`` of its rows from ``row`` on."""
+        self._transfer(self._device.upload, name, row, count, to_device=True)
+
+    def download(self, name: str, row: int | None = None, count: int = 1) -> None:
+        """Fetch a tensor into its mirror, or ``count`` of its rows from ``row`` on; complete on return."""
+        self._transfer(self._device.download, name, row, count, to_device=False)
+        self._device.synchronize()
+
+    def close(self) -> None:
+        """Free the memory. Closing twice is allowed."""
+        self._arrays.clear()
+        try:
+            self._memory.close()
+        finally:
+            self._mirror.close()
+
+    def _view(self, spec: TensorSpec) -> Array:
+        return np.asarray(HostView(self._mirror, self._offsets[spec.name], spec.shape, spec.dtype))
+
+    def _row_nbytes(self, name: str) -> int:
+        spec = self._specs[name]
+        return spec.nbytes // spec.shape[0]
+
+    def _transfer(self, copy: Any, name: str, row: int | None, count: int, *, to_device: bool) -> None:
+        if self._device.is_host:
+            return
+        offset, nbytes = self._offsets[name], self._specs[name].nbytes
+        if row is not None:
+            nbytes = self._row_nbytes(name)
+            offset, nbytes = offset + row * nbytes, count * nbytes
+        there, here = self._memory.address + offset, self._mirror.address + offset
+        copy(*((there, here) if to_device else (here, there)), nbytes)
 
 
-class _Interface:
+class HostView:
     """What numpy asks for (https://numpy.org/doc/stable/reference/arrays.interface.html); keeps the memory alive."""
 
-    def __init__(self, memory: Memory, shape: tuple[int, ...], dtype: str) -> None:
+    def __init__(self, memory: Memory, offset: int, shape: tuple[int, ...], dtype: str) -> None:
         self._memory = memory
         self.__array_interface__ = {
-            "data": (memory.address, False),
+            "data": (memory.address + offset, False),
             "shape": shape,
             "typestr": np.dtype(dtype).str,
             "version": 3,
         }
-
-
-def allocate_array(device: Device, shape: tuple[int, ...], dtype: str) -> HostArray:
-    """Allocate a zero-filled array.
-
-    Raises:
-        DeviceError: The device has not that much memory.
-    """
-    nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    return HostArray(device.allocate(nbytes), shape, dtype)
 
 
 def checked_array(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...], axes: str) -> npt.NDArray[np.float32]:
@@ -78,3 +204,18 @@ def checked_array(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]
     if not np.isfinite(array).all():
         raise TensorMismatchError(name, f"holds NaN or Inf at {list(np.argwhere(~np.isfinite(array))[0])}")
     return np.ascontiguousarray(array, np.float32)
+
+
+def host_array(name: str, value: Any) -> Array:
+    """Return ``value`` as an array of the host.
+
+    Raises:
+        TensorMismatchError: It lies on a GPU, or is no array of numbers.
+    """
+    where = value.__dlpack_device__() if hasattr(value, "__dlpack_device__") else (1, 0)
+    if hasattr(value, "__cuda_array_interface__") or where[0] == 2:
+        raise TensorMismatchError(
+            name,
+            f"lies on cuda:{where[1]}, and frames are taken from host memory; copy it there, as by .cpu() or .get()",
+        )
+    return np.asarray(value)

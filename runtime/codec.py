@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,8 @@ import numpy.typing as npt
 
 from .. import bundle as _bundle
 from ..errors import TensorMismatchError
-from .arrays import HostArray, allocate_array, checked_array
+from ._core import Device
+from .arrays import TensorBlock, checked_array
 from .backend import Backend
 
 __all__ = ["PictureCodec"]
@@ -28,8 +31,10 @@ class PictureCodec:
     def __init__(self, backend: Backend, bundle: _bundle.Bundle, codec: _bundle.Codec) -> None:
         self.kind = codec.kind
         self.picture_size = codec.picture_size
-        self._encode = _Stage(backend, bundle, codec.encode)
-        self._decode = _Stage(backend, bundle, codec.decode)
+        # A queue of its own, so that decoding one chunk overlaps denoising the next.
+        device = backend.open_device()
+        self._encode = _Stage(backend, device, bundle, "vae_encode", codec.encode)
+        self._decode = _Stage(backend, device, bundle, "vae_decode", codec.decode)
 
     def encode(self, pictures: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Encode ``pictures``, uint8 [n, height, width, 3], to latents, float32 [n, c, h, w].
@@ -64,30 +69,46 @@ class PictureCodec:
 
 
 class _Stage:
-    """One codec graph: [batch, ...] in, [batch, ...] out, the last batch padded."""
+    """One codec graph: [batch, ...] in, [batch, ...] out, the last batch padded. Several threads may share it."""
 
-    def __init__(self, backend: Backend, bundle: _bundle.Bundle, graph: _bundle.Graph) -> None:
-        program = backend.load(bundle, graph)
+    def __init__(
+        self, backend: Backend, device: Device, bundle: _bundle.Bundle, stage: str, graph: _bundle.Graph
+    ) -> None:
         (source,), (target,) = graph.inputs, graph.outputs
-        self._source: HostArray = allocate_array(backend.device, source.shape, source.dtype)
-        self._target: HostArray = allocate_array(backend.device, target.shape, target.dtype)
-        self._call = program.bind({source.name: self._source.address, target.name: self._target.address})
+        self._device = device
+        self._lock = threading.Lock()
+        with ExitStack() as undo:
+            self._program = backend.load(bundle, stage, graph)
+            undo.callback(self._program.close)
+            self._tensors = TensorBlock(device, (source, target))
+            undo.callback(self._tensors.close)
+            nbytes = self._program.scratch_nbytes
+            scratch = device.allocate(nbytes) if nbytes else None
+            if scratch is not None:
+                undo.callback(scratch.close)
+            context = self._program.create_context(device, scratch.address if scratch is not None else 0)
+            undo.callback(context.close)
+            self._call = context.bind(self._tensors.addresses())
+            self._undo = undo.pop_all()
+        self._names = source.name, target.name
 
     @property
     def item_shape(self) -> tuple[int, ...]:
         """Shape of one item of the input's batch."""
-        return self._source.array.shape[1:]
+        return self._tensors[self._names[0]].shape[1:]
 
     def run(self, items: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        batch = len(self._source.array)
-        out = np.empty((len(items), *self._target.array.shape[1:]), np.float32)
-        for first in range(0, len(items), batch):
-            part = items[first : first + batch]
-            self._source.array[: len(part)] = part
-            self._call.enqueue()
-            out[first : first + batch] = self._target.array[: len(part)]
-        return out
+        with self._lock:
+            source, target = (self._tensors[name] for name in self._names)
+            out = np.empty((len(items), *target.shape[1:]), np.float32)
+            for first in range(0, len(items), len(source)):
+                part = items[first : first + len(source)]
+                source[: len(part)] = part
+                self._tensors.upload(self._names[0])
+                self._call.enqueue()
+                self._tensors.download(self._names[1])
+                out[first : first + len(part)] = target[: len(part)]
+            return out
 
     def close(self) -> None:
-        self._source.memory.close()
-        self._target.memory.close()
+        self._undo.close()

@@ -7,24 +7,48 @@ copies bring it into the slab.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
 
 from ..bundle import Geometry, Graph, TensorSpec
-from ..errors import SessionError
-from ._core import Ring
-from .arrays import Array, HostArray, allocate_array
-from .backend import Backend, Call, Program
+from ..errors import BackendError, SessionError
+from ._core import Device, Memory, Ring
+from .arrays import Array, DeviceArray, TensorBlock
+from .backend import Backend, Call, ExecutionContext, Program
+from .cache_block import CacheBlock
+from .stepper import EagerStepper, ReplayStepper, StepTimes, capture
 from .window import Window
 
-__all__ = ["Lane"]
+__all__ = ["FillTimes", "Lane"]
+
+# What a denoising step hands on to the next one.
+_STATE = ("latent", "step", "history")
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class FillTimes:
+    """Milliseconds of a cache fill and of copying what it computed into the slots, on the device's clock."""
+
+    fill_ms: float
+    scatter_ms: float
 
 
 class Lane:
-    """What runs: a cache slab [L, 2, B, S·H, K, d], its staging buffer, and the tensors of both graphs.
+    """What runs: a cache slab [L, 2, B, S·H, K·d], its staging buffer, and the tensors of both graphs.
+
+    On a GPU a lane is one stream, one scratch memory, one execution context per graph and one captured denoising step,
+    which stays valid from the first chunk to the last.
 
     Attributes:
         geometry: Every size.
+        device: The queue that everything runs on.
         lock: Held while a graph of this lane runs or its tensors change.
     """
 
@@ -34,309 +58,409 @@ class Lane:
         geometry: Geometry,
         graphs: Mapping[str, Graph],
         programs: Mapping[str, Program],
+        *,
+        cuda_graph: bool = True,
     ) -> None:
-        """Allocate everything and bind it.
+        """Allocate everything, bind it, and capture a denoising step where the backend can.
+
+        Args:
+            backend: Opens the queue.
+            geometry: Every size.
+            graphs: Rows of model.json of "fill" and "denoise".
+            programs: The same, loaded.
+            cuda_graph: Whether steps are captured and replayed, where that can be.
 
         Raises:
-            DeviceError: The device has not enough memory.
+            DeviceError: The device has not enough memory, or a call failed. Nothing stays allocated.
+            BackendError: A captured step computes something else than an eager one.
         """
         self.geometry = geometry
         self.lock = threading.RLock()
-        self._device = backend.device
+        self.device = backend.open_device()
         self._free = list(range(geometry.requests))
-        self._arrays: list[HostArray] = []
-        g = geometry
-        self._cache_type = _spec(graphs["fill"].outputs, "present_k.0").dtype
-        slab = (g.layers, 2, g.rows, g.tokens_per_frame * g.heads)
-        staged = (g.layers, 2, g.rows_per_request, g.tokens_per_frame * g.heads)
-        # A quantised cache is INT8, and the cross-frame context beside it stays floating point.
-        context = [spec.dtype for spec in graphs["fill"].outputs if spec.name == "context_k.0"]
-        self._context_type = context[0] if context else self._cache_type
-        self._slab = self._allocate((*slab, g.slots, g.head_size), self._cache_type)
-        self._staging = self._allocate((*staged, g.chunk_frames, g.head_size), self._cache_type)
-        self._context = self._allocate_context(g.rows)
-        # Where a fill's context goes when the session keeps an earlier one.
-        self._spare_context = self._allocate_context(g.rows_per_request)
-        self._fill = _Tensors(self._allocate, graphs["fill"].inputs)
-        self._denoise = _Tensors(self._allocate, graphs["denoise"].inputs)
-        self._next = _Tensors(self._allocate, graphs["denoise"].outputs)
-        self._phase = 0
-        self._denoise_calls = self._bind_denoise(programs["denoise"])
-        self._fill_program = programs["fill"]
-        self._fill_calls: dict[tuple[int, bool], Call] = {}
+        self._owned: list[_Closable] = []
+        try:
+            self._allocate(graphs)
+            self._bind(programs)
+            replays = cuda_graph and not self.device.is_host and programs["denoise"].capturable
+            self._stepper = self._make_stepper(replays)
+        except BaseException:
+            self._release(ignore_failures=True)
+            raise
 
     @property
     def cache_nbytes(self) -> int:
         """Bytes of the KV cache: 2·L·K·B·S·C elements."""
-        return self._slab.memory.nbytes
+        return self._slab.nbytes
+
+    @property
+    def replays(self) -> bool:
+        """Whether denoising steps are replays of a captured CUDA graph."""
+        return isinstance(self._stepper, ReplayStepper)
 
     def lease(self) -> int | None:
         """Lease a request slot, its cache empty; None where all are taken."""
         with self.lock:
             if not self._free:
                 return None
-            request = self._free.pop(0)
-            self.clear(request)
-            return request
+            self.clear(self._free[0])
+            return self._free.pop(0)
 
     def release(self, request: int) -> None:
         """Give a request slot back."""
         with self.lock:
-            self.clear(request)
             self._free.append(request)
 
     def clear(self, request: int) -> None:
         """Zero a request's cache, context and latent: invisible slots hold zeros, because 0 × NaN is NaN."""
         with self.lock:
-            rows = self._rows(request)
-            plane, row = self._slab.array[0, 0].nbytes, self._slab.array[0, 0, 0].nbytes
-            self._device.zero_2d(
-                self._slab.address + rows.start * row,
-                width=self.geometry.rows_per_request * row,
-                height=2 * self.geometry.layers,
-                pitch=plane,
-            )
+            first, count = self._rows(request).start, self.geometry.rows_per_request
+            self._slab.clear(first, count)
             if self._context is not None:
-                self._context.array[:, :, rows] = 0
-            for tensors in (self._denoise, self._next):
-                for name in ("latent", "history"):
-                    tensors.state(name)[request] = 0
+                self._context.clear(first, count)
+            for name in ("latent", "history"):
+                self._state[name][request] = 0
+                self._state.upload(name, request)
 
     def set_text(self, request: int, text: Array, mask: Array) -> None:
         """Set a request's text [rows_per_request, tokens, width] and mask [rows_per_request, tokens]."""
+        rows = self._rows(request)
         with self.lock:
-            self._denoise["text"][self._rows(request)] = text
-            self._denoise["text_mask"][self._rows(request)] = mask
+            for name, value in (("text", text), ("text_mask", mask)):
+                self._inputs[name][rows] = value
+                self._inputs.upload(name, rows.start, self.geometry.rows_per_request)
 
     def set_guidance(self, request: int, guidance: float) -> None:
         """Set a request's guidance scale."""
-        self._denoise["guidance"][request] = guidance
+        self._set("guidance", request, np.float32(guidance))
 
     def set_table(self, request: int, timesteps: Array, coefficients: Array) -> None:
         """Set a request's sampler: timesteps [N] and coefficients [N, 8]."""
         with self.lock:
-            self._denoise["timesteps"][request] = timesteps
-            self._denoise["coefficients"][request] = coefficients
+            self._set("timesteps", request, timesteps)
+            self._set("coefficients", request, coefficients)
 
     def noise(self, request: int) -> Array:
         """Return the place of a request's step noise, float32 [N, T, c, h, w], to be written while it rests."""
-        place: Array = self._denoise["noise"][request]
+        place: Array = self._inputs["noise"][request]
         return place
 
-    def begin(self, request: int, window: Window) -> Array:
+    def begin(self, request: int, window: Window, *, initial: Array, noise_steps: int = 0) -> None:
         """Set a request to the first denoising step of a chunk.
 
-        Returns:
-            The place of its initial noise, float32 [T, c, h, w].
+        Args:
+            request: Whose.
+            window: Where the chunk stands.
+            initial: What it starts from, float32 [T, c, h, w]; copied.
+            noise_steps: How many steps of :meth:`noise` were written anew.
         """
         with self.lock:
-            _set_window(self._denoise, request, window)
-            current = (self._denoise, self._next)[self._phase]
-            current.state("step")[request] = 0
-            current.state("history")[request] = 0
-            latent: Array = current.state("latent")[request]
-            return latent
+            self._set_window(self._inputs, request, window)
+            for name, value in (("latent", initial), ("step", 0), ("history", 0)):
+                self._state[name][request] = value
+                self._state.upload(name, request)
+            if noise_steps:
+                self._upload_noise(request, noise_steps)
 
-    def denoise(self, steps: int, on_step: Callable[[int], None]) -> list[float]:
+    def denoise(self, steps: int, on_step: Callable[[int], None] | None = None) -> StepTimes:
         """Run the denoise graph ``steps`` times: every request that has begun advances, the others rest.
 
         Args:
             steps: Denoising steps.
             on_step: Called after each with the number done; what it raises ends the loop.
 
-        Returns:
-            Milliseconds of each run.
-
         Raises:
             DeviceError: A run failed.
         """
-        times = []
         with self.lock:
-            for done in range(1, steps + 1):
-                started = time.perf_counter()
-                self._denoise_calls[self._phase].enqueue()
-                times.append((time.perf_counter() - started) * 1e3)
-                self._phase ^= 1
-                on_step(done)
-        return times
+            return self._stepper.run(steps, on_step)
 
     def latent(self, request: int) -> Array:
         """Return a copy of a request's latent, float32 [T, c, h, w]."""
-        return self._state("latent", request)
+        return self._read_state("latent", request)
 
     def history(self, request: int) -> Array:
         """Return a copy of a request's last estimate of the clean latent, float32 [T, c, h, w]."""
-        return self._state("history", request)
+        return self._read_state("history", request)
 
-    def fill(self, request: int, latent: Array, window: Window, context_index: Array, *, keep_context: bool) -> float:
-        """Compute K and V of clean latent frames [n, c, h, w] into the staging buffer, 1 <= n <= T.
+    def device_latent(self, request: int) -> DeviceArray:
+        """Return a request's latent where it lies, [T, c, h, w]; written again by the next chunk."""
+        return self._state.device_array("latent", request)
+
+    def fill(
+        self, request: int, ring: Ring, latent: Array, window: Window, context_index: Array, *, keep_context: bool
+    ) -> FillTimes:
+        """Compute K and V of clean latent frames [n, c, h, w], 1 <= n <= T, and copy them into the request's slots.
 
         Args:
-            request: Whose cache is read.
+            request: Whose cache it is.
+            ring: Where its frames go: one copy, or two where the ring wraps. Not advanced.
             latent: Clean latent frames; copied.
             window: Where they stand.
             context_index: Which of them become the cross-frame context, int32 [P].
             keep_context: Whether the request keeps the context it has.
 
-        Returns:
-            Milliseconds of the run.
-
         Raises:
-            DeviceError: The run failed.
+            DeviceError: A call failed.
         """
         with self.lock:
-            self._fill["latent"][0, : len(latent)] = latent
-            self._fill["latent"][0, len(latent) :] = 0
-            _set_window(self._fill, 0, window)
-            if self.geometry.context is not None:
-                self._fill["context_index"][0] = context_index
-            if self.geometry.text_width:
-                for name in ("text", "text_mask"):
-                    self._fill[name][:] = self._denoise[name][self._rows(request)]
-            started = time.perf_counter()
-            self._fill_call(request, keep_context).enqueue()
-            return (time.perf_counter() - started) * 1e3
-
-    def scatter(self, request: int, ring: Ring, count: int) -> float:
-        """Copy the first ``count`` staged latent frames into the request's slots: one copy, or two where it wraps.
-
-        Returns:
-            Milliseconds.
-        """
-        g = self.geometry
-        frame = self._slab.array[0, 0, 0, 0, 0].nbytes
-        lines = g.tokens_per_frame * g.heads
-        first_row = self._rows(request).start * lines * g.slots * frame
-        started = time.perf_counter()
-        with self.lock:
-            for slot, first, length in ring.segments(count):
-                self._device.copy_3d(
-                    self._slab.address + first_row + slot * frame,
-                    self._staging.address + first * frame,
-                    width=length * frame,
-                    height=g.rows_per_request * lines,
-                    depth=2 * g.layers,
-                    destination_pitch=g.slots * frame,
-                    destination_height=g.rows * lines,
-                    source_pitch=g.chunk_frames * frame,
-                    source_height=g.rows_per_request * lines,
-                )
-        return (time.perf_counter() - started) * 1e3
+            try:
+                self._enqueue_fill(request, ring, latent, window, context_index, keep_context)
+                # When this has passed, the mirrors of the inputs are free to be written again.
+                self._marks.wait(2)
+            except BaseException:
+                self.device.synchronize()
+                raise
+            return FillTimes(self._marks.elapsed_ms(0, 1), self._marks.elapsed_ms(1, 2))
 
     def cache(self, request: int) -> Array:
-        """Return a view of a request's cache, [L, 2, rows_per_request, S·H, K, d]; valid until the lane is closed."""
-        return self._slab.array[:, :, self._rows(request)]
+        """Return a copy of a request's cache, [L, 2, rows_per_request, S·H, K, d]."""
+        return self._framed(self._slab.read(self._rows(request).start, self.geometry.rows_per_request))
+
+    def cache_view(self, request: int) -> Array:
+        """Return a view of a request's cache in host memory, as :meth:`cache`; valid until the lane is closed.
+
+        Raises:
+            RuntimeError: The lane is on a GPU.
+        """
+        return self._framed(self._slab.view()[:, :, self._rows(request)])
 
     def context(self, request: int) -> Array:
-        """Return a view of a request's cross-frame context, [L, 2, rows_per_request, H, P·S, d]; valid like the cache.
+        """Return a copy of a request's cross-frame context, [L, 2, rows_per_request, H, P·S, d].
 
         Raises:
             SessionError: The model has none.
         """
         if self._context is None:
             raise SessionError("the model has no cross-frame attention, so there is no context")
-        return self._context.array[:, :, self._rows(request)]
+        return self._framed(self._context.read(self._rows(request).start, self.geometry.rows_per_request))
 
     def close(self) -> None:
-        """Free all memory. No session may use the lane any more."""
+        """Free all memory. No session may use the lane any more. Closing twice is allowed.
+
+        Raises:
+            SessionError: A request is still leased.
+            DeviceError: A call failed; everything was given back all the same.
+        """
         with self.lock:
             if len(self._free) < self.geometry.requests:
                 raise SessionError("a lane with leased requests cannot be closed; close its sessions first")
-            self._denoise_calls.clear()
             self._fill_calls.clear()
-            for array in self._arrays:
-                array.memory.close()
+            self._release(ignore_failures=False)
 
-    def _allocate(self, shape: tuple[int, ...], dtype: str) -> HostArray:
-        array = allocate_array(self._device, shape, dtype)
-        self._arrays.append(array)
-        return array
+    def _release(self, *, ignore_failures: bool) -> None:
+        """Close what is owned, the youngest first, whatever fails; raise the first failure at the end."""
+        first: Exception | None = None
+        while self._owned:
+            try:
+                self._owned.pop().close()
+            except Exception as error:
+                first = first or error
+        if first is not None and not ignore_failures:
+            raise first
 
-    def _allocate_context(self, rows: int) -> HostArray | None:
+    def _own(self, thing: _Closable) -> None:
+        self._owned.append(thing)
+
+    def _allocate(self, graphs: Mapping[str, Graph]) -> None:
         g = self.geometry
-        if g.context is None:
-            return None
-        shape = (g.layers, 2, rows, g.heads, g.context_frames * g.tokens_per_frame, g.head_size)
-        return self._allocate(shape, self._context_type)
+        dtype = _spec(graphs["fill"].outputs, "present_k.0").dtype
+        lines = g.tokens_per_frame * g.heads
+        self._slab = self._allocate_block(g.rows, lines, g.slots * g.head_size, dtype)
+        self._staging = self._allocate_block(g.rows_per_request, lines, g.chunk_frames * g.head_size, dtype)
+        self._context = self._spare_context = None
+        if g.context is not None:
+            columns = g.context_frames * g.tokens_per_frame * g.head_size
+            # Floating point also beside an INT8 cache.
+            dtype = _spec(graphs["fill"].outputs, "context_k.0").dtype
+            self._context = self._allocate_block(g.rows, g.heads, columns, dtype)
+            # Where a fill's context goes when the session keeps an earlier one.
+            self._spare_context = self._allocate_block(g.rows_per_request, g.heads, columns, dtype)
+        small = [spec for spec in graphs["denoise"].inputs if "." not in spec.name]
+        state = [_spec(tuple(small), name) for name in _STATE]
+        self._inputs = self._allocate_tensors([spec for spec in small if spec.name not in _STATE])
+        self._state = self._allocate_tensors(state)
+        # Laid out as the state is, so that one copy hands everything on.
+        self._next = self._allocate_tensors([replace(spec, name=f"next_{spec.name}") for spec in state])
+        self._fill = self._allocate_tensors([spec for spec in graphs["fill"].inputs if "." not in spec.name])
+        self._steps = self.device.events(g.max_steps + 1)
+        self._own(self._steps)
+        self._marks = self.device.events(3)
+        self._own(self._marks)
 
-    def _state(self, name: str, request: int) -> Array:
-        with self.lock:
-            copied: Array = (self._denoise, self._next)[self._phase].state(name)[request].copy()
-            return copied
+    def _allocate_block(self, rows: int, lines: int, columns: int, dtype: str) -> CacheBlock:
+        block = CacheBlock(self.device, (self.geometry.layers, 2, rows, lines, columns), dtype)
+        self._own(block)
+        return block
 
-    def _rows(self, request: int) -> slice:
-        group = self.geometry.rows_per_request
-        return slice(request * group, (request + 1) * group)
+    def _allocate_tensors(self, specs: list[TensorSpec]) -> TensorBlock:
+        block = TensorBlock(self.device, specs)
+        self._own(block)
+        return block
 
-    def _bind_denoise(self, program: Program) -> list[Call]:
-        """Bind the graph twice, so that each run reads what the one before wrote and nothing is copied."""
-        shared = {**self._denoise.addresses(), **self._layered("past", self._slab, 0)}
-        shared |= self._layered("context", self._context, 0)
-        there, back = self._denoise.states(), self._next.states()
-        return [
-            program.bind({**shared, **source, **{f"next_{name}": address for name, address in target.items()}})
-            for source, target in ((there, back), (back, there))
-        ]
+    def _bind(self, programs: Mapping[str, Program]) -> None:
+        """Make one context per graph. They share their scratch: one queue runs them one after the other."""
+        scratch_nbytes = max(program.scratch_nbytes for program in programs.values())
+        self._scratch: Memory | None = self.device.allocate(scratch_nbytes) if scratch_nbytes else None
+        if self._scratch is not None:
+            self._own(self._scratch)
+        self._denoise_call = self._create_context(programs["denoise"]).bind(self._denoise_addresses())
+        self._fill_context = self._create_context(programs["fill"])
+        self._fill_calls: dict[tuple[int, bool], Call] = {}
+
+    def _create_context(self, program: Program) -> ExecutionContext:
+        scratch = self._scratch.address if self._scratch is not None and program.scratch_nbytes else 0
+        context = program.create_context(self.device, scratch)
+        self._own(context)
+        return context
+
+    def _denoise_addresses(self) -> dict[str, int]:
+        return {
+            **self._inputs.addresses(),
+            **self._state.addresses(),
+            **self._next.addresses(),
+            **self._slab.addresses("past", 0),
+            **(self._context.addresses("context", 0) if self._context is not None else {}),
+        }
 
     def _fill_call(self, request: int, keep_context: bool) -> Call:
         key = (request, keep_context)
         if key not in self._fill_calls:
             row = self._rows(request).start
-            addresses = {**self._fill.addresses(), **self._layered("past", self._slab, row)}
-            addresses |= self._layered("present", self._staging, 0)
-            if keep_context:
-                addresses |= self._layered("context", self._spare_context, 0)
-            else:
-                addresses |= self._layered("context", self._context, row)
-            self._fill_calls[key] = self._fill_program.bind(addresses)
+            context = self._spare_context if keep_context else self._context
+            addresses = {
+                **self._fill.addresses(),
+                **self._slab.addresses("past", row),
+                **self._staging.addresses("present", 0),
+                **(context.addresses("context", 0 if keep_context else row) if context is not None else {}),
+            }
+            self._fill_calls[key] = self._fill_context.bind(addresses)
         return self._fill_calls[key]
 
-    def _layered(self, stem: str, block: HostArray | None, row: int) -> dict[str, int]:
-        """Return the addresses of K and V of every layer from ``row`` on in a block [L, 2, rows, ...]."""
-        if block is None:
-            return {}
-        planes = block.array
-        return {
-            f"{stem}_{part}.{layer}": block.address
-            + (layer * 2 + i) * planes[0, 0].nbytes
-            + row * planes[0, 0, 0].nbytes
-            for layer in range(len(planes))
-            for i, part in enumerate("kv")
-        }
+    def _make_stepper(self, replays: bool) -> EagerStepper | ReplayStepper:
+        eager = EagerStepper(self.device, self._steps, self._enqueue_step)
+        if not replays:
+            self._own(eager)
+            return eager
+        self._set_trial_inputs()
+        # The first run is outside the capture: a context may allocate and set itself up in it.
+        wanted = self._trial(eager)
+        stepper = ReplayStepper(self.device, self._steps, capture(self.device, self._enqueue_step))
+        self._own(stepper)
+        found = self._trial(stepper)
+        for name in _STATE:
+            if not np.array_equal(wanted[name], found[name]):
+                raise BackendError(
+                    f"a replayed denoising step gives another '{name}' than an eager one; load with cuda_graph=False "
+                    "and report the backend's version"
+                )
+        self._clear_trial_inputs()
+        return stepper
 
+    def _set_trial_inputs(self) -> None:
+        """Write numbers that reach every part of a step: the check of a replay must not compare zeros."""
+        numbers = np.random.default_rng(0)
+        for name in ("timesteps", "coefficients"):
+            self._inputs[name][:] = numbers.uniform(0.1, 0.9, self._inputs[name].shape)
+            self._inputs.upload(name)
 
-class _Tensors:
-    """The small tensors of one graph: everything but the cache and the context."""
+    def _clear_trial_inputs(self) -> None:
+        for block, names in ((self._inputs, ("timesteps", "coefficients")), (self._state, _STATE)):
+            for name in names:
+                block[name][:] = 0
+                block.upload(name)
+        self.device.synchronize()
 
-    def __init__(self, allocate: Callable[[tuple[int, ...], str], HostArray], specs: tuple[TensorSpec, ...]) -> None:
-        small = (spec for spec in specs if "." not in spec.name)
-        self._arrays = {spec.name: allocate(spec.shape, spec.dtype) for spec in small}
+    def _trial(self, stepper: EagerStepper | ReplayStepper) -> dict[str, Array]:
+        """Run one step from a fixed state; return a copy of what it hands on."""
+        self._state["latent"][:] = np.random.default_rng(1).standard_normal(self._state["latent"].shape)
+        self._state["history"][:] = 0
+        self._state["step"][:] = 0
+        for name in _STATE:
+            self._state.upload(name)
+        stepper.run(1, None)
+        for name in _STATE:
+            self._state.download(name)
+        return {name: self._state[name].copy() for name in _STATE}
 
-    def __getitem__(self, name: str) -> Array:
-        return self._arrays[name].array
+    def _enqueue_step(self) -> None:
+        """Put one denoising step on the queue, and the copy that makes its results the next one's inputs."""
+        self._denoise_call.enqueue()
+        self.device.copy(self._state.address, self._next.address, self._state.nbytes)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._arrays
+    def _set(self, name: str, request: int, value: Array | np.float32) -> None:
+        with self.lock:
+            self._inputs[name][request] = value
+            self._inputs.upload(name, request)
 
-    def state(self, name: str) -> Array:
-        """Return a tensor that the denoise graph hands on, whichever side this is."""
-        return self._arrays[name if name in self._arrays else f"next_{name}"].array
+    def _set_window(self, tensors: TensorBlock, row: int, window: Window) -> None:
+        for name in ("positions", "slot_valid", "key_positions"):
+            if name in tensors:
+                tensors[name][row] = getattr(window, name)
+                tensors.upload(name, row)
 
-    def states(self) -> dict[str, int]:
-        """Return the addresses of what is handed on, by the input's name."""
-        handed = ("latent", "step", "history")
-        return {name: self._arrays[name if name in self._arrays else f"next_{name}"].address for name in handed}
+    def _enqueue_fill(
+        self, request: int, ring: Ring, latent: Array, window: Window, context_index: Array, keep_context: bool
+    ) -> None:
+        self._set_fill_inputs(request, latent, window, context_index)
+        self._marks.record(0)
+        self._fill_call(request, keep_context).enqueue()
+        self._marks.record(1)
+        self._scatter(request, ring, len(latent))
+        self._marks.record(2)
 
-    def addresses(self) -> dict[str, int]:
-        """Return the address of every tensor by name."""
-        return {name: array.address for name, array in self._arrays.items()}
+    def _set_fill_inputs(self, request: int, latent: Array, window: Window, context_index: Array) -> None:
+        self._fill["latent"][0, : len(latent)] = latent
+        self._fill["latent"][0, len(latent) :] = 0
+        self._fill.upload("latent")
+        self._set_window(self._fill, 0, window)
+        if self.geometry.context is not None:
+            self._fill["context_index"][0] = context_index
+            self._fill.upload("context_index")
+        if self.geometry.text_width:
+            for name in ("text", "text_mask"):
+                self._fill[name][:] = self._inputs[name][self._rows(request)]
+                self._fill.upload(name)
 
+    def _upload_noise(self, request: int, steps: int) -> None:
+        place = self._inputs["noise"][request]
+        per_step = place[0].nbytes
+        if not self.device.is_host:
+            there = self._inputs.addresses()["noise"] + request * place.nbytes
+            self.device.upload(there, place.ctypes.data, steps * per_step)
 
-def _set_window(tensors: _Tensors, request: int, window: Window) -> None:
-    tensors["positions"][request] = window.positions
-    tensors["slot_valid"][request] = window.slot_valid
-    if "key_positions" in tensors:
-        tensors["key_positions"][request] = window.key_positions
+    def _scatter(self, request: int, ring: Ring, count: int) -> None:
+        """Copy the first ``count`` staged latent frames into the request's slots."""
+        g = self.geometry
+        frame = g.head_size * self._slab.dtype.itemsize
+        first_row = self._rows(request).start * self._slab.row_nbytes
+        for slot, first, length in ring.segments(count):
+            self.device.copy_3d(
+                self._slab.address + first_row + slot * frame,
+                self._staging.address + first * frame,
+                width=length * frame,
+                height=g.rows_per_request * g.tokens_per_frame * g.heads,
+                depth=2 * g.layers,
+                destination_pitch=self._slab.pitch,
+                destination_height=self._slab.plane_lines,
+                source_pitch=self._staging.pitch,
+                source_height=self._staging.plane_lines,
+            )
+
+    def _read_state(self, name: str, request: int) -> Array:
+        with self.lock:
+            self._state.download(name, request)
+            copied: Array = self._state[name][request].copy()
+            return copied
+
+    def _framed(self, block: Array) -> Array:
+        """Split the last axis of a block into frames (or tokens) and channels."""
+        framed: Array = block.reshape(*block.shape[:-1], -1, self.geometry.head_size)
+        return framed
+
+    def _rows(self, request: int) -> slice:
+        group = self.geometry.rows_per_request
+        return slice(request * group, (request + 1) * group)
 
 
 def _spec(specs: tuple[TensorSpec, ...], name: str) -> TensorSpec:

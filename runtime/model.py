@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
@@ -11,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle import Bundle, Manifest, open_bundle
-from ..errors import BackendError, BundleError
+from ..errors import BundleError
 from .arrays import checked_array
-from .backend import Backend
+from .backend import Backend, Program
+from .backend_choice import BACKENDS, BackendChoice, make_backend
 from .codec import PictureCodec
 from .lane import Lane
 from .samplers import SamplerTable, make_sampler
@@ -22,7 +25,6 @@ from .session import Session
 
 __all__ = ["BACKENDS", "Model", "load"]
 
-BACKENDS = ("onnxruntime",)
 _log = logging.getLogger("vdmrt")
 
 
@@ -30,8 +32,11 @@ def load(
     path: str | os.PathLike[str],
     *,
     backend: str = "auto",
+    device: str = "auto",
     precision: str | None = None,
     threads: int | None = None,
+    cuda_graph: bool = True,
+    trust_plans: bool = False,
     verify: bool = True,
 ) -> Model:
     """Load a bundle.
@@ -39,8 +44,12 @@ def load(
     Args:
         path: The bundle's folder.
         backend: "auto" or one of :data:`BACKENDS`. What "auto" chose is logged in one line.
-        precision: "fp32", "fp16", or what ``vdmrt calibrate`` added; None takes fp32 where the bundle has it.
+        device: "cpu", "cuda", "cuda:1" and so on; "auto" takes what the backend runs on.
+        precision: "fp32" or "fp16"; None takes fp32 where the bundle has it.
         threads: Threads of the CPU provider; None takes one for each CPU this process may use.
+        cuda_graph: Whether denoising steps on a GPU are captured once and replayed.
+        trust_plans: Whether TensorRT plans may be loaded that this user's own cache did not record building: a plan is
+            native code.
         verify: Whether every file's SHA-256 is checked first. Lengths are always checked.
 
     Returns:
@@ -48,15 +57,23 @@ def load(
 
     Raises:
         BundleError: The folder is no bundle, of a newer schema, altered, or has not that precision.
-        BackendError: The backend is not installed, or refuses a graph.
+        BackendError: The backend is not installed, does not run on the device, or refuses a graph.
+        DeviceError: There is no driver, or no GPU of that number.
     """
     bundle = open_bundle(path)
     bundle.graphs(precision)
     if verify:
         bundle.verify()
-    chosen = _make_backend(backend, threads)
+    wanted = BackendChoice(
+        backend, device, precision=precision, threads=threads, cuda_graph=cuda_graph, trust_plans=trust_plans
+    )
+    chosen = make_backend(bundle, wanted)
     _log.info("backend %s: %s", chosen.name, chosen.describe())
-    return Model(bundle, chosen, precision)
+    try:
+        return Model(bundle, chosen, precision, cuda_graph=cuda_graph)
+    except BaseException:
+        chosen.close()
+        raise
 
 
 class Model:
@@ -69,17 +86,26 @@ class Model:
         codec: Between pictures and latents, or None.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, precision: str | None) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, precision: str | None, *, cuda_graph: bool = True) -> None:
         self.bundle = bundle
         self.backend = backend
         self.precision, self._graphs = bundle.graphs(precision)
-        self._programs = {stage: backend.load(bundle, self._graphs[stage]) for stage in ("fill", "denoise")}
-        manifest = bundle.manifest
-        self.codec = PictureCodec(backend, bundle, manifest.codec) if manifest.codec else None
-        self._null_text = _read_null_text(bundle)
+        self._cuda_graph = cuda_graph
         self._lanes: list[Lane] = []
         self._sessions: list[Session] = []
+        self._programs: dict[str, Program] = {}
+        self.codec: PictureCodec | None = None
         self._closed = False
+        self._lease_lock = threading.Lock()
+        manifest = bundle.manifest
+        try:
+            for stage in ("fill", "denoise"):
+                self._programs[stage] = backend.load(bundle, stage, self._graphs[stage])
+            self.codec = PictureCodec(backend, bundle, manifest.codec) if manifest.codec else None
+            self._null_text = _read_null_text(bundle)
+        except BaseException:
+            self._unload()
+            raise
 
     @property
     def manifest(self) -> Manifest:
@@ -146,16 +172,28 @@ class Model:
         return session
 
     def close(self) -> None:
-        """Close all sessions and free all memory. Closing twice is allowed."""
+        """Close all sessions and free all memory, whatever fails. Closing twice is allowed.
+
+        Raises:
+            SessionError: A session is in use in another thread.
+            DeviceError: A call failed; everything was given back all the same.
+        """
         self._closed = True
         for session in list(self._sessions):
             session.close()
-        for lane in self._lanes:
-            lane.close()
-        self._lanes.clear()
-        self._programs.clear()
-        if self.codec is not None:
-            self.codec.close()
+        with ExitStack() as undo:
+            undo.callback(self._unload)
+            while self._lanes:
+                undo.callback(self._lanes.pop().close)
+
+    def _unload(self) -> None:
+        with ExitStack() as undo:
+            undo.callback(self.backend.close)
+            while self._programs:
+                undo.callback(self._programs.popitem()[1].close)
+            codec, self.codec = self.codec, None
+            if codec is not None:
+                undo.callback(codec.close)
 
     def __enter__(self) -> Model:
         return self
@@ -185,15 +223,16 @@ class Model:
         return table
 
     def _lease(self) -> tuple[Lane, int]:
-        for lane in self._lanes:
+        with self._lease_lock:
+            for lane in self._lanes:
+                request = lane.lease()
+                if request is not None:
+                    return lane, request
+            lane = Lane(self.backend, self.manifest.geometry, self._graphs, self._programs, cuda_graph=self._cuda_graph)
+            self._lanes.append(lane)
             request = lane.lease()
-            if request is not None:
-                return lane, request
-        lane = Lane(self.backend, self.manifest.geometry, self._graphs, self._programs)
-        self._lanes.append(lane)
-        request = lane.lease()
-        assert request is not None, "a new lane has free requests"
-        return lane, request
+            assert request is not None, "a new lane has free requests"
+            return lane, request
 
     def _guidance(self, guidance: float | None) -> float | None:
         """Return the scale for the graph's rows, or None where it has none."""
@@ -235,14 +274,6 @@ class Model:
         visible = np.zeros(g.text_tokens, np.float32)
         visible[:tokens] = counted != 0
         return np.stack(rows), np.stack([visible] * g.rows_per_request)
-
-
-def _make_backend(name: str, threads: int | None) -> Backend:
-    if name not in ("auto", *BACKENDS):
-        raise BackendError(f"backend must be auto or one of {', '.join(BACKENDS)}, got {name!r}")
-    from .onnxruntime_backend import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend(threads=threads)
 
 
 def _read_null_text(bundle: Bundle) -> npt.NDArray[np.float32]:

@@ -1,8 +1,10 @@
-"""Runs graphs on ONNX Runtime's CPU provider, with every tensor bound by address."""
+"""Runs graphs on ONNX Runtime, on the CPU or on an NVIDIA GPU, with every tensor bound by address."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +13,17 @@ import numpy as np
 
 from ..bundle import Bundle, Graph
 from ..errors import BackendError, BundleError, DeviceError, TensorMismatchError
-from ._core import Device, host_device
+from ._core import Device, cuda_device, host_device
 from ._distributions import onnxruntime_distributions
 from .external_data import check_external_data
 
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["OnnxRuntimeBackend"]
+__all__ = ["OnnxRuntimeBackend", "OnnxRuntimeCudaBackend"]
 
 _TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int32)": "int32", "tensor(int8)": "int8"}
+_NO_CUDA_GRAPH = "-1"
 
 
 class OnnxRuntimeBackend:
@@ -28,11 +31,12 @@ class OnnxRuntimeBackend:
 
     Attributes:
         name: "onnxruntime".
-        device: The host.
         threads: Threads of each program's own pool.
     """
 
     name = "onnxruntime"
+    _provider = "CPUExecutionProvider"
+    _extra = "cpu"
 
     def __init__(self, *, threads: int | None = None, spinning: bool = False) -> None:
         """Import ONNX Runtime.
@@ -48,7 +52,6 @@ class OnnxRuntimeBackend:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
         self._module = _import_onnxruntime()
-        self.device: Device = host_device()
         self.threads = threads or len(os.sched_getaffinity(0))
         self._spinning = spinning
 
@@ -56,23 +59,41 @@ class OnnxRuntimeBackend:
         """Say in one line what runs where."""
         return f"ONNX Runtime {self._module.__version__}, CPU provider, {self.threads} threads"
 
-    def load(self, bundle: Bundle, graph: Graph) -> OnnxRuntimeProgram:
+    def open_device(self) -> Device:
+        """Return the host."""
+        return host_device()
+
+    def load(self, bundle: Bundle, stage: str, graph: Graph) -> OnnxRuntimeProgram:
         """Load a graph of a bundle.
 
         Raises:
             BundleError: A file is missing or its weights lie elsewhere, or the graph is not what model.json says.
-            BackendError: ONNX Runtime refuses the graph.
+            BackendError: ONNX Runtime refuses the graph, or has not the provider.
         """
         path = bundle.locate(graph.file)
         weights = bundle.locate(graph.weights).name if graph.weights else None
         check_external_data(path, weights)
         try:
-            session = self._module.InferenceSession(str(path), self._options(graph), providers=["CPUExecutionProvider"])
+            session = self._module.InferenceSession(str(path), self._options(graph), providers=self._providers(stage))
         except Exception as error:  # its exceptions share no base class
             raise BackendError(f"{path}: ONNX Runtime {self._module.__version__} refuses it: {error}") from error
-        program = OnnxRuntimeProgram(session, graph)
+        if session.get_providers()[0] != self._provider:
+            raise BackendError(
+                f"wanted ONNX Runtime's {self._provider}, but it fell back to {session.get_providers()[0]}; "
+                f"run vdmrt doctor, and pip install 'vdmrt[{self._extra}]' with the CUDA that it asks for"
+            )
+        program = self._wrap(session, graph, stage)
         program.check(path)
         return program
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _wrap(self, session: Any, graph: Graph, stage: str) -> OnnxRuntimeProgram:
+        return OnnxRuntimeProgram(session, graph)
+
+    def _providers(self, stage: str) -> list[Any]:
+        return [self._provider]
 
     def _options(self, graph: Graph) -> onnxruntime.SessionOptions:
         options = self._module.SessionOptions()
@@ -86,8 +107,76 @@ class OnnxRuntimeBackend:
         return options
 
 
+class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
+    """ONNX Runtime on an NVIDIA GPU.
+
+    All programs run on one stream, because a session of ONNX Runtime is made for one; lanes take turns on it.
+
+    Attributes:
+        cuda_graph: Whether ONNX Runtime captures the denoise graph itself, and replays it.
+    """
+
+    _provider = "CUDAExecutionProvider"
+    _extra = "cuda"
+
+    def __init__(self, *, index: int = 0, cuda_graph: bool = True, tf32: bool = False) -> None:
+        """Open the GPU and import ONNX Runtime.
+
+        Args:
+            index: Number of the GPU.
+            cuda_graph: Whether denoising steps are captured by ONNX Runtime and replayed.
+            tf32: Whether float32 products may be rounded to TF32.
+
+        Raises:
+            DeviceError: There is no driver, or no GPU of that number.
+            BackendError: ONNX Runtime is not installed, installed twice, or lacks the CUDA provider.
+        """
+        self._device = cuda_device(index)
+        super().__init__(threads=1)
+        self.cuda_graph = cuda_graph
+        self._tf32 = tf32
+        found = self._module.get_available_providers()
+        if self._provider not in found:
+            raise BackendError(
+                f"this ONNX Runtime {self._module.__version__} has {', '.join(found)} but no {self._provider}; "
+                "run pip uninstall -y onnxruntime, then pip install 'vdmrt[cuda]'"
+            )
+        if hasattr(self._module, "preload_dlls"):
+            self._module.preload_dlls(directory="")
+
+    def describe(self) -> str:
+        """Say in one line what runs where."""
+        return f"ONNX Runtime {self._module.__version__}, CUDA provider, {self._device.name}"
+
+    def open_device(self) -> Device:
+        """Return the one queue of this backend."""
+        return self._device
+
+    def _wrap(self, session: Any, graph: Graph, stage: str) -> OnnxRuntimeProgram:
+        options = self._module.RunOptions
+        return OnnxRuntimeCudaProgram(session, graph, options, captures=self.cuda_graph and stage == "denoise")
+
+    def _providers(self, stage: str) -> list[Any]:
+        options = {
+            "device_id": str(self._device.index),
+            "user_compute_stream": str(self._device.stream),
+            "use_tf32": "1" if self._tf32 else "0",
+            "enable_cuda_graph": "1" if self.cuda_graph and stage == "denoise" else "0",
+        }
+        return [(self._provider, options)]
+
+
 class OnnxRuntimeProgram:
-    """A graph loaded by ONNX Runtime."""
+    """A graph loaded by ONNX Runtime.
+
+    Attributes:
+        scratch_nbytes: 0: ONNX Runtime has an arena of its own.
+        capturable: False: it captures graphs itself, or not at all.
+    """
+
+    scratch_nbytes = 0
+    capturable = False
+    _memory = "cpu"
 
     def __init__(self, session: Any, graph: Graph) -> None:
         self._session = session
@@ -112,12 +201,23 @@ class OnnxRuntimeProgram:
                     path=path,
                 )
 
-    def bind(self, addresses: Mapping[str, int]) -> OnnxRuntimeCall:
+    def create_context(self, device: Device, scratch: int) -> OnnxRuntimeContext:
+        """Make a context; ONNX Runtime's sessions need none of their own."""
+        return OnnxRuntimeContext(self, device)
+
+    def bind(self, device: Device, addresses: Mapping[str, int]) -> OnnxRuntimeCall:
         """Set the address of every input and output by name.
 
         Raises:
             TensorMismatchError: A tensor has no address.
         """
+        return OnnxRuntimeCall(self._session, self._binding(device, addresses))
+
+    def close(self) -> None:
+        """Let go of the session."""
+        self._session = None
+
+    def _binding(self, device: Device, addresses: Mapping[str, int]) -> Any:
         binding = self._session.io_binding()
         for specs, bind in (
             (self._graph.inputs, binding.bind_input),
@@ -126,8 +226,50 @@ class OnnxRuntimeProgram:
             for spec in specs:
                 if spec.name not in addresses:
                     raise TensorMismatchError(spec.name, "has no address")
-                bind(spec.name, "cpu", 0, np.dtype(spec.dtype).type, list(spec.shape), addresses[spec.name])
-        return OnnxRuntimeCall(self._session, binding)
+                dtype, shape = np.dtype(spec.dtype).type, list(spec.shape)
+                bind(spec.name, self._memory, device.index, dtype, shape, addresses[spec.name])
+        return binding
+
+
+class OnnxRuntimeCudaProgram(OnnxRuntimeProgram):
+    """A graph loaded by ONNX Runtime's CUDA provider."""
+
+    _memory = "cuda"
+    _graph_ids = itertools.count(1)
+
+    def __init__(self, session: Any, graph: Graph, make_run_options: Any, *, captures: bool) -> None:
+        super().__init__(session, graph)
+        self._make_run_options = make_run_options
+        self._captures = captures
+        self._lock = threading.Lock()
+
+    def bind(self, device: Device, addresses: Mapping[str, int]) -> OnnxRuntimeCall:
+        """Set the address of every input and output by name; each call is captured as a graph of its own."""
+        options = self._make_run_options()
+        # Enqueueing must not wait for the device: the lane does, once per chunk.
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        graph_id = str(next(self._graph_ids)) if self._captures else _NO_CUDA_GRAPH
+        options.add_run_config_entry("gpu_graph_id", graph_id)
+        return OnnxRuntimeCudaCall(self._session, self._binding(device, addresses), options, self._lock)
+
+
+class OnnxRuntimeContext:
+    """A program on a queue."""
+
+    def __init__(self, program: OnnxRuntimeProgram, device: Device) -> None:
+        self._program = program
+        self._device = device
+
+    def bind(self, addresses: Mapping[str, int]) -> OnnxRuntimeCall:
+        """Set the address of every input and output by name.
+
+        Raises:
+            TensorMismatchError: A tensor has no address.
+        """
+        return self._program.bind(self._device, addresses)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class OnnxRuntimeCall:
@@ -143,10 +285,31 @@ class OnnxRuntimeCall:
         Raises:
             DeviceError: ONNX Runtime reports a failure.
         """
+        self._run(None)
+
+    def _run(self, options: Any) -> None:
         try:
-            self._session.run_with_iobinding(self._binding)
+            self._session.run_with_iobinding(self._binding, options)
         except Exception as error:  # its exceptions share no base class
             raise DeviceError(f"ONNX Runtime failed: {error}", call="run") from error
+
+
+class OnnxRuntimeCudaCall(OnnxRuntimeCall):
+    """A loaded graph with its addresses on a GPU."""
+
+    def __init__(self, session: Any, binding: Any, options: Any, lock: threading.Lock) -> None:
+        super().__init__(session, binding)
+        self._options = options
+        self._lock = lock
+
+    def enqueue(self) -> None:
+        """Put one run on the stream. One at a time: the lanes share the session's stream and its arena.
+
+        Raises:
+            DeviceError: ONNX Runtime reports a failure.
+        """
+        with self._lock:
+            self._run(self._options)
 
 
 def check_distributions(found: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -15,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import SessionError
-from ._core import INITIAL_NOISE, PREFIX_NOISE, STEP_NOISE, Ring, fill_normal
-from .arrays import Array, checked_array
+from ._core import Ring
+from .arrays import Array, DeviceArray, checked_array, host_array
 from .codec import PictureCodec, Pictures
-from .lane import Lane
+from .lane import FillTimes, Lane
+from .noise import NoiseSource
 from .sampler_table import PrefixNoise, SamplerTable
+from .stepper import StepTimes
 from .window import context_frames, make_window, split_prefix
 
 __all__ = ["Chunk", "Noise", "Session", "Timings", "advance"]
@@ -44,18 +47,22 @@ class Noise:
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time of one autoregressive step went, in milliseconds of the host's clock.
+    """Where the time of one autoregressive step went.
+
+    Denoising, fill and scatter are on the device's clock; on a GPU these are CUDA events.
 
     Attributes:
-        noise_ms: Drawing random numbers.
-        denoise_ms: Each denoising step; shared by all sessions that stepped together.
-        fill_ms: The cache fill.
-        scatter_ms: Copying the chunk's K and V into their slots.
-        total_ms: All of it.
+        noise_ms: Drawing random numbers, or waiting for those that were drawn ahead, in milliseconds of the host.
+        denoise_ms: Each denoising step, in milliseconds; shared by all sessions that stepped together.
+        enqueue_us: What the host did for each of them, in microseconds; on the CPU that is the step itself.
+        fill_ms: The cache fill, in milliseconds.
+        scatter_ms: Copying the chunk's K and V into their slots, in milliseconds.
+        total_ms: All of it, in milliseconds of the host.
     """
 
     noise_ms: float
     denoise_ms: tuple[float, ...]
+    enqueue_us: tuple[float, ...]
     fill_ms: float
     scatter_ms: float
     total_ms: float
@@ -70,12 +77,15 @@ class Chunk:
         first_latent_frame: Absolute number of its first latent frame; the given ones count.
         latents: Clean latents, float32 [T, c, h, w]; the caller's own.
         timings: Where the time went.
+        device_latents: The same latents where they lie on the device, for DLPack and ``__cuda_array_interface__``;
+            the session's memory, written again by its next chunk.
     """
 
     index: int
     first_latent_frame: int
     latents: Latents
     timings: Timings
+    device_latents: DeviceArray
     _codec: PictureCodec | None = field(repr=False, default=None)
 
     @property
@@ -94,7 +104,6 @@ class Session:
     """One generation. Made by :meth:`Model.session`; use it in one thread at a time, and close it.
 
     Attributes:
-        seed: What all noise is drawn from.
         table: The sampler.
     """
 
@@ -109,8 +118,14 @@ class Session:
         codec: PictureCodec | None,
         on_close: Callable[[Session], None],
     ) -> None:
-        self.seed = secrets.randbits(64) if seed is None else seed
+        g = lane.geometry
         self.table = table
+        self._noise = NoiseSource(
+            secrets.randbits(64) if seed is None else seed,
+            (g.chunk_frames, *g.latent_shape),
+            table.steps,
+            lane.noise(request) if table.stochastic else None,
+        )
         self._lane = lane
         self._request = request
         self._ring = Ring(lane.geometry.slots)
@@ -120,6 +135,11 @@ class Session:
         self._busy = threading.Lock()
         self._chunks = 0
         self._closed: str | None = None
+
+    @property
+    def seed(self) -> int:
+        """What all noise is drawn from."""
+        return self._noise.seed
 
     @property
     def lane(self) -> Lane:
@@ -150,7 +170,7 @@ class Session:
             RuntimeError: The session is closed.
         """
         with self._exclusive():
-            latents = self._given_latents(np.asarray(first))
+            latents = self._given_latents(host_array("first", first))
             with self._lane.lock:
                 self._lane.clear(self._request)
                 self._ring.reset()
@@ -171,7 +191,7 @@ class Session:
         """
         with self._exclusive():
             self._check_started()
-            latents = self._given_latents(np.asarray(frames))
+            latents = self._given_latents(host_array("frames", frames))
             with self._lane.lock:
                 self._extend(latents, noise)
 
@@ -190,14 +210,51 @@ class Session:
         """
         return advance([self], noise=[noise], on_step=on_step)[0]
 
-    def stream(self, chunks: int | None = None, *, on_step: Callable[[int], None] | None = None) -> Iterator[Chunk]:
-        """Yield ``chunks`` chunks, or chunks without end; see :meth:`step`."""
+    def stream(
+        self, chunks: int | None = None, *, on_step: Callable[[int], None] | None = None, ahead: bool = False
+    ) -> Iterator[Chunk]:
+        """Yield ``chunks`` chunks, or chunks without end; see :meth:`step`.
+
+        Args:
+            chunks: How many; None for no end.
+            on_step: As for :meth:`step`; called in the thread that makes the chunk.
+            ahead: Whether the next chunk is already being made, in a thread, while the caller uses the one it got:
+                on a GPU its decoding then overlaps the next denoising. The session is a chunk further than what was
+                yielded; closing the iterator cancels the chunk under way.
+        """
         if chunks is not None and chunks < 1:
             raise ValueError(f"chunks must be at least 1, got {chunks}")
+        make = self._stream_ahead if ahead else self._stream
+        yield from make(chunks, on_step)
+
+    def _stream(self, chunks: int | None, on_step: Callable[[int], None] | None) -> Iterator[Chunk]:
         made = 0
         while chunks is None or made < chunks:
             yield self.step(on_step=on_step)
             made += 1
+
+    def _stream_ahead(self, chunks: int | None, on_step: Callable[[int], None] | None) -> Iterator[Chunk]:
+        abandoned = threading.Event()
+
+        def check(done: int) -> None:
+            if abandoned.is_set():
+                raise _Abandoned
+            if on_step is not None:
+                on_step(done)
+
+        begun = 1
+        with ThreadPoolExecutor(1, thread_name_prefix="vdmrt-stream") as maker:
+            pending: Future[Chunk] | None = maker.submit(self.step, on_step=check)
+            try:
+                while pending is not None:
+                    chunk = pending.result()
+                    pending = None
+                    if chunks is None or begun < chunks:
+                        pending = maker.submit(self.step, on_step=check)
+                        begun += 1
+                    yield chunk
+            finally:
+                abandoned.set()
 
     def cache(self) -> tuple[Array, list[int]]:
         """Return a copy of the KV cache and the latent frame in each slot, -1 for an empty one.
@@ -241,6 +298,7 @@ class Session:
     def _close(self, reason: str) -> None:
         if self._closed is None:
             self._closed = reason
+            self._noise.close()
             self._lane.release(self._request)
             self._on_close(self)
 
@@ -267,32 +325,31 @@ class Session:
     def _begin(self, noise: Noise) -> float:
         """Set the lane's tensors for the next chunk; return the milliseconds that drawing took."""
         started = time.perf_counter()
-        g, lane = self._lane.geometry, self._lane
+        g, first = self._lane.geometry, self._ring.written
         window = make_window(g, self._ring, g.chunk_frames)
-        shape = (g.chunk_frames, *g.latent_shape)
-        given = None if noise.initial is None else checked_array("noise.initial", noise.initial, shape, "T, c, h, w")
-        if self.table.stochastic:
-            self._set_step_noise(noise, shape)
-        latent = lane.begin(self._request, window)
-        if given is None:
-            self._draw(latent, step=0, kind=INITIAL_NOISE, first=self._ring.written)
-        else:
-            latent[:] = given
-        return (time.perf_counter() - started) * 1e3
+        wants_none = noise.initial is not None and (noise.steps is not None or not self.table.stochastic)
+        initial = self._noise.blank() if wants_none else self._noise.chunk(first)
+        self._take_given(noise, initial)
+        self._lane.begin(
+            self._request, window, initial=initial, noise_steps=self.table.steps if self.table.stochastic else 0
+        )
+        noise_ms = (time.perf_counter() - started) * 1e3
+        if not self._lane.device.is_host:
+            # What was drawn must have left before it is drawn over; the device then works alone for a while.
+            self._lane.device.synchronize()
+            self._noise.chunk_ahead(first + g.chunk_frames)
+        return noise_ms
 
-    def _set_step_noise(self, noise: Noise, shape: tuple[int, ...]) -> None:
-        steps = self.table.steps
-        place = self._lane.noise(self._request)
-        if noise.steps is not None:
-            place[:steps] = checked_array("noise.steps", noise.steps, (steps, *shape), "steps, T, c, h, w")
-            return
-        for step in range(steps):
-            self._draw(place[step], step=step, kind=STEP_NOISE, first=self._ring.written)
-
-    def _draw(self, frames: Latents, *, step: int, kind: int, first: int) -> None:
-        """Draw normals for consecutive latent frames into a contiguous array [n, c, h, w]."""
-        for offset, frame in enumerate(frames):
-            fill_normal(frame.ctypes.data, frame.size, seed=self.seed, frame=first + offset, step=step, kind=kind)
+    def _take_given(self, noise: Noise, initial: Latents) -> None:
+        """Write the caller's numbers over the drawn ones."""
+        if noise.initial is not None:
+            initial[:] = checked_array("noise.initial", noise.initial, initial.shape, "T, c, h, w")
+        if noise.steps is not None and self.table.stochastic:
+            shape = (self.table.steps, *initial.shape)
+            given = checked_array("noise.steps", noise.steps, shape, "steps, T, c, h, w")
+            self._lane.noise(self._request)[: self.table.steps] = given
+        if noise.initial is not None or noise.steps is not None:
+            self._noise.forget()
 
     def _perturb(self, latents: Latents, first: int, noise: Noise | None) -> Latents:
         """Add prefix noise to clean latent frames, if the session has any (Ca2-VDM section 3.4)."""
@@ -301,29 +358,25 @@ class Session:
         if noise is not None and noise.prefix is not None:
             drawn = checked_array("noise.prefix", noise.prefix, latents.shape, "n, c, h, w")
         else:
-            drawn = np.empty_like(latents)
-            self._draw(drawn, step=0, kind=PREFIX_NOISE, first=first)
+            drawn = self._noise.prefix(first, latents)
         factors = np.float32(self._prefix_noise.signal), np.float32(self._prefix_noise.noise)
         return np.asarray(factors[0] * latents + factors[1] * drawn, np.float32)
 
-    def _cache(self, latents: Latents) -> tuple[float, float]:
-        """Fill the cache with up to a chunk of clean latent frames; a failure in between closes the session.
-
-        Returns:
-            Milliseconds of the fill and of the scatter.
-        """
+    def _cache(self, latents: Latents) -> FillTimes:
+        """Fill the cache with up to a chunk of clean latent frames; a failure in between closes the session."""
         g, count = self._lane.geometry, len(latents)
         window = make_window(g, self._ring, count)
         keep = g.context == "first" and self._ring.written > 0
         try:
-            fill_ms = self._lane.fill(self._request, latents, window, context_frames(g, count), keep_context=keep)
-            scatter_ms = self._lane.scatter(self._request, self._ring, count)
+            times = self._lane.fill(
+                self._request, self._ring, latents, window, context_frames(g, count), keep_context=keep
+            )
             self._ring.advance(count)
         except BaseException:
             # The context or some slots may hold the new chunk while the ring does not count it.
             self._close("a cache fill was interrupted and the session was closed")
             raise
-        return fill_ms, scatter_ms
+        return times
 
     def _denoised(self) -> Latents:
         latents: Latents = self._lane.latent(self._request)
@@ -333,16 +386,26 @@ class Session:
             )
         return latents
 
-    def _finish(
-        self, latents: Latents, noise: Noise, noise_ms: float, denoise_ms: list[float], started: float
-    ) -> Chunk:
-        first = self._ring.written
-        fill_ms, scatter_ms = self._cache(self._perturb(latents, first, noise))
+    def _finish(self, latents: Latents, noise: Noise, noise_ms: float, steps: StepTimes, started: float) -> Chunk:
+        first, count = self._ring.written, self.table.steps
+        fill = self._cache(self._perturb(latents, first, noise))
         total_ms = (time.perf_counter() - started) * 1e3
-        timings = Timings(noise_ms, tuple(denoise_ms[: self.table.steps]), fill_ms, scatter_ms, total_ms)
-        chunk = Chunk(self._chunks, first, latents, timings, self._codec)
+        timings = Timings(
+            noise_ms,
+            tuple(steps.denoise_ms[:count]),
+            tuple(steps.enqueue_us[:count]),
+            fill.fill_ms,
+            fill.scatter_ms,
+            total_ms,
+        )
+        on_device = self._lane.device_latent(self._request)
+        chunk = Chunk(self._chunks, first, latents, timings, on_device, self._codec)
         self._chunks += 1
         return chunk
+
+
+class _Abandoned(Exception):
+    """The consumer of a stream went away while the next chunk was being made."""
 
 
 def advance(
@@ -376,10 +439,10 @@ def advance(
         started = time.perf_counter()
         noise_ms = [session._begin(one) for session, one in zip(sessions, given, strict=True)]
         steps = max(session.table.steps for session in sessions)
-        denoise_ms = lane.denoise(steps, on_step or (lambda done: None))
+        step_times = lane.denoise(steps, on_step)
         # All of them are checked before the first one goes on: after an error none has.
         latents = [session._denoised() for session in sessions]
         return [
-            session._finish(made, one, drawn, denoise_ms, started)
+            session._finish(made, one, drawn, step_times, started)
             for session, made, one, drawn in zip(sessions, latents, given, noise_ms, strict=True)
         ]

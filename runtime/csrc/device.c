@@ -1,103 +1,59 @@
-/* The device's checked functions, and the host behind them. */
+/* What holds for every device: checks before an implementation is called, and nothing half made after it. */
 #include "device.h"
 
-#include <stdbool.h>
-#include <stdlib.h>
-#include <string.h>
-
-static vdmrt_status
-host_allocate(void *context, size_t nbytes, uintptr_t *address)
-{
-    (void)context;
-    if (nbytes > SIZE_MAX - (VDMRT_DEVICE_ALIGNMENT - 1)) {
-        return VDMRT_ERROR_MEMORY;
-    }
-    /* C11 wants a multiple of the alignment. */
-    size_t rounded_nbytes =
-        (nbytes + VDMRT_DEVICE_ALIGNMENT - 1) / VDMRT_DEVICE_ALIGNMENT * VDMRT_DEVICE_ALIGNMENT;
-    void *memory = aligned_alloc(VDMRT_DEVICE_ALIGNMENT, rounded_nbytes);
-    if (memory == NULL) {
-        return VDMRT_ERROR_MEMORY;
-    }
-    /* Not lazily as by calloc: page faults belong here, not in the first autoregressive step. */
-    memset(memory, 0, rounded_nbytes);
-    *address = (uintptr_t)memory;
-    return VDMRT_OK;
-}
-
-static vdmrt_status
-host_release(void *context, uintptr_t address)
-{
-    (void)context;
-    free((void *)address);
-    return VDMRT_OK;
-}
-
-static vdmrt_status
-host_copy_3d(void *context, vdmrt_planes destination, vdmrt_planes source, vdmrt_extent extent)
-{
-    (void)context;
-    bool contiguous = extent.width == destination.pitch && extent.width == source.pitch;
-    size_t copies = contiguous ? 1 : extent.height;
-    size_t copy_nbytes = contiguous ? extent.width * extent.height : extent.width;
-
-    for (size_t z = 0; z < extent.depth; z++) {
-        unsigned char *to =
-            (unsigned char *)destination.address + z * destination.plane_height * destination.pitch;
-        const unsigned char *from =
-            (const unsigned char *)source.address + z * source.plane_height * source.pitch;
-        for (size_t y = 0; y < copies; y++) {
-            memcpy(to + y * destination.pitch, from + y * source.pitch, copy_nbytes);
-        }
-    }
-    return VDMRT_OK;
-}
-
-static vdmrt_status
-host_zero_2d(void *context, uintptr_t address, size_t pitch, size_t width, size_t height)
-{
-    (void)context;
-    unsigned char *rows = (unsigned char *)address;
-    for (size_t y = 0; y < height; y++) {
-        memset(rows + y * pitch, 0, width);
-    }
-    return VDMRT_OK;
-}
-
-static const vdmrt_device_table HOST = {
-    .name = "host",
-    .allocate = host_allocate,
-    .release = host_release,
-    .copy_3d = host_copy_3d,
-    .zero_2d = host_zero_2d,
-    .destroy = NULL,
-};
-
-vdmrt_device
-vdmrt_device_host(void)
-{
-    return (vdmrt_device){.table = &HOST, .context = NULL};
-}
-
-void
+vdmrt_status
 vdmrt_device_destroy(vdmrt_device device)
 {
-    if (device.table->destroy != NULL) {
-        device.table->destroy(device.context);
-    }
+    return device.table->destroy == NULL ? VDMRT_OK : device.table->destroy(device.context);
 }
 
 vdmrt_status
 vdmrt_device_allocate(vdmrt_device device, size_t nbytes, uintptr_t *address)
 {
     *address = 0;
-    return device.table->allocate(device.context, nbytes, address);
+    vdmrt_status status = device.table->allocate(device.context, nbytes, address);
+    if (status != VDMRT_OK && *address != 0) {
+        (void)device.table->release(device.context, *address);
+        *address = 0;
+    }
+    return status;
 }
 
 vdmrt_status
 vdmrt_device_release(vdmrt_device device, uintptr_t address)
 {
     return address == 0 ? VDMRT_OK : device.table->release(device.context, address);
+}
+
+vdmrt_status
+vdmrt_device_allocate_pinned(vdmrt_device device, size_t nbytes, uintptr_t *address)
+{
+    *address = 0;
+    vdmrt_status status = device.table->allocate_pinned(device.context, nbytes, address);
+    if (status != VDMRT_OK && *address != 0) {
+        (void)device.table->release_pinned(device.context, *address);
+        *address = 0;
+    }
+    return status;
+}
+
+vdmrt_status
+vdmrt_device_release_pinned(vdmrt_device device, uintptr_t address)
+{
+    return address == 0 ? VDMRT_OK : device.table->release_pinned(device.context, address);
+}
+
+vdmrt_status
+vdmrt_device_copy(vdmrt_device device, uintptr_t destination, uintptr_t source, size_t nbytes,
+                  vdmrt_direction direction)
+{
+    if (nbytes == 0) {
+        return VDMRT_OK;
+    }
+    if (nbytes > UINTPTR_MAX - destination || nbytes > UINTPTR_MAX - source) {
+        return VDMRT_ERROR_RANGE;
+    }
+    return device.table->copy(device.context, destination, source, nbytes, direction);
 }
 
 static bool
@@ -142,4 +98,10 @@ vdmrt_device_zero_2d(vdmrt_device device, uintptr_t address, size_t pitch, size_
         return VDMRT_ERROR_RANGE;
     }
     return device.table->zero_2d(device.context, address, pitch, width, height);
+}
+
+vdmrt_status
+vdmrt_device_synchronize(vdmrt_device device)
+{
+    return device.table->synchronize(device.context);
 }

@@ -1,0 +1,437 @@
+/* A queue on an NVIDIA GPU: one stream of its own in the primary context. */
+#include "cuda_driver.h"
+
+#include <stdlib.h>
+
+typedef struct cuda_queue {
+    const vdmrt_cuda *cuda;
+    CUdevice gpu;
+    CUcontext primary; /* retained; shared with everyone in the process */
+    CUstream stream;   /* owned */
+} cuda_queue;
+
+/* One call of the driver as a status that names it. */
+#define CALL(queue, field, ...)                                                                              \
+    status_of(VDMRT_CUDA_CALL_##field, (queue)->cuda->field(__VA_ARGS__))
+
+static vdmrt_status
+status_of(unsigned call, CUresult code)
+{
+    return code == CUDA_SUCCESS ? VDMRT_OK : vdmrt_status_of_driver(call, (unsigned)code);
+}
+
+static vdmrt_status
+first_failure(vdmrt_status one, vdmrt_status two)
+{
+    return one != VDMRT_OK ? one : two;
+}
+
+/* Runs `expression` with the primary context current, and leaves the thread's own one as it was. */
+#define IN_CONTEXT(queue, expression)                                                                        \
+    do {                                                                                                     \
+        CUcontext popped;                                                                                    \
+        vdmrt_status in_context = CALL(queue, context_push, (queue)->primary);                               \
+        if (in_context != VDMRT_OK) {                                                                        \
+            return in_context;                                                                               \
+        }                                                                                                    \
+        in_context = (expression);                                                                           \
+        return first_failure(in_context, CALL(queue, context_pop, &popped));                                 \
+    } while (0)
+
+/* As IN_CONTEXT, for what must be undone whatever fails: releases report failures of earlier work too, and are then
+ * tried again, so that nothing leaks. */
+#define UNDO(queue, field, handle)                                                                           \
+    do {                                                                                                     \
+        CUcontext popped;                                                                                    \
+        vdmrt_status pushed = CALL(queue, context_push, (queue)->primary);                                   \
+        if (pushed != VDMRT_OK && CALL(queue, context_push, (queue)->primary) != VDMRT_OK) {                 \
+            return pushed;                                                                                   \
+        }                                                                                                    \
+        vdmrt_status undone = CALL(queue, field, handle);                                                    \
+        if (undone != VDMRT_OK) {                                                                            \
+            (void)CALL(queue, field, handle);                                                                \
+        }                                                                                                    \
+        return first_failure(first_failure(pushed, undone), CALL(queue, context_pop, &popped));              \
+    } while (0)
+
+/* Memory */
+
+static vdmrt_status
+allocate_zeros(cuda_queue *queue, size_t nbytes, uintptr_t *address)
+{
+    CUdeviceptr memory = 0;
+    vdmrt_status status = CALL(queue, allocate, &memory, nbytes);
+    if (status != VDMRT_OK) {
+        return status;
+    }
+    status = CALL(queue, set, memory, 0, nbytes, queue->stream);
+    if (status != VDMRT_OK) {
+        (void)CALL(queue, release, memory);
+        return status;
+    }
+    *address = (uintptr_t)memory;
+    return VDMRT_OK;
+}
+
+static vdmrt_status
+cuda_allocate(void *context, size_t nbytes, uintptr_t *address)
+{
+    cuda_queue *queue = context;
+    IN_CONTEXT(queue, allocate_zeros(queue, nbytes, address));
+}
+
+static vdmrt_status
+cuda_synchronize(void *context)
+{
+    cuda_queue *queue = context;
+    IN_CONTEXT(queue, CALL(queue, stream_synchronize, queue->stream));
+}
+
+static vdmrt_status
+free_memory(cuda_queue *queue, CUdeviceptr memory)
+{
+    UNDO(queue, release, memory);
+}
+
+static vdmrt_status
+cuda_release(void *context, uintptr_t address)
+{
+    vdmrt_status passed = cuda_synchronize(context);
+    return first_failure(passed, free_memory(context, (CUdeviceptr)address));
+}
+
+static vdmrt_status
+cuda_allocate_pinned(void *context, size_t nbytes, uintptr_t *address)
+{
+    cuda_queue *queue = context;
+    void **memory = (void **)address;
+    IN_CONTEXT(queue, CALL(queue, allocate_pinned, memory, nbytes, CU_MEMHOSTALLOC_PORTABLE));
+}
+
+static vdmrt_status
+free_pinned(cuda_queue *queue, void *memory)
+{
+    UNDO(queue, release_pinned, memory);
+}
+
+static vdmrt_status
+cuda_release_pinned(void *context, uintptr_t address)
+{
+    vdmrt_status passed = cuda_synchronize(context);
+    return first_failure(passed, free_pinned(context, (void *)address));
+}
+
+static vdmrt_status
+cuda_memory_info(void *context, vdmrt_memory_info *info)
+{
+    cuda_queue *queue = context;
+    IN_CONTEXT(queue, CALL(queue, memory_info, &info->free_nbytes, &info->total_nbytes));
+}
+
+/* Copies */
+
+static vdmrt_status
+copy_any(cuda_queue *queue, uintptr_t to, uintptr_t from, size_t nbytes, vdmrt_direction direction)
+{
+    switch (direction) {
+    case VDMRT_UPLOAD:
+        return CALL(queue, upload, (CUdeviceptr)to, (const void *)from, nbytes, queue->stream);
+    case VDMRT_DOWNLOAD:
+        return CALL(queue, download, (void *)to, (CUdeviceptr)from, nbytes, queue->stream);
+    default:
+        return CALL(queue, copy, (CUdeviceptr)to, (CUdeviceptr)from, nbytes, queue->stream);
+    }
+}
+
+static vdmrt_status
+cuda_copy(void *context, uintptr_t to, uintptr_t from, size_t nbytes, vdmrt_direction direction)
+{
+    cuda_queue *queue = context;
+    IN_CONTEXT(queue, copy_any(queue, to, from, nbytes, direction));
+}
+
+static vdmrt_status
+cuda_copy_3d(void *context, vdmrt_planes to, vdmrt_planes from, vdmrt_extent extent)
+{
+    cuda_queue *queue = context;
+    const CUDA_MEMCPY3D copy = {
+        .srcMemoryType = CU_MEMORYTYPE_DEVICE,
+        .srcDevice = (CUdeviceptr)from.address,
+        .srcPitch = from.pitch,
+        .srcHeight = from.plane_height,
+        .dstMemoryType = CU_MEMORYTYPE_DEVICE,
+        .dstDevice = (CUdeviceptr)to.address,
+        .dstPitch = to.pitch,
+        .dstHeight = to.plane_height,
+        .WidthInBytes = extent.width,
+        .Height = extent.height,
+        .Depth = extent.depth,
+    };
+    IN_CONTEXT(queue, CALL(queue, copy_3d, &copy, queue->stream));
+}
+
+static vdmrt_status
+cuda_zero_2d(void *context, uintptr_t address, size_t pitch, size_t width, size_t height)
+{
+    cuda_queue *queue = context;
+    IN_CONTEXT(queue, CALL(queue, set_2d, (CUdeviceptr)address, pitch, 0, width, height, queue->stream));
+}
+
+/* Leaves the primary context current, for libraries that take what they find on the calling thread. */
+static vdmrt_status
+cuda_activate(void *context)
+{
+    cuda_queue *queue = context;
+    return CALL(queue, context_set, queue->primary);
+}
+
+/* Events */
+
+static vdmrt_status
+cuda_create_event(void *context, uintptr_t *event)
+{
+    cuda_queue *queue = context;
+    CUevent *created = (CUevent *)event;
+    IN_CONTEXT(queue, CALL(queue, event_create, created, CU_EVENT_DEFAULT));
+}
+
+static vdmrt_status
+cuda_destroy_event(void *context, uintptr_t event)
+{
+    cuda_queue *queue = context;
+    UNDO(queue, event_destroy, (CUevent)event);
+}
+
+static vdmrt_status
+cuda_record(void *context, uintptr_t event)
+{
+    cuda_queue *queue = context;
+    IN_CONTEXT(queue, CALL(queue, event_record, (CUevent)event, queue->stream));
+}
+
+static vdmrt_status
+query_event(cuda_queue *queue, CUevent event, bool *passed)
+{
+    CUresult code = queue->cuda->event_query(event);
+    *passed = code == CUDA_SUCCESS;
+    return code == CUDA_ERROR_NOT_READY ? VDMRT_OK : status_of(VDMRT_CUDA_CALL_event_query, code);
+}
+
+static vdmrt_status
+cuda_query(void *context, uintptr_t event, bool *passed)
+{
+    cuda_queue *queue = context;
+    IN_CONTEXT(queue, query_event(queue, (CUevent)event, passed));
+}
+
+static vdmrt_status
+cuda_elapsed(void *context, uintptr_t first, uintptr_t last, double *milliseconds)
+{
+    cuda_queue *queue = context;
+    float elapsed = 0;
+    CUcontext popped;
+    vdmrt_status status = CALL(queue, context_push, queue->primary);
+    if (status != VDMRT_OK) {
+        return status;
+    }
+    status = CALL(queue, event_elapsed, &elapsed, (CUevent)first, (CUevent)last);
+    *milliseconds = elapsed;
+    return first_failure(status, CALL(queue, context_pop, &popped));
+}
+
+/* Captured graphs. Thread-local mode: what other threads do with CUDA meanwhile is their own affair. */
+
+static vdmrt_status
+cuda_begin_capture(void *context)
+{
+    cuda_queue *queue = context;
+    IN_CONTEXT(queue, CALL(queue, begin_capture, queue->stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+}
+
+static vdmrt_status
+cuda_abort_capture(void *context)
+{
+    cuda_queue *queue = context;
+    CUgraph graph = NULL;
+    CUcontext popped;
+    vdmrt_status status = CALL(queue, context_push, queue->primary);
+    if (status != VDMRT_OK) {
+        return status;
+    }
+    /* An invalidated capture answers with a failure too, and has then ended. */
+    if (CALL(queue, end_capture, queue->stream, &graph) == VDMRT_OK && graph != NULL) {
+        status = CALL(queue, graph_destroy, graph);
+    }
+    return first_failure(status, CALL(queue, context_pop, &popped));
+}
+
+static vdmrt_status
+instantiate(cuda_queue *queue, CUgraph graph, CUgraphExec *executable, size_t *nodes)
+{
+    vdmrt_status status = CALL(queue, graph_nodes, graph, NULL, nodes);
+    if (status == VDMRT_OK && *nodes == 0) {
+        return VDMRT_ERROR_EMPTY;
+    }
+    if (status == VDMRT_OK) {
+        status = CALL(queue, graph_instantiate, executable, graph, 0);
+    }
+    if (status != VDMRT_OK) {
+        return status;
+    }
+    /* Now, not in the first denoising step. */
+    status = CALL(queue, graph_upload, *executable, queue->stream);
+    if (status != VDMRT_OK) {
+        (void)CALL(queue, graph_exec_destroy, *executable);
+    }
+    return status;
+}
+
+static vdmrt_status
+end_and_instantiate(cuda_queue *queue, CUgraphExec *executable, size_t *nodes)
+{
+    CUgraph graph = NULL;
+    vdmrt_status status = CALL(queue, end_capture, queue->stream, &graph);
+    if (status != VDMRT_OK) {
+        return status;
+    }
+    if (graph == NULL) {
+        return VDMRT_ERROR_EMPTY;
+    }
+    status = instantiate(queue, graph, executable, nodes);
+    vdmrt_status destroyed = CALL(queue, graph_destroy, graph);
+    if (destroyed != VDMRT_OK) {
+        (void)CALL(queue, graph_destroy, graph);
+        if (status == VDMRT_OK) {
+            (void)CALL(queue, graph_exec_destroy, *executable);
+        }
+    }
+    return first_failure(status, destroyed);
+}
+
+static vdmrt_status
+cuda_end_capture(void *context, uintptr_t *graph, size_t *nodes)
+{
+    cuda_queue *queue = context;
+    CUgraphExec *executable = (CUgraphExec *)graph;
+    IN_CONTEXT(queue, end_and_instantiate(queue, executable, nodes));
+}
+
+static vdmrt_status
+cuda_launch(void *context, uintptr_t graph)
+{
+    cuda_queue *queue = context;
+    IN_CONTEXT(queue, CALL(queue, graph_launch, (CUgraphExec)graph, queue->stream));
+}
+
+static vdmrt_status
+cuda_destroy_graph(void *context, uintptr_t graph)
+{
+    cuda_queue *queue = context;
+    UNDO(queue, graph_exec_destroy, (CUgraphExec)graph);
+}
+
+/* Opening and closing */
+
+static vdmrt_status
+destroy_stream(cuda_queue *queue)
+{
+    UNDO(queue, stream_destroy, queue->stream);
+}
+
+static vdmrt_status
+release_context(cuda_queue *queue)
+{
+    vdmrt_status status = CALL(queue, context_release, queue->gpu);
+    if (status != VDMRT_OK) {
+        (void)CALL(queue, context_release, queue->gpu);
+    }
+    return status;
+}
+
+static vdmrt_status
+cuda_destroy(void *context)
+{
+    cuda_queue *queue = context;
+    vdmrt_status status = destroy_stream(queue);
+    status = first_failure(status, release_context(queue));
+    free(queue);
+    return status;
+}
+
+static const vdmrt_device_table CUDA = {
+    .kind = "cuda",
+    .allocate = cuda_allocate,
+    .release = cuda_release,
+    .allocate_pinned = cuda_allocate_pinned,
+    .release_pinned = cuda_release_pinned,
+    .copy = cuda_copy,
+    .copy_3d = cuda_copy_3d,
+    .zero_2d = cuda_zero_2d,
+    .synchronize = cuda_synchronize,
+    .memory_info = cuda_memory_info,
+    .activate = cuda_activate,
+    .create_event = cuda_create_event,
+    .destroy_event = cuda_destroy_event,
+    .record = cuda_record,
+    .query = cuda_query,
+    .elapsed = cuda_elapsed,
+    .begin_capture = cuda_begin_capture,
+    .end_capture = cuda_end_capture,
+    .abort_capture = cuda_abort_capture,
+    .launch = cuda_launch,
+    .destroy_graph = cuda_destroy_graph,
+    .destroy = cuda_destroy,
+};
+
+static vdmrt_status
+create_stream(cuda_queue *queue)
+{
+    IN_CONTEXT(queue, CALL(queue, stream_create, &queue->stream, CU_STREAM_NON_BLOCKING));
+}
+
+static vdmrt_status
+open_queue(cuda_queue *queue, int index)
+{
+    int count = 0;
+    vdmrt_status status = vdmrt_cuda_open(&queue->cuda);
+    if (status == VDMRT_OK) {
+        status = CALL(queue, device_count, &count);
+    }
+    if (status == VDMRT_OK && (index < 0 || index >= count)) {
+        status = VDMRT_ERROR_INDEX;
+    }
+    if (status == VDMRT_OK) {
+        status = CALL(queue, device_get, &queue->gpu, index);
+    }
+    if (status == VDMRT_OK) {
+        status = CALL(queue, context_retain, &queue->primary, queue->gpu);
+    }
+    if (status != VDMRT_OK) {
+        return status;
+    }
+    status = create_stream(queue);
+    if (status != VDMRT_OK) {
+        if (queue->stream != NULL) {
+            (void)destroy_stream(queue);
+        }
+        (void)release_context(queue);
+    }
+    return status;
+}
+
+vdmrt_status
+vdmrt_device_cuda(int index, vdmrt_device *device)
+{
+    cuda_queue *queue = calloc(1, sizeof *queue);
+    if (queue == NULL) {
+        return VDMRT_ERROR_MEMORY;
+    }
+    vdmrt_status status = open_queue(queue, index);
+    if (status != VDMRT_OK) {
+        free(queue);
+        return status;
+    }
+    *device = (vdmrt_device){
+        .table = &CUDA, .context = queue, .index = index, .stream = (uintptr_t)queue->stream};
+    return VDMRT_OK;
+}

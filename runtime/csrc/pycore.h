@@ -1,0 +1,86 @@
+/* What the files that know Python share: module state, argument checks, and the one way from a status to an error. */
+#ifndef VDMRT_PYCORE_H
+#define VDMRT_PYCORE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdbool.h>
+
+#include "device.h"
+
+typedef struct module_state {
+    PyTypeObject *device_type;
+    PyTypeObject *memory_type;
+    PyTypeObject *events_type;
+    PyTypeObject *graph_type;
+    PyTypeObject *ring_type;
+} module_state;
+
+typedef struct DeviceObject {
+    PyObject_HEAD
+    vdmrt_device device;
+    bool is_open;
+    size_t allocated_nbytes; /* changed with the GIL held */
+} DeviceObject;
+
+typedef struct MemoryObject {
+    PyObject_HEAD
+    DeviceObject *device; /* owned: memory cannot outlive its device */
+    uintptr_t address;    /* 0 once released; taken with the GIL held, so that one thread alone releases */
+    size_t nbytes;
+    size_t exports; /* tensors handed out by DLPack: the release waits for the last of them */
+    bool is_closed;
+    bool is_pinned; /* host memory, not counted in allocated_nbytes */
+} MemoryObject;
+
+typedef struct GraphObject {
+    PyObject_HEAD
+    DeviceObject *device; /* owned */
+    uintptr_t graph;      /* 0 once closed */
+    size_t nodes;
+} GraphObject;
+
+extern PyType_Spec vdmrt_device_spec, vdmrt_memory_spec, vdmrt_events_spec, vdmrt_graph_spec, vdmrt_ring_spec;
+
+/* New objects of a device; NULL with an exception set. */
+PyObject *vdmrt_make_device(module_state *state, vdmrt_device device);
+PyObject *vdmrt_make_memory(DeviceObject *device, size_t nbytes, bool is_pinned);
+PyObject *vdmrt_make_events(DeviceObject *device, size_t count);
+PyObject *vdmrt_make_graph(DeviceObject *device, uintptr_t graph, size_t nodes);
+
+/* Device.replay */
+PyObject *vdmrt_replay_method(PyObject *device, PyObject *args, PyObject *kwargs);
+
+/* Gives the bytes back, once, when nobody else has them. Releases the GIL: on a GPU this waits for the queue. */
+vdmrt_status vdmrt_memory_release(MemoryObject *memory);
+
+/* Memory.dlpack */
+PyObject *vdmrt_dlpack_method(PyObject *memory, PyObject *args, PyObject *kwargs);
+
+/*
+ * Sets the exception that says what a call answered. `module` is any object of this module's types or the module;
+ * `call` names what was asked, `nbytes` how much memory, `device` whose or NULL. Returns NULL.
+ */
+PyObject *vdmrt_raise_status(PyObject *module, DeviceObject *device, vdmrt_status status, const char *call,
+                             size_t nbytes);
+
+/* Converts `value` (borrowed; NULL for an argument that was left out) and checks low <= value <= high. */
+bool vdmrt_parse_integer(const char *call, const char *name, PyObject *value, uint64_t low, uint64_t high,
+                         uint64_t *number);
+
+/* As vdmrt_parse_integer, for a number of bytes, rows or planes. */
+bool vdmrt_parse_size(const char *call, const char *name, PyObject *value, uint64_t low, size_t high, size_t *size);
+
+bool vdmrt_parse_address(const char *call, const char *name, PyObject *value, uintptr_t *address);
+
+PyObject *vdmrt_refuse_construction(const char *name, const char *maker);
+
+/* Whether a device may be used; else RuntimeError. */
+bool vdmrt_check_open(DeviceObject *device, const char *call);
+
+/* An instance owns a reference to its heap type. */
+int vdmrt_traverse_type(PyObject *op, visitproc visit, void *arg);
+void vdmrt_free_object(PyObject *op);
+
+#endif

@@ -1,0 +1,144 @@
+/*
+ * Tensors of device memory for DLPack (https://dmlc.github.io/dlpack/latest/c_api.html): the structures are its ABI.
+ */
+#include "pycore.h"
+
+enum { DL_CPU = 1, DL_CUDA = 2, DL_MAX_AXES = 8 };
+
+typedef struct DLTensor {
+    void *data;
+    struct {
+        int32_t device_type;
+        int32_t device_id;
+    } device;
+    int32_t ndim;
+    struct {
+        uint8_t code;
+        uint8_t bits;
+        uint16_t lanes;
+    } dtype;
+    int64_t *shape;
+    int64_t *strides;
+    uint64_t byte_offset;
+} DLTensor;
+
+typedef struct DLManagedTensor {
+    DLTensor dl_tensor;
+    void *manager_ctx;
+    void (*deleter)(struct DLManagedTensor *self);
+} DLManagedTensor;
+
+typedef struct exported {
+    DLManagedTensor managed; /* first, so that its address is the whole's */
+    int64_t shape[DL_MAX_AXES];
+    MemoryObject *memory; /* owned */
+} exported;
+
+/* Called by the consumer, from any thread. */
+static void
+delete_exported(DLManagedTensor *managed)
+{
+    exported *tensor = (exported *)managed;
+    PyGILState_STATE gil = PyGILState_Ensure();
+    MemoryObject *memory = tensor->memory;
+    memory->exports -= 1;
+    vdmrt_status status = memory->is_closed ? vdmrt_memory_release(memory) : VDMRT_OK;
+    if (status != VDMRT_OK) {
+        vdmrt_raise_status((PyObject *)memory, memory->device, status, "release", memory->nbytes);
+        PyErr_WriteUnraisable(NULL);
+    }
+    Py_DECREF(memory);
+    PyMem_Free(tensor);
+    PyGILState_Release(gil);
+}
+
+/* A capsule that nobody consumed still owns its tensor; a consumer renames it. */
+static void
+delete_capsule(PyObject *capsule)
+{
+    if (PyCapsule_IsValid(capsule, "dltensor")) {
+        delete_exported(PyCapsule_GetPointer(capsule, "dltensor"));
+    }
+}
+
+/* Fills shape from a tuple and returns the elements; -1 with an exception set. */
+static int64_t
+parse_shape(PyObject *value, exported *tensor)
+{
+    Py_ssize_t axes = PyTuple_Size(value);
+    int64_t elements = 1;
+    if (axes < 0 || axes > DL_MAX_AXES) {
+        PyErr_Format(PyExc_ValueError, "dlpack needs at most %d axes", DL_MAX_AXES);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < axes; i++) {
+        uint64_t side;
+        if (!vdmrt_parse_integer("dlpack", "side", PyTuple_GetItem(value, i), 1, 1u << 31, &side)) {
+            return -1;
+        }
+        tensor->shape[i] = (int64_t)side;
+        elements *= (int64_t)side;
+    }
+    tensor->managed.dl_tensor.ndim = (int32_t)axes;
+    return elements;
+}
+
+static bool
+fill_tensor(exported *tensor, MemoryObject *memory, PyObject *address_value, PyObject *shape, int code, int bits)
+{
+    uint64_t address;
+    uint64_t first = memory->address, end = memory->address + memory->nbytes;
+    int64_t elements = parse_shape(shape, tensor);
+    if (elements < 0 || !vdmrt_parse_integer("dlpack", "address", address_value, first, end, &address)) {
+        return false;
+    }
+    if ((uint64_t)elements * (uint64_t)bits / 8 > end - address) {
+        PyErr_SetString(PyExc_ValueError, "dlpack needs a tensor inside its memory, got one that runs past it");
+        return false;
+    }
+    DLTensor *dl = &tensor->managed.dl_tensor;
+    vdmrt_device device = memory->device->device;
+    dl->data = (void *)(uintptr_t)address;
+    dl->device.device_type = device.table->begin_capture == NULL || memory->is_pinned ? DL_CPU : DL_CUDA;
+    dl->device.device_id = device.index;
+    dl->dtype.code = (uint8_t)code;
+    dl->dtype.bits = (uint8_t)bits;
+    dl->dtype.lanes = 1;
+    dl->shape = tensor->shape;
+    tensor->managed.deleter = delete_exported;
+    return true;
+}
+
+PyObject *
+vdmrt_dlpack_method(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    MemoryObject *self = (MemoryObject *)op;
+    static char *names[] = {"address", "shape", "code", "bits", NULL};
+    PyObject *address, *shape;
+    int code, bits;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!ii:dlpack", names, &address, &PyTuple_Type, &shape, &code,
+                                     &bits)) {
+        return NULL;
+    }
+    if (self->is_closed) {
+        PyErr_Format(PyExc_RuntimeError, "this memory of %zu bytes is closed and has no tensors", self->nbytes);
+        return NULL;
+    }
+    exported *tensor = PyMem_Calloc(1, sizeof *tensor);
+    if (tensor == NULL) {
+        return PyErr_NoMemory();
+    }
+    if (!fill_tensor(tensor, self, address, shape, code, bits)) {
+        PyMem_Free(tensor);
+        return NULL;
+    }
+    PyObject *capsule = PyCapsule_New(&tensor->managed, "dltensor", delete_capsule);
+    if (capsule == NULL) {
+        PyMem_Free(tensor);
+        return NULL;
+    }
+    Py_INCREF(op);
+    tensor->memory = self;
+    self->exports += 1;
+    return capsule;
+}
