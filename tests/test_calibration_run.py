@@ -260,3 +260,21 @@ def test_migration_is_used_where_channels_are_outliers() -> None:
         return float(np.linalg.norm(inputs @ stored.T - rows @ weight.T))
 
     assert products(0.5) < 0.6 * products(0.0)
+
+
+def test_the_command_says_what_it_made(copied: Path, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from vdmrt.cli import main
+
+    np.save(tmp_path / "data.npy", np.random.default_rng(6).standard_normal((5, 4, 4, 6)).astype(np.float32))
+    options = ["--data", str(tmp_path / "data.npy"), "--samples", "3", "--threads", "1", "--keep-fill", "--json"]
+
+    result = CliRunner().invoke(main, ["calibrate", str(copied), *options])
+
+    told = json.loads(result.stdout)
+    fill = open_bundle(copied).manifest.graphs["int8"]["fill"]
+    assert (result.exit_code, told["precisions"]) == (0, ["int8", "int8-fp16"])
+    assert b"QuantizeLinear" not in open_bundle(copied).locate(fill.file).read_bytes()
+    refused = CliRunner().invoke(main, ["calibrate", str(copied), *options, "--keep", "nothing*"])
+    assert (refused.exit_code, "matches no linear" in refused.stderr) == (1, True)
