@@ -40,7 +40,7 @@ _GATE_MISSED = 3
 @click.option("--smooth", default=0.5, show_default=True, metavar="ALPHA", help="Of SmoothQuant; 0 for none.")
 @click.option("--keep", multiple=True, metavar="PATTERN", help="Linears that stay in floating point; repeatable.")
 @click.option(
-    "--keep-fill", is_flag=True, help="Leave the cache fill in floating point: slower by little, nearer by much."
+    "--keep-fill", is_flag=True, help="Leave the cache fill in floating point: a little slower and a little nearer."
 )
 @click.option(
     "--budget", type=float, metavar="DB", help="Keep the most sensitive groups in floating point until PSNR is so high."
