@@ -75,7 +75,9 @@ class DeviceArray:
 
     def __dlpack__(self, *, stream: int | None = None, **_: Any) -> Any:
         # The consumer's stream need not wait for ours: what is handed out was waited for when the chunk was finished.
-        return self.memory.dlpack(self.address, self.shape, _DLPACK_CODES[self.dtype.kind], self.dtype.itemsize * 8)
+        return self.memory.dlpack(
+            self.address, self.shape, _DLPACK_CODES[self.dtype.kind], self.dtype.itemsize * 8
+        )
 
     def __dlpack_device__(self) -> tuple[int, int]:
         device = self.memory.device
@@ -215,7 +217,6 @@ def host_array(name: str, value: Any) -> Array:
     where = value.__dlpack_device__() if hasattr(value, "__dlpack_device__") else (1, 0)
     if hasattr(value, "__cuda_array_interface__") or where[0] == 2:
         raise TensorMismatchError(
-            name,
-            f"lies on cuda:{where[1]}, and frames are taken from host memory; copy it there, as by .cpu() or .get()",
+            name, f"lies on cuda:{where[1]}, and frames are taken from host memory; copy it there, as by .cpu() or .get()"
         )
     return np.asarray(value)

@@ -228,7 +228,9 @@ class Model:
                 request = lane.lease()
                 if request is not None:
                     return lane, request
-            lane = Lane(self.backend, self.manifest.geometry, self._graphs, self._programs, cuda_graph=self._cuda_graph)
+            lane = Lane(
+                self.backend, self.manifest.geometry, self._graphs, self._programs, cuda_graph=self._cuda_graph
+            )
             self._lanes.append(lane)
             request = lane.lease()
             assert request is not None, "a new lane has free requests"
