@@ -12,6 +12,7 @@ import click
 
 from . import __version__
 from .bundle import Bundle, Check, Engine, record_checks
+from .calibration._cli import calibrate, verify
 from .engines._cli import build, inspect
 from .errors import EngineError, VdmrtError
 from .export._cli import export
@@ -49,7 +50,7 @@ class _Group(click.Group):
 def main(traceback: bool, quiet: bool) -> None:
     """Deploy causal video diffusion models: export, build, run and measure them.
 
-    Results go to stdout, talk and progress to stderr. Exit status: 0 done, 1 failed, 2 misuse.
+    Results go to stdout, talk and progress to stderr. Exit status: 0 done, 1 failed, 2 misuse, 3 a gate was missed.
     """
     context = click.get_current_context()
     context.with_resource(_talking(logging.WARNING if quiet else logging.INFO))
@@ -159,5 +160,5 @@ def _roll(bundle: Bundle, backend: str, precision: str, steps: int) -> tuple[Any
     return chunk.latents, statistics.median(chunk.timings.denoise_ms) / 1e3
 
 
-for _command in (export, build, inspect, run, demo, doctor):
+for _command in (export, calibrate, verify, build, inspect, run, demo, doctor):
     main.add_command(_command)

@@ -4,6 +4,7 @@
     ├── BundleError                a bundle is malformed, altered, foreign or cannot be written
     ├── ExportError                a graph cannot be traced, split or checked
     │   └── CheckpointError        missing, unexpected, misshapen or damaged weights
+    ├── CalibrationError           a model cannot be quantised as asked, or the data does not fit
     ├── MediaError                 a picture, clip or array of latents cannot be read or written
     ├── EngineError
     │   └── BackendError           a backend is not installed, or refused the graph
@@ -21,6 +22,7 @@ from pathlib import Path
 __all__ = [
     "BackendError",
     "BundleError",
+    "CalibrationError",
     "CheckpointError",
     "DeviceError",
     "EngineError",
@@ -76,6 +78,10 @@ class CheckpointError(ExportError):
         self.missing = missing
         self.unexpected = unexpected
         self.misshapen = misshapen
+
+
+class CalibrationError(VdmrtError):
+    """A model cannot be quantised as asked, or the calibration data does not fit it."""
 
 
 class MediaError(VdmrtError):

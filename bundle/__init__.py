@@ -24,11 +24,13 @@ from .engine import (
     stage_graphs,
 )
 from .external_data import check_external_data
-from .folder import Bundle, BundleWriter, new_bundle, open_bundle, sha256_of
+from .folder import Bundle, BundleWriter, amended_bundle, new_bundle, open_bundle, rewrite_manifest, sha256_of
 from .manifest import (
     SCHEMA,
+    Accuracy,
     Artifact,
     CacheCopy,
+    Calibration,
     Codec,
     Geometry,
     Graph,
@@ -45,10 +47,12 @@ __all__ = [
     "ENGINE_MANIFEST",
     "ENGINE_SCHEMA",
     "SCHEMA",
+    "Accuracy",
     "Artifact",
     "Bundle",
     "BundleWriter",
     "CacheCopy",
+    "Calibration",
     "Check",
     "Codec",
     "Engine",
@@ -64,6 +68,7 @@ __all__ = [
     "SamplerDefaults",
     "ScheduleSpec",
     "TensorSpec",
+    "amended_bundle",
     "cache_folder",
     "check_engine",
     "check_external_data",
@@ -78,6 +83,7 @@ __all__ = [
     "rebuild_command",
     "record_checks",
     "record_trust",
+    "rewrite_manifest",
     "sha256_of",
     "stage_graphs",
 ]

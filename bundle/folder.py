@@ -8,17 +8,18 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import typing
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import BundleError
 from .decoding import InvalidDocument, decode
-from .manifest import Artifact, Graph, Manifest
+from .manifest import Artifact, Graph, Manifest, Precision
 from .validation import check_manifest, check_schema
 
-__all__ = ["Bundle", "BundleWriter", "new_bundle", "open_bundle", "sha256_of"]
+__all__ = ["Bundle", "BundleWriter", "amended_bundle", "new_bundle", "open_bundle", "rewrite_manifest", "sha256_of"]
 
 _MANIFEST = "model.json"
 
@@ -82,7 +83,7 @@ class Bundle:
         chosen = precision or ("fp32" if "fp32" in graphs else next(iter(graphs)))
         if chosen not in graphs:
             raise BundleError(
-                f"has {', '.join(graphs)}, not {chosen!r}; export again with --precision {chosen}",
+                f"has {', '.join(graphs)}, not {chosen!r}; {_remedy(chosen)}",
                 path=self.path,
             )
         return chosen, graphs[chosen]
@@ -142,6 +143,44 @@ def new_bundle(path: str | os.PathLike[str], *, replace: bool = False) -> Iterat
         shutil.rmtree(work, ignore_errors=True)
 
 
+@contextmanager
+def amended_bundle(bundle: Bundle, *, without: Collection[str] = ()) -> Iterator[BundleWriter]:
+    """Write a bundle anew with further files, and put it in the old one's place when all of it is written.
+
+    What the folder holds is carried over by hard links, so that nothing large is copied; the caller adds files, never
+    changes one that was carried over, and finishes the manifest.
+
+    Args:
+        bundle: What is amended.
+        without: Relative paths of files that are not carried over, because they are written again.
+
+    Raises:
+        BundleError: The place cannot be written.
+    """
+    with new_bundle(bundle.path, replace=True) as writer:
+        for source in sorted(bundle.path.rglob("*")):
+            file = source.relative_to(bundle.path)
+            if source.is_file() and not source.is_symlink() and file.as_posix() not in {_MANIFEST, *without}:
+                _carry_over(source, writer.path / file)
+        yield writer
+
+
+def rewrite_manifest(bundle: Bundle, manifest: Manifest) -> Bundle:
+    """Replace a bundle's ``model.json``, all or nothing, and return the bundle as it is now.
+
+    Raises:
+        BundleError: It cannot be written.
+    """
+    work = bundle.path / f".{_MANIFEST}.{os.getpid()}"
+    try:
+        work.write_text(json.dumps(dataclasses.asdict(manifest), indent=1) + "\n", encoding="utf-8")
+        os.replace(work, bundle.path / _MANIFEST)
+    except OSError as error:
+        work.unlink(missing_ok=True)
+        raise BundleError(f"cannot be written: {error.strerror}", path=bundle.path / _MANIFEST) from error
+    return Bundle(bundle.path, manifest)
+
+
 class BundleWriter:
     """A bundle in the making.
 
@@ -170,6 +209,22 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _carry_over(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
+def _remedy(precision: str) -> str:
+    if precision in ("fp32", "fp16"):
+        return f"export again with --precision {precision}"
+    if precision.partition("-")[0] in ("int8", "fp8") or precision.endswith("-kv8"):
+        return "make it with vdmrt calibrate"
+    return f"vdmrt knows {', '.join(typing.get_args(Precision))}"
 
 
 def _check_place(target: Path, *, replace: bool) -> None:

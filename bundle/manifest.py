@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = [
     "SCHEMA",
+    "Accuracy",
     "Artifact",
     "CacheCopy",
+    "Calibration",
     "Codec",
     "Geometry",
     "Graph",
@@ -21,7 +24,12 @@ __all__ = [
 ]
 
 SCHEMA = 1
-Precision = Literal["fp32", "fp16"]
+# "int8" has float32 around its products (ONNX Runtime's CPU provider, TensorRT 8.5); "int8-fp16" and "fp8" have FP16
+# (TensorRT 10 and 11). "-kv8" adds an INT8 cache.
+Precision = Literal[
+    "fp32", "fp16", "int8", "int8-fp16", "fp8",
+    "fp32-kv8", "fp16-kv8", "int8-kv8", "int8-fp16-kv8", "fp8-kv8",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,18 +38,18 @@ class TensorSpec:
 
     Attributes:
         name: As in the graph.
-        dtype: "float32", "float16" or "int32".
+        dtype: "float32", "float16", "int32", or "int8" for a quantised cache.
         shape: Static.
     """
 
     name: str
-    dtype: Literal["float32", "float16", "int32"]
+    dtype: Literal["float32", "float16", "int32", "int8"]
     shape: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tensor."""
-        count = 2 if self.dtype == "float16" else 4
+        count = {"int8": 1, "float16": 2}.get(self.dtype, 4)
         for side in self.shape:
             count *= side
         return count
@@ -78,6 +86,7 @@ class Graph:
         flops: Floating-point operations of one run: two for each multiply-add of its matrix products.
         nbytes_moved: Bytes of inputs, outputs and weights of one run: what a roofline counts.
         cache_copies: Nodes that copy the cache; empty is the aim.
+        quantised: The 8 bit type of its linears; None where they are floating point.
     """
 
     file: Artifact
@@ -87,6 +96,7 @@ class Graph:
     flops: int
     nbytes_moved: int
     cache_copies: tuple[CacheCopy, ...] = ()
+    quantised: Literal["int8", "fp8"] | None = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +221,62 @@ class Codec:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """How the graphs of a precision were quantised.
+
+    Attributes:
+        precision: The precision.
+        scales: Every scale, JSON.
+        report: What was observed and chosen, JSON.
+        data: The calibration set in one line.
+        data_sha256: Of its files.
+        picture: Quality and estimated speed over the groups kept, SVG; None where no budget was set.
+    """
+
+    precision: Precision
+    scales: Artifact
+    report: Artifact
+    data: str
+    data_sha256: str
+    picture: Artifact | None = None
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Yield its files."""
+        yield from (self.scales, self.report)
+        if self.picture is not None:
+            yield self.picture
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What ``vdmrt verify`` found of a precision.
+
+    Attributes:
+        precision: What was measured.
+        against: What it was compared with.
+        chunks: Autoregressive steps.
+        seeds: Rollouts.
+        passed: Whether every gate held.
+        figures: The figures by name: "free-running psnr", in dB, and so on.
+        graphs_sha256: Of the graphs that were measured; others say nothing about them.
+    """
+
+    precision: Precision
+    against: str
+    chunks: int
+    seeds: int
+    passed: bool
+    figures: Mapping[str, float]
+    graphs_sha256: str
+
+    def describe(self) -> str:
+        """Say it in one line."""
+        told = ", ".join(f"{name} {value:.3g}" for name, value in self.figures.items())
+        held = "every gate held" if self.passed else "A GATE WAS MISSED"
+        return f"{self.precision} against {self.against} over {self.chunks} chunks: {told}; {held}"
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What ``model.json`` says.
 
@@ -227,6 +293,8 @@ class Manifest:
         null_text: The null prompt, .npy float32 [tokens, width]; None without text.
         random_weights: Whether the weights were never trained, so that the frames mean nothing.
         provenance: Where it came from: checkpoint and its hash, versions, command.
+        calibrations: How the quantised precisions were made.
+        accuracy: What was measured of them.
     """
 
     family: Literal["ca2vdm"]
@@ -240,6 +308,8 @@ class Manifest:
     null_text: Artifact | None
     random_weights: bool
     provenance: Mapping[str, str]
+    calibrations: tuple[Calibration, ...] = ()
+    accuracy: tuple[Accuracy, ...] = ()
     schema: int = field(default=SCHEMA)
 
     def artifacts(self) -> Iterator[Artifact]:
@@ -250,4 +320,17 @@ class Manifest:
         files = {part.file: part for graph in graphs for part in (graph.file, graph.weights) if part is not None}
         if self.null_text is not None:
             files[self.null_text.file] = self.null_text
+        files |= {part.file: part for made in self.calibrations for part in made.artifacts()}
         yield from files.values()
+
+    def accuracy_of(self, precision: str) -> Accuracy | None:
+        """Return what was measured of the graphs of a precision; None where nothing was, or other graphs were."""
+        found = [one for one in self.accuracy if one.precision == precision]
+        return found[0] if found and found[0].graphs_sha256 == self.graphs_sha256(precision) else None
+
+    def graphs_sha256(self, precision: str) -> str:
+        """Return the hash of the graphs of a precision and of their weights."""
+        parts = [
+            part.sha256 for _, one in sorted(self.graphs[precision].items()) for part in (one.file, one.weights) if part
+        ]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -34,7 +34,7 @@ def check_manifest(manifest: Manifest) -> None:
     for precision, stages in manifest.graphs.items():
         known = typing.get_args(Precision)
         if precision not in known:
-            raise InvalidDocument(f"graphs.{precision}", f"wanted {' or '.join(known)}, found {precision!r}")
+            raise InvalidDocument(f"graphs.{precision}", f"wanted {', '.join(known)}, found {precision!r}")
         for stage in ("fill", "denoise"):
             if stage not in stages:
                 raise InvalidDocument(f"graphs.{precision}", f"wanted 'fill' and 'denoise', found {sorted(stages)}")
@@ -47,7 +47,7 @@ def check_manifest(manifest: Manifest) -> None:
 
 def _check_cache(g: Geometry, stages: Mapping[str, Graph], path: str) -> None:
     """Hold the cache tensors against the geometry: memory is allocated by the one and bound by the other."""
-    dtypes = set()
+    dtypes: dict[str, set[str]] = {"cache": set(), "context": set()}
     for stage, rows in (("fill", g.rows_per_request), ("denoise", g.rows)):
         cells = (rows, g.tokens_per_frame * g.heads)
         wanted = {
@@ -59,11 +59,12 @@ def _check_cache(g: Geometry, stages: Mapping[str, Graph], path: str) -> None:
             group, _, rest = tensor.name.partition("_")
             if group not in wanted or rest.partition(".")[0] not in ("k", "v"):
                 continue
-            dtypes.add(tensor.dtype)
+            dtypes["context" if group == "context" else "cache"].add(tensor.dtype)
             if tensor.shape != wanted[group]:
                 raise InvalidDocument(
                     f"{path}.{stage}",
                     f"the geometry makes '{tensor.name}' {list(wanted[group])}, found {list(tensor.shape)}",
                 )
-    if len(dtypes) != 1:
-        raise InvalidDocument(path, f"wanted one dtype for all cache tensors, found {sorted(dtypes)}")
+    for kind, found in dtypes.items():
+        if len(found) > 1 or (kind == "cache" and not found):
+            raise InvalidDocument(path, f"wanted one dtype for all {kind} tensors, found {sorted(found)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["cache_nbytes", "inspect_bundle", "render_inspection"]
-
-_ELEMENT_NBYTES = {"fp32": 4, "fp16": 2}
 
 
 def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
@@ -47,7 +46,7 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
 
 def cache_nbytes(bundle: Bundle, precision: str) -> int:
     """Return the bytes of the KV cache of one lane: 2·L·K·B·S·C elements."""
-    return bundle.manifest.geometry.cache_elements * _ELEMENT_NBYTES[precision]
+    return bundle.manifest.geometry.cache_elements * _element_nbytes(bundle, precision)
 
 
 def render_inspection(bundle: Bundle, console: Console) -> None:
@@ -85,9 +84,15 @@ def render_inspection(bundle: Bundle, console: Console) -> None:
     console.print(_table("provenance", list(m.provenance.items())))
 
 
+def _element_nbytes(bundle: Bundle, precision: str) -> int:
+    """Return the bytes of one element of the cache."""
+    spec = next(s for s in bundle.manifest.graphs[precision]["fill"].outputs if s.name == "present_k.0")
+    return spec.nbytes // math.prod(spec.shape)
+
+
 def _scatter_nbytes(bundle: Bundle, precision: str) -> int:
     g = bundle.manifest.geometry
-    return g.cache_elements // g.slots * g.chunk_frames * _ELEMENT_NBYTES[precision]
+    return g.cache_elements // g.slots * g.chunk_frames * _element_nbytes(bundle, precision)
 
 
 def _weights_nbytes(graph: Graph) -> int:

@@ -6,9 +6,11 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
+
+from ..bundle import Precision
 
 __all__ = ["demo", "doctor", "run"]
 
@@ -29,7 +31,10 @@ __all__ = ["demo", "doctor", "run"]
 @click.option("--seed", type=int, help="Of all noise.  [default: random, and reported]")
 @click.option("--fps", default=8.0, show_default=True, help="Pixel frames per second of the clip.")
 @click.option(
-    "--precision", type=click.Choice(["fp32", "fp16"]), help="Of the graphs.  [default: fp32 where the bundle has it]"
+    "--precision",
+    type=click.Choice(get_args(Precision)),
+    metavar="PRECISION",
+    help="fp32, fp16, or what vdmrt calibrate added, as int8.  [default: fp32 where the bundle has it]",
 )
 @click.option("--backend", default="auto", show_default=True, help="auto, tensorrt or onnxruntime.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")

@@ -47,7 +47,7 @@ class Request:
         prefix_noise: Training timestep of the noise on cached frames.
         seed: Of all noise; None takes a random one.
         fps: Pixel frames per second of the clip.
-        precision: "fp32" or "fp16".
+        precision: "fp32", "fp16", or what ``vdmrt calibrate`` added.
         backend: "auto" or a backend's name.
         device: "auto", "cpu", "cuda" or "cuda:N".
         threads: Threads of the CPU provider.
@@ -207,6 +207,11 @@ def _load(request: Request) -> Model:
 def _warn(model: Model, wants_pictures: bool, output: Path) -> None:
     if model.manifest.random_weights:
         _log.warning("the bundle's weights are random: what comes out is noise, by design")
+    accuracy = model.manifest.accuracy_of(model.precision)
+    if accuracy is not None:
+        (_log.info if accuracy.passed else _log.warning)("%s", accuracy.describe())
+    elif model.precision not in ("fp32", "fp16"):
+        _log.warning("nobody measured what %s costs here; run vdmrt verify", model.precision)
     if not wants_pictures:
         return
     if model.codec is None:

@@ -271,6 +271,8 @@ class Lane:
         self._context = self._spare_context = None
         if g.context is not None:
             columns = g.context_frames * g.tokens_per_frame * g.head_size
+            # Floating point also beside an INT8 cache.
+            dtype = _spec(graphs["fill"].outputs, "context_k.0").dtype
             self._context = self._allocate_block(g.rows, g.heads, columns, dtype)
             # Where a fill's context goes when the session keeps an earlier one.
             self._spare_context = self._allocate_block(g.rows_per_request, g.heads, columns, dtype)

@@ -1,0 +1,117 @@
+"""The commands ``vdmrt calibrate`` and ``vdmrt verify``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["calibrate", "verify"]
+
+_GATE_MISSED = 3
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--data", required=True, type=click.Path(path_type=Path), help="Clips or latents: a file, or a folder of them."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["int8", "fp8", "none"]),
+    default="int8",
+    show_default=True,
+    help="Of the blocks' linears; none for the cache alone.",
+)
+@click.option("--samples", default=96, show_default=True, help="Denoising runs to observe.")
+@click.option(
+    "--method",
+    type=click.Choice(["max", "percentile", "mse", "entropy"]),
+    default="mse",
+    show_default=True,
+    help="How ranges are chosen.",
+)
+@click.option("--smooth", default=0.5, show_default=True, metavar="ALPHA", help="Of SmoothQuant; 0 for none.")
+@click.option("--keep", multiple=True, metavar="PATTERN", help="Linears that stay in floating point; repeatable.")
+@click.option(
+    "--keep-fill", is_flag=True, help="Leave the cache fill in floating point: a little slower and a little nearer."
+)
+@click.option(
+    "--budget", type=float, metavar="DB", help="Keep the most sensitive groups in floating point until PSNR is so high."
+)
+@click.option("--kv", type=click.Choice(["int8"]), help="Quantise the cache too.")
+@click.option("--seed", default=0, show_default=True, help="Of all noise and choices.")
+@click.option("--steps", type=int, help="Denoising steps of the rollouts.  [default: the bundle's]")
+@click.option("--sampler", help="Of the rollouts.  [default: the bundle's]")
+@click.option("--guidance", type=float, help="Of the rollouts.  [default: the bundle's]")
+@click.option("--text", type=click.Path(path_type=Path), help="Text embeddings, .npy [tokens, width].")
+@click.option(
+    "--observations",
+    type=click.Path(path_type=Path),
+    help="Folder that keeps what was observed, for further calibrations on the same data.",
+)
+@click.option("--threads", type=int, help="Threads of the CPU provider.  [default: one for each CPU]")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def calibrate(bundle: Path, as_json: bool, **given: Any) -> None:
+    """Observe real rollouts of BUNDLE and add graphs of lower precision to it.
+
+    int8 adds "int8" (float32 around it: ONNX Runtime, TensorRT 8.5) and, where the bundle has FP16 graphs,
+    "int8-fp16" (TensorRT 10 and 11); fp8 adds "fp8". A run that was stopped goes on where it was.
+    """
+    from .calibrating import CalibrationRequest
+    from .calibrating import calibrate as run
+
+    with _progress("observing, denoising steps") as on_progress:
+        summary = run(CalibrationRequest(bundle=bundle, **given), on_progress=on_progress)
+    click.echo(json.dumps(dataclasses.asdict(summary), indent=1) if as_json else summary.describe())
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--precision", help="What is measured.  [default: the last that the bundle has]")
+@click.option("--against", default="fp32", show_default=True, help="fp32, or another bundle.")
+@click.option("--data", type=click.Path(path_type=Path), help="Clips or latents to go on from.  [default: noise]")
+@click.option("--chunks", default=20, show_default=True, help="Autoregressive steps.")
+@click.option("--seeds", default=4, show_default=True, help="Rollouts.")
+@click.option(
+    "--gate", "gates", multiple=True, metavar="FIGURE=NUMBER", help="A bound, as teacher-psnr=35; repeatable."
+)
+@click.option("--steps", type=int, help="Denoising steps.  [default: the bundle's]")
+@click.option("--sampler", help="[default: the bundle's]")
+@click.option("--guidance", type=float, help="[default: the bundle's]")
+@click.option("--text", type=click.Path(path_type=Path), help="Text embeddings, .npy [tokens, width].")
+@click.option("--report", type=click.Path(path_type=Path), help="Write a page with curves and frames, .html.")
+@click.option("--threads", type=int, help="Threads of the CPU provider.  [default: one for each CPU]")
+@click.option("--json", "as_json", is_flag=True, help="Print figures and curves as JSON.")
+def verify(bundle: Path, gates: tuple[str, ...], as_json: bool, **given: Any) -> None:
+    """Measure what a precision of BUNDLE costs over long rollouts; exit status 3 where a gate is missed.
+
+    Both sides get the same noise. Free-running, each goes on from what it made; teacher-forced, each chunk is made
+    from the reference's cache. The result is written into model.json, and vdmrt run says it.
+    """
+    from .verification import DEFAULT_GATES, VerifyRequest, parse_gate
+    from .verification import verify as run
+
+    wanted = {gate.figure: gate.bound for gate in map(parse_gate, gates)} or dict(DEFAULT_GATES)
+    with _progress("comparing, chunks") as on_progress:
+        verdict = run(VerifyRequest(bundle=bundle, gates=wanted, **given), on_progress=on_progress)
+    click.echo(verdict.to_json() if as_json else verdict.describe())
+    if verdict.missed:
+        sys.exit(_GATE_MISSED)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr where it is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

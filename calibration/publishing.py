@@ -1,0 +1,107 @@
+"""Quantised graphs as a further precision of a bundle: files, tensor table, costs and hashes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ..bundle import Artifact, BundleWriter, CacheCopy, Graph, TensorSpec
+from ..errors import CalibrationError
+from .graph_file import GraphFile, WeightsFile, save_graph
+
+__all__ = ["with_weights", "write_precision"]
+
+_NBYTES = {"float32": 4, "float16": 2, "int32": 4, "int8": 1}
+
+
+def write_precision(
+    writer: BundleWriter,
+    label: str,
+    graphs: Mapping[str, GraphFile],
+    sources: Mapping[str, tuple[Graph, GraphFile]],
+    weights: WeightsFile,
+    quantised: Literal["int8", "fp8"] | None,
+) -> dict[str, Graph]:
+    """Write the graphs of a precision.
+
+    Args:
+        writer: The bundle in the making.
+        label: The precision's name.
+        graphs: By stage.
+        sources: By stage: the graph that each was made from, as model.json has it and opened.
+        weights: Takes the weights, under ``graphs/`` of the bundle; may be shared with another precision.
+        quantised: The 8 bit type of the linears.
+
+    Returns:
+        The graphs by stage; their weights are recorded by the caller when all precisions are written.
+
+    Raises:
+        CalibrationError: ONNX's checker refuses a graph.
+    """
+    written = {}
+    for stage, graph in graphs.items():
+        path = writer.path / "graphs" / f"{stage}.{label}.onnx"
+        weights_nbytes = save_graph(graph, path, weights)
+        _check(path)
+        before, opened = sources[stage]
+        inputs = tuple(_retyped(spec, graph) for spec in before.inputs)
+        outputs = tuple(_retyped(spec, graph) for spec in before.outputs)
+        copies = [
+            copy for copy in before.cache_copies if copy.tensor not in {c.tensor for c in _dequantised(graph, inputs)}
+        ]
+        written[stage] = dataclasses.replace(
+            before,
+            file=writer.record(f"graphs/{path.name}"),
+            weights=None,
+            inputs=inputs,
+            outputs=outputs,
+            nbytes_moved=before.nbytes_moved
+            + weights_nbytes
+            - sum(data.nbytes for data in opened.weights.values())
+            + sum(spec.nbytes for spec in (*inputs, *outputs))
+            - sum(spec.nbytes for spec in (*before.inputs, *before.outputs)),
+            cache_copies=(*copies, *_dequantised(graph, inputs)),
+            quantised=quantised,
+        )
+    return written
+
+
+def with_weights(graphs: Mapping[str, Graph], weights: Artifact) -> dict[str, Graph]:
+    """Return graphs that refer to a weights file."""
+    return {stage: dataclasses.replace(graph, weights=weights) for stage, graph in graphs.items()}
+
+
+def _retyped(spec: TensorSpec, graph: GraphFile) -> TensorSpec:
+    import onnx
+
+    values = {value.name: value for value in (*graph.model.graph.input, *graph.model.graph.output)}
+    kind = onnx.helper.tensor_dtype_to_np_dtype(values[spec.name].type.tensor_type.elem_type).name
+    retyped: Any = kind
+    return TensorSpec(spec.name, retyped, spec.shape)
+
+
+def _dequantised(graph: GraphFile, inputs: tuple[TensorSpec, ...]) -> list[CacheCopy]:
+    """Count an INT8 cache as copied where it is dequantised: a backend that does not fuse the two does copy it."""
+    specs = {spec.name: spec for spec in inputs if spec.dtype == "int8"}
+    return [
+        CacheCopy(
+            node.name, node.op_type, node.input[0], math.prod(specs[node.input[0]].shape) * _scale_nbytes(graph, node)
+        )
+        for node in graph.nodes
+        if node.op_type == "DequantizeLinear" and node.input[0] in specs
+    ]
+
+
+def _scale_nbytes(graph: GraphFile, node: Any) -> int:
+    return _NBYTES[graph.weights[node.input[1]].dtype.name]
+
+
+def _check(path: Any) -> None:
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise CalibrationError(f"{path.name}: the checker refuses the graph: {error}") from error

@@ -1,0 +1,100 @@
+"""What is kept of observed activations: for each channel a histogram over powers of two, its mean and its maximum.
+
+Bins that are even in the logarithm serve every later question from one pass: a smoothing factor shifts a channel's
+histogram, and ranges are chosen afterwards by any method. The memory is channels x 256 x 4 bytes, whatever is observed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["BINS", "CENTRES", "EDGES", "PER_OCTAVE", "ChannelStatistics"]
+
+Floats = npt.NDArray[np.float64]
+PER_OCTAVE = 8
+_LOWEST, _HIGHEST = -16, 16  # FP16 ends at 2^16; below 2^-16 nothing matters to an 8 bit scale
+BINS = (_HIGHEST - _LOWEST) * PER_OCTAVE
+# Where the bins meet, BINS + 1 of them.
+EDGES: Floats = np.concatenate([[0.0], 2.0 ** (_LOWEST + np.arange(1, BINS + 1) / PER_OCTAVE)])
+# The middle of each bin; the lowest bin holds zeros and all that is smaller.
+CENTRES: Floats = 2.0 ** (_LOWEST + (np.arange(BINS) + 0.5) / PER_OCTAVE)
+CENTRES[0] = 0.0
+
+
+@dataclass
+class ChannelStatistics:
+    """Statistics of the absolute values of one tensor, by channel.
+
+    Attributes:
+        amax: Largest value of each channel, over everything that was seen, [channels].
+        total: Sum of each channel's means (signed), one for each observation, [channels].
+        count: Observations.
+        histogram: Values in each bin, of a part of the rows, uint32 [channels, BINS].
+    """
+
+    amax: npt.NDArray[np.float32]
+    total: Floats
+    count: int
+    histogram: npt.NDArray[np.uint32]
+
+    @classmethod
+    def empty(cls, channels: int) -> ChannelStatistics:
+        """Return statistics of nothing."""
+        return cls(np.zeros(channels, np.float32), np.zeros(channels), 0, np.zeros((channels, BINS), np.uint32))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of it."""
+        return self.amax.nbytes + self.total.nbytes + self.histogram.nbytes
+
+    @property
+    def mean(self) -> Floats:
+        """Mean of each channel, [channels]."""
+        return self.total / max(self.count, 1)
+
+    def add(
+        self, rows: npt.NDArray[np.float32], *, amax: npt.NDArray[np.float32], mean: npt.NDArray[np.float32]
+    ) -> None:
+        """Add an observation.
+
+        Args:
+            rows: Some vectors of the tensor, [n, channels].
+            amax: Largest absolute value of each channel over all vectors, [channels].
+            mean: Mean of each channel over all vectors, [channels].
+        """
+        channels = len(self.amax)
+        np.maximum(self.amax, amax, out=self.amax)
+        self.total += mean
+        self.count += 1
+        flat = _bins(np.abs(rows)) + np.arange(channels) * BINS
+        counted = np.bincount(flat.reshape(-1), minlength=channels * BINS)
+        self.histogram += counted.reshape(channels, BINS).astype(np.uint32)
+
+    def scaled(self, factors: Floats) -> ChannelStatistics:
+        """Return the statistics of the same tensor with each channel multiplied by a positive factor, [channels].
+
+        The histograms move by whole bins, so that factors other than powers of 2^(1/8) are rounded to them there.
+        """
+        moves = np.rint(np.log2(factors) * PER_OCTAVE).astype(np.int64)
+        places = np.arange(BINS)[None] - moves[:, None]
+        moved = np.take_along_axis(self.histogram, np.clip(places, 0, BINS - 1), axis=1)
+        moved = np.where((places >= 1) & (places < BINS), moved, 0).astype(np.uint32)
+        # Nothing may be lost: what leaves at either end stays in the last bin there.
+        moved[:, 0] += (self.histogram.sum(1) - moved.sum(1)).astype(np.uint32)
+        return ChannelStatistics((self.amax * factors).astype(np.float32), self.total * factors, self.count, moved)
+
+    def squares(self) -> Floats:
+        """Return the mean square of each channel, [channels]."""
+        counts = self.histogram.astype(np.float64)
+        mean: Floats = counts @ CENTRES**2 / np.maximum(counts.sum(1), 1)
+        return mean
+
+
+def _bins(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    with np.errstate(divide="ignore"):
+        octaves = np.log2(values) - _LOWEST
+    bins: npt.NDArray[np.int64] = np.clip(np.nan_to_num(octaves * PER_OCTAVE, neginf=0.0), 0, BINS - 1).astype(np.int64)
+    return bins

@@ -1,0 +1,271 @@
+"""Where Q/DQ pairs stand in the graphs, and what the graphs compute."""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from calibrated import calibrate_copy
+
+from vdmrt.bundle import Bundle, open_bundle
+from vdmrt.calibration.cache_scales import CacheScales, choose_cache_scales, fold_cache
+from vdmrt.calibration.formats import FORMATS
+from vdmrt.calibration.graph_file import GraphFile, load_graph
+from vdmrt.calibration.instrument import open_session
+from vdmrt.calibration.linears import KEPT, choose_linears, find_linears, sites_of
+from vdmrt.calibration.quantisation import Quantisation, quantise_weight
+from vdmrt.calibration.reference import reference_bundle, reference_graphs
+from vdmrt.calibration.rendering import render
+from vdmrt.calibration.statistics import ChannelStatistics
+from vdmrt.errors import BundleError, CalibrationError
+
+STAGES = ("fill", "denoise")
+
+
+@pytest.fixture(scope="module")
+def calibrated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle with int8 and int8-fp16, an INT8 cache, and mlp.fc2 of block 1 kept."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    calibrate_copy(tiny_bundle, folder, keep=("blocks.1.mlp.fc2",))
+    calibrate_copy(tiny_bundle, folder, precision="none", kv="int8")
+    return open_bundle(folder / "bundle")
+
+
+def opened(bundle: Bundle, precision: str, stage: str) -> GraphFile:
+    return load_graph(bundle, bundle.manifest.graphs[precision][stage])
+
+
+def scales_of(bundle: Bundle, precision: str) -> Quantisation:
+    made = next(one for one in bundle.manifest.calibrations if one.precision == precision)
+    return Quantisation.from_json(bundle.locate(made.scales).read_text())
+
+
+def nodes_by_output(graph: GraphFile) -> dict[str, Any]:
+    return {name: node for node in graph.nodes for name in node.output}
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-fp16"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_quantised_weight_has_exactly_one_dequantisation(calibrated: Bundle, precision: str, stage: str) -> None:
+    graph = opened(calibrated, precision, stage)
+    names = {one.name for one in find_linears(opened(calibrated, "fp32", stage))}
+    wanted = {f"{name}.weight.quantised" for name in scales_of(calibrated, precision).linears if name in names}
+
+    stored = [node.input[0] for node in graph.nodes if node.input and node.input[0] in wanted]
+
+    assert sorted(stored) == sorted(wanted)
+    assert all(graph.weights[name].dtype == np.int8 for name in wanted)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_quantised_linear_reads_one_pair_and_adds_its_bias_afterwards(calibrated: Bundle, stage: str) -> None:
+    graph = opened(calibrated, "int8", stage)
+    written, readers = nodes_by_output(graph), [node for node in graph.nodes if node.op_type == "Gemm"]
+    pairs = [node for node in readers if node.input[1].endswith(".dequantised")]
+
+    assert pairs
+    for node in pairs:
+        dequantise = written[node.input[0]]
+        quantise = written[dequantise.input[0]]
+        assert (dequantise.op_type, quantise.op_type) == ("DequantizeLinear", "QuantizeLinear")
+        assert list(dequantise.input[1:]) == list(quantise.input[1:])
+        assert len(node.input) == 2
+        assert [n.op_type for n in graph.nodes if node.output[0] in n.input] == ["Add"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-fp16"])
+def test_nothing_is_quantised_around_what_is_kept(calibrated: Bundle, precision: str) -> None:
+    for stage in STAGES:
+        kept = [node for node in opened(calibrated, precision, stage).nodes if node.op_type == "Gemm"]
+        kept = [node for node in kept if not node.input[1].endswith(".dequantised")]
+        names = {node.input[1].removesuffix(".weight") for node in kept} - {"view_2", "view_3"}
+
+        assert "blocks.1.mlp.fc2" in names or stage == "fill"
+        for node in kept:
+            name = node.input[1].removesuffix(".weight")
+            patterns = (*KEPT, "blocks.1.mlp.fc2")
+            assert not name.startswith("blocks.") or any(fnmatch.fnmatchcase(name, one) for one in patterns)
+            assert not node.input[0].endswith(".dequantised")
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-fp16"])
+def test_no_pair_stands_inside_an_attention(calibrated: Bundle, precision: str) -> None:
+    for stage in STAGES:
+        graph = opened(calibrated, precision, stage)
+        written = nodes_by_output(graph)
+        for node in graph.nodes:
+            if node.op_type in ("MatMul", "Softmax"):
+                sources = [written[name].op_type for name in node.input if name in written]
+                assert "DequantizeLinear" not in sources
+
+
+def test_renderings_have_the_opset_and_types_of_their_readers(calibrated: Bundle) -> None:
+    versions = {p: opened(calibrated, p, "denoise").model.opset_import[0].version for p in ("int8", "int8-fp16")}
+    single = opened(calibrated, "int8", "denoise").weights["blocks.0.mlp.fc1.input.scale"]
+    half = opened(calibrated, "int8-fp16", "denoise").weights["blocks.0.mlp.fc1.input.scale"]
+
+    assert versions == {"int8": 18, "int8-fp16": 19}
+    assert (single.dtype, half.dtype, float(single)) == (np.float32, np.float16, float(half))
+
+
+def test_both_renderings_share_their_8_bit_weights(calibrated: Bundle) -> None:
+    graphs = [opened(calibrated, precision, "denoise") for precision in ("int8", "int8-fp16")]
+
+    one, other = (graph.weights["blocks.0.mlp.fc1.weight.quantised"] for graph in graphs)
+
+    assert np.array_equal(one, other)
+    assert calibrated.manifest.graphs["int8"]["fill"].weights == calibrated.manifest.graphs["int8-fp16"]["fill"].weights
+
+
+def test_a_quantised_weight_is_numpys(calibrated: Bundle) -> None:
+    quantisation = scales_of(calibrated, "int8")
+    weight = np.array(opened(calibrated, "fp32", "fill").weights["blocks.0.attn.qkv.weight"])
+    scales = quantisation.linears["blocks.0.attn.qkv"]
+
+    stored = quantise_weight(weight, scales, quantisation.sites[scales.site], FORMATS["int8"])
+
+    wanted = np.clip(np.rint(weight / np.array(scales.weight, np.float32)[:, None]), -127, 127)
+    assert np.array_equal(stored, wanted)
+    assert np.array_equal(stored, opened(calibrated, "int8", "fill").weights["blocks.0.attn.qkv.weight.quantised"])
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-fp16", "fp32-kv8", "fp16-kv8"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_checker_takes_every_graph(calibrated: Bundle, precision: str, stage: str) -> None:
+    path = calibrated.locate(calibrated.manifest.graphs[precision][stage].file)
+
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def test_onnx_runtime_fuses_every_pair_into_an_integer_product(calibrated: Bundle, tmp_path: Path) -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    path = calibrated.locate(calibrated.manifest.graphs["int8"]["denoise"].file)
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx", load_external_data=False).graph.node]
+
+    linears = {one.name for one in find_linears(opened(calibrated, "fp32", "denoise"))}
+    assert kinds.count("QGemm") == len(linears & set(scales_of(calibrated, "int8").linears))
+    assert "DequantizeLinear" not in kinds
+
+
+def test_the_cache_is_int8_and_the_context_is_not(calibrated: Bundle) -> None:
+    for precision, floating in (("fp32-kv8", "float32"), ("fp16-kv8", "float16")):
+        fill = calibrated.manifest.graphs[precision]["fill"]
+        kinds = {spec.name.partition(".")[0]: spec.dtype for spec in (*fill.inputs, *fill.outputs)}
+
+        assert (kinds["past_k"], kinds["present_v"], kinds["context_k"]) == ("int8", "int8", floating)
+
+
+def test_folding_the_cache_changes_nothing_but_the_cache(tiny_bundle: Path, tmp_path: Path) -> None:
+    graph = reference_graphs(open_bundle(tiny_bundle))["fill"]
+    drawn = np.random.default_rng(7)
+    cache = {
+        f"{part}.{layer}": CacheScales(1.0, tuple(int(one) for one in drawn.integers(-3, 4, 32)))
+        for layer in range(2)
+        for part in "kv"
+    }
+    folded = graph.copy()
+    fold_cache(folded, cache)
+
+    plain, other = (run_first_fill(one, tmp_path) for one in (graph, folded))
+
+    for name in plain:
+        factors = cache[name.removeprefix("present_")].factors if name.startswith("present_") else np.ones(32)
+        heads = np.tile(factors.reshape(2, 16), (plain[name].shape[1] // 2, 1))[None, :, None]
+        assert other[name] == pytest.approx(plain[name] * heads, rel=1e-4, abs=1e-5)
+
+
+def run_first_fill(graph: GraphFile, folder: Path) -> dict[str, np.ndarray]:
+    """Run a fill on an empty cache."""
+    from vdmrt.calibration.graph_file import WeightsFile, save_graph
+
+    path = folder / f"{id(graph)}.onnx"
+    save_graph(graph, path, WeightsFile(path.with_suffix(".bin")))
+    session = open_session(path, threads=1)
+    feeds = {}
+    for value in session.get_inputs():
+        kind = np.int32 if "int32" in value.type else np.float32
+        feeds[value.name] = np.zeros(value.shape, kind)
+    feeds["latent"] = np.random.default_rng(8).standard_normal(feeds["latent"].shape).astype(np.float32)
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def test_pairs_of_rope_share_their_factor() -> None:
+    seen = ChannelStatistics.empty(8)
+    rows = np.random.default_rng(9).standard_normal((64, 8)).astype(np.float32) * [1, 30, 1, 1, 8, 1, 1, 1]
+    seen.add(rows.astype(np.float32), amax=np.abs(rows).max(0).astype(np.float32), mean=rows.mean(0))
+
+    chosen = choose_cache_scales({"k.0": seen, "v.0": seen}, rope=True, method="max")
+
+    assert chosen["k.0"].exponents[0::2] == chosen["k.0"].exponents[1::2]
+    assert chosen["v.0"].exponents[0::2] != chosen["v.0"].exponents[1::2]
+
+
+def test_a_bundle_without_fp32_is_widened_without_changing_a_weight(tiny_bundle: Path, tmp_path: Path) -> None:
+    import dataclasses
+
+    bundle = open_bundle(tiny_bundle)
+    halves = dataclasses.replace(bundle.manifest, graphs={"fp16": bundle.manifest.graphs["fp16"]})
+
+    widened = reference_bundle(Bundle(bundle.path, halves), tmp_path / "wide")
+
+    reopened = open_bundle(tmp_path / "wide")
+    assert reopened.manifest.graphs == widened.manifest.graphs
+    single, half = opened(reopened, "fp32", "denoise").weights, opened(bundle, "fp16", "denoise").weights
+    assert all(np.array_equal(single[name], half[name].astype(single[name].dtype)) for name in single)
+    assert {one.dtype.name for one in single.values()} == {"float32", "int32", "int64"}
+
+
+def test_linears_that_read_the_same_tensor_share_a_site(tiny_bundle: Path) -> None:
+    graphs = reference_graphs(open_bundle(tiny_bundle))
+
+    sites = sites_of(find_linears(graph) for graph in graphs.values())
+
+    assert sites["blocks.0.attn_cf.q"] == sites["blocks.0.attn_cf.kv"]
+    assert sites["blocks.0.attn.qkv"] == "blocks.0.attn.qkv"
+
+
+def test_a_pattern_that_matches_nothing_is_refused(tiny_bundle: Path) -> None:
+    linears = find_linears(reference_graphs(open_bundle(tiny_bundle))["fill"])
+
+    with pytest.raises(CalibrationError, match=r"--keep 'blocks.9.\*' matches no linear; there are blocks.0"):
+        choose_linears(linears, ["blocks.9.*"])
+    with pytest.raises(CalibrationError, match="nothing to quantise"):
+        choose_linears(linears, ["*"])
+
+
+def test_a_graph_is_not_quantised_twice(calibrated: Bundle) -> None:
+    graph = opened(calibrated, "fp32", "fill")
+    quantisation = scales_of(calibrated, "int8")
+    once = render(graph, "fill", quantisation)
+
+    with pytest.raises(CalibrationError, match="has none of the quantised linears"):
+        render(once, "fill", quantisation)
+    graph.weights["blocks.0.attn.qkv.weight.quantised"] = np.zeros(1, np.int8)
+    with pytest.raises(BundleError, match="calibrate a graph that was not quantised"):
+        render(graph, "fill", quantisation)
+
+
+def test_a_quantisation_comes_back_from_its_file(calibrated: Bundle) -> None:
+    quantisation = scales_of(calibrated, "int8")
+
+    assert Quantisation.from_json(quantisation.to_json()) == quantisation
+    assert Quantisation.from_json(scales_of(calibrated, "fp32-kv8").to_json()).cache
+    with pytest.raises(CalibrationError, match="is no quantisation of vdmrt"):
+        Quantisation.from_json("{}")
+
+
+def test_groups_can_be_kept_or_chosen(calibrated: Bundle) -> None:
+    quantisation = scales_of(calibrated, "int8")
+
+    assert "blocks.0.mlp.fc1" not in quantisation.keeping(["blocks.0.mlp"]).linears
+    assert set(quantisation.only(["blocks.0.mlp"]).linears) == {"blocks.0.mlp.fc1", "blocks.0.mlp.fc2"}

@@ -1,0 +1,80 @@
+"""What comes near FP16's end is found, and named by its layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vdmrt.bundle import BundleWriter, open_bundle, rewrite_manifest
+from vdmrt.calibration.graph_file import WeightsFile, load_graph, save_graph
+from vdmrt.calibration.guard import Guard
+from vdmrt.calibration.verification import VerifyRequest, verify
+
+
+@pytest.fixture
+def overflowing(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """The tiny bundle with a bias of 40,000 in one layer, taken away again by the next one's weights of zero."""
+    path = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    bundle = open_bundle(path)
+    graphs = {}
+    for precision, stages in bundle.manifest.graphs.items():
+        opened = {stage: load_graph(bundle, graph) for stage, graph in stages.items()}
+        weights = WeightsFile(path / "graphs" / f"weights.large-{precision}.bin")
+        for stage, graph in opened.items():
+            bias = np.array(graph.weights["blocks.0.mlp.fc1.bias"])
+            bias[3] = 40_000
+            graph.weights["blocks.0.mlp.fc1.bias"] = bias
+            closing = np.array(graph.weights["blocks.0.mlp.fc2.weight"])
+            closing[:, 3] = 0
+            graph.weights["blocks.0.mlp.fc2.weight"] = closing
+            save_graph(graph, path / "graphs" / f"{stage}.large-{precision}.onnx", weights)
+        writer = BundleWriter(path)
+        graphs[precision] = {
+            stage: dataclasses.replace(
+                graph,
+                file=writer.record(f"graphs/{stage}.large-{precision}.onnx"),
+                weights=writer.record(f"graphs/{weights.path.name}"),
+            )
+            for stage, graph in stages.items()
+        }
+    rewrite_manifest(bundle, dataclasses.replace(bundle.manifest, graphs=graphs))
+    return path
+
+
+def test_a_layer_that_nears_the_end_of_fp16_is_named(overflowing: Path) -> None:
+    verdict = verify(VerifyRequest(overflowing, "fp16", chunks=1, seeds=1, threads=1))
+
+    assert verdict.missed and verdict.missed[-1].startswith("largest-fp16: ")
+    assert {large.layer for large in verdict.large} == {"blocks.0.mlp.fc1"}
+    assert "blocks.0.mlp.fc1 (fill" in verdict.describe()
+
+
+def test_a_model_that_stays_small_has_nothing_to_name(tiny_bundle: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+    verdict = verify(VerifyRequest(path, "fp16", chunks=1, seeds=1, threads=1))
+
+    assert (verdict.missed, verdict.large) == ((), ())
+    assert 0 < verdict.accuracy.figures["largest-fp16"] < 30_000
+
+
+def test_nothing_is_watched_where_nothing_is_fp16(tiny_bundle: Path, tmp_path: Path) -> None:
+    guard = Guard(open_bundle(tiny_bundle), "fp32", tmp_path)
+
+    assert (guard.highest, guard.over(), list(tmp_path.iterdir())) == (0.0, [], [])
+
+
+def test_nan_is_named_like_the_largest_value(tiny_bundle: Path, tmp_path: Path) -> None:
+    guard = Guard(open_bundle(tiny_bundle), "fp16", tmp_path)
+    fill = open_bundle(tiny_bundle).manifest.graphs["fp32"]["fill"]
+    feeds = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in fill.inputs}
+    feeds["latent"] = np.full_like(feeds["latent"], np.nan)
+
+    guard.follow("fill", feeds)
+
+    assert guard.highest == np.inf
+    assert guard.over()[0].stage == "fill"

@@ -1,0 +1,280 @@
+"""A whole calibration: resumed, repeated, refused, and run afterwards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from calibrated import calibrate_copy
+
+import vdmrt
+from vdmrt.bundle import open_bundle
+from vdmrt.calibration import observation
+from vdmrt.calibration.calibrating import CalibrationRequest, calibrate
+from vdmrt.calibration.data import CalibrationSet, read_set
+from vdmrt.calibration.observation import Observation
+from vdmrt.calibration.rollouts import plan_rollouts
+from vdmrt.errors import BundleError, CalibrationError, MediaError
+
+
+@pytest.fixture
+def copied(tiny_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+def digests(bundle: Path) -> dict[str, str]:
+    return {artifact.file: artifact.sha256 for artifact in open_bundle(bundle).manifest.artifacts()}
+
+
+def test_the_same_bundle_data_and_seed_give_the_same_bytes(tiny_bundle: Path, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        calibrate_copy(tiny_bundle, tmp_path / name)
+
+    one, other = (digests(tmp_path / name / "bundle") for name in ("one", "other"))
+
+    assert one == other
+    assert "graphs/denoise.int8.onnx" in one
+    open_bundle(tmp_path / "one" / "bundle").verify()
+
+
+def test_a_calibration_goes_on_after_its_last_whole_rollout(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uninterrupted = tmp_path / "uninterrupted"
+    uninterrupted.mkdir()
+    calibrate_copy(copied, uninterrupted, samples=30)
+    run, ran = observation.run_rollout, []
+
+    def stopping(*given: object, **options: object) -> None:
+        if len(ran) == 1:
+            raise KeyboardInterrupt
+        ran.append(given[2])
+        run(*given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(observation, "run_rollout", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_copy(copied, tmp_path, samples=30)
+    kept = list((copied / "calibration").glob("observation-*.npz"))
+    resumed: list[int] = []
+    monkeypatch.setattr(observation, "run_rollout", lambda *a, **o: (resumed.append(a[2].index), run(*a, **o)))
+    calibrate_copy(copied, tmp_path, samples=30)
+
+    assert len(kept) == 1
+    assert resumed[0] == 1
+    assert digests(copied) == digests(uninterrupted / "bundle")
+    assert not list((copied / "calibration").glob("observation-*.npz"))
+
+
+def test_statistics_come_back_from_their_file_and_a_broken_file_is_passed_over(tmp_path: Path) -> None:
+    seen = Observation()
+    one = seen.cache.setdefault("k.0", observation.ChannelStatistics.empty(3))
+    rows = np.ones((4, 3), np.float32)
+    one.add(rows, amax=rows[0], mean=rows[0])
+    seen.save(tmp_path / "seen.npz")
+
+    found = Observation.load(tmp_path / "seen.npz")
+
+    assert (found.cache["k.0"].count, found.cache["k.0"].amax.tolist()) == (1, [1, 1, 1])
+    (tmp_path / "broken.npz").write_bytes(b"PK no")
+    assert observation._begun(tmp_path / "broken.npz").done == 0
+
+
+def test_rollouts_see_every_state_of_the_cache(copied: Path, tmp_path: Path) -> None:
+    summary = calibrate_copy(copied, tmp_path, samples=30)
+
+    assert {name.split(", ")[1] for name in summary.strata if name.startswith("fill")} >= {
+        "empty",
+        "filling",
+        "wrapped",
+    }
+    assert {name.split(", ")[1] for name in summary.strata if name.startswith("denoise")} == {
+        "filling", "full", "wrapped"
+    }  # fmt: skip
+    assert len({name.split(", ")[2] for name in summary.strata if name.startswith("denoise")}) == 3
+
+
+def test_a_plan_has_the_samples_that_were_asked_for(tiny_bundle: Path) -> None:
+    geometry = open_bundle(tiny_bundle).manifest.geometry
+    data = CalibrationSet((np.zeros((7, 4, 4, 6), np.float32),), ("a",), "0")
+
+    planned = plan_rollouts(geometry, data, 40, 6)
+
+    assert 3 * sum(rollout.chunks for rollout in planned) >= 40
+    assert [rollout.lead for rollout in planned[:2]] == [0, 1]
+    with pytest.raises(CalibrationError, match="--samples must be at least 1, got 0"):
+        plan_rollouts(geometry, data, 0, 6)
+
+
+def test_a_model_with_text_and_guidance_is_calibrated(text_bundle: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "text.npy", np.ones((3, 8), np.float32))
+    np.save(tmp_path / "data.npy", np.zeros((1, 4, 4, 4, 4), np.float32))
+    bundle = Path(shutil.copytree(text_bundle, tmp_path / "bundle"))
+    request = CalibrationRequest(
+        bundle, tmp_path / "data.npy", samples=4, sampler="ddim", text=tmp_path / "text.npy", threads=1
+    )
+
+    summary = calibrate(request)
+
+    assert summary.precisions[0] == "int8"
+    assert any("cross_attn" in name for name in open_scales(bundle))
+
+
+def open_scales(bundle: Path) -> list[str]:
+    return list(json.loads((bundle / "calibration" / "int8" / "scales.json").read_text())["linears"])
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-fp16", "fp8", "int8-kv8"])
+def test_what_was_added_runs_and_stays_near(tiny_bundle: Path, tmp_path: Path, precision: str) -> None:
+    calibrate_copy(
+        tiny_bundle,
+        tmp_path,
+        precision="fp8" if precision == "fp8" else "int8",
+        kv="int8" if precision.endswith("kv8") else None,
+    )
+    first = np.load(tmp_path / "latents.npy")[0, :4]
+
+    made = {}
+    for wanted in ("fp32", precision):
+        with vdmrt.load(tmp_path / "bundle", precision=wanted, threads=1) as model, model.session(seed=3) as session:
+            session.start(first)
+            made[wanted] = session.step().latents
+            assert session.cache()[0].dtype == (np.int8 if wanted.endswith("kv8") else model_cache_type(wanted))
+
+    error = np.linalg.norm(made[precision] - made["fp32"]) / np.linalg.norm(made["fp32"])
+    assert 0 < error < 0.1
+
+
+def model_cache_type(precision: str) -> type:
+    return np.float16 if precision in ("fp8", "int8-fp16") else np.float32
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 4, 4, 6), np.float32), "a clip needs 3 latent frames or more, found 2"),
+        (np.zeros((5, 4, 8, 8), np.float32), r"wanted clips \[n, 4, 4, 6\], found float32 \[5, 4, 8, 8\]"),
+        (np.zeros((5, 9, 9, 3), np.uint8), r"wanted clips \[n, 32, 48, 3\], found uint8"),
+        (np.zeros((5, 4, 4, 6), bool), "the data is of another model"),
+    ],
+)
+def test_a_clip_of_another_model_is_refused(tiny_bundle: Path, tmp_path: Path, array: np.ndarray, message: str) -> None:
+    np.save(tmp_path / "clip.npy", array)
+
+    with vdmrt.load(tiny_bundle) as model, pytest.raises(CalibrationError, match=message):
+        read_set(tmp_path / "clip.npy", model)
+
+
+def test_nan_and_what_is_no_array_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "nan.npy", np.full((5, 4, 4, 6), np.nan, np.float32))
+    (tmp_path / "text.npy").write_text("no array")
+    (tmp_path / "empty").mkdir()
+
+    with vdmrt.load(tiny_bundle) as model:
+        with pytest.raises(MediaError, match=r"nan\.npy"):
+            read_set(tmp_path / "nan.npy", model)
+        with pytest.raises(MediaError, match="is no array of numbers"):
+            read_set(tmp_path / "text.npy", model)
+        with pytest.raises(CalibrationError, match="is an empty folder"):
+            read_set(tmp_path / "empty", model)
+
+
+def test_constant_data_is_calibrated_all_the_same(copied: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "zeros.npy", np.zeros((1, 6, 4, 4, 6), np.float32))
+
+    summary = calibrate(CalibrationRequest(copied, tmp_path / "zeros.npy", samples=3, threads=1))
+
+    assert summary.precisions == ("int8", "int8-fp16")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep": ("blocks.9.*",)}, "matches no linear"),
+        ({"smooth": 2.0}, r"--smooth must be 0 \(off\) to 1, got 2"),
+        ({"precision": "fp8", "method": "entropy"}, "counts the even levels of INT8"),
+        ({"samples": 0}, "--samples must be at least 1"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_refused_and_the_bundle_stays(
+    copied: Path, tmp_path: Path, options: dict[str, object], message: str
+) -> None:
+    before = digests(copied)
+
+    with pytest.raises(CalibrationError, match=message):
+        calibrate_copy(copied, tmp_path, **options)
+
+    assert digests(copied) == before
+
+
+def test_a_cache_alone_needs_the_option_for_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="goes with --kv int8"):
+        CalibrationRequest(tmp_path, tmp_path, precision="none")
+
+
+def test_a_precision_that_was_not_made_says_how_to_make_it(tiny_bundle: Path) -> None:
+    with pytest.raises(BundleError, match="not 'int8'; make it with vdmrt calibrate"):
+        vdmrt.load(tiny_bundle, precision="int8")
+
+
+def test_calibrating_again_replaces_and_forgets_what_was_measured(tiny_bundle: Path, tmp_path: Path) -> None:
+    calibrate_copy(tiny_bundle, tmp_path)
+    first = digests(tmp_path / "bundle")
+    calibrate_copy(tiny_bundle, tmp_path, method="max", smooth=0.0)
+
+    again = open_bundle(tmp_path / "bundle")
+
+    again.verify()
+    assert [one.precision for one in again.manifest.calibrations] == ["int8", "int8-fp16"]
+    assert digests(tmp_path / "bundle")["calibration/int8/scales.json"] != first["calibration/int8/scales.json"]
+
+
+def test_migration_is_used_where_channels_are_outliers() -> None:
+    from vdmrt.calibration.formats import FORMATS
+    from vdmrt.calibration.linears import Linear
+    from vdmrt.calibration.quantisation import make_quantisation
+
+    drawn = np.random.default_rng(11)
+    rows = drawn.standard_normal((512, 32)).astype(np.float32)
+    rows[:, 3] *= 60
+    seen = observation.ChannelStatistics.empty(32)
+    seen.add(rows, amax=np.abs(rows).max(0), mean=rows.mean(0))
+    weight = drawn.standard_normal((16, 32)).astype(np.float32)
+    linear = Linear("a.fc", "node", "x", "a.fc.weight", None, 16, 32)
+
+    def products(smooth: float) -> float:
+        made = make_quantisation(
+            {"denoise": {"a.fc": seen}}, {"denoise": [linear]}, {"a.fc": "a.fc"}, {"a.fc": weight},
+            kind=FORMATS["int8"], method="max", smooth=smooth,
+        )  # fmt: skip
+        site, scales = made.sites["a.fc"], made.linears["a.fc"]
+        assert (site.migration is not None) == (smooth > 0)
+        factors = np.ones(32) if site.migration is None else np.array(site.migration)
+        step = site.scales["denoise"]
+        inputs = FORMATS["int8"].decode(FORMATS["int8"].encode(rows * factors / step)) * step
+        row = np.array(scales.weight)[:, None]
+        stored = FORMATS["int8"].decode(FORMATS["int8"].encode(weight / factors / row)) * row
+        return float(np.linalg.norm(inputs @ stored.T - rows @ weight.T))
+
+    assert products(0.5) < 0.6 * products(0.0)
+
+
+def test_the_command_says_what_it_made(copied: Path, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from vdmrt.cli import main
+
+    np.save(tmp_path / "data.npy", np.random.default_rng(6).standard_normal((5, 4, 4, 6)).astype(np.float32))
+    options = ["--data", str(tmp_path / "data.npy"), "--samples", "3", "--threads", "1", "--keep-fill", "--json"]
+
+    result = CliRunner().invoke(main, ["calibrate", str(copied), *options])
+
+    told = json.loads(result.stdout)
+    fill = open_bundle(copied).manifest.graphs["int8"]["fill"]
+    assert (result.exit_code, told["precisions"]) == (0, ["int8", "int8-fp16"])
+    assert b"QuantizeLinear" not in open_bundle(copied).locate(fill.file).read_bytes()
+    refused = CliRunner().invoke(main, ["calibrate", str(copied), *options, "--keep", "nothing*"])
+    assert (refused.exit_code, "matches no linear" in refused.stderr) == (1, True)

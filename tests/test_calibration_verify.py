@@ -1,0 +1,157 @@
+"""The accuracy gate: metrics, curves, gates, the report, and the commands."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from calibrated import calibrate_copy
+from click.testing import CliRunner
+
+from vdmrt.bundle import open_bundle
+from vdmrt.calibration.charts import line_chart
+from vdmrt.calibration.comparison import drift
+from vdmrt.calibration.metrics import compare_latents, compare_pictures, psnr, ssim
+from vdmrt.calibration.verification import Gate, VerifyRequest, parse_gate, verify
+from vdmrt.cli import main
+from vdmrt.errors import CalibrationError
+
+
+@pytest.fixture(scope="module")
+def calibrated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verified")
+    calibrate_copy(tiny_bundle, folder, kv="int8")
+    return folder / "bundle"
+
+
+def quick(bundle: Path, **options: object) -> VerifyRequest:
+    given = {"precision": "int8-kv8", "chunks": 4, "seeds": 2, "threads": 1, **options}
+    return VerifyRequest(bundle=bundle, **given)  # type: ignore[arg-type]
+
+
+def test_a_result_is_written_into_the_bundle_and_said(calibrated: Path) -> None:
+    verdict = verify(quick(calibrated, gates={"teacher-psnr": 20.0, "drift": 10.0}))
+
+    accuracy = open_bundle(calibrated).manifest.accuracy_of("int8-kv8")
+
+    assert accuracy == verdict.accuracy
+    assert accuracy is not None and accuracy.passed
+    assert len(verdict.comparison.free["psnr"]) == len(verdict.comparison.teacher["cosine"]) == 4
+    assert "every gate held" in verdict.describe()
+    assert 20 < accuracy.figures["free-psnr"] < 100
+    assert 0 < accuracy.figures["cache-relative-l2"] < 0.1
+
+
+def test_a_graph_against_itself_is_the_same(calibrated: Path) -> None:
+    verdict = verify(quick(calibrated, precision="fp32"))
+
+    assert verdict.accuracy.figures["free-psnr"] == verdict.accuracy.figures["teacher-psnr"] == 150
+    assert max(verdict.comparison.cache) == 0
+
+
+def test_teacher_forced_and_free_running_agree_before_anything_was_cached(calibrated: Path) -> None:
+    verdict = verify(quick(calibrated, precision="fp16", seeds=1))
+
+    free, teacher = verdict.comparison.free["rmse"], verdict.comparison.teacher["rmse"]
+
+    assert teacher[0] == pytest.approx(free[0], rel=0.5)
+    assert max(teacher) < 5 * min(teacher)
+
+
+def test_the_command_exits_with_3_and_writes_a_page(calibrated: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    options = ["--precision", "int8-kv8", "--chunks", "2", "--seeds", "1", "--threads", "1", "--json"]
+
+    result = CliRunner().invoke(
+        main, ["verify", str(calibrated), *options, "--gate", "teacher-psnr=149", "--report", str(page)]
+    )
+
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["accuracy"]["passed"], len(told["curves"]["free"]["psnr"])) == (3, False, 2)
+    text = page.read_text()
+    assert text.count("<svg") == 7
+    assert "MISSED" in text and "data:image/png;base64," in text and "http" not in text.replace("http://www.w3.org", "")
+
+
+def test_run_warns_of_a_precision_that_missed_its_gate(
+    calibrated: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from vdmrt.runtime.generation import Request, generate
+
+    verify(quick(calibrated, chunks=1, seeds=1, gates={"teacher-psnr": 149.0}))
+    request = Request(
+        calibrated, tmp_path / "out.npy", frames=np.zeros((4, 4, 4, 6), np.float32), chunks=1, precision="int8-kv8"
+    )
+
+    with caplog.at_level(logging.WARNING, "vdmrt"):
+        generate(request)
+
+    assert "A GATE WAS MISSED" in caplog.text
+
+
+def test_what_was_measured_of_other_graphs_is_not_said_of_these(calibrated: Path) -> None:
+    import dataclasses
+
+    manifest = open_bundle(calibrated).manifest
+    verify(quick(calibrated, precision="fp16", chunks=1, seeds=1))
+    stale = dataclasses.replace(open_bundle(calibrated).manifest.accuracy[-1], graphs_sha256="0")
+
+    assert dataclasses.replace(manifest, accuracy=(stale,)).accuracy_of("fp16") is None
+
+
+def test_bundles_of_other_models_are_not_compared(calibrated: Path, text_bundle: Path) -> None:
+    with pytest.raises(CalibrationError, match="differ in geometry"):
+        verify(quick(calibrated, against=str(text_bundle), chunks=1))
+
+
+def test_a_gate_on_nothing_is_refused_by_its_name(calibrated: Path) -> None:
+    with pytest.raises(CalibrationError, match="'beauty' is no figure; there are free-psnr"):
+        verify(quick(calibrated, chunks=1, seeds=1, gates={"beauty": 1.0}))
+    with pytest.raises(ValueError, match="must be FIGURE=NUMBER"):
+        parse_gate("psnr")
+    assert parse_gate("drift=1.5") == Gate("drift", 1.5)
+
+
+def test_gates_on_errors_bound_from_above_and_nan_holds_none() -> None:
+    assert Gate("drift", 1.25).holds(1.2) and not Gate("drift", 1.25).holds(1.3)
+    assert Gate("free-psnr", 30).holds(31) and not Gate("free-psnr", 30).holds(29)
+    assert not Gate("drift", 1.25).holds(float("nan")) and not Gate("free-psnr", 1).holds(float("nan"))
+
+
+def test_drift_compares_the_last_half_with_steps_4_to_10() -> None:
+    errors = [9.0, 9.0, 9.0, *[1.0] * 7, *[2.0] * 10]
+
+    assert drift(errors) == 2.0
+
+
+def test_metrics_of_known_errors() -> None:
+    wanted = np.array([3.0, 4.0])
+
+    found = compare_latents(wanted + [0.5, 0.0], wanted, peak=10.0)
+
+    assert found["relative_l2"] == pytest.approx(0.1)
+    assert found["max_error"] == 0.5
+    assert found["psnr"] == pytest.approx(10 * np.log10(100 / 0.125))
+    assert psnr(wanted, wanted, 1.0) == 150.0
+
+
+def test_ssim_is_1_for_the_same_and_falls_with_noise() -> None:
+    drawn = np.random.default_rng(0)
+    picture = np.clip(np.cumsum(drawn.standard_normal((32, 32)), 1) * 10 + 128, 0, 255)
+    noisy = picture + drawn.standard_normal((32, 32)) * 40
+
+    assert ssim(picture, picture) == pytest.approx(1.0)
+    assert ssim(noisy, picture) < 0.8
+    clip = np.stack([picture] * 3, -1).astype(np.uint8)[None]
+    assert compare_pictures(clip, clip)["picture_ssim"] == pytest.approx(1.0)
+
+
+def test_a_chart_is_one_well_formed_document() -> None:
+    import xml.etree.ElementTree as ElementTree
+
+    drawn = line_chart({"a < b": [(0, 1), (1, float("nan")), (2, 3)], "none": []}, title="t & t", across="x", up="y")
+
+    assert len(ElementTree.fromstring(drawn).findall("{http://www.w3.org/2000/svg}circle")) == 2
