@@ -15,6 +15,7 @@ from .engines._cli import inspect
 from .errors import VdmrtError
 from .export._cli import export
 from .runtime._cli import demo, doctor, run
+from .runtime._profile_cli import profile
 
 __all__ = ["main"]
 
@@ -44,7 +45,7 @@ class _Group(click.Group):
 def main(traceback: bool, quiet: bool) -> None:
     """Deploy causal video diffusion models: export, build, run and measure them.
 
-    Results go to stdout, talk and progress to stderr. Exit status: 0 done, 1 failed, 2 misuse.
+    Results go to stdout, talk and progress to stderr. Exit status: 0 done, 1 failed, 2 misuse, 3 a gate was missed.
     """
     click.get_current_context().with_resource(_talking(logging.WARNING if quiet else logging.INFO))
 
@@ -73,5 +74,5 @@ class _Letter(logging.Formatter):
         return super().format(record)
 
 
-for _command in (export, inspect, run, demo, doctor):
+for _command in (export, inspect, run, profile, demo, doctor):
     main.add_command(_command)

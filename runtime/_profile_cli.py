@@ -1,0 +1,89 @@
+"""The command ``vdmrt profile``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from .profiler import Report
+
+__all__ = ["profile"]
+
+_MISSED = 3
+_log = logging.getLogger("vdmrt")
+
+
+def _split_numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[float, ...]:
+    """Read numbers between commas, as trtexec takes them."""
+    try:
+        return tuple(float(number) for number in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"wanted numbers between commas, such as 90,95,99, got {value!r}") from None
+
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--backend", default="auto", show_default=True, help="auto or onnxruntime.")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16"]), help="Of the graphs.  [default: fp32 where the bundle has it]"
+)
+@click.option("--threads", type=int, help="Threads of the CPU provider.  [default: one for each CPU]")
+@click.option("--chunks", type=int, help="Autoregressive steps, at least.  [default: past a full cache, 10 or more]")
+@click.option("--duration", type=float, help="Seconds to measure, at least.")
+@click.option("--steps", type=int, help="Denoising steps.  [default: the bundle's]")
+@click.option("--sampler", help="iddpm, ddpm, ddim, dpm-solver++ or flow-euler.  [default: the bundle's]")
+@click.option("--warmup", default=2, show_default=True, help="Chunks made first and not counted, after a cold one.")
+@click.option("--decoding", default="serial", show_default=True, help="serial, overlapped with the next chunk, or off.")
+@click.option("--target-fps", type=float, help="Frames a second that are wanted; judges deadlines.")
+@click.option(
+    "--percentile",
+    "percentiles",
+    callback=_split_numbers,
+    default="90,95,99",
+    show_default=True,
+    help="Percentiles, in percent.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the noise and of the frames to go on from.")
+@click.option("--fail-above", type=float, metavar="MS", help="Exit 3 if the median chunk takes longer, codec included.")
+@click.option("--fail-below", type=float, metavar="FPS", help="Exit 3 if fewer frames a second come, codec included.")
+@click.option("--json", "json_file", type=_FILE, help="Write the report as JSON.")
+def profile(
+    bundle: Path, fail_above: float | None, fail_below: float | None, json_file: Path | None, **given: Any
+) -> None:
+    """Measure BUNDLE: first frame, stages, rates, deadlines, memory.
+
+    Medians come first, warm-up is excluded and said, and a figure that cannot be trusted says why. With --fail-above or
+    --fail-below it gates a CI job.
+    """
+    from .profiler import Settings
+    from .profiler import profile as measure
+    from .profiler.text import describe_report
+
+    report = measure(Settings(bundle=bundle, **given), say=_log.info)
+    click.echo(describe_report(report))
+    _write(json_file, report.to_json)
+    _gate(report, fail_above, fail_below)
+
+
+def _write(path: Path | None, make: Any) -> None:
+    if path is not None:
+        path.write_text(make())
+        _log.info("wrote %s", path)
+
+
+def _gate(report: Report, above_ms: float | None, below_fps: float | None) -> None:
+    """Exit 3 with one line where a gate was missed."""
+    from .profiler.gates import find_missed
+
+    missed = find_missed(report, fail_above=above_ms, fail_below=below_fps)
+    if missed is not None:
+        click.echo(f"Missed: {missed}", err=True)
+        sys.exit(_MISSED)

@@ -1,0 +1,186 @@
+"""From settings to a report: load, measure, judge."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from ..model import Model, load
+from .environment import describe_environment
+from .measurement import Measurement, measure
+from .memory import measure_memory
+from .player import measure_attainment, measure_stall
+from .recorder import Span, measure_union
+from .report import FirstFrame, Point, Rate, Report, Workload
+from .settings import Settings
+from .statistics import Summary, summarize
+
+__all__ = ["load_model", "profile"]
+
+# Above these a figure is doubtful. trtexec warns from 1 % on a GPU; CPUs that others share never get there.
+_UNSTEADY_GPU, _UNSTEADY_CPU = 0.01, 0.10
+
+
+def profile(settings: Settings, *, model: Model | None = None, say: Callable[[str], None] | None = None) -> Report:
+    """Profile a bundle.
+
+    Args:
+        settings: What and how.
+        model: Loaded already, and left open; None loads ``settings.bundle``, and tells how long that took.
+        say: Told what goes on, for people.
+
+    Raises:
+        VdmrtError: The bundle or the backend fails.
+        ValueError: A setting does not fit the bundle.
+    """
+    say = say or (lambda text: None)
+    if model is not None:
+        return _profile(model, settings, None, say)
+    say(f"loading {settings.bundle}")
+    began = time.perf_counter()
+    with load_model(settings) as loaded:
+        return _profile(loaded, settings, (time.perf_counter() - began) * 1e3, say)
+
+
+def load_model(settings: Settings) -> Model:
+    """Load the bundle as the settings say.
+
+    Raises:
+        VdmrtError: The bundle or the backend fails.
+    """
+    return load(settings.bundle, backend=settings.backend, precision=settings.precision, threads=settings.threads)
+
+
+def _profile(model: Model, settings: Settings, load_ms: float | None, say: Callable[[str], None]) -> Report:
+    say(f"measuring on {model.backend.describe()}")
+    found = measure(model, settings)
+    environment = describe_environment(model)
+    stages = _summarize_stages(found, settings)
+    rate = _judge_rate(found, settings, model.manifest.geometry.chunk_frames)
+    return Report(
+        date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        environment=environment,
+        workload=_describe_workload(model, settings, found),
+        first=FirstFrame(load_ms, found.cold_ms, None if load_ms is None else load_ms + found.cold_ms, found.warm_ms),
+        stages=stages,
+        curve=_draw_curve(found),
+        arrivals_ms=tuple(_arrivals(found)),
+        rate=rate,
+        memory=measure_memory(model, found.cache_nbytes),
+        timeline=_cut_timeline(found),
+        warnings=tuple(_find_warnings(stages, on_gpu=environment.device.startswith("cuda"))),
+        notes=tuple(_write_notes(model, settings, found)),
+    )
+
+
+def _describe_workload(model: Model, settings: Settings, found: Measurement) -> Workload:
+    g = model.manifest.geometry
+    decodes = settings.decoding != "off" and model.codec is not None
+    return Workload(
+        bundle=str(settings.bundle),
+        name=model.manifest.name,
+        random_weights=model.manifest.random_weights,
+        backend=model.backend.describe(),
+        precision=model.precision,
+        sampler=found.sampler,
+        steps=found.steps,
+        seed=settings.seed,
+        chunk_frames=g.chunk_frames,
+        slots=g.slots,
+        codec=model.codec.kind if model.codec is not None and decodes else None,
+        decoding=settings.decoding if decodes else "off",
+        warmup_chunks=settings.warmup + 1,
+        chunks=found.chunks,
+    )
+
+
+def _summarize_stages(found: Measurement, settings: Settings) -> Mapping[str, Summary]:
+    of = found.recorder.distributions
+    stages = {
+        name: distribution.summary(settings.percentiles)
+        for name, distribution in of.items()
+        if distribution.count and name != "arrival"
+    }
+    arrivals = _arrivals(found)
+    if arrivals:
+        stages["arrival"] = summarize(arrivals, settings.percentiles)
+    return stages
+
+
+def _arrivals(found: Measurement) -> list[float]:
+    return [later - earlier for earlier, later in zip(found.delivered_ms, found.delivered_ms[1:], strict=False)]
+
+
+def _draw_curve(found: Measurement) -> tuple[Point, ...]:
+    return tuple(
+        Point(index, cached, statistics.median(t.denoise_ms), t.fill_ms, t.total_ms)
+        for index, (cached, t) in enumerate(zip(found.cached_frames, found.timings, strict=True))
+    )
+
+
+def _judge_rate(found: Measurement, settings: Settings, chunk_frames: int) -> Rate:
+    frames = found.chunks * chunk_frames
+    generating_ms = sum(timings.total_ms for timings in found.timings)
+    rate = {
+        "latent_fps": frames / generating_ms * 1e3,
+        "frame_fps": frames / found.wall_ms * 1e3,
+        "wall_ms": found.wall_ms,
+        "covered": measure_union([span for span in found.spans if span.stage != "chunk"]) / found.wall_ms,
+    }
+    if settings.target_fps is None:
+        return Rate(**rate)
+    playing_ms = chunk_frames / settings.target_fps * 1e3
+    arrivals = _arrivals(found)
+    return Rate(
+        **rate,
+        target_fps=settings.target_fps,
+        real_time_factor=statistics.median(arrivals or [found.wall_ms]) / playing_ms,
+        attainment=measure_attainment(found.delivered_ms, playing_ms),
+        stall_ms=measure_stall(found.delivered_ms, playing_ms),
+    )
+
+
+def _cut_timeline(found: Measurement) -> tuple[Span, ...]:
+    """Return the spans of two neighbouring chunks from the middle of the run, on a clock that begins with them."""
+    first = max(0, min(found.chunks // 2, found.chunks - 2))
+    spans = [span for span in found.spans if first <= span.chunk <= first + 1]
+    origin = min((span.begin_ms for span in spans), default=0.0)
+    return tuple(
+        dataclasses.replace(span, begin_ms=span.begin_ms - origin, end_ms=span.end_ms - origin) for span in spans
+    )
+
+
+def _find_warnings(stages: Mapping[str, Summary], *, on_gpu: bool) -> list[str]:
+    warnings = []
+    step, limit = stages["step"], _UNSTEADY_GPU if on_gpu else _UNSTEADY_CPU
+    if step.variation > limit:
+        advice = "lock the GPU's clocks (nvidia-smi -lgc)" if on_gpu else "end what else runs, or set --threads"
+        warnings.append(
+            f"the machine is unsteady: denoising steps vary by {100 * step.variation:.1f} % "
+            f"(coefficient of variation; {100 * limit:.0f} % is steady); {advice}, and trust medians only"
+        )
+    enqueue = stages.get("enqueue")
+    if enqueue is not None and enqueue.median > 0.9 * step.median:
+        warnings.append(
+            f"the run may be bound by enqueue: a denoising step takes {step.median:.3f} ms and enqueueing it "
+            f"{enqueue.median:.3f} ms; replay a captured CUDA graph, or use a faster CPU"
+        )
+    return warnings
+
+
+def _write_notes(model: Model, settings: Settings, found: Measurement) -> Sequence[str]:
+    notes = [f"{settings.warmup + 1} chunks of warm-up are in no figure but the cold first frame"]
+    if model.manifest.random_weights:
+        notes.append("the weights are random: times are real, pictures are not")
+    if model.codec is None:
+        notes.append("the bundle has no codec: frames are latent frames")
+    elif settings.decoding == "off":
+        notes.append("decoding was off: frames are latent frames")
+    elif model.codec.kind == "preview":
+        notes.append("frames were decoded by the preview codec, which costs far less than a VAE")
+    if "enqueue" not in found.recorder.distributions or not found.recorder.distributions["enqueue"].count:
+        notes.append("enqueue time is not told apart: the backend runs a step and waits for it")
+    return notes
