@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,11 +53,18 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Percentiles, in percent.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the noise and of the frames to go on from.")
+@click.option("--layers", is_flag=True, help="Time every node of the graphs, in a pass of its own.")
 @click.option("--fail-above", type=float, metavar="MS", help="Exit 3 if the median chunk takes longer, codec included.")
 @click.option("--fail-below", type=float, metavar="FPS", help="Exit 3 if fewer frames a second come, codec included.")
 @click.option("--json", "json_file", type=_FILE, help="Write the report as JSON.")
+@click.option("--html", "html_file", type=_FILE, help="Write the report as one HTML page.")
 def profile(
-    bundle: Path, fail_above: float | None, fail_below: float | None, json_file: Path | None, **given: Any
+    bundle: Path,
+    fail_above: float | None,
+    fail_below: float | None,
+    json_file: Path | None,
+    html_file: Path | None,
+    **given: Any,
 ) -> None:
     """Measure BUNDLE: first frame, stages, rates, deadlines, memory.
 
@@ -65,17 +73,19 @@ def profile(
     """
     from .profiler import Settings
     from .profiler import profile as measure
+    from .profiler.html import render_html
     from .profiler.text import describe_report
 
     report = measure(Settings(bundle=bundle, **given), say=_log.info)
     click.echo(describe_report(report))
     _write(json_file, report.to_json)
+    _write(html_file, lambda: render_html(report))
     _gate(report, fail_above, fail_below)
 
 
-def _write(path: Path | None, make: Any) -> None:
+def _write(path: Path | None, make: Callable[[], str]) -> None:
     if path is not None:
-        path.write_text(make())
+        path.write_text(make(), encoding="utf-8")
         _log.info("wrote %s", path)
 
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ..model import Model, load
 from .environment import describe_environment
+from .layers import profile_layers
 from .measurement import Measurement, measure
 from .memory import measure_memory
 from .player import measure_attainment, measure_stall
 from .recorder import Span, measure_union
-from .report import FirstFrame, Point, Rate, Report, Workload
+from .report import FirstFrame, Layer, Point, Rate, Report, Workload
 from .settings import Settings
 from .statistics import Summary, summarize
 
@@ -59,6 +60,10 @@ def _profile(model: Model, settings: Settings, load_ms: float | None, say: Calla
     found = measure(model, settings)
     environment = describe_environment(model)
     stages = _summarize_stages(found, settings)
+    layers: tuple[Layer, ...] = ()
+    if settings.layers:
+        say("timing every node, in a pass of its own")
+        layers = profile_layers(model, settings)
     rate = _judge_rate(found, settings, model.manifest.geometry.chunk_frames)
     return Report(
         date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -71,6 +76,7 @@ def _profile(model: Model, settings: Settings, load_ms: float | None, say: Calla
         rate=rate,
         memory=measure_memory(model, found.cache_nbytes),
         timeline=_cut_timeline(found),
+        layers=layers,
         warnings=tuple(_find_warnings(stages, on_gpu=environment.device.startswith("cuda"))),
         notes=tuple(_write_notes(model, settings, found)),
     )

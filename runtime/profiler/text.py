@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from .report import Comparison, Report
@@ -128,12 +129,27 @@ def _tail(report: Report) -> Iterator[str]:
                 f"Roofline {stage.stage}: {stage.flops / 1e9:.4g} GFLOP, {format_bytes(stage.nbytes)}, at best "
                 f"{stage.bound_ms:.3f} ms ({stage.limit}), {100 * stage.fraction:.1f}% reached"
             )
+    if report.layers:
+        yield from _blocks(report)
     if report.comparison is not None:
         yield ""
         yield from describe_comparison(report.comparison)
     yield ""
     yield from (f"[W] {warning}" for warning in report.warnings)
     yield from (f"[I] {note}" for note in report.notes)
+
+
+def _blocks(report: Report) -> Iterator[str]:
+    """Yield the time of each transformer block, and of each operator, in the denoise graph."""
+    blocks: Counter[str] = Counter()
+    operators: Counter[str] = Counter()
+    for layer in report.layers:
+        if layer.stage == "denoise":
+            blocks["outside" if layer.block < 0 else str(layer.block)] += layer.share  # type: ignore[assignment]
+            operators[layer.operator] += layer.share  # type: ignore[assignment]
+    yield f"Blocks of denoise: {', '.join(f'{name} {100 * share:.1f}%' for name, share in sorted(blocks.items()))}"
+    most = ", ".join(f"{name} {100 * share:.1f}%" for name, share in operators.most_common(8))
+    yield f"Operators of denoise: {most}"
 
 
 def _figures(summary: Summary) -> str:
