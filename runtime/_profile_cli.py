@@ -53,6 +53,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Percentiles, in percent.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the noise and of the frames to go on from.")
+@click.option("--trace", "trace_file", type=_FILE, help="Write a trace for ui.perfetto.dev or chrome://tracing.")
 @click.option("--layers", is_flag=True, help="Time every node of the graphs, in a pass of its own.")
 @click.option("--fail-above", type=float, metavar="MS", help="Exit 3 if the median chunk takes longer, codec included.")
 @click.option("--fail-below", type=float, metavar="FPS", help="Exit 3 if fewer frames a second come, codec included.")
@@ -64,6 +65,7 @@ def profile(
     fail_below: float | None,
     json_file: Path | None,
     html_file: Path | None,
+    trace_file: Path | None,
     **given: Any,
 ) -> None:
     """Measure BUNDLE: first frame, stages, rates, deadlines, memory.
@@ -75,11 +77,13 @@ def profile(
     from .profiler import profile as measure
     from .profiler.html import render_html
     from .profiler.text import describe_report
+    from .profiler.trace import render_trace
 
     report = measure(Settings(bundle=bundle, **given), say=_log.info)
     click.echo(describe_report(report))
     _write(json_file, report.to_json)
     _write(html_file, lambda: render_html(report))
+    _write(trace_file, lambda: render_trace(report))
     _gate(report, fail_above, fail_below)
 
 

@@ -66,3 +66,12 @@ def test_percentiles_that_are_no_numbers_are_misuse(tiny_bundle: Path) -> None:
 
     assert done.exit_code == 2
     assert "wanted numbers between commas, such as 90,95,99, got 'fast'" in done.stderr
+
+
+def test_a_page_and_a_trace_are_written(tiny_bundle: Path, tmp_path: Path) -> None:
+    done = profiled(tiny_bundle, *QUICK, "--html", tmp_path / "r.html", "--trace", tmp_path / "r.json", "--layers")
+
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+    assert json.loads((tmp_path / "r.json").read_text())["traceEvents"]
+    assert "Blocks of denoise: 0 " in done.stdout

@@ -77,6 +77,7 @@ def _profile(model: Model, settings: Settings, load_ms: float | None, say: Calla
         memory=measure_memory(model, found.cache_nbytes),
         timeline=_cut_timeline(found),
         layers=layers,
+        spans=tuple(found.spans),
         warnings=tuple(_find_warnings(stages, on_gpu=environment.device.startswith("cuda"))),
         notes=tuple(_write_notes(model, settings, found)),
     )

@@ -122,10 +122,13 @@ class Recorder:
         timings, of = chunk.timings, self.distributions
         steps = timings.denoise_ms
         denoise_ms = sum(steps)
+        earlier = self._begun["denoise"]
         for index, milliseconds in enumerate(steps):
             of["step"].record(milliseconds)
             end = self._step_ends[index % 4096]
-            self._record("step", chunk.index, index, end - int(milliseconds * 1e6), end)
+            # A device's clock is not the host's: no step begins before the one before it ended.
+            self._record("step", chunk.index, index, max(earlier, end - int(milliseconds * 1e6)), end)
+            earlier = end
         for microseconds in getattr(timings, "enqueue_us", None) or ():
             of["enqueue"].record(microseconds / 1e3)
         of["denoise"].record(denoise_ms)
@@ -137,7 +140,7 @@ class Recorder:
         of["idle"].record(max(0.0, idle) / len(steps))
         stages_ms = timings.noise_ms + denoise_ms + timings.fill_ms + timings.scatter_ms
         of["host"].record(max(0.0, timings.total_ms - stages_ms))
-        self._record("chunk", chunk.index, -1, now - int(timings.total_ms * 1e6), now)
+        self._record("chunk", chunk.index, -1, min(self._begun["noise"], now - int(timings.total_ms * 1e6)), now)
         if self._arrived and chunk.index:
             of["arrival"].record((now - self._arrived) * _MS)
         self._arrived = now

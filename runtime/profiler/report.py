@@ -311,6 +311,7 @@ class Report:
         timeline: Spans of two neighbouring chunks.
         warnings: What makes the figures doubtful.
         notes: What they include, and what could not be measured.
+        spans: Of the whole loop, or its end where it was long; not in the JSON, a trace holds them.
         schema: Version of this format: it grows by fields without a new number.
     """
 
@@ -331,8 +332,11 @@ class Report:
     comparison: Comparison | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    spans: tuple[Span, ...] = field(default=(), repr=False)
     schema: int = field(default=SCHEMA)
 
     def to_json(self) -> str:
         """Return the report as JSON."""
-        return json.dumps({"kind": "vdmrt.profile", **dataclasses.asdict(self)}, indent=1, allow_nan=False) + "\n"
+        fields = dataclasses.asdict(dataclasses.replace(self, spans=()))
+        del fields["spans"]
+        return json.dumps({"kind": "vdmrt.profile", **fields}, indent=1, allow_nan=False) + "\n"
