@@ -54,6 +54,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--seed", default=0, show_default=True, help="Of the noise and of the frames to go on from.")
 @click.option("--trace", "trace_file", type=_FILE, help="Write a trace for ui.perfetto.dev or chrome://tracing.")
+@click.option("--against", help="Compare in turn: another bundle, or settings such as precision=fp16,steps=4.")
 @click.option("--layers", is_flag=True, help="Time every node of the graphs, in a pass of its own.")
 @click.option("--fail-above", type=float, metavar="MS", help="Exit 3 if the median chunk takes longer, codec included.")
 @click.option("--fail-below", type=float, metavar="FPS", help="Exit 3 if fewer frames a second come, codec included.")
@@ -61,6 +62,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--html", "html_file", type=_FILE, help="Write the report as one HTML page.")
 def profile(
     bundle: Path,
+    against: str | None,
     fail_above: float | None,
     fail_below: float | None,
     json_file: Path | None,
@@ -79,7 +81,7 @@ def profile(
     from .profiler.text import describe_report
     from .profiler.trace import render_trace
 
-    report = measure(Settings(bundle=bundle, **given), say=_log.info)
+    report = measure(Settings(bundle=bundle, **given), against=against, say=_log.info)
     click.echo(describe_report(report))
     _write(json_file, report.to_json)
     _write(html_file, lambda: render_html(report))

@@ -7,11 +7,13 @@ import datetime
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 from ..model import Model, load
+from .compare import compare, parse_other
 from .environment import describe_environment
 from .layers import profile_layers
-from .measurement import Measurement, measure
+from .measurement import Measurement, default_chunks, measure
 from .memory import measure_memory
 from .player import measure_attainment, measure_stall
 from .recorder import Span, measure_union
@@ -25,11 +27,18 @@ __all__ = ["load_model", "profile"]
 _UNSTEADY_GPU, _UNSTEADY_CPU = 0.01, 0.10
 
 
-def profile(settings: Settings, *, model: Model | None = None, say: Callable[[str], None] | None = None) -> Report:
+def profile(
+    settings: Settings,
+    *,
+    against: str | None = None,
+    model: Model | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Report:
     """Profile a bundle.
 
     Args:
         settings: What and how.
+        against: What to compare it with, in turn: a bundle's folder, or settings such as "precision=fp16,steps=4".
         model: Loaded already, and left open; None loads ``settings.bundle``, and tells how long that took.
         say: Told what goes on, for people.
 
@@ -38,12 +47,22 @@ def profile(settings: Settings, *, model: Model | None = None, say: Callable[[st
         ValueError: A setting does not fit the bundle.
     """
     say = say or (lambda text: None)
-    if model is not None:
-        return _profile(model, settings, None, say)
-    say(f"loading {settings.bundle}")
-    began = time.perf_counter()
-    with load_model(settings) as loaded:
-        return _profile(loaded, settings, (time.perf_counter() - began) * 1e3, say)
+    other = None if against is None else parse_other(settings, against)
+    with ExitStack() as opened:
+        load_ms = None
+        if model is None:
+            say(f"loading {settings.bundle}")
+            began = time.perf_counter()
+            model = opened.enter_context(load_model(settings))
+            load_ms = (time.perf_counter() - began) * 1e3
+        report = _profile(model, settings, load_ms, say)
+        if against is None or other is None:
+            return report
+        say(f"comparing with {against}, in turn")
+        second = opened.enter_context(load_model(other))
+        pairs = settings.chunks or default_chunks(model.manifest.geometry)
+        comparison = compare((model, settings), (second, other), what=against, pairs=pairs)
+        return dataclasses.replace(report, comparison=comparison)
 
 
 def load_model(settings: Settings) -> Model:
