@@ -23,9 +23,9 @@ def settings(bundle: Path) -> Settings:
 
 
 def test_one_thing_differs_from_itself_by_less_than_the_stated_interval(tiny_bundle: Path) -> None:
-    with load(tiny_bundle, precision="fp32") as one, load(tiny_bundle, precision="fp32") as same:
-        this, other = (one, settings(tiny_bundle)), (same, settings(tiny_bundle))
-        trials = [compare(this, other, what="itself", pairs=12) for _ in range(20)]
+    with load(tiny_bundle, precision="fp32") as model:
+        thing = (model, settings(tiny_bundle))
+        trials = [compare(thing, thing, what="itself", pairs=12) for _ in range(20)]
 
     held = sum(1.0 in trial.ratios[0].interval for trial in trials)
     assert held >= 18

@@ -51,7 +51,7 @@ def test_every_node_has_its_block_and_their_shares_are_whole(report: Report) -> 
         assert {layer.block for layer in layers} == {-1, 0, 1}
         assert sum(layer.share for layer in layers) == pytest.approx(1.0)
         products = [layer.block for layer in layers if layer.operator in ("Gemm", "MatMul", "FusedMatMul")]
-        # Both blocks have the same products, but that a fill's last block stops after its own K and V.
+        # The same products in both blocks, but one for the mask channel in the first; a fill's last block stops early.
         assert products.count(0) == pytest.approx(products.count(1), abs=1) or stage == "fill"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from ..model import Model, load
+from ..onnxruntime_backend import OnnxRuntimeBackend
 from .compare import compare, parse_other
 from .environment import describe_environment
 from .layers import profile_layers
@@ -17,7 +18,8 @@ from .measurement import Measurement, default_chunks, measure
 from .memory import measure_memory
 from .player import measure_attainment, measure_stall
 from .recorder import Span, measure_union
-from .report import FirstFrame, Layer, Point, Rate, Report, Workload
+from .report import Ceilings, FirstFrame, Layer, Point, Rate, Report, RooflineStage, Workload
+from .roofline import best_ceilings, measure_ceilings, place_stages
 from .settings import Settings
 from .statistics import Summary, summarize
 
@@ -59,7 +61,8 @@ def profile(
         if against is None or other is None:
             return report
         say(f"comparing with {against}, in turn")
-        second = opened.enter_context(load_model(other))
+        # Two instances of one thing may differ: their memory lies elsewhere. What is the same is loaded once.
+        second = model if _loads_alike(settings, other) else opened.enter_context(load_model(other))
         pairs = settings.chunks or default_chunks(model.manifest.geometry)
         comparison = compare((model, settings), (second, other), what=against, pairs=pairs)
         return dataclasses.replace(report, comparison=comparison)
@@ -74,11 +77,20 @@ def load_model(settings: Settings) -> Model:
     return load(settings.bundle, backend=settings.backend, precision=settings.precision, threads=settings.threads)
 
 
+def _loads_alike(one: Settings, other: Settings) -> bool:
+    names = ("bundle", "backend", "precision", "threads")
+    return all(getattr(one, name) == getattr(other, name) for name in names)
+
+
 def _profile(model: Model, settings: Settings, load_ms: float | None, say: Callable[[str], None]) -> Report:
+    before = _measure_ceilings(model, settings, say)
     say(f"measuring on {model.backend.describe()}")
     found = measure(model, settings)
+    # Before and after, because another process may slow either; the better counts.
+    ceilings = best_ceilings(before, _measure_ceilings(model, settings, say))
     environment = describe_environment(model)
     stages = _summarize_stages(found, settings)
+    roofline = () if ceilings is None else place_stages(model, ceilings, stages)
     layers: tuple[Layer, ...] = ()
     if settings.layers:
         say("timing every node, in a pass of its own")
@@ -95,11 +107,20 @@ def _profile(model: Model, settings: Settings, load_ms: float | None, say: Calla
         rate=rate,
         memory=measure_memory(model, found.cache_nbytes),
         timeline=_cut_timeline(found),
+        ceilings=ceilings,
+        roofline=roofline,
         layers=layers,
         spans=tuple(found.spans),
-        warnings=tuple(_find_warnings(stages, on_gpu=environment.device.startswith("cuda"))),
+        warnings=tuple(_find_warnings(stages, roofline, on_gpu=environment.device.startswith("cuda"))),
         notes=tuple(_write_notes(model, settings, found)),
     )
+
+
+def _measure_ceilings(model: Model, settings: Settings, say: Callable[[str], None]) -> Ceilings | None:
+    if not settings.roofline:
+        return None
+    say("measuring the device's ceilings")
+    return measure_ceilings(model)
 
 
 def _describe_workload(model: Model, settings: Settings, found: Measurement) -> Workload:
@@ -179,7 +200,7 @@ def _cut_timeline(found: Measurement) -> tuple[Span, ...]:
     )
 
 
-def _find_warnings(stages: Mapping[str, Summary], *, on_gpu: bool) -> list[str]:
+def _find_warnings(stages: Mapping[str, Summary], roofline: Sequence[RooflineStage], *, on_gpu: bool) -> list[str]:
     warnings = []
     step, limit = stages["step"], _UNSTEADY_GPU if on_gpu else _UNSTEADY_CPU
     if step.variation > limit:
@@ -194,6 +215,8 @@ def _find_warnings(stages: Mapping[str, Summary], *, on_gpu: bool) -> list[str]:
             f"the run may be bound by enqueue: a denoising step takes {step.median:.3f} ms and enqueueing it "
             f"{enqueue.median:.3f} ms; replay a captured CUDA graph, or use a faster CPU"
         )
+    if any(stage.fraction > 1.02 for stage in roofline):
+        warnings.append("a stage ran above the roofline: the ceilings were taken in slower moments; profile again")
     return warnings
 
 
@@ -207,6 +230,8 @@ def _write_notes(model: Model, settings: Settings, found: Measurement) -> Sequen
         notes.append("decoding was off: frames are latent frames")
     elif model.codec.kind == "preview":
         notes.append("frames were decoded by the preview codec, which costs far less than a VAE")
+    if settings.roofline and not isinstance(model.backend, OnnxRuntimeBackend):
+        notes.append(f"no roofline: the ceilings of {model.backend.name} are not measured yet")
     if "enqueue" not in found.recorder.distributions or not found.recorder.distributions["enqueue"].count:
         notes.append("enqueue time is not told apart: the backend runs a step and waits for it")
     return notes

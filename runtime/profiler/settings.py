@@ -30,7 +30,7 @@ class Settings:
         decoding: Whether chunks are decoded: "serial" after each, "overlapped" with the next one, or "off".
         seed: Of the noise and of the frames to go on from.
         layers: Whether the nodes of the graphs are timed, in a pass of their own.
-        roofline: Whether the device's ceilings are measured.
+        roofline: Whether the device's ceilings are measured: a second, and 256 MiB.
     """
 
     bundle: Path
