@@ -27,6 +27,7 @@ class Measurement:
     Attributes:
         sampler: The sampler.
         steps: Denoising steps.
+        generated_frames: Latent frames made from the cold chunk on; those of the warm-up count too.
         chunks: Chunks that were measured.
         cold_ms: From asking for a session to the first chunk delivered.
         warm_ms: From giving frames to the first chunk delivered, after the warm-up.
@@ -45,6 +46,7 @@ class Measurement:
     warm_ms: float
     recorder: Recorder
     cache_nbytes: int
+    generated_frames: int = 0
     chunks: int = 0
     wall_ms: float = 0.0
     cached_frames: list[int] = field(default_factory=list)
@@ -115,6 +117,7 @@ def measure(model: Model, settings: Settings) -> Measurement:
         found = Measurement(session.table.name, session.table.steps, cold_ms, 0.0, recorder, session.lane.cache_nbytes)
         recorder.attach(session)
         _run(rollout, settings, chunks, found)
+        found.generated_frames = (1 + settings.warmup + found.chunks) * session.lane.geometry.chunk_frames
     return found
 
 

@@ -7,7 +7,7 @@ import datetime
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 from ..model import Model, load
 from ..onnxruntime_backend import OnnxRuntimeBackend
@@ -16,6 +16,7 @@ from .environment import describe_environment
 from .layers import profile_layers
 from .measurement import Measurement, default_chunks, measure
 from .memory import measure_memory
+from .nvml import open_meter
 from .player import measure_attainment, measure_stall
 from .recorder import Span, measure_union
 from .report import Ceilings, FirstFrame, Layer, Point, Rate, Report, RooflineStage, Workload
@@ -85,10 +86,12 @@ def _loads_alike(one: Settings, other: Settings) -> bool:
 def _profile(model: Model, settings: Settings, load_ms: float | None, say: Callable[[str], None]) -> Report:
     before = _measure_ceilings(model, settings, say)
     say(f"measuring on {model.backend.describe()}")
-    found = measure(model, settings)
+    environment = describe_environment(model)
+    meter, refusal = open_meter(environment.device)
+    with meter or nullcontext():
+        found = measure(model, settings)
     # Before and after, because another process may slow either; the better counts.
     ceilings = best_ceilings(before, _measure_ceilings(model, settings, say))
-    environment = describe_environment(model)
     stages = _summarize_stages(found, settings)
     roofline = () if ceilings is None else place_stages(model, ceilings, stages)
     layers: tuple[Layer, ...] = ()
@@ -98,7 +101,7 @@ def _profile(model: Model, settings: Settings, load_ms: float | None, say: Calla
     rate = _judge_rate(found, settings, model.manifest.geometry.chunk_frames)
     return Report(
         date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        environment=environment,
+        environment=environment if meter is None else dataclasses.replace(environment, gpu=meter.name),
         workload=_describe_workload(model, settings, found),
         first=FirstFrame(load_ms, found.cold_ms, None if load_ms is None else load_ms + found.cold_ms, found.warm_ms),
         stages=stages,
@@ -107,12 +110,13 @@ def _profile(model: Model, settings: Settings, load_ms: float | None, say: Calla
         rate=rate,
         memory=measure_memory(model, found.cache_nbytes),
         timeline=_cut_timeline(found),
+        energy=None if meter is None else meter.read(found.generated_frames),
         ceilings=ceilings,
         roofline=roofline,
         layers=layers,
         spans=tuple(found.spans),
         warnings=tuple(_find_warnings(stages, roofline, on_gpu=environment.device.startswith("cuda"))),
-        notes=tuple(_write_notes(model, settings, found)),
+        notes=(*_write_notes(model, settings, found), *([refusal] if refusal else [])),
     )
 
 

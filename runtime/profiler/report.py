@@ -178,11 +178,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class Energy:
-    """What NVML told of the measured loop.
+    """What NVML told of the measured rollout, the warm-up included.
 
     Attributes:
         joules: Energy of the whole GPU.
-        joules_per_frame: Of one generated latent frame.
+        joules_per_frame: Of one generated latent frame, those of the warm-up counted too.
         watts: Mean power.
         clock_mhz: SM clock at the end.
         memory_clock_mhz: Memory clock at the end.
