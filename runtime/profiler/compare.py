@@ -48,7 +48,14 @@ def parse_other(settings: Settings, text: str) -> Settings:
     return dataclasses.replace(settings, **changed)  # type: ignore[arg-type]  # each value was read by its type
 
 
-def compare(this: tuple[Model, Settings], other: tuple[Model, Settings], *, what: str, pairs: int) -> Comparison:
+def compare(
+    this: tuple[Model, Settings],
+    other: tuple[Model, Settings],
+    *,
+    what: str,
+    pairs: int,
+    make: tuple[type[Rollout], type[Rollout]] = (Rollout, Rollout),
+) -> Comparison:
     """Run chunks of both in turn.
 
     Args:
@@ -56,11 +63,12 @@ def compare(this: tuple[Model, Settings], other: tuple[Model, Settings], *, what
         other: Another, or the same model with other settings.
         what: What the other is, for people.
         pairs: Neighbouring chunks, 12 at least.
+        make: Kinds of rollout, where they are what differs.
 
     Raises:
         VdmrtError: One of them fails.
     """
-    rollouts = Rollout(*this), Rollout(*other)
+    rollouts = make[0](*this), make[1](*other)
     frames = [rollout.session.lane.geometry.chunk_frames for rollout in rollouts]
     alike = frames[0] == frames[1]
     decodes = all(rollout.decodes for rollout in rollouts)
