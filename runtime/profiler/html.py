@@ -225,7 +225,7 @@ def _layers(report: Report) -> Table:
 
 def _environment(report: Report) -> Table:
     e, w, m = report.environment, report.workload, report.memory
-    rows: list[list[str | float | int]] = [
+    rows = [
         ["device", e.gpu or f"{e.cpu} ({e.device})"],
         ["platform", f"{e.platform}, Python {e.python}"],
         ["packages", ", ".join(f"{name} {version}" for name, version in e.packages.items())],

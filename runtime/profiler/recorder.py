@@ -72,7 +72,7 @@ class Recorder:
         self._ends = array("q", bytes(8 * capacity))
         self._step_ends = array("q", bytes(8 * 4096))
         self._origin = time.perf_counter_ns()
-        self._begun = dict.fromkeys((*STAGES, "denoise"), 0)
+        self._begun: dict[str, int] = dict.fromkeys((*STAGES, "denoise"), 0)
         self._denoised = self._origin
         self._decoding = 0
         self._chunk = 0
