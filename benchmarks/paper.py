@@ -1,11 +1,11 @@
 """The paper's experiment on this machine: the cache against recomputing, over 10 autoregressive steps.
 
 Ca2-VDM (arXiv 2411.16375) reports 80 frames at 256×256 on one A100: 52.1 s with the cache, 130.1 s with extendable
-conditioning and 77.5 s with fixed conditioning. Here extendable conditioning recomputes all frames so far (25 at most) in
-each denoising step, fixed conditioning the last 8. All three run in ONNX Runtime on the CPU, with the same random weights
-and latents of 16×16: ratios may be held against the paper's, times may not. At each autoregressive step the contenders'
-denoising steps are timed in turn; its time is composed of their median and the cache fill. Writes results/paper.json, and
-results/paper.html with the curve.
+conditioning and 77.5 s with fixed conditioning. Here extendable conditioning recomputes all frames so far (25 at most)
+in each denoising step, fixed conditioning the last 8. All three run in ONNX Runtime on the CPU, with the same random
+weights and latents of 16×16: ratios may be held against the paper's, times may not. At each autoregressive step the
+contenders' denoising steps are timed in turn; its time is composed of their median and the cache fill. Writes
+results/paper.json, and results/paper.html with the curve.
 """
 
 from __future__ import annotations

@@ -209,3 +209,16 @@ def test_a_decode_in_another_thread_is_of_its_chunk(tiny_bundle: Path) -> None:
         thread.join()
 
     assert [span.chunk for span in recorder.spans() if span.stage == "decode"] == [1]
+
+
+def test_too_few_chunks_for_a_percentile_are_told(tiny_bundle: Path) -> None:
+    notes = profiled(tiny_bundle, {}, percentiles=(50.0, 80.0, 99.0)).notes
+
+    assert any(note.startswith("5 chunks are too few for 99 %") for note in notes)
+
+
+def test_ranges_for_nsight_leave_the_figures_where_they_are(tiny_bundle: Path) -> None:
+    report = profiled(tiny_bundle, {"fill": DELAY}, nvtx=True)
+
+    assert report.stages["fill"].median > 1e3 * DELAY
+    assert report.stages["step"].count == 10

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ...bundle import Geometry
 from ..model import Model
 from ..session import Chunk, Session, Timings
+from .nvtx import NvtxRanges
 from .recorder import Recorder, Span
 from .settings import Settings
 
@@ -101,7 +102,7 @@ def measure(model: Model, settings: Settings) -> Measurement:
 
     Raises:
         VdmrtError: The model fails.
-        ValueError: The sampler does not fit.
+        ValueError: The sampler does not fit, or NVTX ranges are wanted and the package is not there.
     """
     began = time.perf_counter()
     rollout = Rollout(model, settings)
@@ -116,9 +117,18 @@ def measure(model: Model, settings: Settings) -> Measurement:
         recorder = Recorder(capacity=max(4096, chunks * (session.table.steps + 8)))
         found = Measurement(session.table.name, session.table.steps, cold_ms, 0.0, recorder, session.lane.cache_nbytes)
         recorder.attach(session)
+        if settings.nvtx:
+            _open_ranges().attach(session)
         _run(rollout, settings, chunks, found)
         found.generated_frames = (1 + settings.warmup + found.chunks) * session.lane.geometry.chunk_frames
     return found
+
+
+def _open_ranges() -> NvtxRanges:
+    try:
+        return NvtxRanges()
+    except ImportError as error:
+        raise ValueError("--nvtx wants the package nvtx; pip install 'vdmrt[profile]'") from error
 
 
 def _run(rollout: Rollout, settings: Settings, chunks: int, found: Measurement) -> None:

@@ -226,6 +226,10 @@ def _find_warnings(stages: Mapping[str, Summary], roofline: Sequence[RooflineSta
 
 def _write_notes(model: Model, settings: Settings, found: Measurement) -> Sequence[str]:
     notes = [f"{settings.warmup + 1} chunks of warm-up are in no figure but the cold first frame"]
+    rare = [percent for percent in settings.percentiles if found.chunks < 100 / (100.001 - percent)]
+    if rare:
+        shown = ", ".join(f"{percent:g} %" for percent in rare)
+        notes.append(f"{found.chunks} chunks are too few for {shown}: of a chunk that percentile is the maximum")
     if model.manifest.random_weights:
         notes.append("the weights are random: times are real, pictures are not")
     if model.codec is None:

@@ -30,6 +30,7 @@ class Settings:
         decoding: Whether chunks are decoded: "serial" after each, "overlapped" with the next one, or "off".
         seed: Of the noise and of the frames to go on from.
         layers: Whether the nodes of the graphs are timed, in a pass of their own.
+        nvtx: Whether stages are NVTX ranges too, for Nsight Systems.
         roofline: Whether the device's ceilings are measured: a second, and 256 MiB.
     """
 
@@ -48,6 +49,7 @@ class Settings:
     seed: int = 0
     layers: bool = False
     roofline: bool = True
+    nvtx: bool = False
 
     def __post_init__(self) -> None:
         if self.chunks is not None and self.chunks < 1:
