@@ -149,3 +149,5 @@ def test_the_page_is_readable(width: int, scheme: str, browser: webdriver.Chrome
         "return [...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)"
     )
     assert min(sizes) >= 9
+    rows = browser.execute_script("return [...document.querySelectorAll('tr')].map(row => row.offsetHeight)")
+    assert max(rows) <= 120

@@ -204,8 +204,10 @@ def _ticks(low: float, high: float) -> list[float]:
 def _figure(kind: str, height: int, body: Sequence[str], legend: Sequence[tuple[str, str]], title: str) -> str:
     keys = "".join(f'<li><span class="key {tone}"></span>{_safe(text)}</li>' for tone, text in legend)
     listed = f'<ul class="legend">{keys}</ul>' if keys else ""
+    # A bar without text may be squeezed; all else keeps its shape.
+    fit = ' preserveAspectRatio="none"' if kind == "shares" else ""
     return (
-        f'{listed}<div class="chart"><svg class="{kind}" viewBox="0 0 {_WIDTH} {height}" role="img" '
+        f'{listed}<div class="chart"><svg class="{kind}" viewBox="0 0 {_WIDTH} {height}"{fit} role="img" '
         f'aria-label="{_safe(title)}">{"".join(body)}</svg></div>'
     )
 

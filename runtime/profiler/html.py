@@ -163,15 +163,15 @@ def _compare(comparison: Comparison) -> Table:
     rows: list[list[str | float | int]] = [
         [
             ratio.what,
-            ratio.this,
-            ratio.other,
             ratio.ratio,
             _interval(ratio.interval),
             "yes" if ratio.differs else "not shown",
+            ratio.this,
+            ratio.other,
         ]
         for ratio in comparison.ratios
     ]
-    return Table(["", "this, ms", "other, ms", "ratio", "interval", "differs"], rows, name="comparison")
+    return Table(["", "ratio", "interval", "differs", "this, ms", "other, ms"], rows, name="comparison")
 
 
 def _roofline(report: Report) -> Table:
@@ -217,10 +217,10 @@ def _groups(report: Report, attribute: str) -> Table:
 
 def _layers(report: Report) -> Table:
     rows: list[list[str | float | int]] = [
-        [layer.name, layer.operator, layer.stage, layer.block, layer.milliseconds, 100 * layer.share]
+        [layer.name, layer.milliseconds, 100 * layer.share, layer.operator, layer.stage, layer.block]
         for layer in sorted(report.layers, key=lambda layer: -layer.milliseconds)
     ]
-    return Table(["node", "operator", "graph", "block", "ms", "% of graph"], rows, sorts=True, name="layers")
+    return Table(["node", "ms", "% of graph", "operator", "graph", "block"], rows, sorts=True, name="layers")
 
 
 def _environment(report: Report) -> Table:

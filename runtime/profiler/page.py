@@ -45,6 +45,10 @@ thead th { position: sticky; top: 0; background: var(--page); }
 th button { all: unset; cursor: pointer; font-weight: 600; } th button:focus-visible { outline: 2px solid var(--a); }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
+svg.shares { min-width: 0; }
+@media (max-width: 600px) { body { padding: 16px 12px 48px; } table { font-size: .8rem; } th, td { padding: 4px 6px; }
+  td:first-child { min-width: 9em; max-width: 11em; white-space: normal; overflow-wrap: anywhere; }
+  svg { min-width: 560px; } svg.shares { min-width: 0; height: 44px; } .words td:first-child { min-width: 7em; } }
 """
 # Sorts by the cell's data-value where there is one: numbers as numbers, and back again at the second click.
 _SCRIPT = """
