@@ -83,6 +83,10 @@ def profile(
     from .profiler.text import describe_report
     from .profiler.trace import render_trace
 
+    for path in (json_file, html_file, trace_file):
+        # Before minutes of measuring, not after.
+        if path is not None and not path.parent.is_dir():
+            raise click.UsageError(f"'{path}' cannot be written: there is no folder '{path.parent}'; make it first")
     report = measure(Settings(bundle=bundle, **given), against=against, say=_log.info)
     click.echo(describe_report(report))
     _write(json_file, report.to_json)

@@ -75,3 +75,10 @@ def test_a_page_and_a_trace_are_written(tiny_bundle: Path, tmp_path: Path) -> No
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
     assert json.loads((tmp_path / "r.json").read_text())["traceEvents"]
     assert "Blocks of denoise: 0 " in done.stdout
+
+
+def test_a_file_in_no_folder_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    done = profiled(tmp_path / "no-bundle", "--html", tmp_path / "none" / "r.html")
+
+    assert done.exit_code == 2
+    assert "there is no folder" in done.stderr
