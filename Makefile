@@ -8,7 +8,7 @@ CORE = $(wildcard runtime/csrc/*.[ch])
 CFLAGS_CHECK = -std=c11 -D_GNU_SOURCE -DPy_LIMITED_API=0x030A0000 -Wall -Wextra -Werror -fsyntax-only
 
 .DEFAULT_GOAL = help
-.PHONY: demo dev check test test-slow bench wheel clean help
+.PHONY: demo dev check test test-browser test-slow bench wheel clean help
 
 demo: $(READY)  ## Go on with a sky nobody has seen, and with a photograph; write clips to demo-out/.
 	$(BIN)/vdmrt demo --output demo-out
@@ -29,15 +29,20 @@ check: $(READY)  ## Lint, formatting, types, spelling, and C warnings as errors.
 	$(CC) $(CFLAGS_CHECK) -I"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')" $(filter %.c,$(CORE))
 
 # The script, not `python -m pytest`: that would put the root on sys.path, where `import export` works by accident.
-test: $(READY)  ## Every test but the slow ones.
-	$(BIN)/pytest -m "not slow"
+test: $(READY)  ## Every test but the slow ones and those that need a browser.
+	$(BIN)/pytest -m "not slow and not browser"
+
+test-browser: $(READY)  ## What people see of the reports, in chromium (Debian: chromium, chromium-driver).
+	$(BIN)/pytest -m browser
 
 test-slow: $(READY)  ## The slow tests: minutes and gigabytes.
 	$(BIN)/pytest -m slow
 
-bench: $(READY)  ## What the cache and the graphs gain, against recomputing and against torch.
+bench: $(READY)  ## What the cache and the graphs gain, against recomputing and against torch; what the profiler costs.
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/cpu_vs_torch.py
+	$(BIN)/python benchmarks/paper.py
+	$(BIN)/python benchmarks/profiler_cost.py
 
 wheel: $(READY)  ## The sdist, and the wheel built from it, in dist/.
 	rm -rf build dist && $(BIN)/pyproject-build

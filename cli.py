@@ -17,6 +17,7 @@ from .engines._cli import build, inspect
 from .errors import EngineError, VdmrtError
 from .export._cli import export
 from .runtime._cli import demo, doctor, run
+from .runtime._profile_cli import profile
 
 __all__ = ["main"]
 
@@ -160,5 +161,5 @@ def _roll(bundle: Bundle, backend: str, precision: str, steps: int) -> tuple[Any
     return chunk.latents, statistics.median(chunk.timings.denoise_ms) / 1e3
 
 
-for _command in (export, calibrate, verify, build, inspect, run, demo, doctor):
+for _command in (export, calibrate, verify, build, inspect, run, profile, demo, doctor):
     main.add_command(_command)

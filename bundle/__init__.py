@@ -23,7 +23,7 @@ from .engine import (
     record_checks,
     stage_graphs,
 )
-from .external_data import check_external_data
+from .external_data import check_external_data, read_fields
 from .folder import Bundle, BundleWriter, amended_bundle, new_bundle, open_bundle, rewrite_manifest, sha256_of
 from .manifest import (
     SCHEMA,
@@ -79,6 +79,7 @@ __all__ = [
     "new_bundle",
     "open_bundle",
     "open_engine",
+    "read_fields",
     "read_plan",
     "rebuild_command",
     "record_checks",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import BundleError
 
-__all__ = ["check_external_data"]
+__all__ = ["check_external_data", "read_fields"]
 
 # Field numbers of onnx.proto: which fields of a message lead to further tensors.
 _MODEL = {7: "graph", 20: "training", 25: "function"}
@@ -54,17 +54,17 @@ def check_external_data(path: Path, allowed: str | None) -> None:
 
 
 def _locations(message: memoryview, kind: str) -> Iterator[str]:
-    for field, content in _fields(message):
+    for field, content in read_fields(message):
         child = _CHILDREN[kind].get(field)
         if child == "entry":
-            entry = dict(_fields(content))
+            entry = dict(read_fields(content))
             if bytes(entry.get(_KEY, b"")) == b"location":
                 yield bytes(entry.get(_VALUE, b"")).decode()
         elif child is not None:
             yield from _locations(content, child)
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+def read_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Yield the length-delimited fields of a message; skip the rest."""
     position = 0
     while position < len(message):

@@ -26,6 +26,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime>=1.20",),
     "cuda": ("onnxruntime-gpu>=1.20", "cuda-python>=12.6"),
     "tensorrt": ("tensorrt>=10.3", "cuda-python>=12.6"),
+    "profile": ("nvidia-ml-py>=12.560", "nvtx>=0.2.10", "prometheus-client>=0.20"),
     "export": ("torch>=2.9", "onnx>=1.17", "onnxscript>=0.5", "safetensors>=0.4.3", "pyyaml>=6"),
 }
 # Each of them owns the folder site-packages/onnxruntime.

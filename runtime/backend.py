@@ -76,10 +76,14 @@ class Backend(Protocol):
 
     Attributes:
         name: "onnxruntime" or "tensorrt".
+        device_name: What it runs on: "host", or "cuda:0" and so on.
     """
 
     @property
     def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def device_name(self) -> str: ...  # noqa: D102
 
     def describe(self) -> str:
         """Say in one line what runs where."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -188,7 +189,15 @@ class Lane:
         return self._state.device_array("latent", request)
 
     def fill(
-        self, request: int, ring: Ring, latent: Array, window: Window, context_index: Array, *, keep_context: bool
+        self,
+        request: int,
+        ring: Ring,
+        latent: Array,
+        window: Window,
+        context_index: Array,
+        *,
+        keep_context: bool,
+        stage: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
     ) -> FillTimes:
         """Compute K and V of clean latent frames [n, c, h, w], 1 <= n <= T, and copy them into the request's slots.
 
@@ -199,13 +208,21 @@ class Lane:
             window: Where they stand.
             context_index: Which of them become the cross-frame context, int32 [P].
             keep_context: Whether the request keeps the context it has.
+            stage: Entered with "fill" and "scatter" while the host does each; on a GPU it enqueues them only.
 
         Raises:
             DeviceError: A call failed.
         """
         with self.lock:
             try:
-                self._enqueue_fill(request, ring, latent, window, context_index, keep_context)
+                self._set_fill_inputs(request, latent, window, context_index)
+                with stage("fill"):
+                    self._marks.record(0)
+                    self._fill_calls[request, keep_context].enqueue()
+                    self._marks.record(1)
+                with stage("scatter"):
+                    self._scatter(request, ring, len(latent))
+                    self._marks.record(2)
                 # When this has passed, the mirrors of the inputs are free to be written again.
                 self._marks.wait(2)
             except BaseException:
@@ -399,16 +416,6 @@ class Lane:
             if name in tensors:
                 tensors[name][row] = getattr(window, name)
                 tensors.upload(name, row)
-
-    def _enqueue_fill(
-        self, request: int, ring: Ring, latent: Array, window: Window, context_index: Array, keep_context: bool
-    ) -> None:
-        self._set_fill_inputs(request, latent, window, context_index)
-        self._marks.record(0)
-        self._fill_calls[request, keep_context].enqueue()
-        self._marks.record(1)
-        self._scatter(request, ring, len(latent))
-        self._marks.record(2)
 
     def _set_fill_inputs(self, request: int, latent: Array, window: Window, context_index: Array) -> None:
         self._fill["latent"][0, : len(latent)] = latent

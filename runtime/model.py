@@ -113,6 +113,12 @@ class Model:
         """What the bundle says of itself."""
         return self.bundle.manifest
 
+    @property
+    def allocated_nbytes(self) -> int:
+        """Bytes of device memory that the lanes hold: caches, staging, scratch and tensors; not a backend's weights."""
+        devices = {id(lane.device): lane.device for lane in self._lanes}
+        return sum(device.allocated_nbytes for device in devices.values())
+
     def session(
         self,
         *,

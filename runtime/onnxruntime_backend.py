@@ -30,10 +30,12 @@ class OnnxRuntimeBackend:
 
     Attributes:
         name: "onnxruntime".
+        device_name: "host", or "cuda:0" and so on.
         threads: Threads of each program's own pool.
     """
 
     name = "onnxruntime"
+    device_name = "host"
     _provider = "CPUExecutionProvider"
     _extra = "cpu"
 
@@ -94,13 +96,13 @@ class OnnxRuntimeBackend:
     def _providers(self, stage: str) -> list[Any]:
         return [self._provider]
 
-    def _options(self, graph: Graph) -> onnxruntime.SessionOptions:
+    def _options(self, graph: Graph | None = None) -> onnxruntime.SessionOptions:
         options = self._module.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._spinning else "0")
-        if graph.quantised == "fp8":
+        if graph is not None and graph.quantised == "fp8":
             # The CPU provider has no FP8 products: the pairs stay and round, which shows the accuracy, not the speed.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         return options
@@ -131,6 +133,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
             BackendError: ONNX Runtime is not installed, installed twice, or lacks the CUDA provider.
         """
         self._device = cuda_device(index)
+        self.device_name = self._device.name
         super().__init__(threads=1)
         self.cuda_graph = cuda_graph
         self._tf32 = tf32

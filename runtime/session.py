@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from .sampler_table import PrefixNoise, SamplerTable
 from .stepper import StepTimes
 from .window import context_frames, make_window, split_prefix
 
-__all__ = ["Chunk", "Noise", "Session", "Timings", "advance"]
+__all__ = ["Chunk", "Noise", "Observer", "Session", "Timings", "advance"]
 
 Latents = npt.NDArray[np.float32]
 
@@ -87,6 +88,7 @@ class Chunk:
     timings: Timings
     device_latents: DeviceArray
     _codec: PictureCodec | None = field(repr=False, default=None)
+    _observer: Observer | None = field(repr=False, default=None, compare=False)
 
     @property
     def pictures(self) -> Pictures:
@@ -97,7 +99,32 @@ class Chunk:
         """
         if self._codec is None:
             raise SessionError("the bundle has no codec, so there are latents only")
-        return self._codec.decode(self.latents)
+        with _staged(self._observer, "decode"):
+            return self._codec.decode(self.latents)
+
+
+class Observer(Protocol):
+    """Told of each stage of a session while it happens, in the session's own thread; the session waits for it.
+
+    Stages are "encode", "noise", "denoise" (all denoising steps of a chunk), "fill", "scatter" and "decode". They do
+    not nest. Give each session an observer of its own: sessions that step together tell theirs of the same denoising.
+    """
+
+    def begin(self, stage: str) -> None:
+        """Hear that a stage begins."""
+        ...
+
+    def step(self, done: int) -> None:
+        """Hear that a denoising step is done, the ``done``-th of the chunk."""
+        ...
+
+    def end(self, stage: str) -> None:
+        """Hear that a stage ended, also where it failed."""
+        ...
+
+    def finish(self, chunk: Chunk) -> None:
+        """Hear that a chunk is finished."""
+        ...
 
 
 class Session:
@@ -105,6 +132,7 @@ class Session:
 
     Attributes:
         table: The sampler.
+        observer: Told of each stage; None tells nobody.
     """
 
     def __init__(
@@ -126,6 +154,7 @@ class Session:
             table.steps,
             lane.noise(request) if table.stochastic else None,
         )
+        self.observer: Observer | None = None
         self._lane = lane
         self._request = request
         self._ring = Ring(lane.geometry.slots)
@@ -307,7 +336,8 @@ class Session:
         if given.dtype == np.uint8:
             if self._codec is None:
                 raise SessionError("the bundle has no codec and takes no pictures; give latents [n, c, h, w]")
-            given = self._codec.encode(given)
+            with _staged(self.observer, "encode"):
+                given = self._codec.encode(given)
         latents = checked_array("latents", given, (None, *g.latent_shape), "n, c, h, w")
         if not 1 <= len(latents) <= g.slots:
             raise SessionError(f"the cache holds 1 to {g.slots} given latent frames, got {len(latents)}")
@@ -369,7 +399,13 @@ class Session:
         keep = g.context == "first" and self._ring.written > 0
         try:
             times = self._lane.fill(
-                self._request, self._ring, latents, window, context_frames(g, count), keep_context=keep
+                self._request,
+                self._ring,
+                latents,
+                window,
+                context_frames(g, count),
+                keep_context=keep,
+                stage=partial(_staged, self.observer),
             )
             self._ring.advance(count)
         except BaseException:
@@ -399,8 +435,10 @@ class Session:
             total_ms,
         )
         on_device = self._lane.device_latent(self._request)
-        chunk = Chunk(self._chunks, first, latents, timings, on_device, self._codec)
+        chunk = Chunk(self._chunks, first, latents, timings, on_device, self._codec, self.observer)
         self._chunks += 1
+        if self.observer is not None:
+            self.observer.finish(chunk)
         return chunk
 
 
@@ -437,12 +475,44 @@ def advance(
             session._check_started()
         held.enter_context(lane.lock)
         started = time.perf_counter()
-        noise_ms = [session._begin(one) for session, one in zip(sessions, given, strict=True)]
-        steps = max(session.table.steps for session in sessions)
-        step_times = lane.denoise(steps, on_step)
+        noise_ms = []
+        for session, one in zip(sessions, given, strict=True):
+            with _staged(session.observer, "noise"):
+                noise_ms.append(session._begin(one))
+        step_times = _denoise(lane, sessions, on_step)
         # All of them are checked before the first one goes on: after an error none has.
         latents = [session._denoised() for session in sessions]
         return [
             session._finish(made, one, drawn, step_times, started)
             for session, made, one, drawn in zip(sessions, latents, given, noise_ms, strict=True)
         ]
+
+
+def _denoise(lane: Lane, sessions: Sequence[Session], on_step: Callable[[int], None] | None) -> StepTimes:
+    """Run all denoising steps of sessions that have begun, telling their observers."""
+    observers = [session.observer for session in sessions if session.observer is not None]
+
+    def tell(done: int) -> None:
+        for observer in observers:
+            observer.step(done)
+        if on_step is not None:
+            on_step(done)
+
+    with ExitStack() as stages:
+        for session in sessions:
+            stages.enter_context(_staged(session.observer, "denoise"))
+        # Nobody to tell: on a GPU the steps then run without a look at Python between them.
+        listens = on_step is not None or bool(observers)
+        return lane.denoise(max(session.table.steps for session in sessions), tell if listens else None)
+
+
+@contextmanager
+def _staged(observer: Observer | None, stage: str) -> Iterator[None]:
+    if observer is None:
+        yield
+        return
+    observer.begin(stage)
+    try:
+        yield
+    finally:
+        observer.end(stage)

@@ -53,6 +53,7 @@ class TensorRtBackend:
         self._found = found
         self.machine = found.machine
         self.device_index = device_index
+        self.device_name = f"cuda:{device_index}"
         self._trust_plans = trust_plans
         self._programs: list[TensorRtProgram] = []
         self._engines: dict[Path, Engine] = {}

@@ -23,7 +23,7 @@ from vdmrt.cli import main
 from vdmrt.runtime.clip_writer import write_clip, write_latents
 from vdmrt.runtime.media import read_clip, read_latents
 
-COMMANDS = ["export", "build", "inspect", "run", "demo", "doctor"]
+COMMANDS = ["export", "calibrate", "verify", "build", "inspect", "run", "profile", "demo", "doctor"]
 CONFIG = {
     "input_size": [8, 4, 4],
     "hidden_size": 16,

@@ -105,7 +105,8 @@ def test_wheel_holds_the_core_its_types_and_what_the_demo_needs(wheel_names: set
     bundle = {
         path.relative_to(ROOT).as_posix() for path in (ROOT / "examples/sky/bundle").rglob("*.*") if path.is_file()
     }
-    assert rest == core | {f"vdmrt/{file}" for file in bundle}
+    profiler = {"vdmrt/runtime/profiler/dashboard.json", "vdmrt/runtime/profiler/REPORT.md"}
+    assert rest == core | profiler | {f"vdmrt/{file}" for file in bundle}
 
 
 def test_wheel_serves_every_python_we_support(dist: Path) -> None:

@@ -1,0 +1,68 @@
+"""What a profile ran on: processor, versions, commit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from ... import __version__
+from ..model import Model
+from .report import Environment
+
+__all__ = ["describe_environment"]
+
+_PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "cuda-python", "nvidia-ml-py")
+
+
+def describe_environment(model: Model, gpu: str | None = None) -> Environment:
+    """Describe where ``model`` runs.
+
+    Args:
+        model: Loaded.
+        gpu: The GPU's name, where there is one.
+    """
+    return Environment(
+        vdmrt=__version__,
+        commit=_find_commit(),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cpu=_find_cpu(),
+        cpu_count=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        device=model.backend.device_name,
+        gpu=gpu,
+        packages=_find_versions(),
+    )
+
+
+def _find_versions() -> dict[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _find_cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _find_commit() -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

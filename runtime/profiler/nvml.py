@@ -1,0 +1,139 @@
+"""Energy, clocks and temperature of a GPU while something runs, as far as NVML tells."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from .report import Energy
+
+__all__ = ["GpuMeter", "open_meter", "physical_gpu"]
+
+# Bits of nvmlDeviceGetCurrentClocksEventReasons that hold the clocks below what the work would have; idle and settings
+# that someone chose are left out.
+_HELD = {
+    0x4: "power cap",
+    0x8: "hardware slowdown",
+    0x20: "thermal slowdown by software",
+    0x40: "thermal slowdown by hardware",
+    0x80: "power brake",
+}
+
+
+class GpuMeter:
+    """Measures one GPU between entering and leaving a ``with``.
+
+    Attributes:
+        name: The GPU's name.
+        driver: Version of its driver.
+    """
+
+    def __init__(self, gpu: int | str = 0, *, module: Any = None) -> None:
+        """Open NVML.
+
+        Args:
+            gpu: Its index among all GPUs, or its UUID; see :func:`physical_gpu`.
+            module: Stands in for ``pynvml``; None imports it.
+
+        Raises:
+            ImportError: nvidia-ml-py is not installed; pip install nvidia-ml-py.
+            OSError: NVML refuses: no driver, or no such GPU.
+        """
+        module = module or importlib.import_module("pynvml")  # optional
+        self._nvml = module
+        try:
+            module.nvmlInit()
+            by_uuid = isinstance(gpu, str)
+            self._gpu = module.nvmlDeviceGetHandleByUUID(gpu) if by_uuid else module.nvmlDeviceGetHandleByIndex(gpu)
+            self.name = _text(module.nvmlDeviceGetName(self._gpu))
+            self.driver = _text(module.nvmlSystemGetDriverVersion())
+        except module.NVMLError as error:
+            raise OSError(f"NVML does not tell of GPU {gpu!r}: {error}") from error
+        self._joules: float | None = None
+        self._seconds = 0.0
+        self._after: dict[str, int | None] = {}
+
+    def __enter__(self) -> GpuMeter:
+        self._joules, self._seconds = self._read_joules(), time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        nvml = self._nvml
+        self._seconds = time.perf_counter() - self._seconds
+        after = self._read_joules()
+        self._joules = None if self._joules is None or after is None else after - self._joules
+        self._after = {
+            "clock": self._ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
+            "memory": self._ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
+            "temperature": self._ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
+            # Renamed in driver 535; the old name answers where the new one is not there.
+            "held": self._ask("nvmlDeviceGetCurrentClocksEventReasons")
+            or self._ask("nvmlDeviceGetCurrentClocksThrottleReasons"),
+        }
+
+    def read(self, frames: int) -> Energy | None:
+        """Return what was measured; None where the GPU does not tell its energy (before Volta).
+
+        Args:
+            frames: Latent frames that were generated, at least 1.
+        """
+        if self._joules is None:
+            return None
+        held = self._after["held"] or 0
+        return Energy(
+            joules=self._joules,
+            joules_per_frame=self._joules / frames,
+            watts=self._joules / self._seconds if self._seconds else 0.0,
+            clock_mhz=self._after["clock"] or 0,
+            memory_clock_mhz=self._after["memory"] or 0,
+            temperature_c=self._after["temperature"] or 0,
+            throttled=tuple(reason for bit, reason in _HELD.items() if held & bit),
+        )
+
+    def close(self) -> None:
+        """Close NVML."""
+        self._nvml.nvmlShutdown()
+
+    def _read_joules(self) -> float | None:
+        millijoules = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        return None if millijoules is None else millijoules / 1e3
+
+    def _ask(self, function: str, *given: int) -> int | None:
+        try:
+            return int(getattr(self._nvml, function)(self._gpu, *given))
+        except (AttributeError, self._nvml.NVMLError):
+            return None
+
+
+def open_meter(device: str) -> tuple[GpuMeter | None, str | None]:
+    """Open the meter of a GPU; None, and why, where there is none."""
+    if not device.startswith("cuda"):
+        return None, None
+    try:
+        return GpuMeter(physical_gpu(int(device.partition(":")[2] or 0))), None
+    except (ImportError, OSError) as error:
+        return None, f"energy and clocks were not measured: {error}"
+
+
+def physical_gpu(index: int, environment: Mapping[str, str] | None = None) -> int | str:
+    """Return which GPU of the machine CUDA calls ``index``: NVML does not know CUDA_VISIBLE_DEVICES.
+
+    Args:
+        index: CUDA's number.
+        environment: Instead of the process's.
+    """
+    visible = (os.environ if environment is None else environment).get("CUDA_VISIBLE_DEVICES", "")
+    chosen = [part.strip() for part in visible.split(",") if part.strip()]
+    if index >= len(chosen):
+        return index
+    return int(chosen[index]) if chosen[index].isdigit() else chosen[index]
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,215 @@
+"""Statistics of durations: bounded memory while they are recorded, medians first when they are told."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+__all__ = ["Distribution", "Interval", "Summary", "find_percentile", "median_interval", "summarize"]
+
+CONFIDENCE = 0.99
+# Buckets 1 % wide from 10 ns to three hours: what a percentile costs once the exact samples are overwritten.
+_FIRST_MS, _GROWTH = 1e-5, 1.01
+_LOG_GROWTH = math.log(_GROWTH)
+_BUCKETS = 2800
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval.
+
+    Attributes:
+        low: Its lower end.
+        high: Its upper end.
+        confidence: How often such an interval holds the true value, where samples are independent; less than what was
+            asked where there were too few.
+    """
+
+    low: float
+    high: float
+    confidence: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Durations in a few numbers, milliseconds.
+
+    Attributes:
+        count: How many there were.
+        minimum: The shortest.
+        maximum: The longest.
+        mean: Their mean; never without the median.
+        median: Their median.
+        interval: Where the median lies.
+        variation: Coefficient of variation: standard deviation over mean.
+        percentiles: By percent as text: "99": nearest rank, so each is a duration that was measured.
+    """
+
+    count: int
+    minimum: float
+    maximum: float
+    mean: float
+    median: float
+    interval: Interval
+    variation: float
+    percentiles: Mapping[str, float] = field(default_factory=dict)
+
+
+def find_percentile(ordered: Sequence[float], percent: float) -> float:
+    """Return the ``percent``-th percentile of sorted values by nearest rank, as trtexec does.
+
+    Raises:
+        ValueError: There is no value, or not 0 < percent <= 100.
+    """
+    if not ordered or not 0 < percent <= 100:
+        raise ValueError(f"a percentile wants values and 0 < percent <= 100, got {len(ordered)} values, {percent}")
+    return ordered[math.ceil(percent / 100 * len(ordered)) - 1]
+
+
+def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Return where the median lies, from order statistics: no assumption on the distribution, no random numbers.
+
+    The interval from the k-th smallest to the k-th largest of n independent samples misses the median with the
+    probability that a fair coin shows heads fewer than k times in n throws, or tails.
+
+    Raises:
+        ValueError: There is no value.
+    """
+    if not values:
+        raise ValueError("an interval wants at least one value, got none")
+    ordered, n = sorted(values), len(values)
+    if n > 1000:
+        # The binomial's normal approximation: exact sums of such numbers overflow.
+        depth = 0.5 * statistics.NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt(n)
+        k = max(1, math.floor(n / 2 - depth))
+        return Interval(ordered[k - 1], ordered[n - k], confidence)
+    missed, k = 2 * 0.5**n, 1
+    while k < (n + 1) // 2 and missed + 2 * math.comb(n, k) * 0.5**n <= 1 - confidence:
+        missed += 2 * math.comb(n, k) * 0.5**n
+        k += 1
+    return Interval(ordered[k - 1], ordered[n - k], max(0.0, 1 - missed))
+
+
+def summarize(values: Sequence[float], percents: Sequence[float] = (90, 95, 99)) -> Summary:
+    """Summarize durations.
+
+    Raises:
+        ValueError: There is no value, or a percentile is out of range.
+    """
+    if not values:
+        raise ValueError("a summary wants at least one value, got none")
+    ordered = sorted(values)
+    mean = statistics.fmean(ordered)
+    return Summary(
+        count=len(ordered),
+        minimum=ordered[0],
+        maximum=ordered[-1],
+        mean=mean,
+        median=statistics.median(ordered),
+        interval=median_interval(ordered),
+        variation=statistics.pstdev(ordered, mean) / mean if mean else 0.0,
+        percentiles={f"{percent:g}": find_percentile(ordered, percent) for percent in percents},
+    )
+
+
+class Distribution:
+    """Durations recorded into memory that is allocated once: the last ``capacity`` exactly, all of them in buckets.
+
+    Attributes:
+        count: How many were recorded.
+    """
+
+    __slots__ = ("_buckets", "_maximum", "_mean", "_minimum", "_recent", "_spread", "count")
+
+    def __init__(self, capacity: int = 4096) -> None:
+        """Allocate.
+
+        Raises:
+            ValueError: ``capacity`` is not positive.
+        """
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1, got {capacity}")
+        self._recent = array("d", bytes(8 * capacity))
+        self._buckets = array("Q", bytes(8 * _BUCKETS))
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.count = 0
+        self._minimum, self._maximum = math.inf, 0.0
+        self._mean = self._spread = 0.0
+        for bucket in range(_BUCKETS):
+            self._buckets[bucket] = 0
+
+    def record(self, milliseconds: float) -> None:
+        """Record one duration."""
+        count = self.count
+        self._recent[count % len(self._recent)] = milliseconds
+        self._buckets[_bucket(milliseconds)] += 1
+        self.count = count = count + 1
+        if milliseconds < self._minimum:
+            self._minimum = milliseconds
+        if milliseconds > self._maximum:
+            self._maximum = milliseconds
+        # Welford: the sum of squares of long runs loses the spread to rounding.
+        distance = milliseconds - self._mean
+        self._mean += distance / count
+        self._spread += distance * (milliseconds - self._mean)
+
+    def recent(self) -> list[float]:
+        """Return the last durations, as many as the capacity holds, the oldest first."""
+        capacity = len(self._recent)
+        if self.count <= capacity:
+            return list(self._recent[: self.count])
+        first = self.count % capacity
+        return [*self._recent[first:], *self._recent[:first]]
+
+    def percentile(self, percent: float) -> float:
+        """Return a percentile: exact while all durations are held, else within 1 %.
+
+        Raises:
+            ValueError: Nothing was recorded, or not 0 < percent <= 100.
+        """
+        if self.count <= len(self._recent):
+            return find_percentile(sorted(self._recent[: self.count]), percent)
+        if not 0 < percent <= 100:
+            raise ValueError(f"a percentile wants 0 < percent <= 100, got {percent}")
+        rank, seen = math.ceil(percent / 100 * self.count), 0
+        for bucket, count in enumerate(self._buckets):
+            seen += count
+            if seen >= rank:
+                middle: float = _FIRST_MS * _GROWTH ** (bucket - 0.5)
+                return min(max(middle, self._minimum), self._maximum)
+        raise AssertionError("every duration is in a bucket")
+
+    def summary(self, percents: Sequence[float] = (90, 95, 99)) -> Summary:
+        """Summarize what was recorded; see :meth:`percentile`. The interval is that of the last durations.
+
+        Raises:
+            ValueError: Nothing was recorded, or a percentile is out of range.
+        """
+        recent = self.recent()
+        if self.count <= len(self._recent):
+            return summarize(recent, percents)
+        return Summary(
+            count=self.count,
+            minimum=self._minimum,
+            maximum=self._maximum,
+            mean=self._mean,
+            median=self.percentile(50),
+            interval=median_interval(recent),
+            variation=math.sqrt(self._spread / self.count) / self._mean if self._mean else 0.0,
+            percentiles={f"{percent:g}": self.percentile(percent) for percent in percents},
+        )
+
+
+def _bucket(milliseconds: float) -> int:
+    if milliseconds <= _FIRST_MS:
+        return 0
+    return min(int(math.log(milliseconds / _FIRST_MS) / _LOG_GROWTH) + 1, _BUCKETS - 1)

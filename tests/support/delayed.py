@@ -1,0 +1,55 @@
+"""A backend that takes longer than it must: what a profiler has to find."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from vdmrt.bundle import Graph, open_bundle
+from vdmrt.runtime import Model
+from vdmrt.runtime.backend import Backend
+from vdmrt.runtime.onnxruntime_backend import OnnxRuntimeBackend
+
+__all__ = ["Delay", "delayed_model"]
+
+# Of a stage and the number of its run, from 0: the seconds that it takes longer.
+Delay = Callable[[str, int], float]
+
+
+def delayed_model(bundle: Path, delay: Delay) -> Model:
+    """Load a bundle whose runs of "fill", "denoise", "encode" and "decode" take longer."""
+    return Model(open_bundle(bundle), cast(Backend, _Delayed(OnnxRuntimeBackend(), delay, "")), "fp32")
+
+
+class _Delayed:
+    """Wraps a backend, a program or a context; what is enqueued through it sleeps first."""
+
+    def __init__(self, inner: Any, delay: Delay, stage: str) -> None:
+        self._inner, self._delay, self._stage = inner, delay, stage
+        self._runs = [0]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def load(self, *given: Any) -> _Delayed:
+        graph = next(one for one in given if isinstance(one, Graph))
+        stage = next(name for name in ("fill", "denoise", "encode", "decode") if name in graph.file.file)
+        return _Delayed(self._inner.load(*given), self._delay, stage)
+
+    def create_context(self, *given: Any) -> _Delayed:
+        return self._wrap(self._inner.create_context(*given))
+
+    def bind(self, addresses: Any) -> _Delayed:
+        return self._wrap(self._inner.bind(addresses))
+
+    def enqueue(self) -> None:
+        time.sleep(self._delay(self._stage, self._runs[0]))
+        self._runs[0] += 1
+        self._inner.enqueue()
+
+    def _wrap(self, inner: Any) -> _Delayed:
+        wrapped = _Delayed(inner, self._delay, self._stage)
+        wrapped._runs = self._runs  # one count for a stage, however many calls it has
+        return wrapped

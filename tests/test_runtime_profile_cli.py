@@ -1,0 +1,84 @@
+"""The command ``vdmrt profile``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from vdmrt.cli import main
+
+QUICK = ["--chunks", "3", "--steps", "1", "--sampler", "ddim", "--warmup", "0"]
+
+
+def profiled(*arguments: object) -> Result:
+    """Run ``vdmrt profile``."""
+    return CliRunner().invoke(main, ["profile", *map(str, arguments)])
+
+
+def test_the_terminal_shows_the_block_that_trtexec_users_read(tiny_bundle: Path) -> None:
+    done = profiled(tiny_bundle, *QUICK, "--percentile", "50,99.5", "--target-fps", "24")
+
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert "=== Performance summary ===" in lines
+    for title in ("Throughput", "Latency", "Compute Time", "Total Host Walltime", "Time To First Frame", "Cache Fill",
+                  "Denoising Step", "Scatter", "Decode", "Chunk Inter-Arrival", "Frames Per Second", "At 24 fps",
+                  "KV Cache", "Memory"):  # fmt: skip
+        assert any(line.startswith(f"{title}:") for line in lines), title
+    (latency,) = (line for line in lines if line.startswith("Latency:"))
+    assert all(word in latency for word in ("min =", "median =", "percentile(50%) =", "percentile(99.5%) ="))
+    assert "1 chunks of warm-up excluded" in done.stdout
+
+
+def test_the_report_is_written_as_json(tiny_bundle: Path, tmp_path: Path) -> None:
+    done = profiled(tiny_bundle, *QUICK, "--decoding", "off", "--json", tmp_path / "report.json")
+
+    assert done.exit_code == 0, done.output
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert (document["kind"], document["workload"]["chunks"]) == ("vdmrt.profile", 3)
+    assert "decode" not in document["stages"]
+
+
+@pytest.mark.parametrize(
+    ("gate", "why"),
+    [
+        (["--fail-above", "0.001"], "--fail-above allows 0.001 ms"),
+        (["--fail-below", "1e9"], "--fail-below wants 1e+09"),
+    ],
+)
+def test_a_missed_gate_exits_3_with_one_line(gate: list[str], why: str, tiny_bundle: Path) -> None:
+    done = profiled(tiny_bundle, *QUICK, *gate)
+
+    assert done.exit_code == 3
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("Missed:"))
+    assert why in line
+
+
+def test_a_gate_that_held_exits_0(tiny_bundle: Path) -> None:
+    assert profiled(tiny_bundle, *QUICK, "--fail-above", "1e9", "--fail-below", "0.001").exit_code == 0
+
+
+def test_percentiles_that_are_no_numbers_are_misuse(tiny_bundle: Path) -> None:
+    done = profiled(tiny_bundle, "--percentile", "fast")
+
+    assert done.exit_code == 2
+    assert "wanted numbers between commas, such as 90,95,99, got 'fast'" in done.stderr
+
+
+def test_a_page_and_a_trace_are_written(tiny_bundle: Path, tmp_path: Path) -> None:
+    done = profiled(tiny_bundle, *QUICK, "--html", tmp_path / "r.html", "--trace", tmp_path / "r.json", "--layers")
+
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+    assert json.loads((tmp_path / "r.json").read_text())["traceEvents"]
+    assert "Blocks of denoise: 0 " in done.stdout
+
+
+def test_a_file_in_no_folder_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    done = profiled(tmp_path / "no-bundle", "--html", tmp_path / "none" / "r.html")
+
+    assert done.exit_code == 2
+    assert "there is no folder" in done.stderr

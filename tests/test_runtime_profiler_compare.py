@@ -1,0 +1,89 @@
+"""Comparisons in turn: one thing equals itself, and a difference is found and sized."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from delayed import delayed_model
+
+from vdmrt.runtime import load
+from vdmrt.runtime.profiler import Settings, profile
+from vdmrt.runtime.profiler.compare import compare, parse_other
+
+DELAY = 0.04
+
+
+def settings(bundle: Path) -> Settings:
+    """Return settings that are quick."""
+    return Settings(
+        bundle, precision="fp32", sampler="ddim", steps=1, chunks=3, warmup=0, decoding="off", roofline=False
+    )
+
+
+def test_one_thing_differs_from_itself_by_less_than_the_stated_interval(tiny_bundle: Path) -> None:
+    with load(tiny_bundle, precision="fp32") as model:
+        thing = (model, settings(tiny_bundle))
+        trials = [compare(thing, thing, what="itself", pairs=12) for _ in range(20)]
+
+    held = sum(1.0 in trial.ratios[0].interval for trial in trials)
+    assert held >= 18
+    assert all(trial.ratios[0].interval.confidence >= 0.99 for trial in trials)
+
+
+def test_a_difference_is_found_and_sized(tiny_bundle: Path) -> None:
+    def quick(stage: str, run: int) -> float:
+        return DELAY if stage == "denoise" else 0.0
+
+    def slow(stage: str, run: int) -> float:
+        return 1.5 * DELAY if stage == "denoise" else 0.0
+
+    with delayed_model(tiny_bundle, quick) as one, delayed_model(tiny_bundle, slow) as another:
+        found = compare((one, settings(tiny_bundle)), (another, settings(tiny_bundle)), what="slow", pairs=12)
+
+    chunk, step, fill = found.ratios
+    assert found.pairs == 12
+    assert step.differs and step.interval.low > 1
+    assert step.other - step.this == pytest.approx(1e3 * DELAY / 2, rel=0.15)
+    assert chunk.differs
+    assert fill.what == "cache fill"
+
+
+def test_chunks_of_other_lengths_are_compared_by_latent_frame(tiny_bundle: Path, text_bundle: Path) -> None:
+    with load(tiny_bundle) as one, load(text_bundle) as another:
+        found = compare((one, settings(tiny_bundle)), (another, settings(text_bundle)), what="text", pairs=1)
+
+    assert found.ratios[0].what == "latent frame, codec excluded"
+
+
+def test_a_profile_against_other_settings_holds_the_comparison(tiny_bundle: Path) -> None:
+    report = profile(settings(tiny_bundle), against="precision=fp16,steps=3")
+
+    assert report.comparison is not None
+    assert report.comparison.other == "precision=fp16,steps=3"
+    assert report.comparison.ratios[0].ratio > 1.2
+
+
+def test_a_folder_is_a_bundle_and_the_rest_are_settings(tmp_path: Path) -> None:
+    mine = settings(Path("bundle"))
+
+    assert parse_other(mine, "elsewhere") == dataclasses.replace(mine, bundle=Path("elsewhere"))
+    assert parse_other(mine, "steps=4,backend=onnxruntime,threads=1") == dataclasses.replace(
+        mine, steps=4, backend="onnxruntime", threads=1
+    )
+    odd = tmp_path / "a=b"
+    odd.mkdir()
+    assert parse_other(mine, str(odd)).bundle == odd
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("speed=9", "--against takes a bundle, or bundle, backend, .*'speed=9'"),
+        ("steps=few", "wants a number, got 'few'"),
+    ],
+)
+def test_other_settings_that_are_none_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_other(settings(Path("bundle")), text)
