@@ -33,6 +33,11 @@ class TappedBackend:
         self.tap: Tap | None = None
 
     @property
+    def device_name(self) -> str:
+        """What it runs on."""
+        return self._inner.device_name
+
+    @property
     def name(self) -> str:
         """The inner backend's name."""
         return self._inner.name

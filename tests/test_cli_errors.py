@@ -81,7 +81,7 @@ def test_misuse_is_refused_before_anything_is_read(options: list[str], sentence:
         (["--seed", "-1"], MISUSED, r"seed must be 0 <= seed < 2\*\*64, got -1"),
         (["--prefix-noise", "1000"], MISUSED, "timestep < 1000, got 1000"),
         (["--threads", "0"], MISUSED, "threads must be at least 1, got 0"),
-        (["--backend", "cuda"], FAILED, "backend must be auto or one of onnxruntime, got 'cuda'"),
+        (["--backend", "cuda"], FAILED, "backend must be auto or one of tensorrt, onnxruntime, got 'cuda'"),
         (["--text", "{first}"], MISUSED, "the model has no text; leave out text and text_mask"),
         (["--text", "nowhere.npy"], FAILED, "'nowhere.npy' does not exist, text embeddings, .* was wanted"),
     ],

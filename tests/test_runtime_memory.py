@@ -15,7 +15,7 @@ with vdmrt.load(sys.argv[1], verify=False) as model, model.session(seed=0, sampl
     session.start(np.zeros((1, *model.manifest.geometry.latent_shape), np.float32))
     process, allocated, resident = psutil.Process(), [], []
     for _ in session.stream(1000):
-        allocated.append(model.backend.device.allocated_nbytes)
+        allocated.append(model.allocated_nbytes)
         resident.append(process.memory_info().rss)
 print(json.dumps({"allocated": allocated, "resident": resident}))
 """

@@ -14,7 +14,7 @@ from .report import Environment
 
 __all__ = ["describe_environment"]
 
-_PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "cuda-python", "nvidia-ml-py")
+_PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "nvidia-ml-py")
 
 
 def describe_environment(model: Model, gpu: str | None = None) -> Environment:

@@ -10,7 +10,8 @@ import ctypes
 from collections.abc import Mapping
 from typing import Any
 
-from vdmrt.bundle import Bundle, Graph
+from vdmrt.bundle import Graph
+from vdmrt.errors import DeviceError
 from vdmrt.runtime._core import Device, cuda_device
 from vdmrt.runtime.onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeCall, OnnxRuntimeProgram
 
@@ -24,20 +25,26 @@ class HostFunctionBackend(OnnxRuntimeBackend):
 
     Attributes:
         capturable: Whether its programs say that they may be captured.
+        scratch_nbytes: What its programs ask for, without use for it.
+        escapes_capture: Whether its programs run beside the stream, as a library with a stream of its own does.
     """
 
-    def __init__(self, index: int = 0, *, capturable: bool = True, scratch_nbytes: int = 4096) -> None:
+    def __init__(
+        self, index: int = 0, *, capturable: bool = True, scratch_nbytes: int = 4096, escapes_capture: bool = False
+    ) -> None:
         super().__init__(threads=1)
+        self.device_name = f"cuda:{index}"
         self._index = index
         self.capturable = capturable
         self.scratch_nbytes = scratch_nbytes
+        self.escapes_capture = escapes_capture
 
     def open_device(self) -> Device:
         """Open a stream of its own."""
         return cuda_device(self._index)
 
     def _wrap(self, session: Any, graph: Graph, stage: str) -> OnnxRuntimeProgram:
-        program = _HostFunctionProgram(session, graph)
+        program = (OnnxRuntimeProgram if self.escapes_capture else _HostFunctionProgram)(session, graph)
         program.capturable = self.capturable
         program.scratch_nbytes = self.scratch_nbytes
         return program
@@ -59,12 +66,4 @@ class _HostFunctionCall(OnnxRuntimeCall):
         self._device.activate()
         code = driver.cuLaunchHostFunc(ctypes.c_void_p(self._device.stream), self._function, None)
         if code != 0:
-            from vdmrt.errors import DeviceError
-
             raise DeviceError(f"returned {code}", call="cuLaunchHostFunc")
-
-
-def bundle_of(model: Any) -> Bundle:
-    """Return the bundle of a loaded model."""
-    found: Bundle = model.bundle
-    return found
