@@ -202,10 +202,9 @@ class Model:
             chunks = min(chunks, (g.position_count - 1) // g.chunk_frames)
         with self.session(seed=0, steps=min(2, g.max_steps), text=text) as session:
             session.start(np.zeros((1, *g.latent_shape), np.float32))
-            for chunk in session.stream(max(1, chunks)):
-                latents = chunk.latents
+            made = [chunk.latents for chunk in session.stream(max(1, chunks))]
         if self.codec is not None:
-            self.codec.decode(latents)
+            self.codec.decode(made[-1])
         return time.perf_counter() - started
 
     def close(self) -> None:

@@ -182,7 +182,7 @@ class OnnxRuntimeProgram:
     _memory = "cpu"
 
     def __init__(self, session: Any, graph: Graph) -> None:
-        self._session = session
+        self._session: Any = session
         self._graph = graph
 
     def check(self, path: Path) -> None:

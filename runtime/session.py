@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -241,7 +241,7 @@ class Session:
 
     def stream(
         self, chunks: int | None = None, *, on_step: Callable[[int], None] | None = None, ahead: bool = False
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk, None, None]:
         """Yield ``chunks`` chunks, or chunks without end; see :meth:`step`.
 
         Args:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +14,12 @@ from calibrated import calibrate_copy
 
 import vdmrt
 from vdmrt.bundle import open_bundle
-from vdmrt.calibration import observation
+from vdmrt.calibration import observation, rollouts
 from vdmrt.calibration.calibrating import CalibrationRequest, calibrate
 from vdmrt.calibration.data import CalibrationSet, read_set
 from vdmrt.calibration.observation import Observation
 from vdmrt.calibration.rollouts import plan_rollouts
+from vdmrt.calibration.statistics import ChannelStatistics
 from vdmrt.errors import BundleError, CalibrationError, MediaError
 
 
@@ -47,20 +50,26 @@ def test_a_calibration_goes_on_after_its_last_whole_rollout(
     uninterrupted = tmp_path / "uninterrupted"
     uninterrupted.mkdir()
     calibrate_copy(copied, uninterrupted, samples=30)
-    run, ran = observation.run_rollout, []
+    run: Callable[..., None] = rollouts.run_rollout
+    ran: list[object] = []
 
     def stopping(*given: object, **options: object) -> None:
         if len(ran) == 1:
             raise KeyboardInterrupt
         ran.append(given[2])
-        run(*given, **options)  # type: ignore[arg-type]
+        run(*given, **options)
 
     monkeypatch.setattr(observation, "run_rollout", stopping)
     with pytest.raises(KeyboardInterrupt):
         calibrate_copy(copied, tmp_path, samples=30)
     kept = list((copied / "calibration").glob("observation-*.npz"))
     resumed: list[int] = []
-    monkeypatch.setattr(observation, "run_rollout", lambda *a, **o: (resumed.append(a[2].index), run(*a, **o)))
+
+    def noting(*given: Any, **options: object) -> None:
+        resumed.append(given[2].index)
+        run(*given, **options)
+
+    monkeypatch.setattr(observation, "run_rollout", noting)
     calibrate_copy(copied, tmp_path, samples=30)
 
     assert len(kept) == 1
@@ -71,7 +80,7 @@ def test_a_calibration_goes_on_after_its_last_whole_rollout(
 
 def test_statistics_come_back_from_their_file_and_a_broken_file_is_passed_over(tmp_path: Path) -> None:
     seen = Observation()
-    one = seen.cache.setdefault("k.0", observation.ChannelStatistics.empty(3))
+    one = seen.cache.setdefault("k.0", ChannelStatistics.empty(3))
     rows = np.ones((4, 3), np.float32)
     one.add(rows, amax=rows[0], mean=rows[0])
     seen.save(tmp_path / "seen.npz")
@@ -240,7 +249,7 @@ def test_migration_is_used_where_channels_are_outliers() -> None:
     drawn = np.random.default_rng(11)
     rows = drawn.standard_normal((512, 32)).astype(np.float32)
     rows[:, 3] *= 60
-    seen = observation.ChannelStatistics.empty(32)
+    seen = ChannelStatistics.empty(32)
     seen.add(rows, amax=np.abs(rows).max(0), mean=rows.mean(0))
     weight = drawn.standard_normal((16, 32)).astype(np.float32)
     linear = Linear("a.fc", "node", "x", "a.fc.weight", None, 16, 32)

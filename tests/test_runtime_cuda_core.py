@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -431,7 +432,7 @@ class Tensor:
         self.memory = memory
         self.shape = shape
 
-    def __dlpack__(self, **_: object) -> object:
+    def __dlpack__(self, *, stream: None = None) -> Any:
         return self.memory.dlpack(self.memory.address, self.shape, 2, 32)
 
     def __dlpack_device__(self) -> tuple[int, int]:
