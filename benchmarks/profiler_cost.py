@@ -17,10 +17,10 @@ from pathlib import Path
 from measuring import Gate, report
 
 from vdmrt.runtime import Chunk, load
+from vdmrt.runtime.chunk import Observer
 from vdmrt.runtime.profiler import Recorder, Settings
 from vdmrt.runtime.profiler.compare import compare
 from vdmrt.runtime.profiler.measurement import Rollout
-from vdmrt.runtime.session import Observer
 
 SKY = Path(__file__).parent.parent / "examples" / "sky" / "bundle"
 STEPS, PAIRS, REPEATS = 4, 60, 2000

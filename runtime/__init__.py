@@ -6,17 +6,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .chunk import Chunk, Timings
     from .model import Model, load
-    from .session import Chunk, Noise, Session, Timings, advance
+    from .noise import Noise
+    from .session import Session, advance
 
 __all__ = ["Chunk", "Model", "Noise", "Session", "Timings", "advance", "load"]
 
 _HOMES = {
-    "Chunk": "session",
+    "Chunk": "chunk",
     "Model": "model",
-    "Noise": "session",
+    "Noise": "noise",
     "Session": "session",
-    "Timings": "session",
+    "Timings": "chunk",
     "advance": "session",
     "load": "model",
 }

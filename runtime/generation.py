@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MediaError, SessionError
+from .chunk import Chunk, Timings
 from .clip_writer import ClipWriter
 from .media import read_clip, read_latents, read_picture
 from .model import Model, load
-from .session import Chunk, Session, Timings
+from .session import Session
 
 __all__ = ["Request", "Summary", "generate"]
 

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ._core import INITIAL_NOISE, PREFIX_NOISE, STEP_NOISE, fill_normal
 
-__all__ = ["NoiseSource"]
+__all__ = ["Noise", "NoiseSource"]
 
 Latents = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Random numbers given by the caller instead of drawn from the seed; None draws.
+
+    Attributes:
+        initial: What the chunk starts from, [T, c, h, w].
+        steps: What each denoising step adds, in the order run, [steps, T, c, h, w].
+        prefix: What perturbs clean latent frames before they are cached, [n, c, h, w].
+    """
+
+    initial: npt.ArrayLike | None = None
+    steps: npt.ArrayLike | None = None
+    prefix: npt.ArrayLike | None = None
 
 
 class NoiseSource:

@@ -8,123 +8,27 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import SessionError
 from ._core import Ring
-from .arrays import Array, DeviceArray, checked_array, host_array
-from .codec import PictureCodec, Pictures
+from .arrays import Array, checked_array, host_array
+from .chunk import Chunk, Observer, Timings, staged
+from .codec import PictureCodec
 from .lane import FillTimes, Lane
-from .noise import NoiseSource
+from .noise import Noise, NoiseSource
 from .sampler_table import PrefixNoise, SamplerTable
 from .stepper import StepTimes
 from .window import context_frames, make_window, split_prefix
 
-__all__ = ["Chunk", "Noise", "Observer", "Session", "Timings", "advance"]
+__all__ = ["Session", "advance"]
 
 Latents = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Random numbers given by the caller instead of drawn from the seed; None draws.
-
-    Attributes:
-        initial: What the chunk starts from, [T, c, h, w].
-        steps: What each denoising step adds, in the order run, [steps, T, c, h, w].
-        prefix: What perturbs clean latent frames before they are cached, [n, c, h, w].
-    """
-
-    initial: npt.ArrayLike | None = None
-    steps: npt.ArrayLike | None = None
-    prefix: npt.ArrayLike | None = None
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Where the time of one autoregressive step went.
-
-    Denoising, fill and scatter are on the device's clock; on a GPU these are CUDA events.
-
-    Attributes:
-        noise_ms: Drawing random numbers, or waiting for those that were drawn ahead, in milliseconds of the host.
-        denoise_ms: Each denoising step, in milliseconds; shared by all sessions that stepped together.
-        enqueue_us: What the host did for each of them, in microseconds; on the CPU that is the step itself.
-        fill_ms: The cache fill, in milliseconds.
-        scatter_ms: Copying the chunk's K and V into their slots, in milliseconds.
-        total_ms: All of it, in milliseconds of the host.
-    """
-
-    noise_ms: float
-    denoise_ms: tuple[float, ...]
-    enqueue_us: tuple[float, ...]
-    fill_ms: float
-    scatter_ms: float
-    total_ms: float
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What one autoregressive step made.
-
-    Attributes:
-        index: Number of the chunk in its session, from 0.
-        first_latent_frame: Absolute number of its first latent frame; the given ones count.
-        latents: Clean latents, float32 [T, c, h, w]; the caller's own.
-        timings: Where the time went.
-        device_latents: The same latents where they lie on the device, for DLPack and ``__cuda_array_interface__``;
-            the session's memory, written again by its next chunk.
-    """
-
-    index: int
-    first_latent_frame: int
-    latents: Latents
-    timings: Timings
-    device_latents: DeviceArray
-    _codec: PictureCodec | None = field(repr=False, default=None)
-    _observer: Observer | None = field(repr=False, default=None, compare=False)
-
-    @property
-    def pictures(self) -> Pictures:
-        """Decode the chunk, uint8 [T, height, width, 3]; each access decodes anew.
-
-        Raises:
-            SessionError: The bundle has no codec.
-        """
-        if self._codec is None:
-            raise SessionError("the bundle has no codec, so there are latents only")
-        with _staged(self._observer, "decode"):
-            return self._codec.decode(self.latents)
-
-
-class Observer(Protocol):
-    """Told of each stage of a session while it happens, in the session's own thread; the session waits for it.
-
-    Stages are "encode", "noise", "denoise" (all denoising steps of a chunk), "fill", "scatter" and "decode". They do
-    not nest. Give each session an observer of its own: sessions that step together tell theirs of the same denoising.
-    """
-
-    def begin(self, stage: str) -> None:
-        """Hear that a stage begins."""
-        ...
-
-    def step(self, done: int) -> None:
-        """Hear that a denoising step is done, the ``done``-th of the chunk."""
-        ...
-
-    def end(self, stage: str) -> None:
-        """Hear that a stage ended, also where it failed."""
-        ...
-
-    def finish(self, chunk: Chunk) -> None:
-        """Hear that a chunk is finished."""
-        ...
 
 
 class Session:
@@ -336,7 +240,7 @@ class Session:
         if given.dtype == np.uint8:
             if self._codec is None:
                 raise SessionError("the bundle has no codec and takes no pictures; give latents [n, c, h, w]")
-            with _staged(self.observer, "encode"):
+            with staged(self.observer, "encode"):
                 given = self._codec.encode(given)
         latents = checked_array("latents", given, (None, *g.latent_shape), "n, c, h, w")
         if not 1 <= len(latents) <= g.slots:
@@ -405,7 +309,7 @@ class Session:
                 window,
                 context_frames(g, count),
                 keep_context=keep,
-                stage=partial(_staged, self.observer),
+                stage=partial(staged, self.observer),
             )
             self._ring.advance(count)
         except BaseException:
@@ -477,7 +381,7 @@ def advance(
         started = time.perf_counter()
         noise_ms = []
         for session, one in zip(sessions, given, strict=True):
-            with _staged(session.observer, "noise"):
+            with staged(session.observer, "noise"):
                 noise_ms.append(session._begin(one))
         step_times = _denoise(lane, sessions, on_step)
         # All of them are checked before the first one goes on: after an error none has.
@@ -500,19 +404,7 @@ def _denoise(lane: Lane, sessions: Sequence[Session], on_step: Callable[[int], N
 
     with ExitStack() as stages:
         for session in sessions:
-            stages.enter_context(_staged(session.observer, "denoise"))
+            stages.enter_context(staged(session.observer, "denoise"))
         # Nobody to tell: on a GPU the steps then run without a look at Python between them.
         listens = on_step is not None or bool(observers)
         return lane.denoise(max(session.table.steps for session in sessions), tell if listens else None)
-
-
-@contextmanager
-def _staged(observer: Observer | None, stage: str) -> Iterator[None]:
-    if observer is None:
-        yield
-        return
-    observer.begin(stage)
-    try:
-        yield
-    finally:
-        observer.end(stage)

@@ -58,9 +58,6 @@ class EagerStepper:
             raise
         return StepTimes(_step_ms(self._events, steps), enqueue_us)
 
-    def close(self) -> None:
-        """Nothing is held."""
-
     def _await(self, passed: int, on_step: Callable[[int], None] | None) -> None:
         self._events.wait(passed)
         if on_step is not None:

@@ -18,7 +18,8 @@ core_cuda_device(PyObject *module, PyObject *args, PyObject *kwargs)
     vdmrt_device device;
     vdmrt_status status;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:cuda_device", names, &index_value) ||
-        (index_value != NULL && !vdmrt_parse_integer("cuda_device", "index", index_value, 0, INT_MAX, &index))) {
+        (index_value != NULL &&
+         !vdmrt_parse_integer("cuda_device", "index", index_value, 0, INT_MAX, &index))) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
@@ -124,8 +125,9 @@ core_free(void *module)
     core_clear((PyObject *)module);
 }
 
-PyDoc_STRVAR(core_doc,
-             "The C core: devices, captured graphs, the KV ring's slot arithmetic, and counter-based random normals.");
+PyDoc_STRVAR(
+    core_doc,
+    "The C core: devices, captured graphs, the KV ring's slot arithmetic, and counter-based random normals.");
 
 PyDoc_STRVAR(core_fill_normal_doc,
              "fill_normal($module, /, address, count, *, seed, frame, step, kind)\n"

@@ -11,8 +11,7 @@ typedef struct cuda_queue {
 } cuda_queue;
 
 /* One call of the driver as a status that names it. */
-#define CALL(queue, field, ...)                                                                              \
-    status_of(VDMRT_CUDA_CALL_##field, (queue)->cuda->field(__VA_ARGS__))
+#define CALL(queue, field, ...) status_of(VDMRT_CUDA_CALL_##field, (queue)->cuda->field(__VA_ARGS__))
 
 static vdmrt_status
 status_of(unsigned call, CUresult code)
@@ -38,8 +37,8 @@ first_failure(vdmrt_status one, vdmrt_status two)
         return first_failure(in_context, CALL(queue, context_pop, &popped));                                 \
     } while (0)
 
-/* As IN_CONTEXT, for what must be undone whatever fails: releases report failures of earlier work too, and are then
- * tried again, so that nothing leaks. */
+/* As IN_CONTEXT, for what must be undone whatever fails: releases report failures of earlier work too, and
+ * are then tried again, so that nothing leaks. */
 #define UNDO(queue, field, handle)                                                                           \
     do {                                                                                                     \
         CUcontext popped;                                                                                    \
@@ -436,7 +435,7 @@ vdmrt_device_cuda(int index, vdmrt_device *device)
         free(queue);
         return status;
     }
-    *device = (vdmrt_device){
-        .table = &CUDA, .context = queue, .index = index, .stream = (uintptr_t)queue->stream};
+    *device =
+        (vdmrt_device){.table = &CUDA, .context = queue, .index = index, .stream = (uintptr_t)queue->stream};
     return VDMRT_OK;
 }

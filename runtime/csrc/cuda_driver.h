@@ -1,8 +1,8 @@
 /*
  * The functions of NVIDIA's driver that we call, found at run time: nothing of CUDA is needed to build.
  *
- * Types and numbers are those of the CUDA Driver API (https://docs.nvidia.com/cuda/cuda-driver-api/); only what is
- * used is declared.
+ * Types and numbers are those of the CUDA Driver API (https://docs.nvidia.com/cuda/cuda-driver-api/); only
+ * what is used is declared.
  */
 #ifndef VDMRT_CUDA_DRIVER_H
 #define VDMRT_CUDA_DRIVER_H
@@ -104,7 +104,8 @@ enum {
 };
 
 /*
- * Stores the driver, opened at the first call, and starts it (cuInit). It stays loaded for the life of the process.
+ * Stores the driver, opened at the first call, and starts it (cuInit). It stays loaded for the life of the
+ * process.
  */
 vdmrt_status vdmrt_cuda_open(const vdmrt_cuda **cuda);
 

@@ -1,10 +1,10 @@
 /*
  * Memory, copies, time and captured graphs on one device, behind one table of functions.
  *
- * All lengths are in bytes. Addresses are integers, because those of a GPU mean nothing to the CPU. A device is a
- * queue: the order of calls on it is the order of their effects, and a call may return before its effect (it has not
- * on the host). It may be used from several threads at once; two calls must not touch the same bytes. Nothing here
- * knows Python, raises or aborts: what can fail returns a status.
+ * All lengths are in bytes. Addresses are integers, because those of a GPU mean nothing to the CPU. A device
+ * is a queue: the order of calls on it is the order of their effects, and a call may return before its effect
+ * (it has not on the host). It may be used from several threads at once; two calls must not touch the same
+ * bytes. Nothing here knows Python, raises or aborts: what can fail returns a status.
  */
 #ifndef VDMRT_DEVICE_H
 #define VDMRT_DEVICE_H
@@ -16,8 +16,9 @@
 #define VDMRT_DEVICE_ALIGNMENT 64 /* of every allocation, at least */
 
 /*
- * What a call answered: 0, one of the kinds below, or the kind VDMRT_ERROR_DRIVER with the driver's function (see
- * vdmrt_cuda_call_name) and its code packed beside it. One integer, so that no thread can read another's failure.
+ * What a call answered: 0, one of the kinds below, or the kind VDMRT_ERROR_DRIVER with the driver's function
+ * (see vdmrt_cuda_call_name) and its code packed beside it. One integer, so that no thread can read another's
+ * failure.
  */
 typedef uint32_t vdmrt_status;
 
@@ -128,8 +129,8 @@ typedef struct vdmrt_device {
 vdmrt_device vdmrt_device_host(void);
 
 /*
- * Opens a queue of its own on GPU `index`: a non-blocking stream in the primary context, which is shared with all
- * others in the process. Loads the driver at the first call. On failure *device is untouched.
+ * Opens a queue of its own on GPU `index`: a non-blocking stream in the primary context, which is shared with
+ * all others in the process. Loads the driver at the first call. On failure *device is untouched.
  */
 vdmrt_status vdmrt_device_cuda(int index, vdmrt_device *device);
 
@@ -142,8 +143,8 @@ vdmrt_status vdmrt_device_destroy(vdmrt_device device);
  */
 vdmrt_status vdmrt_device_allocate(vdmrt_device device, size_t nbytes, uintptr_t *address);
 
-/* Gives back what vdmrt_device_allocate of this device gave, or 0, once the queue has passed all work that was
- * enqueued before. A failure too ends the allocation. */
+/* Gives back what vdmrt_device_allocate of this device gave, or 0, once the queue has passed all work that
+ * was enqueued before. A failure too ends the allocation. */
 vdmrt_status vdmrt_device_release(vdmrt_device device, uintptr_t address);
 
 /* As allocate and release, for host memory from and to which the device copies without a detour. */

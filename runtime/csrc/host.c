@@ -1,4 +1,5 @@
-/* The host as a device: memory of the C library, copies by the calling thread, everything complete on return. */
+/* The host as a device: memory of the C library, copies by the calling thread, everything complete on return.
+ */
 #include "device.h"
 
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* What the files that know Python share: module state, argument checks, and the one way from a status to an error. */
+/* What the files that know Python share: module state, argument checks, and the one way from a status to an
+ * error. */
 #ifndef VDMRT_PYCORE_H
 #define VDMRT_PYCORE_H
 
@@ -53,15 +54,16 @@ PyObject *vdmrt_make_graph(DeviceObject *device, uintptr_t graph, size_t nodes);
 /* Device.replay */
 PyObject *vdmrt_replay_method(PyObject *device, PyObject *args, PyObject *kwargs);
 
-/* Gives the bytes back, once, when nobody else has them. Releases the GIL: on a GPU this waits for the queue. */
+/* Gives the bytes back, once, when nobody else has them. Releases the GIL: on a GPU this waits for the queue.
+ */
 vdmrt_status vdmrt_memory_release(MemoryObject *memory);
 
 /* Memory.dlpack */
 PyObject *vdmrt_dlpack_method(PyObject *memory, PyObject *args, PyObject *kwargs);
 
 /*
- * Sets the exception that says what a call answered. `module` is any object of this module's types or the module;
- * `call` names what was asked, `nbytes` how much memory, `device` whose or NULL. Returns NULL.
+ * Sets the exception that says what a call answered. `module` is any object of this module's types or the
+ * module; `call` names what was asked, `nbytes` how much memory, `device` whose or NULL. Returns NULL.
  */
 PyObject *vdmrt_raise_status(PyObject *module, DeviceObject *device, vdmrt_status status, const char *call,
                              size_t nbytes);
@@ -71,7 +73,8 @@ bool vdmrt_parse_integer(const char *call, const char *name, PyObject *value, ui
                          uint64_t *number);
 
 /* As vdmrt_parse_integer, for a number of bytes, rows or planes. */
-bool vdmrt_parse_size(const char *call, const char *name, PyObject *value, uint64_t low, size_t high, size_t *size);
+bool vdmrt_parse_size(const char *call, const char *name, PyObject *value, uint64_t low, size_t high,
+                      size_t *size);
 
 bool vdmrt_parse_address(const char *call, const char *name, PyObject *value, uintptr_t *address);
 

@@ -57,9 +57,10 @@ device_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     DeviceObject *self = (DeviceObject *)op;
     if (self->users > 0) {
-        PyErr_Format(PyExc_RuntimeError,
-                     "close needs a device that is not used, and %zu of its memories, events or graphs are open",
-                     self->users);
+        PyErr_Format(
+            PyExc_RuntimeError,
+            "close needs a device that is not used, and %zu of its memories, events or graphs are open",
+            self->users);
         return NULL;
     }
     vdmrt_status status = device_release(self);
@@ -195,7 +196,8 @@ copy_bytes(PyObject *op, PyObject *args, const char *call, vdmrt_direction direc
     if (!PyArg_ParseTuple(args, "OOO", &destination_value, &source_value, &nbytes_value) ||
         !vdmrt_parse_address(call, "destination", destination_value, &destination) ||
         !vdmrt_parse_address(call, "source", source_value, &source) ||
-        !vdmrt_parse_size(call, "nbytes", nbytes_value, 0, SIZE_MAX, &nbytes) || !vdmrt_check_open(self, call)) {
+        !vdmrt_parse_size(call, "nbytes", nbytes_value, 0, SIZE_MAX, &nbytes) ||
+        !vdmrt_check_open(self, call)) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
@@ -256,12 +258,13 @@ device_copy_3d(PyObject *op, PyObject *args, PyObject *kwargs)
     if (!vdmrt_parse_address(call, "destination", destination_address, &destination.address) ||
         !vdmrt_parse_address(call, "source", source_address, &source.address) ||
         !vdmrt_parse_size(call, "destination_pitch", destination_pitch, 0, SIZE_MAX, &destination.pitch) ||
-        !vdmrt_parse_size(call, "destination_height", destination_height, 0, SIZE_MAX, &destination.plane_height) ||
+        !vdmrt_parse_size(call, "destination_height", destination_height, 0, SIZE_MAX,
+                          &destination.plane_height) ||
         !vdmrt_parse_size(call, "source_pitch", source_pitch, 0, SIZE_MAX, &source.pitch) ||
         !vdmrt_parse_size(call, "source_height", source_height, 0, SIZE_MAX, &source.plane_height) ||
         !vdmrt_parse_size(call, "width", width, 0, smaller(destination.pitch, source.pitch), &extent.width) ||
         !vdmrt_parse_size(call, "height", height, 0, smaller(destination.plane_height, source.plane_height),
-                    &extent.height) ||
+                          &extent.height) ||
         !vdmrt_parse_size(call, "depth", depth, 0, SIZE_MAX, &extent.depth)) {
         return NULL;
     }
@@ -360,23 +363,27 @@ PyDoc_STRVAR(device_zero_2d_doc, "zero_2d($self, /, address, *, width, height, p
                                  "\n"
                                  "Set ``height`` rows of ``width`` bytes, ``pitch`` bytes apart, to zero.");
 
-PyDoc_STRVAR(device_replay_doc,
-             "replay($self, /, graph, events, steps, on_step=None)\n"
-             "--\n"
-             "\n"
-             "Replay a captured graph step after step without the GIL; return each launch's host microseconds.");
+PyDoc_STRVAR(
+    device_replay_doc,
+    "replay($self, /, graph, events, steps, on_step=None)\n"
+    "--\n"
+    "\n"
+    "Replay a captured graph step after step without the GIL; return each launch's host microseconds.");
 
 static PyMethodDef device_methods[] = {
     {"allocate", device_allocate, METH_O,
      PyDoc_STR("allocate($self, nbytes, /)\n--\n\nAllocate zero-filled memory, aligned to 64 bytes.")},
     {"allocate_pinned", device_allocate_pinned, METH_O,
-     PyDoc_STR("allocate_pinned($self, nbytes, /)\n--\n\nAllocate host memory that the device copies quickly.")},
+     PyDoc_STR(
+         "allocate_pinned($self, nbytes, /)\n--\n\nAllocate host memory that the device copies quickly.")},
     {"copy", device_copy, METH_VARARGS,
      PyDoc_STR("copy($self, destination, source, nbytes, /)\n--\n\nCopy bytes within the device.")},
     {"upload", device_upload, METH_VARARGS,
-     PyDoc_STR("upload($self, destination, source, nbytes, /)\n--\n\nCopy bytes from the host to the device.")},
+     PyDoc_STR(
+         "upload($self, destination, source, nbytes, /)\n--\n\nCopy bytes from the host to the device.")},
     {"download", device_download, METH_VARARGS,
-     PyDoc_STR("download($self, destination, source, nbytes, /)\n--\n\nCopy bytes from the device to the host.")},
+     PyDoc_STR(
+         "download($self, destination, source, nbytes, /)\n--\n\nCopy bytes from the device to the host.")},
     {"copy_3d", (PyCFunction)(void (*)(void))device_copy_3d, METH_VARARGS | METH_KEYWORDS,
      device_copy_3d_doc},
     {"zero_2d", (PyCFunction)(void (*)(void))device_zero_2d, METH_VARARGS | METH_KEYWORDS,
@@ -394,7 +401,8 @@ static PyMethodDef device_methods[] = {
      PyDoc_STR("end_capture($self, /)\n--\n\nReturn what was captured as a graph that can be replayed.")},
     {"abort_capture", device_abort_capture, METH_NOARGS,
      PyDoc_STR("abort_capture($self, /)\n--\n\nForget what was captured.")},
-    {"replay", (PyCFunction)(void (*)(void))vdmrt_replay_method, METH_VARARGS | METH_KEYWORDS, device_replay_doc},
+    {"replay", (PyCFunction)(void (*)(void))vdmrt_replay_method, METH_VARARGS | METH_KEYWORDS,
+     device_replay_doc},
     {"close", device_close, METH_NOARGS,
      PyDoc_STR("close($self, /)\n--\n\nGive the queue back. Closing twice is allowed.")},
     {NULL, NULL, 0, NULL},

@@ -1,5 +1,6 @@
 /*
- * Tensors of device memory for DLPack (https://dmlc.github.io/dlpack/latest/c_api.html): the structures are its ABI.
+ * Tensors of device memory for DLPack (https://dmlc.github.io/dlpack/latest/c_api.html): the structures are
+ * its ABI.
  */
 #include "pycore.h"
 
@@ -84,7 +85,8 @@ parse_shape(PyObject *value, exported *tensor)
 }
 
 static bool
-fill_tensor(exported *tensor, MemoryObject *memory, PyObject *address_value, PyObject *shape, int code, int bits)
+fill_tensor(exported *tensor, MemoryObject *memory, PyObject *address_value, PyObject *shape, int code,
+            int bits)
 {
     uint64_t address;
     uint64_t first = memory->address, end = memory->address + memory->nbytes;
@@ -93,7 +95,8 @@ fill_tensor(exported *tensor, MemoryObject *memory, PyObject *address_value, PyO
         return false;
     }
     if ((uint64_t)elements * (uint64_t)bits / 8 > end - address) {
-        PyErr_SetString(PyExc_ValueError, "dlpack needs a tensor inside its memory, got one that runs past it");
+        PyErr_SetString(PyExc_ValueError,
+                        "dlpack needs a tensor inside its memory, got one that runs past it");
         return false;
     }
     DLTensor *dl = &tensor->managed.dl_tensor;
@@ -116,12 +119,13 @@ vdmrt_dlpack_method(PyObject *op, PyObject *args, PyObject *kwargs)
     static char *names[] = {"address", "shape", "code", "bits", NULL};
     PyObject *address, *shape;
     int code, bits;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!ii:dlpack", names, &address, &PyTuple_Type, &shape, &code,
-                                     &bits)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!ii:dlpack", names, &address, &PyTuple_Type, &shape,
+                                     &code, &bits)) {
         return NULL;
     }
     if (self->is_closed) {
-        PyErr_Format(PyExc_RuntimeError, "this memory of %zu bytes is closed and has no tensors", self->nbytes);
+        PyErr_Format(PyExc_RuntimeError, "this memory of %zu bytes is closed and has no tensors",
+                     self->nbytes);
         return NULL;
     }
     exported *tensor = PyMem_Calloc(1, sizeof *tensor);

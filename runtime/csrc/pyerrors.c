@@ -60,12 +60,14 @@ static const struct {
 } ADVICE[] = {
     {2, "close what is no longer used, or take a bundle with fewer requests or cache slots"},
     {3, "another thread ended CUDA; do not use it while the process exits"},
-    {34, "a stub of libcuda for building is loaded; put the driver's own libcuda.so.1 first on the library path"},
+    {34,
+     "a stub of libcuda for building is loaded; put the driver's own libcuda.so.1 first on the library path"},
     {46, "another process holds the GPU exclusively; end it, or set its compute mode to default"},
     {100, "this machine has no GPU that the driver sees; check nvidia-smi, or choose device='cpu'"},
     {101, "check nvidia-smi and CUDA_VISIBLE_DEVICES"},
     {201, "the primary context was reset by other code of this process; load the model again"},
-    {700, "a kernel read or wrote foreign memory and the GPU's state of this process is lost; start it again"},
+    {700,
+     "a kernel read or wrote foreign memory and the GPU's state of this process is lost; start it again"},
     {709, "the primary context was reset by other code of this process; load the model again"},
     {710, "a kernel's check failed and the GPU's state of this process is lost; start it again"},
     {715, "a kernel's code does not fit this GPU; build the engine on it"},
@@ -97,13 +99,12 @@ raise_driver(PyObject *owner, DeviceObject *device, vdmrt_status status, size_t 
     vdmrt_memory_info info = {0};
     PyObject *message;
     bool wanted_memory = code == 2 && nbytes > 0 && device != NULL;
-    if (wanted_memory &&
-        device->device.table->memory_info(device->device.context, &info) == VDMRT_OK) {
-        message = PyUnicode_FromFormat("%s: wanted %zu bytes, GPU %d has %zu of %zu bytes free (%zu are allocated "
-                                       "here); %s",
-                                       vdmrt_cuda_error_name(code), nbytes, device->device.index,
-                                       info.free_nbytes, info.total_nbytes, device->allocated_nbytes,
-                                       advice_on(code));
+    if (wanted_memory && device->device.table->memory_info(device->device.context, &info) == VDMRT_OK) {
+        message =
+            PyUnicode_FromFormat("%s: wanted %zu bytes, GPU %d has %zu of %zu bytes free (%zu are allocated "
+                                 "here); %s",
+                                 vdmrt_cuda_error_name(code), nbytes, device->device.index, info.free_nbytes,
+                                 info.total_nbytes, device->allocated_nbytes, advice_on(code));
     } else {
         message = PyUnicode_FromFormat("%s (%u, %s); %s", vdmrt_cuda_error_name(code), code,
                                        vdmrt_cuda_error_words(code), advice_on(code));
@@ -117,9 +118,10 @@ raise_old_driver(PyObject *owner)
     int found = vdmrt_cuda_version(), wanted = VDMRT_CUDA_OLDEST;
     return raise_device_error(
         owner, "cuDriverGetVersion",
-        PyUnicode_FromFormat("wanted a driver for CUDA %d.%d or newer, found one for CUDA %d.%d; install a newer "
-                             "NVIDIA driver, or choose device='cpu'",
-                             wanted / 1000, wanted % 1000 / 10, found / 1000, found % 1000 / 10));
+        PyUnicode_FromFormat(
+            "wanted a driver for CUDA %d.%d or newer, found one for CUDA %d.%d; install a newer "
+            "NVIDIA driver, or choose device='cpu'",
+            wanted / 1000, wanted % 1000 / 10, found / 1000, found % 1000 / 10));
 }
 
 static PyObject *
@@ -127,14 +129,16 @@ raise_memory(PyObject *owner, DeviceObject *device, const char *call, size_t nby
 {
     return raise_device_error(
         owner, call,
-        PyUnicode_FromFormat("wanted %zu bytes, but the host has not that much memory left (%zu bytes are "
-                             "allocated here); "
-                             "close what is no longer used, or take a bundle with fewer requests or cache slots",
-                             nbytes, device == NULL ? 0 : device->allocated_nbytes));
+        PyUnicode_FromFormat(
+            "wanted %zu bytes, but the host has not that much memory left (%zu bytes are "
+            "allocated here); "
+            "close what is no longer used, or take a bundle with fewer requests or cache slots",
+            nbytes, device == NULL ? 0 : device->allocated_nbytes));
 }
 
 PyObject *
-vdmrt_raise_status(PyObject *owner, DeviceObject *device, vdmrt_status status, const char *call, size_t nbytes)
+vdmrt_raise_status(PyObject *owner, DeviceObject *device, vdmrt_status status, const char *call,
+                   size_t nbytes)
 {
     switch (vdmrt_status_kind(status)) {
     case VDMRT_ERROR_DRIVER:
@@ -146,19 +150,22 @@ vdmrt_raise_status(PyObject *owner, DeviceObject *device, vdmrt_status status, c
     case VDMRT_ERROR_NO_DRIVER:
         return raise_device_error(
             owner, "dlopen",
-            PyUnicode_FromString("libcuda.so.1 does not load, so there is no NVIDIA driver; install it, or choose "
-                                 "device='cpu'"));
+            PyUnicode_FromString(
+                "libcuda.so.1 does not load, so there is no NVIDIA driver; install it, or choose "
+                "device='cpu'"));
     case VDMRT_ERROR_INDEX:
         return raise_device_error(
             owner, "cuDeviceGet",
-            PyUnicode_FromFormat("the driver sees %d GPU(s), numbered from 0, and none of the wanted number; check "
-                                 "nvidia-smi and CUDA_VISIBLE_DEVICES",
-                                 vdmrt_cuda_device_count()));
+            PyUnicode_FromFormat(
+                "the driver sees %d GPU(s), numbered from 0, and none of the wanted number; check "
+                "nvidia-smi and CUDA_VISIBLE_DEVICES",
+                vdmrt_cuda_device_count()));
     case VDMRT_ERROR_EMPTY:
         return raise_device_error(
             owner, "cuStreamEndCapture",
-            PyUnicode_FromString("the captured step holds no work, so replaying it would change nothing; what was "
-                                 "to be captured ran on another stream"));
+            PyUnicode_FromString(
+                "the captured step holds no work, so replaying it would change nothing; what was "
+                "to be captured ran on another stream"));
     case VDMRT_ERROR_UNSUPPORTED:
         PyErr_Format(PyExc_RuntimeError, "%s is nothing that this device can do", call);
         return NULL;

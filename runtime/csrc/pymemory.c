@@ -1,4 +1,5 @@
-/* vdmrt.runtime._core.Memory: one block of device memory, or of host memory that a device copies from and to. */
+/* vdmrt.runtime._core.Memory: one block of device memory, or of host memory that a device copies from and to.
+ */
 #include "pycore.h"
 
 static PyObject *
@@ -29,7 +30,8 @@ vdmrt_make_memory(DeviceObject *device, size_t nbytes, bool is_pinned)
     memory->is_pinned = is_pinned;
 
     Py_BEGIN_ALLOW_THREADS
-    status = (is_pinned ? vdmrt_device_allocate_pinned : vdmrt_device_allocate)(device->device, nbytes, &address);
+    status =
+        (is_pinned ? vdmrt_device_allocate_pinned : vdmrt_device_allocate)(device->device, nbytes, &address);
     Py_END_ALLOW_THREADS
     if (status != VDMRT_OK) {
         Py_DECREF(memory);
@@ -53,7 +55,8 @@ vdmrt_memory_release(MemoryObject *self)
     self->address = 0;
     self->device->allocated_nbytes -= self->is_pinned ? 0 : self->nbytes;
     Py_BEGIN_ALLOW_THREADS
-    status = (self->is_pinned ? vdmrt_device_release_pinned : vdmrt_device_release)(self->device->device, address);
+    status =
+        (self->is_pinned ? vdmrt_device_release_pinned : vdmrt_device_release)(self->device->device, address);
     Py_END_ALLOW_THREADS
     self->device->users -= 1;
     return status;
@@ -135,9 +138,11 @@ PyDoc_STRVAR(memory_doc,
 
 static PyMethodDef memory_methods[] = {
     {"close", memory_close, METH_NOARGS,
-     PyDoc_STR("close($self, /)\n--\n\nFree the memory, once the queue has passed it. Closing twice is allowed.")},
+     PyDoc_STR(
+         "close($self, /)\n--\n\nFree the memory, once the queue has passed it. Closing twice is allowed.")},
     {"dlpack", (PyCFunction)(void (*)(void))vdmrt_dlpack_method, METH_VARARGS | METH_KEYWORDS,
-     PyDoc_STR("dlpack($self, /, address, shape, code, bits)\n--\n\nWrap a tensor of this memory for DLPack.")},
+     PyDoc_STR(
+         "dlpack($self, /, address, shape, code, bits)\n--\n\nWrap a tensor of this memory for DLPack.")},
     {NULL, NULL, 0, NULL},
 };
 

@@ -352,14 +352,16 @@ list_of(const double *values, size_t count)
 }
 
 static bool
-check_replay(DeviceObject *self, GraphObject *graph, EventsObject *events, PyObject *steps_value, size_t *steps)
+check_replay(DeviceObject *self, GraphObject *graph, EventsObject *events, PyObject *steps_value,
+             size_t *steps)
 {
     if (graph->device != self || events->device != self) {
         PyErr_SetString(PyExc_ValueError, "replay needs a graph and events of this device, got another's");
         return false;
     }
     if (graph->graph == 0 || events->events.count == 0) {
-        PyErr_SetString(PyExc_RuntimeError, "replay needs a graph and events that are open, and one was closed");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "replay needs a graph and events that are open, and one was closed");
         return false;
     }
     return vdmrt_parse_size("replay", "steps", steps_value, 1, events->events.count - 1, steps);

@@ -1,7 +1,9 @@
 /*
- * Replays a captured graph step after step, with at most VDMRT_REPLAY_IN_FLIGHT steps enqueued and not passed.
+ * Replays a captured graph step after step, with at most VDMRT_REPLAY_IN_FLIGHT steps enqueued and not
+ * passed.
  *
- * Two are enough for the device never to wait for the host, and few enough that cancelling takes two steps at most.
+ * Two are enough for the device never to wait for the host, and few enough that cancelling takes two steps at
+ * most.
  */
 #ifndef VDMRT_REPLAY_H
 #define VDMRT_REPLAY_H
@@ -30,10 +32,11 @@ vdmrt_status vdmrt_events_destroy(vdmrt_events *events);
 typedef bool (*vdmrt_replay_poll)(void *context, size_t steps_passed);
 
 typedef struct vdmrt_replay {
-    uintptr_t graph;            /* as vdmrt_device_table.end_capture gave it */
-    const vdmrt_events *events; /* more than `steps`; event 0 is recorded before the first step, event i after the i-th */
+    uintptr_t graph; /* as vdmrt_device_table.end_capture gave it */
+    const vdmrt_events
+        *events; /* more than `steps`; event 0 is recorded before the first step, event i after the i-th */
     size_t steps;
-    double *enqueue_us;         /* (out) [steps] host time of each launch */
+    double *enqueue_us; /* (out) [steps] host time of each launch */
     vdmrt_replay_poll poll;
     void *poll_context;
     bool wants_every_step;

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...bundle import Geometry
+from ..chunk import Chunk, Timings
 from ..model import Model
-from ..session import Chunk, Session, Timings
+from ..session import Session
 from .nvtx import NvtxRanges
 from .recorder import Recorder, Span
 from .settings import Settings

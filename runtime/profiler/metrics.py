@@ -8,7 +8,8 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from ..session import Chunk, Session
+from ..chunk import Chunk
+from ..session import Session
 
 __all__ = ["DASHBOARD", "Metrics"]
 

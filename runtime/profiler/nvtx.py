@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from ..session import Chunk, Observer, Session
+from ..chunk import Chunk, Observer
+from ..session import Session
 
 __all__ = ["NvtxRanges"]
 

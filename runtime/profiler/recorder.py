@@ -8,7 +8,8 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..session import Chunk, Session
+from ..chunk import Chunk
+from ..session import Session
 from .statistics import Distribution
 
 __all__ = ["STAGES", "Recorder", "Span", "measure_union"]
