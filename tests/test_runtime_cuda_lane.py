@@ -362,6 +362,7 @@ def fail_once(model: Model, fake: FakeCuda, name: str | None, nth: int) -> bool:
         error = error or caught.with_traceback(None)
     hit = hit or fake.failed()
     said, error = str(error), None
+    fake.fail(Code.UNKNOWN, nth=0)  # a destructor cannot raise
     del model
     gc.collect()
 
