@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from .engine import (
     ENGINE_MANIFEST,
-    ENGINE_SCHEMA,
     ENGINES_FOLDER,
-    Check,
     Engine,
-    EngineManifest,
-    LayerCopy,
-    Machine,
-    Plan,
-    PlanAudit,
-    check_engine,
-    engine_mismatches,
-    find_engine,
     list_engines,
     open_engine,
-    read_plan,
-    rebuild_command,
     record_checks,
     stage_graphs,
 )
+from .engine_lookup import check_engine, engine_mismatches, find_engine, rebuild_command
+from .engine_manifest import ENGINE_SCHEMA, Check, EngineManifest, LayerCopy, Machine, Plan, PlanAudit
 from .external_data import check_external_data, read_fields
 from .folder import Bundle, BundleWriter, amended_bundle, new_bundle, open_bundle, rewrite_manifest, sha256_of
 from .manifest import (
@@ -40,6 +30,7 @@ from .manifest import (
     ScheduleSpec,
     TensorSpec,
 )
+from .plan_file import read_plan
 from .trust import cache_folder, is_trusted, record_trust
 
 __all__ = [
