@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .cpu import describe_cpu
 from .engine import (
     ENGINE_MANIFEST,
     ENGINES_FOLDER,
@@ -30,7 +31,7 @@ from .manifest import (
     ScheduleSpec,
     TensorSpec,
 )
-from .plan_file import read_plan
+from .plan_file import read_plan, verify_engine_weights
 from .trust import cache_folder, is_trusted, record_trust
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "cache_folder",
     "check_engine",
     "check_external_data",
+    "describe_cpu",
     "engine_mismatches",
     "find_engine",
     "is_trusted",
@@ -78,4 +80,5 @@ __all__ = [
     "rewrite_manifest",
     "sha256_of",
     "stage_graphs",
+    "verify_engine_weights",
 ]

@@ -94,14 +94,19 @@ def open_engine(path: str | os.PathLike[str]) -> Engine:
     return Engine(folder.resolve(), manifest)
 
 
-def list_engines(bundle: Bundle) -> tuple[Engine, ...]:
-    """Return every engine of a bundle, the newest first. Folders that are still being written are not engines.
+def list_engines(bundle: Bundle, backend: str | None = None) -> tuple[Engine, ...]:
+    """Return the engines of a bundle, the newest first. Folders that are still being written are not engines.
+
+    Args:
+        bundle: Where they lie.
+        backend: Whose; None takes all.
 
     Raises:
         EngineError: A manifest is damaged.
     """
     folder = bundle.path / ENGINES_FOLDER
-    found = [open_engine(path) for path in _engine_folders(folder)]
+    opened = [open_engine(path) for path in _engine_folders(folder)]
+    found = [engine for engine in opened if backend in (None, engine.manifest.backend)]
     return tuple(sorted(found, key=lambda engine: (engine.manifest.created, engine.manifest.key), reverse=True))
 
 
@@ -151,6 +156,8 @@ def _check_files(manifest: EngineManifest) -> None:
     if not manifest.plans:
         raise InvalidDocument("plans", "wanted at least one plan, found none")
     for stage, plan in manifest.plans.items():
-        name = plan.file.file
-        if name != os.path.basename(name) or name in ("", ".", "..") or {"\\", "\0"} & set(name):
-            raise InvalidDocument(f"plans.{stage}.file.file", f"wanted a plain file name, found {name!r}")
+        for part in (plan.file, plan.weights):
+            name = part.file if part else "none"
+            if name != os.path.basename(name) or name in ("", ".", "..") or {"\\", "\0"} & set(name):
+                where = "file" if part is plan.file else "weights"
+                raise InvalidDocument(f"plans.{stage}.{where}.file", f"wanted a plain file name, found {name!r}")

@@ -24,18 +24,18 @@ def find_engine(bundle: Bundle, precision: str | None, machine: Machine) -> Engi
 
     Raises:
         BundleError: The bundle has not that precision.
-        EngineError: There is none; says what each engine of that precision was built for.
+        EngineError: There is none; says what each engine of that backend and precision was built for.
     """
     chosen, _ = bundle.graphs(precision)
     others = []
-    for engine in list_engines(bundle):
+    for engine in list_engines(bundle, machine.backend):
         if engine.manifest.precision != chosen:
             continue
         found = engine_mismatches(engine, bundle, machine)
         if not found:
             return engine
         others.append(f"{engine.manifest.key}: {'; '.join(found)}")
-    command = rebuild_command(bundle, chosen)
+    command = rebuild_command(bundle, chosen, machine.backend)
     if not others:
         raise EngineError(f"{bundle.path}: has no {chosen} engine; build one with {command}")
     raise EngineError(f"{bundle.path}: no {chosen} engine fits; build one with {command}. " + " | ".join(others))
@@ -65,16 +65,36 @@ def check_engine(engine: Engine, bundle: Bundle, machine: Machine) -> None:
     """
     found = engine_mismatches(engine, bundle, machine)
     if found:
-        command = rebuild_command(bundle, engine.manifest.precision)
+        command = rebuild_command(bundle, engine.manifest.precision, engine.manifest.backend)
         raise EngineError(f"{engine.path}: {'; '.join(found)}; build it again with {command}")
 
 
-def rebuild_command(bundle: Bundle, precision: str) -> str:
+def rebuild_command(bundle: Bundle, precision: str, backend: str = "tensorrt") -> str:
     """Return the command that builds an engine of a bundle for the machine it runs on."""
-    return f"vdmrt build {bundle.path} --precision {precision}"
+    chosen = "" if backend == "tensorrt" else f" --backend {backend}"
+    return f"vdmrt build {bundle.path} --precision {precision}{chosen}"
 
 
 def _machine_mismatches(manifest: EngineManifest, machine: Machine) -> Iterator[str]:
+    if manifest.backend != machine.backend:
+        yield f"built for {manifest.backend}, here is {machine.backend}"
+    elif manifest.backend == "onnxruntime":
+        yield from _cpu_mismatches(manifest.machine, machine)
+    else:
+        yield from _gpu_mismatches(manifest, machine)
+
+
+def _cpu_mismatches(built: Machine, machine: Machine) -> Iterator[str]:
+    """Name what differs: an optimised graph may hold operators of one release, in the layout of one CPU."""
+    if built.onnxruntime != machine.onnxruntime:
+        yield f"built with ONNX Runtime {built.onnxruntime}, here is {machine.onnxruntime}"
+    if built.provider != machine.provider:
+        yield f"built for {built.provider}, here is {machine.provider}"
+    if built.cpu != machine.cpu:
+        yield f"built on a CPU with {built.cpu}, here is one with {machine.cpu}"
+
+
+def _gpu_mismatches(manifest: EngineManifest, machine: Machine) -> Iterator[str]:
     built = manifest.machine
     if built.tensorrt != machine.tensorrt and not _reads(manifest, machine.tensorrt):
         yield f"built with TensorRT {built.tensorrt}, here is {machine.tensorrt}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .manifest import Artifact, TensorSpec
+from .manifest import Artifact, Precision, TensorSpec
 
 __all__ = ["ENGINE_SCHEMA", "Check", "EngineManifest", "LayerCopy", "Machine", "Plan", "PlanAudit"]
 
@@ -15,7 +15,7 @@ ENGINE_SCHEMA = 1
 
 @dataclass(frozen=True)
 class Machine:
-    """What a plan is bound to.
+    """What an engine is bound to; what its backend does not know is "".
 
     Attributes:
         tensorrt: TensorRT's version, as "10.3.0".
@@ -23,13 +23,24 @@ class Machine:
         gpu: The GPU's name.
         cuda: The newest CUDA that the driver runs, as "13.0"; recorded, never compared.
         driver: The driver's version, as "580.65.06", or "" where it is not known; recorded, never compared.
+        onnxruntime: ONNX Runtime's version, as "1.32.0".
+        provider: Its execution provider, as "CPUExecutionProvider".
+        cpu: Architecture and instruction sets, as :func:`~vdmrt.bundle.cpu.describe_cpu` says them.
     """
 
-    tensorrt: str
-    compute_capability: str
-    gpu: str
+    tensorrt: str = ""
+    compute_capability: str = ""
+    gpu: str = ""
     cuda: str = ""
     driver: str = ""
+    onnxruntime: str = ""
+    provider: str = ""
+    cpu: str = ""
+
+    @property
+    def backend(self) -> Literal["tensorrt", "onnxruntime"]:
+        """Whose engines it runs."""
+        return "onnxruntime" if self.onnxruntime else "tensorrt"
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ class Plan:
     """A built stage.
 
     Attributes:
-        file: The plan, relative to the engine's folder.
+        file: The plan, relative to the engine's folder; of ONNX Runtime an optimised graph.
         graph_sha256: Of the bundle's graph that it was built from.
         weights_sha256: Of the weights beside that graph, or None where it has none.
         inputs: Tensors that it reads.
@@ -74,6 +85,7 @@ class Plan:
         scratch_nbytes: Device memory that each execution context needs.
         build_seconds: How long the builder took.
         audit: What its layers run in; None where nothing said it.
+        weights: The engine's own weights, a file that its stages share; None where the plan needs none.
     """
 
     file: Artifact
@@ -84,6 +96,7 @@ class Plan:
     scratch_nbytes: int
     build_seconds: float
     audit: PlanAudit | None = None
+    weights: Artifact | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +123,7 @@ class EngineManifest:
     Attributes:
         key: The engine's name: everything that would make another plan stands in it, as text or as a hash.
         backend: What built it and runs it.
-        precision: Of the graphs: "fp32" or "fp16".
+        precision: Of the graphs.
         machine: What it was built on.
         plans: By stage: "fill", "denoise" and, with a codec, "vae_encode" and "vae_decode".
         options: Of the build, for people.
@@ -123,8 +136,8 @@ class EngineManifest:
     """
 
     key: str
-    backend: Literal["tensorrt"]
-    precision: Literal["fp32", "fp16"]
+    backend: Literal["tensorrt", "onnxruntime"]
+    precision: Precision
     machine: Machine
     plans: Mapping[str, Plan]
     options: Mapping[str, str]

@@ -63,9 +63,9 @@ class Gpu:
         return 2 * self.memory_clock_hz * self.bus_bits // 8
 
     def peak_flops(self, precision: str) -> int | None:
-        """Return operations a second of dense matrix products at the highest clock; None for an unknown GPU."""
-        table = _FP16_PER_CLOCK if precision == "fp16" else _FP32_PER_CLOCK
-        per_clock = table.get(self.compute_capability)
+        """Return operations a second of dense matrix products at the highest clock; None for an unknown GPU or type."""
+        tables = {"fp16": _FP16_PER_CLOCK, "fp32": _FP32_PER_CLOCK}
+        per_clock = tables.get(precision.removesuffix("-kv8"), {}).get(self.compute_capability)
         return per_clock * self.multiprocessors * self.clock_hz or None if per_clock else None
 
 

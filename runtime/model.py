@@ -38,6 +38,7 @@ def load(
     threads: int | None = None,
     cuda_graph: bool = True,
     trust_plans: bool = False,
+    use_engine: bool = True,
     verify: bool = True,
 ) -> Model:
     """Load a bundle.
@@ -51,6 +52,8 @@ def load(
         cuda_graph: Whether denoising steps on a GPU are captured once and replayed.
         trust_plans: Whether TensorRT plans may be loaded that this user's own cache did not record building: a plan is
             native code.
+        use_engine: Whether ONNX Runtime's CPU provider runs the graphs of an engine of the bundle that fits; False runs
+            the exported ones. TensorRT has engines only.
         verify: Whether every file's SHA-256 is checked first. Lengths are always checked.
 
     Returns:
@@ -66,7 +69,14 @@ def load(
     if verify:
         bundle.verify()
     wanted = BackendChoice(
-        backend, device, precision=precision, threads=threads, cuda_graph=cuda_graph, trust_plans=trust_plans
+        backend,
+        device,
+        precision=precision,
+        threads=threads,
+        cuda_graph=cuda_graph,
+        trust_plans=trust_plans,
+        use_engine=use_engine,
+        verify=verify,
     )
     chosen = make_backend(bundle, wanted)
     _log.info("backend %s: %s", chosen.name, chosen.describe())
