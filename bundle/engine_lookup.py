@@ -19,8 +19,14 @@ _READERS = {8: (8, 10), 10: (10, 11), 11: (11,)}
 _AMPERE = (8, 0)
 
 
-def find_engine(bundle: Bundle, precision: str | None, machine: Machine) -> Engine:
+def find_engine(bundle: Bundle, precision: str | None, machine: Machine, *, gpu: int = 0) -> Engine:
     """Return the newest engine of a bundle that fits its graphs and this machine.
+
+    Args:
+        bundle: Where engines lie.
+        precision: Of the graphs.
+        machine: What is here.
+        gpu: Which GPU of it, for the command that rebuilds.
 
     Raises:
         BundleError: The bundle has not that precision.
@@ -35,7 +41,7 @@ def find_engine(bundle: Bundle, precision: str | None, machine: Machine) -> Engi
         if not found:
             return engine
         others.append(f"{engine.manifest.key}: {'; '.join(found)}")
-    command = rebuild_command(bundle, chosen, machine.backend)
+    command = rebuild_command(bundle, chosen, machine.backend, gpu)
     if not others:
         raise EngineError(f"{bundle.path}: has no {chosen} engine; build one with {command}")
     raise EngineError(f"{bundle.path}: no {chosen} engine fits; build one with {command}. " + " | ".join(others))
@@ -69,9 +75,10 @@ def check_engine(engine: Engine, bundle: Bundle, machine: Machine) -> None:
         raise EngineError(f"{engine.path}: {'; '.join(found)}; build it again with {command}")
 
 
-def rebuild_command(bundle: Bundle, precision: str, backend: str = "tensorrt") -> str:
+def rebuild_command(bundle: Bundle, precision: str, backend: str = "tensorrt", gpu: int = 0) -> str:
     """Return the command that builds an engine of a bundle for the machine it runs on."""
     chosen = "" if backend == "tensorrt" else f" --backend {backend}"
+    chosen += f" --gpu {gpu}" if gpu else ""
     return f"vdmrt build {bundle.path} --precision {precision}{chosen}"
 
 

@@ -49,6 +49,7 @@ class Size(click.ParamType[Any]):
     metavar="PRECISION",
     help="Of the graphs.  [default: for TensorRT fp16, for ONNX Runtime fp32, where the bundle has it]",
 )
+@click.option("--gpu", default=0, show_default=True, type=click.IntRange(0), help="Which GPU, in the driver's order.")
 @click.option("--builder-optimization-level", type=click.IntRange(0, 5), help="How long to look for faster kernels.")
 @click.option("--workspace", type=Size(), help="Most scratch memory that a layer may take, as 4GiB.")
 @click.option("--timing-cache", type=click.Path(path_type=Path), help="Kernel timings, kept from build to build.")
@@ -100,15 +101,17 @@ def build(
     """
     if backend == "onnxruntime":
         _refuse_tensorrt_options(given)
+    gpu = given.pop("gpu")
     options = _options(given)
     opened = open_bundle(bundle)
     if dry_run:
-        _print_plan(opened, precision, options) if backend == "tensorrt" else _print_models(opened, precision)
+        _print_plan(opened, precision, options, gpu) if backend == "tensorrt" else _print_models(opened, precision)
         return
-    engine = _build(opened, backend, precision, options, force)
-    checker: Callable[[Bundle, Engine, bool], Engine] | None = click.get_current_context().obj
+    engine = _build(opened, backend, precision, options, gpu, force)
+    checker: Callable[..., Engine] | None = click.get_current_context().obj
     if checker is not None and check != "off" and (force or not engine.manifest.checks):
-        engine = checker(opened, engine, check == "full")
+        device = f"cuda:{gpu}" if backend == "tensorrt" else "cpu"
+        engine = checker(opened, engine, full=check == "full", device=device)
     if as_json:
         click.echo((engine.path / "manifest.json").read_text(encoding="utf-8").rstrip())
     else:
@@ -134,14 +137,14 @@ def inspect(bundle: Path, as_json: bool, verify: bool) -> None:
     render_inspection(opened, Console())
 
 
-def _build(bundle: Bundle, backend: str, precision: str | None, options: Any, force: bool) -> Engine:
+def _build(bundle: Bundle, backend: str, precision: str | None, options: Any, gpu: int, force: bool) -> Engine:
     if backend == "onnxruntime":
         from .onnxruntime_models import build_models
 
         return build_models(bundle, precision=precision, force=force)
     from .building import build_engines
 
-    return build_engines(bundle, precision=precision, options=options, force=force)
+    return build_engines(bundle, precision=precision, options=options, gpu=gpu, force=force)
 
 
 def _refuse_tensorrt_options(given: dict[str, Any]) -> None:
@@ -177,7 +180,7 @@ def _print_models(bundle: Bundle, precision: str | None) -> None:
     click.echo(f"engine          {bundle.path / ENGINES_FOLDER / key}")
 
 
-def _print_plan(bundle: Bundle, precision: str | None, options: Any) -> None:
+def _print_plan(bundle: Bundle, precision: str | None, options: Any, gpu_index: int) -> None:
     """Print what a build would do; what hangs on a GPU or on TensorRT only where they are."""
     from ..bundle import ENGINES_FOLDER, stage_graphs
     from .building import choose_precision, describe_machine, trtexec_line
@@ -189,7 +192,7 @@ def _print_plan(bundle: Bundle, precision: str | None, options: Any) -> None:
 
     gpu, tensorrt = None, None
     try:
-        gpu = query_gpu()
+        gpu = query_gpu(index=gpu_index)
         tensorrt = load_tensorrt(gpu)
         options.check(tensorrt)
     except BackendError as error:

@@ -33,10 +33,11 @@ def build_engines(
     *,
     precision: str | None = None,
     options: BuildOptions | None = None,
+    gpu: int = 0,
     force: bool = False,
     progress: Progress = _log.info,
 ) -> Engine:
-    """Build the plans of every stage for the GPU of this machine, unless they are there.
+    """Build the plans of every stage for a GPU of this machine, unless they are there.
 
     Of two that build the same engine one builds, and the other waits and takes it. After an exception, a Ctrl-C or a
     kill no half engine is ever found.
@@ -45,26 +46,27 @@ def build_engines(
         bundle: Gets ``engines/<key>``.
         precision: Of the graphs; None takes fp16 where the bundle has it.
         options: How to build; None takes every default.
+        gpu: Which GPU, in the driver's order.
         force: Whether to build what is there already, and what the planner says does not fit.
         progress: Called with a line of text now and then, from any thread.
 
     Raises:
-        BackendError: There is no GPU or no TensorRT, or TensorRT refuses.
+        BackendError: There is no such GPU or no TensorRT, or TensorRT refuses.
         BundleError: The bundle has not that precision, or a file of it was altered.
         EngineError: It does not fit, cannot be written, or is not what was asked.
         KeyboardInterrupt: It was interrupted.
     """
-    gpu = query_gpu()  # before TensorRT is touched: some releases crash without a driver
-    tensorrt = load_tensorrt(gpu)
+    found_gpu = query_gpu(index=gpu)  # before TensorRT is touched: some releases crash without a driver
+    tensorrt = load_tensorrt(found_gpu)
     options = options or BuildOptions()
     options.check(tensorrt)
     chosen, graphs = stage_graphs(bundle, choose_precision(bundle, precision))
-    plan = plan_engine(bundle, chosen, gpu)
+    plan = plan_engine(bundle, chosen, found_gpu)
     for line in plan.lines():
         progress(line)
     if not force:
         check_fit(plan)
-    machine = describe_machine(gpu, tensorrt)
+    machine = describe_machine(found_gpu, tensorrt)
     key = engine_key(chosen, graphs, machine, options.to_manifest())
     found = None if force else find_built(bundle, key, machine)
     if found is not None:

@@ -146,7 +146,7 @@ class TensorRtBackend:
         tried = precisions or list(bundle.manifest.graphs)
         for precision in tried:
             try:
-                self._engines[bundle.path] = find_engine(bundle, precision, self.machine)
+                self._engines[bundle.path] = find_engine(bundle, precision, self.machine, gpu=self.device_index)
             except EngineError:
                 if precision == tried[-1]:
                     raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -409,6 +410,28 @@ def test_a_missing_tensorrt_says_what_to_install(bundle: Bundle) -> None:
 
             with pytest.raises(BackendError, match=rf"TensorRT is not installed; .*pip install {package}"):
                 build_engines(bundle)
+
+
+def test_a_gpu_that_is_not_the_first_is_built_for(new_place: Place) -> None:
+    new_place.cuda.enable(devices=2)
+    new_place.cuda.rename(1, "vdmrt other GPU")
+    current: set[int] = set()
+
+    def look(call: Call) -> None:
+        if call.name in ("build_serialized_network", "deserialize_cuda_engine"):
+            device = ctypes.c_int(-1)
+            assert new_place.cuda.library.cuCtxGetDevice(ctypes.byref(device)) == 0
+            current.add(device.value)
+
+    new_place.recorder.before = look
+    engines = [
+        build_engines(new_place.bundle, precision="fp16", gpu=index, progress=new_place.said.append) for index in (0, 1)
+    ]
+
+    assert current == {0, 1}
+    assert [engine.manifest.machine.gpu for engine in engines] == ["vdmrt fake GPU", "vdmrt other GPU"]
+    assert "-vdmrt-other-gpu-" in engines[1].manifest.key
+    assert new_place.cuda.live().contexts == new_place.cuda.live().current == 0
 
 
 def test_an_engine_that_cannot_fit_is_refused_with_the_figures(bundle: Bundle) -> None:
