@@ -19,7 +19,9 @@ _READERS = {8: (8, 10), 10: (10, 11), 11: (11,)}
 _AMPERE = (8, 0)
 
 
-def find_engine(bundle: Bundle, precision: str | None, machine: Machine, *, gpu: int = 0) -> Engine:
+def find_engine(
+    bundle: Bundle, precision: str | None, machine: Machine, *, gpu: int = 0, lean_runtime: bool = False
+) -> Engine:
     """Return the newest engine of a bundle that fits its graphs and this machine.
 
     Args:
@@ -27,6 +29,7 @@ def find_engine(bundle: Bundle, precision: str | None, machine: Machine, *, gpu:
         precision: Of the graphs.
         machine: What is here.
         gpu: Which GPU of it, for the command that rebuilds.
+        lean_runtime: Whether a lean runtime is there for version-compatible plans of another TensorRT.
 
     Raises:
         BundleError: The bundle has not that precision.
@@ -37,7 +40,7 @@ def find_engine(bundle: Bundle, precision: str | None, machine: Machine, *, gpu:
     for engine in list_engines(bundle, machine.backend):
         if engine.manifest.precision != chosen:
             continue
-        found = engine_mismatches(engine, bundle, machine)
+        found = engine_mismatches(engine, bundle, machine, lean_runtime=lean_runtime)
         if not found:
             return engine
         others.append(f"{engine.manifest.key}: {'; '.join(found)}")
@@ -47,7 +50,9 @@ def find_engine(bundle: Bundle, precision: str | None, machine: Machine, *, gpu:
     raise EngineError(f"{bundle.path}: no {chosen} engine fits; build one with {command}. " + " | ".join(others))
 
 
-def engine_mismatches(engine: Engine, bundle: Bundle, machine: Machine) -> tuple[str, ...]:
+def engine_mismatches(
+    engine: Engine, bundle: Bundle, machine: Machine, *, lean_runtime: bool = False
+) -> tuple[str, ...]:
     """Say in what an engine differs from the bundle's graphs and from this machine; nothing where it fits.
 
     Each sentence names both sides: what the engine was built for, then what is here. An engine that failed a check
@@ -56,7 +61,7 @@ def engine_mismatches(engine: Engine, bundle: Bundle, machine: Machine) -> tuple
     manifest = engine.manifest
     return tuple(
         [
-            *_machine_mismatches(manifest, machine),
+            *_machine_mismatches(manifest, machine, lean_runtime),
             *_graph_mismatches(manifest, bundle),
             *_failed_checks(manifest),
         ]
@@ -82,12 +87,13 @@ def rebuild_command(bundle: Bundle, precision: str, backend: str = "tensorrt", g
     return f"vdmrt build {bundle.path} --precision {precision}{chosen}"
 
 
-def _machine_mismatches(manifest: EngineManifest, machine: Machine) -> Iterator[str]:
+def _machine_mismatches(manifest: EngineManifest, machine: Machine, lean_runtime: bool) -> Iterator[str]:
     if manifest.backend != machine.backend:
         yield f"built for {manifest.backend}, here is {machine.backend}"
     elif manifest.backend == "onnxruntime":
         yield from _cpu_mismatches(manifest.machine, machine)
     else:
+        yield from _version_mismatches(manifest, machine, lean_runtime)
         yield from _gpu_mismatches(manifest, machine)
 
 
@@ -101,10 +107,23 @@ def _cpu_mismatches(built: Machine, machine: Machine) -> Iterator[str]:
         yield f"built on a CPU with {built.cpu}, here is one with {machine.cpu}"
 
 
+def _version_mismatches(manifest: EngineManifest, machine: Machine, lean_runtime: bool) -> Iterator[str]:
+    """Name what keeps TensorRT from the plans: they carry no runtime, so that another release needs their own."""
+    built, here = manifest.machine.tensorrt, machine.tensorrt
+    if built == here:
+        return
+    both = f"built with TensorRT {built}, here is {here}"
+    if not _reads(manifest, here):
+        yield both
+    elif not lean_runtime:
+        library = f"libnvinfer_lean.so.{built.partition('.')[0]}"
+        yield f"{both}, which runs it with the lean runtime of {built} only: name it with --lean-runtime {library}"
+    elif manifest.stripped:
+        yield f"{both}, and holds no weights, which no lean runtime puts in"
+
+
 def _gpu_mismatches(manifest: EngineManifest, machine: Machine) -> Iterator[str]:
     built = manifest.machine
-    if built.tensorrt != machine.tensorrt and not _reads(manifest, machine.tensorrt):
-        yield f"built with TensorRT {built.tensorrt}, here is {machine.tensorrt}"
     level = manifest.hardware_compatibility
     if level == "ampere_plus" and _capability(machine) >= _AMPERE:
         return

@@ -128,7 +128,7 @@ class EngineManifest:
         plans: By stage: "fill", "denoise" and, with a codec, "vae_encode" and "vae_decode".
         options: Of the build, for people.
         hardware_compatibility: On which other GPUs it runs.
-        version_compatible: Whether the next major TensorRT may run it.
+        version_compatible: Whether newer TensorRT up to the next major may run it, with a lean runtime of its own.
         stripped: Whether the plans hold no weights and need a refit before they run.
         schema: Version of this format.
         created: When, in UTC.

@@ -60,7 +60,11 @@ class Size(click.ParamType[Any]):
     type=click.Choice(["none", "ampere_plus", "same_compute_capability"]),
     help="On which other GPUs the plans run.",
 )
-@click.option("--version-compatible", is_flag=True, help="The next major TensorRT may run the plans.")
+@click.option(
+    "--version-compatible",
+    is_flag=True,
+    help="Newer TensorRT, up to the next major, may run the plans with a lean runtime.",
+)
 @click.option("--strip-weights", is_flag=True, help="Leave the weights out of the plans; loading puts them back.")
 @click.option("--refit", is_flag=True, help="Weights may be replaced in the plans.")
 @click.option("--weight-streaming-fill", is_flag=True, help="Fill's weights may lie in host memory.")

@@ -79,6 +79,7 @@ def place_engine(
         found = None if force else find_built(bundle, key, machine)
         if found is not None:
             return found
+        before = _opened(folder / key)
         try:
             manifest = build(work)
             text = json.dumps(dataclasses.asdict(manifest), indent=1) + "\n"
@@ -87,7 +88,22 @@ def place_engine(
         except OSError as error:
             why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
             raise EngineError(f"{folder / key}: the engine cannot be written: {why}; nothing was left") from error
-    return open_engine(folder / key)
+    engine = open_engine(folder / key)
+    if before is not None:
+        progress(compare_plans(before, engine))
+    return engine
+
+
+def compare_plans(before: Engine, after: Engine) -> str:
+    """Say in one line whether an engine that was built again is the same, byte for byte."""
+    found, wanted = (
+        {stage: (plan.file.sha256, plan.weights) for stage, plan in engine.manifest.plans.items()}
+        for engine in (after, before)
+    )
+    other = [stage for stage in found if found[stage] != wanted.get(stage)]
+    if not other:
+        return "built again: every plan is the same, byte for byte"
+    return f"built again: {', '.join(other)} differ from what was there; the same timing cache gives the same kernels"
 
 
 def verify_graphs(bundle: Bundle, graphs: Mapping[str, Graph]) -> None:
@@ -113,6 +129,14 @@ def verify_graphs(bundle: Bundle, graphs: Mapping[str, Graph]) -> None:
 def utc_now() -> str:
     """Return the time for a manifest: the newest engine that fits is the one that runs."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _opened(path: Path) -> Engine | None:
+    """Return the engine that is about to be replaced, None where there is none that can be read."""
+    try:
+        return open_engine(path)
+    except EngineError:
+        return None
 
 
 def _is_whole(engine: Engine, plan: Plan) -> bool:

@@ -143,6 +143,8 @@ def configure(tensorrt: TensorRT, config: Any, stage: str, precision: str, optio
         # Without it the plan would carry native code of its own, which no runtime of ours loads.
         (options.version_compatible, "EXCLUDE_LEAN_RUNTIME"),
         (options.strip_weights, "STRIP_PLAN"),
+        # Loading puts the very same weights back, for which the builder need give up no kernel.
+        (options.strip_weights and not options.refit, "REFIT_IDENTICAL"),
         (options.refit, "REFIT"),
         (options.weight_streaming_fill and stage == "fill", "WEIGHT_STREAMING"),
     ):

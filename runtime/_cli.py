@@ -44,6 +44,11 @@ __all__ = ["demo", "doctor", "run"]
 )
 @click.option("--trust-plans", is_flag=True, help="Load TensorRT plans that this user did not build: native code.")
 @click.option(
+    "--lean-runtime",
+    type=click.Path(path_type=Path),
+    help="TensorRT's libnvinfer_lean of the release that built version-compatible plans: native code.",
+)
+@click.option(
     "--engine/--no-engine",
     "use_engine",
     default=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..bundle import Bundle
 from ..errors import BackendError
@@ -27,6 +28,7 @@ class BackendChoice:
     threads: int | None = None
     cuda_graph: bool = True
     trust_plans: bool = False
+    lean_runtime: Path | None = None
     use_engine: bool = True
     verify: bool = True
 
@@ -103,4 +105,4 @@ def _onnxruntime(bundle: Bundle, choice: BackendChoice, index: int | None) -> Ba
 def _tensorrt(bundle: Bundle, choice: BackendChoice, index: int) -> Backend:
     from .tensorrt_backend import TensorRtBackend
 
-    return TensorRtBackend(device_index=index, trust_plans=choice.trust_plans)
+    return TensorRtBackend(device_index=index, trust_plans=choice.trust_plans, lean_runtime=choice.lean_runtime)

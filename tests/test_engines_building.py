@@ -6,6 +6,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -276,6 +277,33 @@ def test_force_builds_again_and_leaves_one_engine(place: Place) -> None:
     assert place.build(force=True).path == first.path
     assert len(place.recorder.named("build_serialized_network")) == 8
     assert place.leftovers() == [first.path.name]
+
+
+def test_building_again_from_the_same_timings_gives_the_same_engine(place: Place, tmp_path: Path) -> None:
+    options = BuildOptions(timing_cache=tmp_path / "pinned")
+    place.build(options)  # fills the timing cache
+    asked, engines = [], []
+    for _ in range(2):
+        place.recorder.calls.clear()
+        engines.append(place.build(options, force=True))
+        asked.append([(call.name, call.arguments) for call in place.recorder.calls if "config" not in call.arguments])
+
+    first, second = engines
+    assert place.said[-1] == "built again: every plan is the same, byte for byte"
+    assert second.manifest.key == first.manifest.key
+    assert {stage: (plan.file, plan.audit) for stage, plan in second.manifest.plans.items()} == {
+        stage: (plan.file, plan.audit) for stage, plan in first.manifest.plans.items()
+    }
+    assert [name for name, _ in asked[0]] == [name for name, _ in asked[1]]
+
+
+def test_plans_that_came_out_otherwise_are_named(newest: Place) -> None:
+    newest.build()
+    newest.recorder.scratch_nbytes *= 2
+
+    newest.build(force=True)
+
+    assert re.match(r"built again: fill, denoise, vae_encode, vae_decode differ from what was there", newest.said[-1])
 
 
 def test_an_engine_that_lost_a_plan_is_built_again(newest: Place) -> None:
