@@ -187,7 +187,7 @@ def _print_models(bundle: Bundle, precision: str | None) -> None:
 def _print_plan(bundle: Bundle, precision: str | None, options: Any, gpu_index: int) -> None:
     """Print what a build would do; what hangs on a GPU or on TensorRT only where they are."""
     from ..bundle import ENGINES_FOLDER, stage_graphs
-    from .building import choose_precision, describe_machine, trtexec_line
+    from .building import choose_precision, describe_machine, describe_options, trtexec_line
     from .gpu import query_gpu
     from .keys import engine_key
     from .lowering import find_source
@@ -206,7 +206,7 @@ def _print_plan(bundle: Bundle, precision: str | None, options: Any, gpu_index: 
         click.echo(line)
     if gpu is not None and tensorrt is not None:
         machine = describe_machine(gpu, tensorrt)
-        key = engine_key(chosen, graphs, machine, options.to_manifest())
+        key = engine_key(chosen, graphs, machine, describe_options(options, tensorrt))
         click.echo(f"engine          {bundle.path / ENGINES_FOLDER / key}")
     version = tensorrt.version if tensorrt else None
     for stage, graph in graphs.items():
