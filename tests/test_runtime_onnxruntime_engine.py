@@ -29,7 +29,7 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Bundle:
 
 
 def build(bundle: Bundle, precision: str = "fp16") -> Engine:
-    return build_models(bundle, precision=precision, progress=[].append)
+    return build_models(bundle, precision=precision, progress=list[str]().append)
 
 
 def rollout(bundle: Bundle, precision: str = "fp16", **options: Any) -> tuple[str, npt.NDArray[np.float32]]:
@@ -82,7 +82,7 @@ def test_pictures_are_decoded_by_the_engine(bundle: Bundle) -> None:
             pictures.append(model.codec.decode(latents))
         build(bundle)
 
-    assert np.array_equal(*pictures)
+    assert np.array_equal(pictures[0], pictures[1])
 
 
 def test_without_an_engine_nothing_is_said(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
