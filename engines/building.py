@@ -26,6 +26,7 @@ from .timing import read_timing_cache, save_timing_cache, timing_cache_path
 __all__ = ["build_engines", "choose_precision", "describe_machine", "describe_options", "trtexec_line"]
 
 _log = logging.getLogger("vdmrt")
+_FIRST_FP8 = (8, 9)
 _TIMINGS, _LAYERS = "timing.cache", "layers.json"
 
 
@@ -62,6 +63,7 @@ def build_engines(
     options = options or BuildOptions()
     options.check(tensorrt)
     chosen, graphs = stage_graphs(bundle, choose_precision(bundle, precision))
+    _check_fp8(graphs, found_gpu)
     plan = plan_engine(bundle, chosen, found_gpu)
     for line in plan.lines():
         progress(line)
@@ -80,6 +82,15 @@ def build_engines(
         return _build_into(work, bundle, tensorrt, key, chosen, machine, graphs, sources, options, described, progress)
 
     return place_engine(bundle, key, machine, build, force=force, progress=progress)
+
+
+def _check_fp8(graphs: Mapping[str, Graph], gpu: Gpu) -> None:
+    capability = tuple(map(int, gpu.compute_capability.split(".")))
+    if capability < _FIRST_FP8 and any(graph.quantised == "fp8" for graph in graphs.values()):
+        raise EngineError(
+            f"FP8 products need compute capability {'.'.join(map(str, _FIRST_FP8))} or newer, {gpu.name} has "
+            f"{gpu.compute_capability}; take int8-fp16 or fp16"
+        )
 
 
 def choose_precision(bundle: Bundle, precision: str | None) -> str:
