@@ -62,15 +62,22 @@ def test_an_engine_makes_the_same_latents_and_is_named(bundle: Bundle, precision
     assert np.array_equal(latents, wanted)
 
 
-def test_quantised_graphs_run_from_an_engine_too(tiny_bundle: Path, tmp_path: Path) -> None:
-    calibrate_copy(tiny_bundle, tmp_path, precision="int8")
-    bundle = open_bundle(tmp_path / "bundle")
-    build(bundle, "int8")
+@pytest.fixture(scope="module")
+def quantised(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("quantised")
+    for options in ({"precision": "int8", "kv": "int8"}, {"precision": "fp8"}):
+        calibrate_copy(tiny_bundle, folder, **options)
+    return open_bundle(folder / "bundle")
 
-    said, latents = rollout(bundle, "int8")
 
-    assert "-int8-" in said
-    assert np.array_equal(latents, rollout(bundle, "int8", use_engine=False)[1])
+@pytest.mark.parametrize("precision", ["int8-kv8", "fp8"])
+def test_quantised_graphs_run_from_an_engine_too(quantised: Bundle, precision: str) -> None:
+    build(quantised, precision)
+
+    said, latents = rollout(quantised, precision)
+
+    assert f"-{precision}-" in said
+    assert np.array_equal(latents, rollout(quantised, precision, use_engine=False)[1])
 
 
 def test_pictures_are_decoded_by_the_engine(bundle: Bundle) -> None:
