@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
+from .cpu import describe_cpu
 from .engine import (
     ENGINE_MANIFEST,
-    ENGINE_SCHEMA,
     ENGINES_FOLDER,
-    Check,
     Engine,
-    EngineManifest,
-    LayerCopy,
-    Machine,
-    Plan,
-    PlanAudit,
-    check_engine,
-    engine_mismatches,
-    find_engine,
     list_engines,
     open_engine,
-    read_plan,
-    rebuild_command,
     record_checks,
     stage_graphs,
 )
+from .engine_lookup import check_engine, engine_mismatches, find_engine, rebuild_command
+from .engine_manifest import ENGINE_SCHEMA, Check, EngineManifest, LayerCopy, Machine, Plan, PlanAudit
 from .external_data import check_external_data, read_fields
 from .folder import Bundle, BundleWriter, amended_bundle, new_bundle, open_bundle, rewrite_manifest, sha256_of
 from .manifest import (
@@ -40,6 +31,7 @@ from .manifest import (
     ScheduleSpec,
     TensorSpec,
 )
+from .plan_file import read_plan, verify_engine_weights
 from .trust import cache_folder, is_trusted, record_trust
 
 __all__ = [
@@ -72,6 +64,7 @@ __all__ = [
     "cache_folder",
     "check_engine",
     "check_external_data",
+    "describe_cpu",
     "engine_mismatches",
     "find_engine",
     "is_trusted",
@@ -87,4 +80,5 @@ __all__ = [
     "rewrite_manifest",
     "sha256_of",
     "stage_graphs",
+    "verify_engine_weights",
 ]

@@ -29,26 +29,28 @@ _CHILDREN = {
 _KEY, _VALUE = 1, 2
 
 
-def check_external_data(path: Path, allowed: str | None) -> None:
-    """Refuse a graph whose weights lie anywhere but in one file beside it.
+def check_external_data(path: Path, *allowed: str | None, data: bytes | None = None) -> None:
+    """Refuse a graph whose weights lie anywhere but where they may.
 
     Args:
         path: The ONNX file.
-        allowed: Name of the weights file, or None where all weights are inside.
+        allowed: Weights files as the graph names them; none, or None, where all weights are inside.
+        data: What the file holds, where it was read already.
 
     Raises:
         BundleError: The file is no ONNX graph, or names another location.
     """
     try:
-        locations = set(_locations(memoryview(path.read_bytes()), "model"))
+        locations = set(_locations(memoryview(path.read_bytes() if data is None else data), "model"))
     except RecursionError as error:
         raise BundleError("nests graphs too deep; do not run this bundle", path=path) from error
     except (IndexError, ValueError) as error:
         raise BundleError(f"is no ONNX graph, or is truncated: {error}", path=path) from error
     for location in sorted(locations):
-        if location != allowed:
+        if location not in allowed:
+            has = " and ".join(map(repr, allowed or [None]))
             raise BundleError(
-                f"wants weights from '{location}', where the bundle has {allowed!r}; do not run this bundle",
+                f"wants weights from '{location}', where the bundle has {has}; do not run this bundle",
                 path=path,
             )
 

@@ -8,6 +8,7 @@ from .gpu import Gpu, query_gpu
 from .inspection import cache_nbytes, inspect_bundle, render_inspection
 from .keys import engine_key
 from .lowering import GraphSource, find_source, lower_graphs, needs_lowering
+from .onnxruntime_models import ModelOptions, build_models
 from .options import BuildOptions
 from .planner import EnginePlan, check_fit, plan_engine
 from .release import TensorRT, load_tensorrt
@@ -18,10 +19,12 @@ __all__ = [
     "Gpu",
     "GraphSource",
     "Layer",
+    "ModelOptions",
     "Tensor",
     "TensorRT",
     "audit_layers",
     "build_engines",
+    "build_models",
     "cache_nbytes",
     "check_fit",
     "check_precision",

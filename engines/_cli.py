@@ -7,11 +7,11 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
-from ..bundle import Bundle, Engine, open_bundle
+from ..bundle import Bundle, Engine, Precision, open_bundle
 from ..errors import BackendError, EngineError
 
 __all__ = ["build", "inspect"]
@@ -37,8 +37,19 @@ class Size(click.ParamType[Any]):
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
-    "--precision", type=click.Choice(["fp32", "fp16"]), help="Of the graphs.  [default: fp16 where the bundle has it]"
+    "--backend",
+    default="tensorrt",
+    show_default=True,
+    type=click.Choice(["tensorrt", "onnxruntime"]),
+    help="What is to run the engine: on this GPU, or on this CPU.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(get_args(Precision)),
+    metavar="PRECISION",
+    help="Of the graphs.  [default: for TensorRT fp16, for ONNX Runtime fp32, where the bundle has it]",
+)
+@click.option("--gpu", default=0, show_default=True, type=click.IntRange(0), help="Which GPU, in the driver's order.")
 @click.option("--builder-optimization-level", type=click.IntRange(0, 5), help="How long to look for faster kernels.")
 @click.option("--workspace", type=Size(), help="Most scratch memory that a layer may take, as 4GiB.")
 @click.option("--timing-cache", type=click.Path(path_type=Path), help="Kernel timings, kept from build to build.")
@@ -49,7 +60,11 @@ class Size(click.ParamType[Any]):
     type=click.Choice(["none", "ampere_plus", "same_compute_capability"]),
     help="On which other GPUs the plans run.",
 )
-@click.option("--version-compatible", is_flag=True, help="The next major TensorRT may run the plans.")
+@click.option(
+    "--version-compatible",
+    is_flag=True,
+    help="Newer TensorRT, up to the next major, may run the plans with a lean runtime.",
+)
 @click.option("--strip-weights", is_flag=True, help="Leave the weights out of the plans; loading puts them back.")
 @click.option("--refit", is_flag=True, help="Weights may be replaced in the plans.")
 @click.option("--weight-streaming-fill", is_flag=True, help="Fill's weights may lie in host memory.")
@@ -76,6 +91,7 @@ class Size(click.ParamType[Any]):
 @click.option("--json", "as_json", is_flag=True, help="Print the engine's manifest as JSON.")
 def build(
     bundle: Path,
+    backend: str,
     precision: str | None,
     check: str,
     dry_run: bool,
@@ -83,21 +99,23 @@ def build(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Build TensorRT engines of BUNDLE for this machine's GPU, and print their folder.
+    """Build an engine of BUNDLE for this machine, TensorRT's for its GPU or ONNX Runtime's for its CPU.
 
-    An engine that is there already is taken. Ctrl-C leaves nothing behind.
+    Prints its folder. An engine that is there already is taken. Ctrl-C leaves nothing behind.
     """
-    from .building import build_engines
-
+    if backend == "onnxruntime":
+        _refuse_tensorrt_options(given)
+    gpu = given.pop("gpu")
     options = _options(given)
     opened = open_bundle(bundle)
     if dry_run:
-        _print_plan(opened, precision, options)
+        _print_plan(opened, precision, options, gpu) if backend == "tensorrt" else _print_models(opened, precision)
         return
-    engine = build_engines(opened, precision=precision, options=options, force=force)
-    checker: Callable[[Bundle, Engine, bool], Engine] | None = click.get_current_context().obj
+    engine = _build(opened, backend, precision, options, gpu, force)
+    checker: Callable[..., Engine] | None = click.get_current_context().obj
     if checker is not None and check != "off" and (force or not engine.manifest.checks):
-        engine = checker(opened, engine, check == "full")
+        device = f"cuda:{gpu}" if backend == "tensorrt" else "cpu"
+        engine = checker(opened, engine, full=check == "full", device=device)
     if as_json:
         click.echo((engine.path / "manifest.json").read_text(encoding="utf-8").rstrip())
     else:
@@ -123,6 +141,26 @@ def inspect(bundle: Path, as_json: bool, verify: bool) -> None:
     render_inspection(opened, Console())
 
 
+def _build(bundle: Bundle, backend: str, precision: str | None, options: Any, gpu: int, force: bool) -> Engine:
+    if backend == "onnxruntime":
+        from .onnxruntime_models import build_models
+
+        return build_models(bundle, precision=precision, force=force)
+    from .building import build_engines
+
+    return build_engines(bundle, precision=precision, options=options, gpu=gpu, force=force)
+
+
+def _refuse_tensorrt_options(given: dict[str, Any]) -> None:
+    """Refuse what would be without effect."""
+    context = click.get_current_context()
+    for name in given:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} is for TensorRT; leave it out with --backend onnxruntime", context)
+
+
 def _options(given: dict[str, Any]) -> Any:
     from .options import BuildOptions
 
@@ -130,7 +168,23 @@ def _options(given: dict[str, Any]) -> Any:
     return BuildOptions(optimization_level=level, workspace_nbytes=workspace, **given)
 
 
-def _print_plan(bundle: Bundle, precision: str | None, options: Any) -> None:
+def _print_models(bundle: Bundle, precision: str | None) -> None:
+    """Print what a build of ONNX Runtime's engine would do."""
+    from ..bundle import ENGINES_FOLDER
+    from .onnxruntime_models import ModelOptions, describe_cpu_machine, load_onnxruntime, model_key
+    from .planner import format_nbytes, plan_engine
+
+    chosen, _ = bundle.graphs(precision)
+    machine = describe_cpu_machine(load_onnxruntime())
+    plan = plan_engine(bundle, chosen, None)
+    click.echo(f"weights         {format_nbytes(plan.weights_nbytes)}, where they are, and what the optimiser changes")
+    click.echo(f"KV cache        {format_nbytes(plan.cache_nbytes)} a lane")
+    key = model_key(bundle, chosen, machine, ModelOptions())
+    click.echo(f"CPU             {machine.cpu}")
+    click.echo(f"engine          {bundle.path / ENGINES_FOLDER / key}")
+
+
+def _print_plan(bundle: Bundle, precision: str | None, options: Any, gpu_index: int) -> None:
     """Print what a build would do; what hangs on a GPU or on TensorRT only where they are."""
     from ..bundle import ENGINES_FOLDER, stage_graphs
     from .building import choose_precision, describe_machine, trtexec_line
@@ -142,7 +196,7 @@ def _print_plan(bundle: Bundle, precision: str | None, options: Any) -> None:
 
     gpu, tensorrt = None, None
     try:
-        gpu = query_gpu()
+        gpu = query_gpu(index=gpu_index)
         tensorrt = load_tensorrt(gpu)
         options.check(tensorrt)
     except BackendError as error:

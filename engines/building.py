@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import errno
 import hashlib
 import json
 import logging
 import shlex
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 
-from ..bundle import (
-    ENGINE_MANIFEST,
-    ENGINES_FOLDER,
-    Artifact,
-    Bundle,
-    Engine,
-    EngineManifest,
-    Graph,
-    Machine,
-    Plan,
-    check_external_data,
-    engine_mismatches,
-    is_trusted,
-    open_engine,
-    record_trust,
-    sha256_of,
-    stage_graphs,
-)
-from ..errors import BundleError, EngineError
-from .claims import claim, publish
+from ..bundle import Artifact, Bundle, Engine, EngineManifest, Graph, Machine, Plan, record_trust, stage_graphs
+from ..errors import EngineError
 from .gpu import Gpu, query_gpu
 from .keys import engine_key
 from .lowering import GraphSource, find_source, lower_graphs, needs_lowering
 from .options import BuildOptions
+from .placing import find_built, place_engine, utc_now, verify_graphs
 from .planner import check_fit, format_nbytes, plan_engine
 from .plans import BuiltPlan, build_plan
 from .progress import Progress
@@ -53,10 +33,11 @@ def build_engines(
     *,
     precision: str | None = None,
     options: BuildOptions | None = None,
+    gpu: int = 0,
     force: bool = False,
     progress: Progress = _log.info,
 ) -> Engine:
-    """Build the plans of every stage for the GPU of this machine, unless they are there.
+    """Build the plans of every stage for a GPU of this machine, unless they are there.
 
     Of two that build the same engine one builds, and the other waits and takes it. After an exception, a Ctrl-C or a
     kill no half engine is ever found.
@@ -65,44 +46,38 @@ def build_engines(
         bundle: Gets ``engines/<key>``.
         precision: Of the graphs; None takes fp16 where the bundle has it.
         options: How to build; None takes every default.
+        gpu: Which GPU, in the driver's order.
         force: Whether to build what is there already, and what the planner says does not fit.
         progress: Called with a line of text now and then, from any thread.
 
     Raises:
-        BackendError: There is no GPU or no TensorRT, or TensorRT refuses.
+        BackendError: There is no such GPU or no TensorRT, or TensorRT refuses.
         BundleError: The bundle has not that precision, or a file of it was altered.
         EngineError: It does not fit, cannot be written, or is not what was asked.
         KeyboardInterrupt: It was interrupted.
     """
-    gpu = query_gpu()  # before TensorRT is touched: some releases crash without a driver
-    tensorrt = load_tensorrt(gpu)
+    found_gpu = query_gpu(index=gpu)  # before TensorRT is touched: some releases crash without a driver
+    tensorrt = load_tensorrt(found_gpu)
     options = options or BuildOptions()
     options.check(tensorrt)
     chosen, graphs = stage_graphs(bundle, choose_precision(bundle, precision))
-    plan = plan_engine(bundle, chosen, gpu)
+    plan = plan_engine(bundle, chosen, found_gpu)
     for line in plan.lines():
         progress(line)
     if not force:
         check_fit(plan)
-    machine = describe_machine(gpu, tensorrt)
+    machine = describe_machine(found_gpu, tensorrt)
     key = engine_key(chosen, graphs, machine, options.to_manifest())
-    folder = bundle.path / ENGINES_FOLDER
-    found = None if force else _find(folder / key, bundle, machine)
+    found = None if force else find_built(bundle, key, machine)
     if found is not None:
         return found
     verify_graphs(bundle, graphs)
     sources = _find_sources(bundle, chosen, graphs, tensorrt, progress)
-    with claim(folder, key, lambda: progress(f"another process builds {key}; waiting for it")) as work:
-        found = None if force else _find(folder / key, bundle, machine)
-        if found is not None:
-            return found
-        try:
-            _build_into(work, bundle, tensorrt, key, chosen, machine, graphs, sources, options, progress)
-            publish(work, folder / key)
-        except OSError as error:
-            why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-            raise EngineError(f"{folder / key}: the engine cannot be written: {why}; nothing was left") from error
-    return open_engine(folder / key)
+
+    def build(work: Path) -> EngineManifest:
+        return _build_into(work, bundle, tensorrt, key, chosen, machine, graphs, sources, options, progress)
+
+    return place_engine(bundle, key, machine, build, force=force, progress=progress)
 
 
 def choose_precision(bundle: Bundle, precision: str | None) -> str:
@@ -120,26 +95,6 @@ def describe_machine(gpu: Gpu, tensorrt: TensorRT) -> Machine:
         cuda=gpu.cuda,
         driver=gpu.driver,
     )
-
-
-def verify_graphs(bundle: Bundle, graphs: Mapping[str, Graph]) -> None:
-    """Check where weights lie, and the SHA-256 of every graph and of its weights: a plan is signed with them.
-
-    Raises:
-        BundleError: A file is missing, or is not the one that was recorded.
-    """
-    for graph in graphs.values():
-        weights = bundle.locate(graph.weights).name if graph.weights else None
-        check_external_data(bundle.locate(graph.file), weights)
-    artifacts = {part.file: part for graph in graphs.values() for part in (graph.file, graph.weights) if part}
-    for artifact in artifacts.values():
-        path = bundle.locate(artifact)
-        found = sha256_of(path)
-        if found != artifact.sha256:
-            raise BundleError(
-                f"wanted SHA-256 {artifact.sha256[:16]}…, found {found[:16]}…; the file was altered: export it again",
-                path=path,
-            )
 
 
 def trtexec_line(source: Path, stage: str, precision: str, options: BuildOptions, version: str | None) -> str:
@@ -164,24 +119,6 @@ def trtexec_line(source: Path, stage: str, precision: str, options: BuildOptions
     if options.timing_cache is not None:
         words.append(f"--timingCacheFile={options.timing_cache}")
     return shlex.join(words)
-
-
-def _find(path: Path, bundle: Bundle, machine: Machine) -> Engine | None:
-    """Return an engine that is there, whole, fits, and was built by this user."""
-    if not (path / ENGINE_MANIFEST).is_file():
-        return None
-    try:
-        engine = open_engine(path)
-    except EngineError as error:
-        _log.warning("%s; building it again", error)
-        return None
-    whole = all(
-        (engine.path / plan.file.file).is_file()
-        and (engine.path / plan.file.file).stat().st_size == plan.file.nbytes
-        and is_trusted(plan.file.sha256)
-        for plan in engine.manifest.plans.values()
-    )
-    return engine if whole and not engine_mismatches(engine, bundle, machine) else None
 
 
 def _find_sources(
@@ -213,8 +150,8 @@ def _build_into(
     sources: Mapping[str, GraphSource],
     options: BuildOptions,
     progress: Progress,
-) -> None:
-    """Build every stage, and write plans, layers, timing cache and manifest into ``work``; then trust the plans."""
+) -> EngineManifest:
+    """Build every stage, write plans, layers and timing cache into ``work``, and trust the plans."""
     cache_path = timing_cache_path(machine, options.timing_cache)
     timings = read_timing_cache(cache_path)
     plans: dict[str, Plan] = {}
@@ -230,7 +167,11 @@ def _build_into(
         progress(_summary(stage, plans[stage]))
         if tensorrt.messages.skipped:
             progress(f"{stage}: {_explain_skipped(tensorrt)}")
-    manifest = EngineManifest(
+    (work / _TIMINGS).write_bytes(timings)
+    (work / _LAYERS).write_text(json.dumps(layers), encoding="utf-8")
+    for plan in plans.values():
+        record_trust(plan.file.sha256)
+    return EngineManifest(
         key=key,
         backend="tensorrt",
         precision=precision,  # type: ignore[arg-type]  # a key of the bundle's graphs, checked when it was opened
@@ -240,13 +181,8 @@ def _build_into(
         hardware_compatibility=options.hardware_compatibility,
         version_compatible=options.version_compatible,
         stripped=options.strip_weights,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=utc_now(),
     )
-    (work / _TIMINGS).write_bytes(timings)
-    (work / _LAYERS).write_text(json.dumps(layers), encoding="utf-8")
-    (work / ENGINE_MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest), indent=1) + "\n", encoding="utf-8")
-    for plan in plans.values():
-        record_trust(plan.file.sha256)
 
 
 def _write_plan(work: Path, stage: str, graph: Graph, built: BuiltPlan) -> Plan:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import BackendError
 
-__all__ = ["Gpu", "query_gpu"]
+__all__ = ["Gpu", "current_gpu", "query_gpu"]
 
+_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 # Of CUdevice_attribute.
 _CLOCK, _MULTIPROCESSORS, _MEMORY_CLOCK, _BUS_BITS = 13, 16, 36, 37
 _MAJOR, _MINOR = 75, 76
@@ -45,6 +47,7 @@ class Gpu:
         bus_bits: Width of the memory bus.
         cuda: The newest CUDA that the driver runs, as "13.0".
         driver: The driver's version, or "" where it is not said.
+        index: Its number, in the driver's order.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Gpu:
     bus_bits: int
     cuda: str
     driver: str
+    index: int = 0
 
     @property
     def bandwidth(self) -> int:
@@ -63,27 +67,30 @@ class Gpu:
         return 2 * self.memory_clock_hz * self.bus_bits // 8
 
     def peak_flops(self, precision: str) -> int | None:
-        """Return operations a second of dense matrix products at the highest clock; None for an unknown GPU."""
-        table = _FP16_PER_CLOCK if precision == "fp16" else _FP32_PER_CLOCK
-        per_clock = table.get(self.compute_capability)
+        """Return operations a second of dense matrix products at the highest clock; None for an unknown GPU or type."""
+        tables = {"fp16": _FP16_PER_CLOCK, "fp32": _FP32_PER_CLOCK}
+        per_clock = tables.get(precision.removesuffix("-kv8"), {}).get(self.compute_capability)
         return per_clock * self.multiprocessors * self.clock_hz or None if per_clock else None
 
 
-def query_gpu(load: Callable[[str], Any] = ctypes.CDLL) -> Gpu:
-    """Start the driver and describe its first GPU. Call it before TensorRT, which may crash without one.
+def query_gpu(load: Callable[[str], Any] = ctypes.CDLL, *, index: int = 0) -> Gpu:
+    """Start the driver and describe one of its GPUs. Call it before TensorRT, which may crash without one.
 
     Args:
         load: Opens a shared library by name, or raises OSError.
+        index: Which GPU, in the driver's order.
 
     Raises:
-        BackendError: There is no driver, no GPU, or the driver does not start.
+        BackendError: There is no driver, no such GPU, or the driver does not start.
+        ValueError: ``index`` is negative.
     """
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    if index < 0:
+        raise ValueError(f"a GPU's index must be at least 0, got {index}")
     try:
-        cuda = load(library)
+        cuda = load(_LIBRARY)
     except OSError as error:
         raise BackendError(
-            f"building TensorRT engines needs an NVIDIA GPU, and {library} does not load: install NVIDIA's driver, or "
+            f"building TensorRT engines needs an NVIDIA GPU, and {_LIBRARY} does not load: install NVIDIA's driver, or "
             "run with --backend onnxruntime"
         ) from error
     try:
@@ -94,14 +101,38 @@ def query_gpu(load: Callable[[str], Any] = ctypes.CDLL) -> Gpu:
                 "(in a container with --gpus all), or run with --backend onnxruntime"
             )
         _check("cuInit", code)
-        if _integer(cuda, "cuDeviceGetCount") < 1:
+        count = _integer(cuda, "cuDeviceGetCount")
+        if count < 1:
             raise BackendError("building TensorRT engines needs an NVIDIA GPU, and the driver sees none")
-        return _describe(cuda, _integer(cuda, "cuDeviceGet", 0))
+        if index >= count:
+            raise BackendError(f"wanted GPU {index}, the driver sees {count}, counted from 0; see vdmrt doctor")
+        return _describe(cuda, index)
     except AttributeError as error:
-        raise BackendError(f"{library} is no CUDA driver: {error}; install NVIDIA's driver again") from error
+        raise BackendError(f"{_LIBRARY} is no CUDA driver: {error}; install NVIDIA's driver again") from error
 
 
-def _describe(cuda: Any, device: int) -> Gpu:
+@contextmanager
+def current_gpu(index: int) -> Iterator[None]:
+    """Make a GPU the calling thread's current one: TensorRT builds for it and loads plans onto it.
+
+    Raises:
+        BackendError: The GPU cannot be used.
+    """
+    cuda = ctypes.CDLL(_LIBRARY)
+    device, context = _integer(cuda, "cuDeviceGet", index), ctypes.c_void_p()
+    _check("cuDevicePrimaryCtxRetain", cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
+    try:
+        _check("cuCtxPushCurrent", cuda.cuCtxPushCurrent_v2(context))
+        try:
+            yield
+        finally:
+            cuda.cuCtxPopCurrent_v2(ctypes.byref(context))
+    finally:
+        cuda.cuDevicePrimaryCtxRelease_v2(device)
+
+
+def _describe(cuda: Any, index: int) -> Gpu:
+    device = _integer(cuda, "cuDeviceGet", index)
     name = ctypes.create_string_buffer(256)
     _check("cuDeviceGetName", cuda.cuDeviceGetName(name, len(name), device))
     memory = ctypes.c_size_t()
@@ -128,6 +159,7 @@ def _describe(cuda: Any, device: int) -> Gpu:
         bus_bits=figure(_BUS_BITS),
         cuda=f"{version // 1000}.{version % 1000 // 10}",
         driver=_driver_version(),
+        index=index,
     )
 
 

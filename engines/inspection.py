@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..bundle import Bundle, Engine, Graph, Plan, list_engines
+from ..bundle import Bundle, Engine, Graph, Machine, Plan, list_engines
 from .planner import format_nbytes
 
 if TYPE_CHECKING:
@@ -155,11 +155,7 @@ def _print_engine(console: Console, engine: Engine, bundle: Bundle) -> None:
     manifest = engine.manifest
     machine = manifest.machine
     _print_line(console, f"engine {manifest.key}", style="bold")
-    _print_line(
-        console,
-        f"TensorRT {machine.tensorrt} on {machine.gpu} (compute capability {machine.compute_capability}, driver "
-        f"{machine.driver or 'not known'} for CUDA {machine.cuda}), built {manifest.created}",
-    )
+    _print_line(console, f"{_say_machine(machine)}, built {manifest.created}")
     table = Table(title_justify="left")
     for column in ("stage", "plan", "scratch", "built in", "layers", "layers by type", "products", "cache copies"):
         table.add_column(column, justify="left" if column in ("stage", "layers by type", "products") else "right")
@@ -178,6 +174,15 @@ def _print_engine(console: Console, engine: Engine, bundle: Bundle) -> None:
     for check in manifest.checks:
         style = None if check.passed else "yellow"
         _print_line(console, f"{check.name}: {'yes' if check.passed else 'no'}, {check.detail}", style=style)
+
+
+def _say_machine(machine: Machine) -> str:
+    if machine.backend == "onnxruntime":
+        return f"ONNX Runtime {machine.onnxruntime}, {machine.provider}, on a CPU with {machine.cpu}"
+    return (
+        f"TensorRT {machine.tensorrt} on {machine.gpu} (compute capability {machine.compute_capability}, driver "
+        f"{machine.driver or 'not known'} for CUDA {machine.cuda})"
+    )
 
 
 def _plan_cells(plan: Plan) -> tuple[str, ...]:

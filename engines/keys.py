@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -18,8 +19,8 @@ _DIGITS = 12
 def engine_key(precision: str, graphs: Mapping[str, Graph], machine: Machine, options: Mapping[str, str]) -> str:
     """Return the name of an engine's folder, as ``trt10.3.0-sm90-h100-80gb-hbm3-fp16-1f2e3d4c5b6a``.
 
-    The hash covers the SHA-256 of every graph and of its weights, TensorRT, CUDA, driver, compute capability, GPU and
-    options.
+    The hash covers the SHA-256 of every graph and of its weights, the options, and of the machine TensorRT, CUDA,
+    driver, compute capability and GPU, or ONNX Runtime, provider and CPU, as ``ort1.32.0-cpu-fp16-1f2e3d4c5b6a``.
     """
     described: dict[str, Any] = {
         "precision": precision,
@@ -27,10 +28,13 @@ def engine_key(precision: str, graphs: Mapping[str, Graph], machine: Machine, op
             stage: [graph.file.sha256, graph.weights.sha256 if graph.weights else None]
             for stage, graph in sorted(graphs.items())
         },
-        "machine": [machine.tensorrt, machine.cuda, machine.driver, machine.compute_capability, machine.gpu],
+        "machine": dataclasses.astuple(machine),
         "options": dict(sorted(options.items())),
     }
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+    if machine.backend == "onnxruntime":
+        provider = machine.provider.removesuffix("ExecutionProvider")
+        return f"ort{_plain(machine.onnxruntime)}-{_plain(provider)}-{precision}-{digest}"
     capability = machine.compute_capability.replace(".", "")
     return f"trt{_plain(machine.tensorrt)}-sm{capability}-{_plain(machine.gpu)}-{precision}-{digest}"
 

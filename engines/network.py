@@ -16,7 +16,7 @@ __all__ = ["parse_network"]
 _UNTYPED = ("CONSTANT", "SHAPE")
 # Casts: the parser has set what they make.
 _CASTS = ("IDENTITY", "CAST")
-_TRT_NAMES = {"float32": "FLOAT", "float16": "HALF", "int32": "INT32"}
+_TRT_NAMES = {"float32": "FLOAT", "float16": "HALF", "int32": "INT32", "int8": "INT8"}
 
 
 def parse_network(tensorrt: TensorRT, builder: Any, graph: Graph, source: GraphSource) -> tuple[Any, Any]:

@@ -22,7 +22,8 @@ class BuildOptions:
         workspace_nbytes: Most scratch memory that a layer may take.
         timing_cache: File that keeps kernel timings from build to build; None takes the user's own.
         hardware_compatibility: On which other GPUs the plans run (from 8.6, "same_compute_capability" from 10.9).
-        version_compatible: Whether the next major TensorRT may run the plans (from 8.6).
+        version_compatible: Whether newer TensorRT up to the next major may run the plans, with the lean runtime of the
+            release that built them (from 8.6).
         strip_weights: Whether the plans leave out the weights, which are then put back when they are loaded (from 10).
         refit: Whether weights may be replaced in the built plans.
         weight_streaming_fill: Whether fill's weights may lie in host memory (from 10).

@@ -12,7 +12,8 @@ from .gpu import Gpu
 
 __all__ = ["EnginePlan", "check_fit", "format_nbytes", "plan_engine"]
 
-_ELEMENT_NBYTES = {"fp32": 4, "fp16": 2}
+# Of what a block computes with; the cache may be smaller.
+_ELEMENT_NBYTES = {"fp32": 4, "int8": 4}
 # A transformer block's hidden layer is so many times as wide as its input.
 _MLP = 4
 
@@ -94,8 +95,8 @@ def plan_engine(bundle: Bundle, precision: str | None, gpu: Gpu | None) -> Engin
     """
     chosen, graphs = stage_graphs(bundle, precision)
     geometry = bundle.manifest.geometry
-    element = _ELEMENT_NBYTES[chosen]
-    cache = geometry.cache_elements * element
+    element = _ELEMENT_NBYTES.get(chosen.removesuffix("-kv8"), 2)
+    cache = geometry.cache_elements * _cache_element_nbytes(graphs["fill"])
     weights = sum(graph.weights.nbytes if graph.weights else graph.file.nbytes for graph in graphs.values())
     staging = cache // geometry.slots * geometry.chunk_frames
     sides = sum(_sides_nbytes(graph) for graph in graphs.values())
@@ -142,6 +143,11 @@ def format_nbytes(count: int) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count} B"
+
+
+def _cache_element_nbytes(fill: Graph) -> int:
+    spec = next(spec for spec in fill.outputs if spec.name == "present_k.0")
+    return spec.nbytes // math.prod(spec.shape)
 
 
 def _sides_nbytes(graph: Graph) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from ..bundle import Graph, PlanAudit
 from ..errors import BackendError, EngineError
 from .audit import audit_layers, check_precision, read_layers
+from .gpu import current_gpu
 from .lowering import GraphSource
 from .network import parse_network
 from .options import BuildOptions
@@ -61,11 +62,13 @@ def build_plan(
     started = time.monotonic()
 
     def build() -> tuple[Any, bytes]:
-        return _build(tensorrt, stage, graph, source, precision, options, timing_cache, progress, cancelled)
+        with current_gpu(tensorrt.gpu_index):  # of this thread
+            return _build(tensorrt, stage, graph, source, precision, options, timing_cache, progress, cancelled)
 
     data, timings = run_beside(build, stage, progress, cancelled)
     seconds = time.monotonic() - started
-    scratch, inspection = _inspect(tensorrt, stage, data, graph)
+    with current_gpu(tensorrt.gpu_index):
+        scratch, inspection = _inspect(tensorrt, stage, data, graph)
     return BuiltPlan(
         data, scratch, seconds, _audit(stage, inspection, source, precision, progress), inspection, timings
     )
@@ -140,6 +143,8 @@ def configure(tensorrt: TensorRT, config: Any, stage: str, precision: str, optio
         # Without it the plan would carry native code of its own, which no runtime of ours loads.
         (options.version_compatible, "EXCLUDE_LEAN_RUNTIME"),
         (options.strip_weights, "STRIP_PLAN"),
+        # Loading puts the very same weights back, for which the builder need give up no kernel.
+        (options.strip_weights and not options.refit, "REFIT_IDENTICAL"),
         (options.refit, "REFIT"),
         (options.weight_streaming_fill and stage == "fill", "WEIGHT_STREAMING"),
     ):

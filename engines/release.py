@@ -56,12 +56,14 @@ class TensorRT:
         version: As "10.3.0".
         messages: What it logs.
         logger: For its factories; lives as long as they do.
+        gpu_index: Which GPU it builds for.
     """
 
     module: Any
     version: str
     messages: Messages = field(default_factory=Messages)
     logger: Any = None
+    gpu_index: int = 0
 
     @property
     def strongly_typed(self) -> bool:
@@ -102,7 +104,7 @@ def load_tensorrt(gpu: Gpu) -> TensorRT:
         raise BackendError(f"tensorrt does not load: {error}; {_advice(gpu)}") from error
     if not hasattr(tensorrt, "OnnxParser"):
         raise BackendError(f"the tensorrt that is installed has no ONNX parser (a lean runtime?); {_advice(gpu)}")
-    found = TensorRT(tensorrt, str(tensorrt.__version__))
+    found = TensorRT(tensorrt, str(tensorrt.__version__), gpu_index=gpu.index)
     found.logger = _make_logger(tensorrt, found.messages)
     return found
 

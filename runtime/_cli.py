@@ -43,6 +43,17 @@ __all__ = ["demo", "doctor", "run"]
     "--cuda-graph/--no-cuda-graph", default=True, show_default=True, help="Capture a denoising step and replay it."
 )
 @click.option("--trust-plans", is_flag=True, help="Load TensorRT plans that this user did not build: native code.")
+@click.option(
+    "--lean-runtime",
+    type=click.Path(path_type=Path),
+    help="TensorRT's libnvinfer_lean of the release that built version-compatible plans: native code.",
+)
+@click.option(
+    "--engine/--no-engine",
+    "use_engine",
+    default=True,
+    help="Run ONNX Runtime's graphs from an engine of the bundle that fits.  [default: engine]",
+)
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="OUT.mp4, OUT.gif or OUT.npy (latents).")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def run(bundle: Path, as_json: bool, **given: Any) -> None:

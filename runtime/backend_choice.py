@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..bundle import Bundle
 from ..errors import BackendError
@@ -27,6 +28,9 @@ class BackendChoice:
     threads: int | None = None
     cuda_graph: bool = True
     trust_plans: bool = False
+    lean_runtime: Path | None = None
+    use_engine: bool = True
+    verify: bool = True
 
 
 def make_backend(bundle: Bundle, choice: BackendChoice) -> Backend:
@@ -44,7 +48,7 @@ def make_backend(bundle: Bundle, choice: BackendChoice) -> Backend:
             raise BackendError("TensorRT runs on a GPU only; choose device='cuda', or backend='onnxruntime'")
         return _tensorrt(bundle, choice, index or 0)
     if choice.backend == "onnxruntime":
-        return _onnxruntime(choice, index)
+        return _onnxruntime(bundle, choice, index)
     return _automatic(bundle, choice, index)
 
 
@@ -61,22 +65,22 @@ def _gpu_index(device: str) -> int | None:
 def _automatic(bundle: Bundle, choice: BackendChoice, index: int | None) -> Backend:
     """TensorRT where a GPU and an engine for it are there, else ONNX Runtime, on the GPU if its provider loads."""
     if choice.device == "cpu":
-        return _onnxruntime(choice, None)
+        return _onnxruntime(bundle, choice, None)
     gpus = probe_driver().gpus
     if not gpus and index is None:
-        return _onnxruntime(choice, None)
+        return _onnxruntime(bundle, choice, None)
     from ..bundle import list_engines
 
-    if list_engines(bundle):
+    if list_engines(bundle, "tensorrt"):
         return _tensorrt(bundle, choice, index or 0)
     if index is not None or _has_cuda_provider():
-        return _onnxruntime(choice, index or 0)
+        return _onnxruntime(bundle, choice, index or 0)
     _log.warning(
         "%s is there, but neither an engine in the bundle nor ONNX Runtime's CUDA provider: running on the CPU; "
         "run vdmrt build, or pip install 'vdmrt[cuda]'",
         gpus[0].name,
     )
-    return _onnxruntime(choice, None)
+    return _onnxruntime(bundle, choice, None)
 
 
 def _has_cuda_provider() -> bool:
@@ -87,15 +91,18 @@ def _has_cuda_provider() -> bool:
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
-def _onnxruntime(choice: BackendChoice, index: int | None) -> Backend:
+def _onnxruntime(bundle: Bundle, choice: BackendChoice, index: int | None) -> Backend:
     from .onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeCudaBackend
 
     if index is None:
-        return OnnxRuntimeBackend(threads=choice.threads)
+        backend = OnnxRuntimeBackend(threads=choice.threads)
+        if choice.use_engine:
+            backend.use_engine(bundle, choice.precision, verify=choice.verify)
+        return backend
     return OnnxRuntimeCudaBackend(index=index, cuda_graph=choice.cuda_graph)
 
 
 def _tensorrt(bundle: Bundle, choice: BackendChoice, index: int) -> Backend:
     from .tensorrt_backend import TensorRtBackend
 
-    return TensorRtBackend(device_index=index, trust_plans=choice.trust_plans)
+    return TensorRtBackend(device_index=index, trust_plans=choice.trust_plans, lean_runtime=choice.lean_runtime)

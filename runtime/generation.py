@@ -54,6 +54,8 @@ class Request:
         threads: Threads of the CPU provider.
         cuda_graph: Whether denoising steps on a GPU are captured once and replayed.
         trust_plans: Whether TensorRT plans of others may be loaded.
+        lean_runtime: TensorRT's library for version-compatible plans of another release.
+        use_engine: Whether ONNX Runtime's CPU provider runs the graphs of an engine that fits.
     """
 
     bundle: Path
@@ -78,6 +80,8 @@ class Request:
     threads: int | None = None
     cuda_graph: bool = True
     trust_plans: bool = False
+    lean_runtime: Path | None = None
+    use_engine: bool = True
 
     def __post_init__(self) -> None:
         sources = [name for name in ("image", "video", "latents", "frames") if getattr(self, name) is not None]
@@ -202,6 +206,8 @@ def _load(request: Request) -> Model:
         threads=request.threads,
         cuda_graph=request.cuda_graph,
         trust_plans=request.trust_plans,
+        lean_runtime=request.lean_runtime,
+        use_engine=request.use_engine,
     )
 
 

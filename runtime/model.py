@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -38,6 +39,8 @@ def load(
     threads: int | None = None,
     cuda_graph: bool = True,
     trust_plans: bool = False,
+    lean_runtime: str | os.PathLike[str] | None = None,
+    use_engine: bool = True,
     verify: bool = True,
 ) -> Model:
     """Load a bundle.
@@ -51,6 +54,9 @@ def load(
         cuda_graph: Whether denoising steps on a GPU are captured once and replayed.
         trust_plans: Whether TensorRT plans may be loaded that this user's own cache did not record building: a plan is
             native code.
+        lean_runtime: TensorRT's library for version-compatible plans of another release, as ``libnvinfer_lean.so.10``.
+        use_engine: Whether ONNX Runtime's CPU provider runs the graphs of an engine of the bundle that fits; False runs
+            the exported ones. TensorRT has engines only.
         verify: Whether every file's SHA-256 is checked first. Lengths are always checked.
 
     Returns:
@@ -66,7 +72,15 @@ def load(
     if verify:
         bundle.verify()
     wanted = BackendChoice(
-        backend, device, precision=precision, threads=threads, cuda_graph=cuda_graph, trust_plans=trust_plans
+        backend,
+        device,
+        precision=precision,
+        threads=threads,
+        cuda_graph=cuda_graph,
+        trust_plans=trust_plans,
+        lean_runtime=None if lean_runtime is None else Path(lean_runtime),
+        use_engine=use_engine,
+        verify=verify,
     )
     chosen = make_backend(bundle, wanted)
     _log.info("backend %s: %s", chosen.name, chosen.describe())

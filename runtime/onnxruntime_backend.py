@@ -15,6 +15,7 @@ from ..bundle import Bundle, Graph, check_external_data
 from ..errors import BackendError, BundleError, DeviceError, TensorMismatchError
 from ._core import Device, cuda_device, host_device
 from ._distributions import onnxruntime_distributions
+from .onnxruntime_engine import EngineGraphs, find_engine_graphs
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -23,6 +24,7 @@ __all__ = ["OnnxRuntimeBackend", "OnnxRuntimeCudaBackend"]
 
 _TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int32)": "int32", "tensor(int8)": "int8"}
 _NO_CUDA_GRAPH = "-1"
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class OnnxRuntimeBackend:
@@ -32,6 +34,7 @@ class OnnxRuntimeBackend:
         name: "onnxruntime".
         device_name: "host", or "cuda:0" and so on.
         threads: Threads of each program's own pool.
+        engine: Whose optimised graphs run where they fit; None runs those that were exported.
     """
 
     name = "onnxruntime"
@@ -55,29 +58,53 @@ class OnnxRuntimeBackend:
         self._module = _import_onnxruntime()
         self.threads = threads or len(os.sched_getaffinity(0))
         self._spinning = spinning
+        self.engine: EngineGraphs | None = None
+
+    def use_engine(self, bundle: Bundle, precision: str | None, *, verify: bool = True) -> None:
+        """Run a bundle's optimised graphs where one of its engines fits; one that does not is warned of.
+
+        Args:
+            bundle: Where engines lie.
+            precision: Of the graphs.
+            verify: Whether the SHA-256 of the engine's weights is checked.
+
+        Raises:
+            BundleError: The bundle has not that precision.
+        """
+        version = str(self._module.__version__)
+        self.engine = find_engine_graphs(bundle, precision, version=version, provider=self._provider, verify=verify)
 
     def describe(self) -> str:
         """Say in one line what runs where."""
-        return f"ONNX Runtime {self._module.__version__}, CPU provider, {self.threads} threads"
+        engine = f", engine {self.engine.key}" if self.engine else ""
+        return f"ONNX Runtime {self._module.__version__}, CPU provider, {self.threads} threads{engine}"
 
     def open_device(self) -> Device:
         """Return the host."""
         return host_device()
 
     def load(self, bundle: Bundle, stage: str, graph: Graph) -> OnnxRuntimeProgram:
-        """Load a graph of a bundle.
+        """Load a graph of a bundle, from the engine in use where that has it.
 
         Raises:
             BundleError: A file is missing or its weights lie elsewhere, or the graph is not what model.json says.
+            EngineError: A file of the engine is missing or was altered.
             BackendError: ONNX Runtime refuses the graph, or has not the provider.
         """
         path = bundle.locate(graph.file)
-        weights = bundle.locate(graph.weights).name if graph.weights else None
-        check_external_data(path, weights)
+        options = self._options(graph)
+        optimised = self.engine.read(bundle, stage, graph) if self.engine else None
+        if optimised is None:
+            check_external_data(path, bundle.locate(graph.weights).name if graph.weights else None)
+        else:
+            # All that it would do was done when the engine was built.
+            options.graph_optimization_level = self._module.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.add_session_config_entry(_WEIGHTS_FOLDER, str(bundle.path))
         try:
-            session = self._module.InferenceSession(str(path), self._options(graph), providers=self._providers(stage))
+            session = self._module.InferenceSession(optimised or str(path), options, providers=self._providers(stage))
         except Exception as error:  # its exceptions share no base class
-            raise BackendError(f"{path}: ONNX Runtime {self._module.__version__} refuses it: {error}") from error
+            made = f" as engine {self.engine.key} has it" if self.engine and optimised else ""
+            raise BackendError(f"{path}{made}: ONNX Runtime {self._module.__version__} refuses it: {error}") from error
         if session.get_providers()[0] != self._provider:
             raise BackendError(
                 f"wanted ONNX Runtime's {self._provider}, but it fell back to {session.get_providers()[0]}; "

@@ -34,6 +34,7 @@ class TensorRtBackend:
         *,
         device_index: int = 0,
         trust_plans: bool = False,
+        lean_runtime: Path | None = None,
         probe: Callable[[], CudaDriver] = probe_driver,
     ) -> None:
         """Look for the GPU, import TensorRT and make its runtime.
@@ -41,6 +42,8 @@ class TensorRtBackend:
         Args:
             device_index: Which GPU, in the driver's order.
             trust_plans: Whether plans are loaded that this user has no record of building. They are native code.
+            lean_runtime: TensorRT's library that runs version-compatible plans of another release, as
+                ``libnvinfer_lean.so.10``; of the release that built them. It is native code, and is loaded at need.
             probe: Asks the driver which GPUs there are.
 
         Raises:
@@ -55,6 +58,8 @@ class TensorRtBackend:
         self.device_index = device_index
         self.device_name = f"cuda:{device_index}"
         self._trust_plans = trust_plans
+        self._lean_path = lean_runtime
+        self._lean: Any = None
         self._programs: list[TensorRtProgram] = []
         self._engines: dict[Path, Engine] = {}
         self._log = TensorRtLog(self._tensorrt)
@@ -100,7 +105,8 @@ class TensorRtBackend:
         name = str(engine.path / engine.plan(stage).file.file)
         plan = read_plan(engine, stage, trust_plans=self._trust_plans)
         self._device.activate()
-        loaded = self._runtime.deserialize_cuda_engine(plan)
+        runtime = self._runtime_for(engine)
+        loaded = runtime.deserialize_cuda_engine(plan)
         if loaded is None:
             version = self.machine.tensorrt
             raise BackendError(f"{name}: TensorRT {version} refuses the plan: {self._log.take_errors()}")
@@ -126,6 +132,7 @@ class TensorRtBackend:
         try:
             device.activate()
         finally:
+            self._lean = None  # before the runtime that loaded it
             self._runtime = None
             device.close()
 
@@ -137,6 +144,20 @@ class TensorRtBackend:
                 f"TensorRT {self.machine.tensorrt} does not start on {self.machine.gpu}: {self._log.take_errors()}"
             ) from error
 
+    def _runtime_for(self, engine: Engine) -> Any:
+        """Return what loads an engine's plans: those of another release carry no code, and want a runtime of theirs."""
+        built = engine.manifest.machine.tensorrt
+        if built == self.machine.tensorrt:
+            return self._runtime
+        if self._lean is None:
+            path = self._lean_path
+            if path is None or not path.is_file():
+                raise BackendError(f"wanted the lean runtime of TensorRT {built} at {path}, which is no file")
+            self._lean = self._runtime.load_runtime(str(path))
+            if self._lean is None:
+                raise BackendError(f"{path}: is no lean runtime that loads here: {self._log.take_errors()}")
+        return self._lean
+
     def _find_engine(self, bundle: Bundle, stage: str, graph: Graph) -> Engine:
         """Find the engine of the precision that the graph is of; the codec's graphs go with any."""
         precisions = [name for name, stages in bundle.manifest.graphs.items() if stages.get(stage) == graph]
@@ -146,7 +167,13 @@ class TensorRtBackend:
         tried = precisions or list(bundle.manifest.graphs)
         for precision in tried:
             try:
-                self._engines[bundle.path] = find_engine(bundle, precision, self.machine)
+                self._engines[bundle.path] = find_engine(
+                    bundle,
+                    precision,
+                    self.machine,
+                    gpu=self.device_index,
+                    lean_runtime=self._lean_path is not None,
+                )
             except EngineError:
                 if precision == tried[-1]:
                     raise

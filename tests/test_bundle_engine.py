@@ -164,8 +164,30 @@ def test_version_compatible_plans_go_one_major_up(bundle: Bundle, built: str, he
     yes = write_engine(bundle, "yes", dataclasses.replace(HERE, tensorrt=built), version_compatible=True)
     no = write_engine(bundle, "no", dataclasses.replace(HERE, tensorrt=built))
 
-    assert (engine_mismatches(yes, bundle, machine) == ()) is fits
-    assert engine_mismatches(no, bundle, machine) != ()
+    assert (engine_mismatches(yes, bundle, machine, lean_runtime=True) == ()) is fits
+    assert engine_mismatches(yes, bundle, machine) != ()
+    assert engine_mismatches(no, bundle, machine, lean_runtime=True) != ()
+
+
+def test_a_lean_runtime_is_asked_for_by_name(bundle: Bundle) -> None:
+    engine = write_engine(bundle, version_compatible=True)
+    machine = dataclasses.replace(HERE, tensorrt="11.4.0")
+
+    with pytest.raises(
+        EngineError,
+        match=r"built with TensorRT 10\.3\.0, here is 11\.4\.0, which runs it with the lean runtime of 10\.3\.0 only: "
+        r"name it with --lean-runtime libnvinfer_lean\.so\.10; build it again",
+    ):
+        check_engine(engine, bundle, machine)
+
+
+def test_stripped_plans_of_another_release_are_refused(bundle: Bundle) -> None:
+    engine = write_engine(bundle, version_compatible=True, stripped=True)
+    machine = dataclasses.replace(HERE, tensorrt="11.4.0")
+
+    (found,) = engine_mismatches(engine, bundle, machine, lean_runtime=True)
+
+    assert found == "built with TensorRT 10.3.0, here is 11.4.0, and holds no weights, which no lean runtime puts in"
 
 
 def test_other_graphs_are_named_on_both_sides(bundle: Bundle) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -277,6 +279,33 @@ def test_force_builds_again_and_leaves_one_engine(place: Place) -> None:
     assert place.leftovers() == [first.path.name]
 
 
+def test_building_again_from_the_same_timings_gives_the_same_engine(place: Place, tmp_path: Path) -> None:
+    options = BuildOptions(timing_cache=tmp_path / "pinned")
+    place.build(options)  # fills the timing cache
+    asked, engines = [], []
+    for _ in range(2):
+        place.recorder.calls.clear()
+        engines.append(place.build(options, force=True))
+        asked.append([(call.name, call.arguments) for call in place.recorder.calls if "config" not in call.arguments])
+
+    first, second = engines
+    assert place.said[-1] == "built again: every plan is the same, byte for byte"
+    assert second.manifest.key == first.manifest.key
+    assert {stage: (plan.file, plan.audit) for stage, plan in second.manifest.plans.items()} == {
+        stage: (plan.file, plan.audit) for stage, plan in first.manifest.plans.items()
+    }
+    assert [name for name, _ in asked[0]] == [name for name, _ in asked[1]]
+
+
+def test_plans_that_came_out_otherwise_are_named(newest: Place) -> None:
+    newest.build()
+    newest.recorder.scratch_nbytes *= 2
+
+    newest.build(force=True)
+
+    assert re.match(r"built again: fill, denoise, vae_encode, vae_decode differ from what was there", newest.said[-1])
+
+
 def test_an_engine_that_lost_a_plan_is_built_again(newest: Place) -> None:
     first = newest.build()
     (first.path / "fill.plan").unlink()
@@ -409,6 +438,28 @@ def test_a_missing_tensorrt_says_what_to_install(bundle: Bundle) -> None:
 
             with pytest.raises(BackendError, match=rf"TensorRT is not installed; .*pip install {package}"):
                 build_engines(bundle)
+
+
+def test_a_gpu_that_is_not_the_first_is_built_for(new_place: Place) -> None:
+    new_place.cuda.enable(devices=2)
+    new_place.cuda.rename(1, "vdmrt other GPU")
+    current: set[int] = set()
+
+    def look(call: Call) -> None:
+        if call.name in ("build_serialized_network", "deserialize_cuda_engine"):
+            device = ctypes.c_int(-1)
+            assert new_place.cuda.library.cuCtxGetDevice(ctypes.byref(device)) == 0
+            current.add(device.value)
+
+    new_place.recorder.before = look
+    engines = [
+        build_engines(new_place.bundle, precision="fp16", gpu=index, progress=new_place.said.append) for index in (0, 1)
+    ]
+
+    assert current == {0, 1}
+    assert [engine.manifest.machine.gpu for engine in engines] == ["vdmrt fake GPU", "vdmrt other GPU"]
+    assert "-vdmrt-other-gpu-" in engines[1].manifest.key
+    assert new_place.cuda.live().contexts == new_place.cuda.live().current == 0
 
 
 def test_an_engine_that_cannot_fit_is_refused_with_the_figures(bundle: Bundle) -> None:

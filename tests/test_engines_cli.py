@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from computing_recorder import let_compute
@@ -182,3 +183,48 @@ def test_inspect_of_a_bundle_without_engines_says_none(tiny_bundle: Path) -> Non
     document = json.loads(CliRunner().invoke(main, ["inspect", str(tiny_bundle), "--json"]).stdout)
 
     assert document["engines"] == []
+
+
+def test_an_onnx_runtime_engine_is_built_checked_and_shown(bundle: Path) -> None:
+    done = build(bundle, "--backend", "onnxruntime", "--precision", "fp16")
+
+    assert done.exit_code == 0, done.output
+    (engine,) = list_engines(open_bundle(bundle))
+    assert done.stdout.strip() == str(engine.path)
+    assert "[I] denoise: optimised by ONNX Runtime" in done.stderr
+    assert [(check.name, check.passed) for check in engine.manifest.checks if check.required] == [
+        ("runs", True),
+        ("agrees", True),
+    ]
+    shown = CliRunner().invoke(main, ["inspect", str(bundle)], env={"COLUMNS": "200"}).stdout
+    assert f"engine {engine.manifest.key}\n" in shown
+    assert re.search(r"ONNX Runtime \S+, CPUExecutionProvider, on a CPU with \S+", shown)
+
+
+def test_dry_run_of_an_onnx_runtime_engine_names_its_place(bundle: Path) -> None:
+    done = build(bundle, "--backend", "onnxruntime", "--dry-run")
+
+    assert done.exit_code == 0, done.output
+    assert re.search(r"engine +.*/engines/ort\d\S*-cpu-fp32-\w{12}\n", done.stdout)
+    assert not (bundle / "engines").exists()
+
+
+@pytest.mark.parametrize("option", [["--workspace", "4GiB"], ["--refit"], ["--hardware-compatibility", "none"]])
+def test_options_of_tensorrt_are_refused_for_onnx_runtime(bundle: Path, option: list[str]) -> None:
+    done = build(bundle, "--backend", "onnxruntime", *option)
+
+    assert done.exit_code == MISUSED
+    assert f"{option[0]} is for TensorRT; leave it out with --backend onnxruntime" in done.stderr
+
+
+def test_a_run_says_its_engine_or_that_it_wants_none(bundle: Path, tmp_path: Path) -> None:
+    build(bundle, "--backend", "onnxruntime", "--check", "off")
+    np.save(tmp_path / "latents.npy", np.zeros((1, 4, 4, 6), np.float32))
+    options = ["--latents", str(tmp_path / "latents.npy"), "--chunks", "1", "--steps", "1", "--seed", "0"]
+
+    for more, engine in ([], True), (["--no-engine"], False):
+        output = str(tmp_path / f"{engine}.npy")
+        done = CliRunner().invoke(main, ["run", str(bundle), *options, "--output", output, *more])
+
+        assert done.exit_code == 0, done.output
+        assert ("engine ort" in done.stdout) is engine

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_cuda import enabled_fake_cuda
+from fake_cuda import Code, enabled_fake_cuda
 
 from vdmrt.bundle import Bundle, Machine, open_bundle, stage_graphs
 from vdmrt.engines import BuildOptions, Gpu, check_fit, engine_key, plan_engine, query_gpu, trtexec_line
-from vdmrt.engines.gpu import _driver_version
+from vdmrt.engines.gpu import _driver_version, current_gpu
 from vdmrt.engines.planner import format_nbytes
 from vdmrt.engines.progress import Cancelled, run_beside
 from vdmrt.errors import BackendError, EngineError
@@ -147,6 +147,28 @@ def test_the_gpu_is_asked_of_the_driver() -> None:
 
     assert (gpu.name, gpu.compute_capability, gpu.cuda) == ("vdmrt fake GPU", "9.0", "13.0")
     assert gpu.memory_nbytes == 1 << 30
+
+
+def test_a_gpu_that_is_not_there_is_one_sentence() -> None:
+    with enabled_fake_cuda(devices=2) as cuda:
+        cuda.rename(1, "another")
+
+        assert (query_gpu(index=1).name, query_gpu(index=1).index) == ("another", 1)
+        with pytest.raises(BackendError, match="wanted GPU 2, the driver sees 2, counted from 0; see vdmrt doctor"):
+            query_gpu(index=2)
+        with pytest.raises(ValueError, match="a GPU's index must be at least 0, got -1"):
+            query_gpu(index=-1)
+
+
+def test_a_gpu_that_cannot_be_used_is_one_sentence() -> None:
+    with enabled_fake_cuda() as cuda:
+        query_gpu()
+        for name in ("cuDevicePrimaryCtxRetain", "cuCtxPushCurrent"):
+            cuda.fail(Code.OUT_OF_MEMORY, name=name if name.endswith("Retain") else f"{name}_v2")
+
+            with pytest.raises(BackendError, match=rf"does not work: {name} returned 2"), current_gpu(0):
+                pass
+        assert cuda.live().contexts == 0
 
 
 def test_no_driver_is_one_sentence() -> None:

@@ -11,6 +11,8 @@ import pytest
 from tensorrt_engines import Machinery, Tensors, tensorrt_machine, write_engine
 from tensorrt_recorder import RELEASES, Call
 
+import vdmrt
+from vdmrt.errors import EngineError
 from vdmrt.runtime._core import Device
 from vdmrt.runtime.tensorrt_backend import TensorRtBackend
 from vdmrt.runtime.tensorrt_program import TensorRtProgram
@@ -305,3 +307,14 @@ def test_another_gpu_can_be_chosen(tiny_bundle: Path, tmp_path: Path, monkeypatc
         assert backend.load(machinery.bundle, "denoise", machinery.denoise).capturable
         backend.close()
         device.close()
+
+
+def test_an_engine_of_one_gpu_is_refused_on_another(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tensorrt_machine("10.3", tiny_bundle, tmp_path, monkeypatch, devices=2) as machinery:
+        machinery.cuda.rename(1, "vdmrt other GPU")
+        command = r"build one with vdmrt build \S+ --precision fp16 --gpu 1"
+
+        with pytest.raises(EngineError, match=rf"{command}\..*built on vdmrt fake GPU, here is vdmrt other GPU"):
+            vdmrt.load(machinery.bundle.path, backend="tensorrt", device="cuda:1", precision="fp16")

@@ -42,6 +42,7 @@ def profile_layers(model: Model, settings: Settings) -> tuple[Layer, ...]:
         raise BackendError(f"layers are timed on onnxruntime only, and this runs on {model.backend.name}")
     with tempfile.TemporaryDirectory() as folder:
         backend = _ProfilingBackend(Path(folder), model.backend.threads)
+        backend.engine = model.backend.engine
         with Model(model.bundle, backend, model.precision) as profiled:
             rollout = Rollout(profiled, replace(settings, decoding="off"))
             with rollout.session:

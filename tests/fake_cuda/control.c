@@ -1,6 +1,8 @@
 /* The switches of the machine; those of the log and of failures are in call.c. */
 #include "control.h"
 
+#include <stdio.h>
+
 #include "call.h"
 #include "context.h"
 #include "machine.h"
@@ -33,6 +35,16 @@ fake_cuda_driver_version(int version)
 {
     pthread_mutex_lock(&the_machine.lock);
     the_machine.driver_version = version;
+    pthread_mutex_unlock(&the_machine.lock);
+}
+
+void
+fake_cuda_rename(int device, const char *name)
+{
+    pthread_mutex_lock(&the_machine.lock);
+    if (device >= 0 && device < the_machine.device_count) {
+        snprintf(the_machine.gpus[device].name, MACHINE_NAME_NBYTES, "%s", name);
+    }
     pthread_mutex_unlock(&the_machine.lock);
 }
 

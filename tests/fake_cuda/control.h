@@ -47,6 +47,9 @@ EXPORTED void fake_cuda_disable(void);
 /* 1000 * major + 10 * minor, as cuDriverGetVersion reports it. */
 EXPORTED void fake_cuda_driver_version(int version);
 
+/* Names a GPU, until fake_cuda_enable. Ignored for a GPU that the machine does not have. */
+EXPORTED void fake_cuda_rename(int device, const char *name);
+
 /*
  * From now on a launched graph stays pending, and with it all later work of its stream, until the polls-th
  * query that asks about it or until a synchronisation. 0: it runs when it is launched.

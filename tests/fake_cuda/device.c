@@ -72,7 +72,8 @@ cuDeviceGetName(char *name, int length, CUdevice device)
     CUresult code = call_begin(__func__, CALL_PLAIN);
     code = code == CUDA_SUCCESS ? check(device, name) : code;
     if (code == CUDA_SUCCESS && length > 0) {
-        snprintf(name, (size_t)length, "vdmrt fake GPU");
+        const char *given = the_machine.gpus[device].name;
+        snprintf(name, (size_t)length, "%s", given[0] != '\0' ? given : "vdmrt fake GPU");
     }
     return call_end(code);
 }

@@ -28,7 +28,10 @@ typedef struct object {
     struct object *next_gone;
 } object;
 
+#define MACHINE_NAME_NBYTES 64
+
 typedef struct gpu {
+    char name[MACHINE_NAME_NBYTES]; /* empty: that of all fake GPUs */
     size_t memory_nbytes;
     size_t allocated_nbytes;
     uint64_t retained;

@@ -1,7 +1,7 @@
-"""Builds engines with the recorder in a process of its own: ``script BUNDLE build``, ``script BUNDLE kill TIMES SEED``.
+"""Builds engines in a process of its own: ``script BACKEND BUNDLE build``, ``script BACKEND BUNDLE kill TIMES SEED``.
 
-``kill`` forks builders that each build the engine anew, kills them at random moments, and says after each what is
-found.
+TensorRT is the recorder. ``kill`` forks builders that each build the engine anew, kills them at random moments, and
+says after each what is found.
 """
 
 from __future__ import annotations
@@ -12,19 +12,27 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from fake_cuda import enabled_fake_cuda
 from tensorrt_recorder import install
 
-from vdmrt.bundle import list_engines, open_bundle, read_plan
-from vdmrt.engines import build_engines
+from vdmrt.bundle import list_engines, open_bundle, read_plan, verify_engine_weights
+from vdmrt.engines import build_engines, build_models
 
 SECONDS = 0.1
 
 
+def build_onnxruntime(path: Path, *, force: bool, said: list[str]) -> str:
+    """Build ONNX Runtime's engine; return its key."""
+    engine = build_models(open_bundle(path), precision="fp16", force=force, progress=said.append)
+    said.append(f"plans built: {sum('optimised by' in line for line in said)}")
+    return engine.manifest.key
+
+
 def build(path: Path, *, force: bool, said: list[str]) -> str:
-    """Build an engine; return its key."""
+    """Build TensorRT's engine; return its key."""
     settings = {"gpu": "vdmrt fake GPU", "compute_capability": "9.0", "build_seconds": SECONDS}
     with enabled_fake_cuda(), install("11.4", **settings) as recorder:
         engine = build_engines(open_bundle(path), precision="fp16", force=force, progress=said.append)
@@ -38,19 +46,20 @@ def found(path: Path) -> list[str]:
     for engine in engines:
         for stage in engine.manifest.plans:
             read_plan(engine, stage)
+            verify_engine_weights(engine, stage)
     return [engine.manifest.key for engine in engines]
 
 
-def kill_at_random(path: Path, times: int, seed: int) -> None:
+def kill_at_random(builder: Callable[..., str], path: Path, times: int, seed: int) -> None:
     """Kill builders, one after the other."""
     moments = random.Random(seed)
     started = time.monotonic()
-    build(path, force=True, said=[])
+    builder(path, force=True, said=[])
     took = time.monotonic() - started
     for _ in range(times):
         child = os.fork()
         if child == 0:
-            build(path, force=True, said=[])
+            builder(path, force=True, said=[])
             os._exit(0)
         time.sleep(moments.uniform(0, took))
         os.kill(child, signal.SIGKILL)
@@ -60,12 +69,13 @@ def kill_at_random(path: Path, times: int, seed: int) -> None:
 
 def main() -> None:
     """Do what the command line says."""
-    path, verb = Path(sys.argv[1]), sys.argv[2]
+    builder = {"tensorrt": build, "onnxruntime": build_onnxruntime}[sys.argv[1]]
+    path, verb = Path(sys.argv[2]), sys.argv[3]
     if verb == "kill":
-        kill_at_random(path, int(sys.argv[3]), int(sys.argv[4]))
+        kill_at_random(builder, path, int(sys.argv[4]), int(sys.argv[5]))
     else:
         said: list[str] = []
-        key = build(path, force=False, said=said)
+        key = builder(path, force=False, said=said)
         print(json.dumps({"key": key, "said": said}))
 
 

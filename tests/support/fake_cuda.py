@@ -132,6 +132,10 @@ class FakeCuda:
         """Report this version, 1000 * major + 10 * minor; 12040 after `enable`."""
         self.library.fake_cuda_driver_version(ctypes.c_int(version))
 
+    def rename(self, device: int, name: str) -> None:
+        """Give a GPU a name of its own; "vdmrt fake GPU" after `enable`."""
+        self.library.fake_cuda_rename(ctypes.c_int(device), ctypes.c_char_p(name.encode()))
+
     def lag(self, polls: int) -> None:
         """Keep graphs launched from now on pending, with all later work of their stream.
 

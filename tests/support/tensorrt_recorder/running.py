@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 from .natives import RecorderError
@@ -45,14 +47,27 @@ class _Dims:
 
 
 class _Runtime:
-    def _start(self: Any, logger: Any) -> None:
+    def _start(self: Any, logger: Any, lean: str | None = None) -> None:
         if not self._recorder.driver:
             if self._recorder.major >= 11:
                 raise RecorderError("Runtime() of TensorRT 11 without a driver crashes the process: ask cuInit first")
             raise TypeError("pybind11::init(): factory function returned nullptr")
         self._logger = logger
+        self._lean = lean
         self._p_engine_host_code_allowed = False
         self._p_max_threads = 1
+
+    def load_runtime(self: Any, path: str) -> Any:
+        """Load a lean runtime; here a file that holds its version."""
+        try:
+            version = Path(path).read_text()
+        except OSError as error:
+            self._recorder.say(self, "ERROR", f"IRuntime::loadRuntime: {path}: {error.strerror}")
+            return None
+        if not re.fullmatch(r"\d+\.\d+[.\d]*", version):
+            self._recorder.say(self, "ERROR", f"IRuntime::loadRuntime: {path}: invalid ELF header")
+            return None
+        return self._recorder.create("Runtime", logger=self._logger, lean=version)
 
     @property
     def logger(self: Any) -> Any:
@@ -72,10 +87,13 @@ class _Runtime:
     def _check(self: Any, document: dict[str, Any]) -> None:
         recorder = self._recorder
         compatible = "VERSION_COMPATIBLE" in document["flags"]
-        if document["version"] != recorder.version and not (compatible and _reads(recorder.version, document)):
+        here = self._lean or recorder.version
+        # A plan without a runtime of its own is for the runtime of its release, and of that alone.
+        carried = compatible and "EXCLUDE_LEAN_RUNTIME" not in document["flags"] and _reads(here, document)
+        if document["version"] != here and not carried:
             raise ValueError(
                 "Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed.Version tag does not match. "
-                f"Note: Current Version: {recorder.version}, Serialized Engine Version: {document['version']}"
+                f"Note: Current Version: {here}, Serialized Engine Version: {document['version']}"
             )
         carries_code = compatible and "EXCLUDE_LEAN_RUNTIME" not in document["flags"]
         if carries_code and not self._p_engine_host_code_allowed:

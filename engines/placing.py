@@ -1,0 +1,150 @@
+"""An engine put in its place: whole or not at all, by one process at a time, whatever backend it is for."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+
+from ..bundle import (
+    ENGINE_MANIFEST,
+    ENGINES_FOLDER,
+    Artifact,
+    Bundle,
+    Engine,
+    EngineManifest,
+    Graph,
+    Machine,
+    Plan,
+    check_external_data,
+    engine_mismatches,
+    is_trusted,
+    open_engine,
+    sha256_of,
+)
+from ..errors import BundleError, EngineError
+from .claims import claim, publish
+from .progress import Progress
+
+__all__ = ["find_built", "place_engine", "utc_now", "verify_graphs"]
+
+_log = logging.getLogger("vdmrt")
+
+
+def find_built(bundle: Bundle, key: str, machine: Machine) -> Engine | None:
+    """Return an engine that is there, whole, fits, and was built by this user."""
+    path = bundle.path / ENGINES_FOLDER / key
+    if not (path / ENGINE_MANIFEST).is_file():
+        return None
+    try:
+        engine = open_engine(path)
+    except EngineError as error:
+        _log.warning("%s; building it again", error)
+        return None
+    whole = all(_is_whole(engine, plan) for plan in engine.manifest.plans.values())
+    return engine if whole and not engine_mismatches(engine, bundle, machine) else None
+
+
+def place_engine(
+    bundle: Bundle,
+    key: str,
+    machine: Machine,
+    build: Callable[[Path], EngineManifest],
+    *,
+    force: bool,
+    progress: Progress,
+) -> Engine:
+    """Have an engine written into a folder, and rename that to ``engines/<key>`` when all of it is there.
+
+    Of two that build the same engine one builds, and the other waits and takes it. After an exception or a kill no
+    half engine is ever found.
+
+    Args:
+        bundle: Gets the engine.
+        key: The engine's name.
+        machine: What it is built for.
+        build: Writes every file but the manifest into the folder that it is given, and returns the manifest.
+        force: Whether to build what is there already; it is then said whether its plans are the same bytes.
+        progress: Called with lines of text.
+
+    Raises:
+        EngineError: It cannot be written.
+    """
+    folder = bundle.path / ENGINES_FOLDER
+    with claim(folder, key, lambda: progress(f"another process builds {key}; waiting for it")) as work:
+        found = None if force else find_built(bundle, key, machine)
+        if found is not None:
+            return found
+        before = _opened(folder / key)
+        try:
+            manifest = build(work)
+            text = json.dumps(dataclasses.asdict(manifest), indent=1) + "\n"
+            (work / ENGINE_MANIFEST).write_text(text, encoding="utf-8")
+            publish(work, folder / key)
+        except OSError as error:
+            why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+            raise EngineError(f"{folder / key}: the engine cannot be written: {why}; nothing was left") from error
+    engine = open_engine(folder / key)
+    if before is not None:
+        progress(compare_plans(before, engine))
+    return engine
+
+
+def compare_plans(before: Engine, after: Engine) -> str:
+    """Say in one line whether an engine that was built again is the same, byte for byte."""
+    found, wanted = (
+        {stage: (plan.file.sha256, plan.weights) for stage, plan in engine.manifest.plans.items()}
+        for engine in (after, before)
+    )
+    other = [stage for stage in found if found[stage] != wanted.get(stage)]
+    if not other:
+        return "built again: every plan is the same, byte for byte"
+    return f"built again: {', '.join(other)} differ from what was there; the same timing cache gives the same kernels"
+
+
+def verify_graphs(bundle: Bundle, graphs: Mapping[str, Graph]) -> None:
+    """Check where weights lie, and the SHA-256 of every graph and of its weights: a plan is signed with them.
+
+    Raises:
+        BundleError: A file is missing, or is not the one that was recorded.
+    """
+    for graph in graphs.values():
+        weights = bundle.locate(graph.weights).name if graph.weights else None
+        check_external_data(bundle.locate(graph.file), weights)
+    artifacts = {part.file: part for graph in graphs.values() for part in (graph.file, graph.weights) if part}
+    for artifact in artifacts.values():
+        path = bundle.locate(artifact)
+        found = sha256_of(path)
+        if found != artifact.sha256:
+            raise BundleError(
+                f"wanted SHA-256 {artifact.sha256[:16]}…, found {found[:16]}…; the file was altered: export it again",
+                path=path,
+            )
+
+
+def utc_now() -> str:
+    """Return the time for a manifest: the newest engine that fits is the one that runs."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _opened(path: Path) -> Engine | None:
+    """Return the engine that is about to be replaced, None where there is none that can be read."""
+    try:
+        return open_engine(path)
+    except EngineError:
+        return None
+
+
+def _is_whole(engine: Engine, plan: Plan) -> bool:
+    native = engine.manifest.backend == "tensorrt"
+    return all(_has_length(engine.path / part.file, part) for part in (plan.file, plan.weights) if part) and (
+        not native or is_trusted(plan.file.sha256)
+    )
+
+
+def _has_length(path: Path, artifact: Artifact) -> bool:
+    return path.is_file() and path.stat().st_size == artifact.nbytes
