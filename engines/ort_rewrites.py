@@ -15,7 +15,7 @@ from math import prod
 from typing import Any
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 from onnxscript.rewriter import RewriteRuleSet
 from onnxscript.rewriter.pattern import RewriteRule
 
@@ -35,6 +35,7 @@ def rewrite(model: ir.Model) -> dict[str, int]:
     Returns:
         How often each rewrite was made, by its name; all 0 for a graph that has nothing of the kind.
     """
+    ShapeInferencePass()(model)  # a quantised graph has no shapes within
     made = {}
     # What is left of the spatial attentions is a packed projection that another rule would split: they come first.
     for rule in (ModulatedNorm, SpatialAttention, CrossFrameAttention, ScoreProduct, ValueProduct):
@@ -61,7 +62,7 @@ class ModulatedNorm:
         return (
             ones.const_value is not None
             and bool((ones.const_value.numpy() == 1).all())
-            and prod(_shape(scale)) == prod(_shape(shift)) == width
+            and 0 < prod(_shape(scale)) == prod(_shape(shift)) == width
         )
 
     @staticmethod
@@ -192,8 +193,8 @@ class ValueProduct:
 
 
 def _shape(value: ir.Value) -> tuple[int, ...]:
-    assert value.shape is not None and value.shape.is_static(), f"{value.name} has no static shape"
-    return value.shape.numpy()
+    """Return a shape, or (0,), which no rewrite takes, where it is not known."""
+    return value.shape.numpy() if value.shape is not None and value.shape.is_static() else (0,)
 
 
 def _number(value: ir.Value) -> float:
