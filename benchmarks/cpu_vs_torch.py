@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import torch
 from measuring import Gate, interleave, ratio, report
@@ -31,6 +32,7 @@ from measuring import Gate, interleave, ratio, report
 import vdmrt
 from vdmrt.bundle import BundleWriter, TensorSpec, open_bundle
 from vdmrt.engines import build_models
+from vdmrt.engines.ort_rewrites import rewrite
 from vdmrt.export import ExportOptions, export_bundle, load_config, predict_uncached, random_model
 from vdmrt.export.graphs import DenoiseGraph
 from vdmrt.export.onnx_graph import Exportable, export_graphs
@@ -216,12 +218,16 @@ def eager(graph: Exportable) -> Callable[[], object]:
 
 
 def uncached_onnx(graph: UncachedGraph, folder: Path) -> Callable[[], object]:
-    """Export a module and return its run in ONNX Runtime."""
+    """Export a module, rewrite it as an engine's graphs are, and return its run in ONNX Runtime."""
     place = folder.with_name(f"{folder.name}{graph.clean}")
     place.joinpath("graphs").mkdir(parents=True)
 
     export_graphs({"uncached": graph}, BundleWriter(place), "fp32", lambda stage: None)
-    session = onnxruntime.InferenceSession(place / "graphs" / "uncached.fp32.onnx", runtime_options())
+    exported, rewritten = (place / "graphs" / f"uncached.{kind}.onnx" for kind in ("fp32", "rewritten"))
+    rewriting = onnx_ir.load(exported)
+    rewrite(rewriting)
+    onnx_ir.save(rewriting, rewritten, external_data="uncached.rewritten.bin")
+    session = onnxruntime.InferenceSession(rewritten, runtime_options())
     feeds = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in graph.inputs}
     return lambda: session.run(None, feeds)
 
