@@ -1,5 +1,7 @@
 """What the cache and the graphs gain on a CPU, against the same model without them.
 
+vdmrt runs from an engine (vdmrt build --backend onnxruntime); the graphs as they were exported are timed beside it.
+
 Every figure is a ratio of neighbouring runs, two threads on each side, no spinning; medians of 15. The rollouts are
 composed of these medians: 10 chunks of 20 denoising steps over prefixes of 1, 9, 17 and then 25 latent frames.
 Exit status 1 when a figure is missed.
@@ -22,12 +24,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import torch
 from measuring import Gate, interleave, ratio, report
 
 import vdmrt
-from vdmrt.bundle import BundleWriter, TensorSpec
+from vdmrt.bundle import BundleWriter, TensorSpec, open_bundle
+from vdmrt.engines import build_models
+from vdmrt.engines.ort_rewrites import rewrite
 from vdmrt.export import ExportOptions, export_bundle, load_config, predict_uncached, random_model
 from vdmrt.export.graphs import DenoiseGraph
 from vdmrt.export.onnx_graph import Exportable, export_graphs
@@ -66,8 +71,11 @@ def main() -> int:
         # v, because untrained weights that predict epsilon blow the latents up.
         options = ExportOptions(prediction="v", chunk_frames=CHUNK, slots=SLOTS)
         bundle = export_bundle(model, Path(folder) / "bundle", options, name="S/2", random_weights=True)
+        say("building the engine")
+        build_models(open_bundle(bundle.path))
         with vdmrt.load(bundle.path, threads=THREADS) as loaded:
-            gates, details = measure_steps(model, loaded)
+            with vdmrt.load(bundle.path, threads=THREADS, use_engine=False) as exported:
+                gates, details = measure_steps(model, loaded, exported)
             more, uncached = measure_rollouts(model, loaded, Path(folder) / "uncached", details)
             flat = measure_flatness(loaded)
     settings = {"model": "CausalSTDiT2-S/2", "latent": LATENT, "chunk": CHUNK, "slots": SLOTS, "threads": THREADS,
@@ -75,13 +83,19 @@ def main() -> int:
     return report("cpu_vs_torch", settings, gates + more + flat, {**details, **uncached})
 
 
-def measure_steps(model: CausalTransformer, loaded: Model) -> tuple[list[Gate], dict[str, Any]]:
+def measure_steps(model: CausalTransformer, loaded: Model, exported: Model) -> tuple[list[Gate], dict[str, Any]]:
     """One denoising step at a full cache, against a plain product and against the torch module."""
     say("one denoising step at a full cache")
     session = full_session(loaded)
     step = denoising_step(session)
     product, product_flops = gemm()
-    times = interleave({"gemm": product, "vdmrt": step, "torch": torch_step(model, loaded)}, RUNS)
+    contenders = {
+        "gemm": product,
+        "vdmrt": step,
+        "as_exported": denoising_step(full_session(exported)),
+        "torch": torch_step(model, loaded),
+    }
+    times = interleave(contenders, RUNS)
     step_flops = loaded.manifest.graphs["fp32"]["denoise"].flops
     share = ratio(times["gemm"], times["vdmrt"]) * step_flops / product_flops
     chunk = session.step()
@@ -94,6 +108,7 @@ def measure_steps(model: CausalTransformer, loaded: Model) -> tuple[list[Gate], 
         Gate("time outside ONNX Runtime, percent of a denoising step", 100 * outside_share, most=1.0),
     ]
     details = {f"{name}_ms": 1e3 * statistics.median(values) for name, values in times.items()}
+    details["torch_over_as_exported"] = ratio(times["torch"], times["as_exported"])
     details["step_gflop_per_s"] = step_flops / statistics.median(times["vdmrt"]) / 1e9
     return gates, details
 
@@ -203,12 +218,16 @@ def eager(graph: Exportable) -> Callable[[], object]:
 
 
 def uncached_onnx(graph: UncachedGraph, folder: Path) -> Callable[[], object]:
-    """Export a module and return its run in ONNX Runtime."""
+    """Export a module, rewrite it as an engine's graphs are, and return its run in ONNX Runtime."""
     place = folder.with_name(f"{folder.name}{graph.clean}")
     place.joinpath("graphs").mkdir(parents=True)
 
     export_graphs({"uncached": graph}, BundleWriter(place), "fp32", lambda stage: None)
-    session = onnxruntime.InferenceSession(place / "graphs" / "uncached.fp32.onnx", runtime_options())
+    exported, rewritten = (place / "graphs" / f"uncached.{kind}.onnx" for kind in ("fp32", "rewritten"))
+    rewriting = onnx_ir.load(exported)
+    rewrite(rewriting)
+    onnx_ir.save(rewriting, rewritten, external_data="uncached.rewritten.bin")
+    session = onnxruntime.InferenceSession(rewritten, runtime_options())
     feeds = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in graph.inputs}
     return lambda: session.run(None, feeds)
 
