@@ -93,6 +93,7 @@ def measure_steps(model: CausalTransformer, loaded: Model, exported: Model) -> t
         "gemm": product,
         "vdmrt": step,
         "as_exported": denoising_step(full_session(exported)),
+        "bare_products": bare_products(loaded),
         "torch": torch_step(model, loaded),
     }
     times = interleave(contenders, RUNS)
@@ -108,7 +109,8 @@ def measure_steps(model: CausalTransformer, loaded: Model, exported: Model) -> t
         Gate("time outside ONNX Runtime, percent of a denoising step", 100 * outside_share, most=1.0),
     ]
     details = {f"{name}_ms": 1e3 * statistics.median(values) for name, values in times.items()}
-    details["torch_over_as_exported"] = ratio(times["torch"], times["as_exported"])
+    for name in ("as_exported", "bare_products"):
+        details[f"torch_over_{name}"] = ratio(times["torch"], times[name])
     details["step_gflop_per_s"] = step_flops / statistics.median(times["vdmrt"]) / 1e9
     return gates, details
 
@@ -235,21 +237,48 @@ def uncached_onnx(graph: UncachedGraph, folder: Path) -> Callable[[], object]:
 def gemm() -> tuple[Callable[[], object], int]:
     """Return a product [512, 384] × [384, 1536] in ONNX Runtime, ten at a time, and its operations."""
     rows, inner, columns, repeats = 512, 384, 1536, 10
+    return products([((rows, inner), (inner, columns))], repeats), repeats * 2 * rows * inner * columns
+
+
+def bare_products(loaded: Model) -> Callable[[], object]:
+    """Return the matrix products of a denoising step's blocks and nothing else: what no graph of theirs can beat."""
+    g = loaded.manifest.geometry
+    rows, frames, heads, width, size = CHUNK * g.tokens_per_frame, CHUNK, g.heads, g.heads * g.head_size, g.head_size
+    tokens, lines, seen = g.tokens_per_frame, g.tokens_per_frame * g.heads, SLOTS + CHUNK
+    context = g.context_frames * tokens
+    linears = [3 * width, width, width, width, 3 * width, width, 4 * width]
+    shapes = [((rows, width), (width, out)) for out in linears] + [((rows, 4 * width), (4 * width, width))]
+    shapes += [((frames * heads, tokens, size), (frames * heads, size, tokens))]
+    shapes += [((frames * heads, tokens, tokens), (frames * heads, tokens, size))]
+    shapes += [((heads, rows, size), (heads, size, context)), ((heads, rows, context), (heads, context, size))]
+    shapes += [((lines, frames, size), (lines, size, seen)), ((lines, frames, seen), (lines, seen, size))]
+    return products(shapes, g.layers)
+
+
+def products(shapes: list[tuple[tuple[int, ...], tuple[int, ...]]], repeats: int) -> Callable[[], object]:
+    """Return products of these shapes in ONNX Runtime, ``repeats`` times; the right side of a 2-D one is a weight."""
     rng = np.random.default_rng(0)
-    weight = onnx.numpy_helper.from_array(rng.standard_normal((inner, columns)).astype(np.float32), "w")
-    graph = onnx.parser.parse_graph(
-        f"g (float[{rows},{inner}] x) => (float[{rows},{columns}] y) {{ y = MatMul(x, w) }}"
-    )
-    graph.initializer.append(weight)
+    nodes, inputs, outputs, weights, feeds = [], [], [], [], {}
+    for index, (left, right) in enumerate(shapes):
+        x, w, y = (f"{name}{index}" for name in "xwy")
+        nodes.append(onnx.helper.make_node("MatMul", [x, w], [y]))
+        for name, shape in ((x, left), (w, right)):
+            values = rng.standard_normal(shape).astype(np.float32)
+            if name == w and len(shape) == 2:
+                weights.append(onnx.numpy_helper.from_array(values, name))
+                continue
+            inputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+            feeds[name] = values
+        outputs.append(onnx.helper.make_tensor_value_info(y, onnx.TensorProto.FLOAT, (*left[:-1], right[-1])))
+    graph = onnx.helper.make_graph(nodes, "products", inputs, outputs, weights)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     session = onnxruntime.InferenceSession(model.SerializeToString(), runtime_options())
-    feed = {"x": rng.standard_normal((rows, inner)).astype(np.float32)}
 
     def run() -> None:
         for _ in range(repeats):
-            session.run(None, feed)
+            session.run(None, feeds)
 
-    return run, repeats * 2 * rows * inner * columns
+    return run
 
 
 def runtime_options() -> onnxruntime.SessionOptions:
