@@ -1,5 +1,7 @@
 """What the cache and the graphs gain on a CPU, against the same model without them.
 
+vdmrt runs from an engine (vdmrt build --backend onnxruntime); the graphs as they were exported are timed beside it.
+
 Every figure is a ratio of neighbouring runs, two threads on each side, no spinning; medians of 15. The rollouts are
 composed of these medians: 10 chunks of 20 denoising steps over prefixes of 1, 9, 17 and then 25 latent frames.
 Exit status 1 when a figure is missed.
@@ -22,12 +24,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import torch
 from measuring import Gate, interleave, ratio, report
 
 import vdmrt
-from vdmrt.bundle import BundleWriter, TensorSpec
+from vdmrt.bundle import BundleWriter, TensorSpec, open_bundle
+from vdmrt.engines import build_models
+from vdmrt.engines.ort_rewrites import rewrite
 from vdmrt.export import ExportOptions, export_bundle, load_config, predict_uncached, random_model
 from vdmrt.export.graphs import DenoiseGraph
 from vdmrt.export.onnx_graph import Exportable, export_graphs
@@ -66,8 +71,11 @@ def main() -> int:
         # v, because untrained weights that predict epsilon blow the latents up.
         options = ExportOptions(prediction="v", chunk_frames=CHUNK, slots=SLOTS)
         bundle = export_bundle(model, Path(folder) / "bundle", options, name="S/2", random_weights=True)
+        say("building the engine")
+        build_models(open_bundle(bundle.path))
         with vdmrt.load(bundle.path, threads=THREADS) as loaded:
-            gates, details = measure_steps(model, loaded)
+            with vdmrt.load(bundle.path, threads=THREADS, use_engine=False) as exported:
+                gates, details = measure_steps(model, loaded, exported)
             more, uncached = measure_rollouts(model, loaded, Path(folder) / "uncached", details)
             flat = measure_flatness(loaded)
     settings = {"model": "CausalSTDiT2-S/2", "latent": LATENT, "chunk": CHUNK, "slots": SLOTS, "threads": THREADS,
@@ -75,13 +83,20 @@ def main() -> int:
     return report("cpu_vs_torch", settings, gates + more + flat, {**details, **uncached})
 
 
-def measure_steps(model: CausalTransformer, loaded: Model) -> tuple[list[Gate], dict[str, Any]]:
+def measure_steps(model: CausalTransformer, loaded: Model, exported: Model) -> tuple[list[Gate], dict[str, Any]]:
     """One denoising step at a full cache, against a plain product and against the torch module."""
     say("one denoising step at a full cache")
     session = full_session(loaded)
     step = denoising_step(session)
     product, product_flops = gemm()
-    times = interleave({"gemm": product, "vdmrt": step, "torch": torch_step(model, loaded)}, RUNS)
+    contenders = {
+        "gemm": product,
+        "vdmrt": step,
+        "as_exported": denoising_step(full_session(exported)),
+        "bare_products": bare_products(loaded),
+        "torch": torch_step(model, loaded),
+    }
+    times = interleave(contenders, RUNS)
     step_flops = loaded.manifest.graphs["fp32"]["denoise"].flops
     share = ratio(times["gemm"], times["vdmrt"]) * step_flops / product_flops
     chunk = session.step()
@@ -94,6 +109,8 @@ def measure_steps(model: CausalTransformer, loaded: Model) -> tuple[list[Gate], 
         Gate("time outside ONNX Runtime, percent of a denoising step", 100 * outside_share, most=1.0),
     ]
     details = {f"{name}_ms": 1e3 * statistics.median(values) for name, values in times.items()}
+    for name in ("as_exported", "bare_products"):
+        details[f"torch_over_{name}"] = ratio(times["torch"], times[name])
     details["step_gflop_per_s"] = step_flops / statistics.median(times["vdmrt"]) / 1e9
     return gates, details
 
@@ -203,12 +220,16 @@ def eager(graph: Exportable) -> Callable[[], object]:
 
 
 def uncached_onnx(graph: UncachedGraph, folder: Path) -> Callable[[], object]:
-    """Export a module and return its run in ONNX Runtime."""
+    """Export a module, rewrite it as an engine's graphs are, and return its run in ONNX Runtime."""
     place = folder.with_name(f"{folder.name}{graph.clean}")
     place.joinpath("graphs").mkdir(parents=True)
 
     export_graphs({"uncached": graph}, BundleWriter(place), "fp32", lambda stage: None)
-    session = onnxruntime.InferenceSession(place / "graphs" / "uncached.fp32.onnx", runtime_options())
+    exported, rewritten = (place / "graphs" / f"uncached.{kind}.onnx" for kind in ("fp32", "rewritten"))
+    rewriting = onnx_ir.load(exported)
+    rewrite(rewriting)
+    onnx_ir.save(rewriting, rewritten, external_data="uncached.rewritten.bin")
+    session = onnxruntime.InferenceSession(rewritten, runtime_options())
     feeds = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in graph.inputs}
     return lambda: session.run(None, feeds)
 
@@ -216,21 +237,48 @@ def uncached_onnx(graph: UncachedGraph, folder: Path) -> Callable[[], object]:
 def gemm() -> tuple[Callable[[], object], int]:
     """Return a product [512, 384] × [384, 1536] in ONNX Runtime, ten at a time, and its operations."""
     rows, inner, columns, repeats = 512, 384, 1536, 10
+    return products([((rows, inner), (inner, columns))], repeats), repeats * 2 * rows * inner * columns
+
+
+def bare_products(loaded: Model) -> Callable[[], object]:
+    """Return the matrix products of a denoising step's blocks and nothing else: what no graph of theirs can beat."""
+    g = loaded.manifest.geometry
+    rows, frames, heads, width, size = CHUNK * g.tokens_per_frame, CHUNK, g.heads, g.heads * g.head_size, g.head_size
+    tokens, lines, seen = g.tokens_per_frame, g.tokens_per_frame * g.heads, SLOTS + CHUNK
+    context = g.context_frames * tokens
+    linears = [3 * width, width, width, width, 3 * width, width, 4 * width]
+    shapes = [((rows, width), (width, out)) for out in linears] + [((rows, 4 * width), (4 * width, width))]
+    shapes += [((frames * heads, tokens, size), (frames * heads, size, tokens))]
+    shapes += [((frames * heads, tokens, tokens), (frames * heads, tokens, size))]
+    shapes += [((heads, rows, size), (heads, size, context)), ((heads, rows, context), (heads, context, size))]
+    shapes += [((lines, frames, size), (lines, size, seen)), ((lines, frames, seen), (lines, seen, size))]
+    return products(shapes, g.layers)
+
+
+def products(shapes: list[tuple[tuple[int, ...], tuple[int, ...]]], repeats: int) -> Callable[[], object]:
+    """Return products of these shapes in ONNX Runtime, ``repeats`` times; the right side of a 2-D one is a weight."""
     rng = np.random.default_rng(0)
-    weight = onnx.numpy_helper.from_array(rng.standard_normal((inner, columns)).astype(np.float32), "w")
-    graph = onnx.parser.parse_graph(
-        f"g (float[{rows},{inner}] x) => (float[{rows},{columns}] y) {{ y = MatMul(x, w) }}"
-    )
-    graph.initializer.append(weight)
+    nodes, inputs, outputs, weights, feeds = [], [], [], [], {}
+    for index, (left, right) in enumerate(shapes):
+        x, w, y = (f"{name}{index}" for name in "xwy")
+        nodes.append(onnx.helper.make_node("MatMul", [x, w], [y]))
+        for name, shape in ((x, left), (w, right)):
+            values = rng.standard_normal(shape).astype(np.float32)
+            if name == w and len(shape) == 2:
+                weights.append(onnx.numpy_helper.from_array(values, name))
+                continue
+            inputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+            feeds[name] = values
+        outputs.append(onnx.helper.make_tensor_value_info(y, onnx.TensorProto.FLOAT, (*left[:-1], right[-1])))
+    graph = onnx.helper.make_graph(nodes, "products", inputs, outputs, weights)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     session = onnxruntime.InferenceSession(model.SerializeToString(), runtime_options())
-    feed = {"x": rng.standard_normal((rows, inner)).astype(np.float32)}
 
     def run() -> None:
         for _ in range(repeats):
-            session.run(None, feed)
+            session.run(None, feeds)
 
-    return run, repeats * 2 * rows * inner * columns
+    return run
 
 
 def runtime_options() -> onnxruntime.SessionOptions:

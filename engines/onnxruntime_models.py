@@ -1,4 +1,4 @@
-"""From a bundle to an ONNX Runtime engine: every graph optimised once, offline, instead of at each loading."""
+"""From a bundle to an ONNX Runtime engine: every graph rewritten and optimised once, instead of at each loading."""
 
 from __future__ import annotations
 
@@ -155,8 +155,11 @@ def model_key(bundle: Bundle, precision: str, machine: Machine, options: ModelOp
 def _need_onnx() -> None:
     try:
         import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
-        raise EngineError("building ONNX Runtime engines needs onnx; install it with pip install onnx") from error
+        raise EngineError(
+            f"building ONNX Runtime engines needs {error.name}; install it with pip install onnx onnxscript"
+        ) from error
 
 
 def _optimise(
@@ -187,9 +190,14 @@ def _optimise(
 
 def _read(bundle: Bundle, graph: Graph) -> onnx.ModelProto:
     """Return what ONNX Runtime's optimiser is given; weights stay in their file beside the graph."""
-    import onnx
+    import onnx_ir
 
-    return onnx.load(str(bundle.locate(graph.file)), load_external_data=False)
+    from .ort_rewrites import rewrite
+
+    model = onnx_ir.load(bundle.locate(graph.file))
+    made = rewrite(model)
+    _log.debug("%s: %s", graph.file.file, ", ".join(f"{count} {name}" for name, count in made.items()))
+    return onnx_ir.to_proto(model)
 
 
 def _save_optimised(

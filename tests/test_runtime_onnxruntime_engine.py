@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 from calibrated import calibrate_copy
+from golden import relative_error
 
 import vdmrt
 from vdmrt.bundle import Bundle, Check, Engine, Machine, describe_cpu, open_bundle, record_checks, sha256_of
@@ -52,14 +53,14 @@ def pretend(engine: Engine, **machine: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_an_engine_makes_the_same_latents_and_is_named(bundle: Bundle, precision: str) -> None:
+def test_an_engine_makes_these_latents_and_is_named(bundle: Bundle, precision: str) -> None:
     engine = build(bundle, precision)
 
     said, latents = rollout(bundle, precision)
     theirs, wanted = rollout(bundle, precision, use_engine=False)
 
     assert said == f"{theirs}, engine {engine.manifest.key}"
-    assert np.array_equal(latents, wanted)
+    assert relative_error(latents, wanted) < (1e-5 if precision == "fp32" else 2e-3)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_quantised_graphs_run_from_an_engine_too(quantised: Bundle, precision: s
     said, latents = rollout(quantised, precision)
 
     assert f"-{precision}-" in said
-    assert np.array_equal(latents, rollout(quantised, precision, use_engine=False)[1])
+    assert relative_error(latents, rollout(quantised, precision, use_engine=False)[1]) < 1e-2
 
 
 def test_pictures_are_decoded_by_the_engine(bundle: Bundle) -> None:

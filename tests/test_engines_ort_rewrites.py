@@ -1,0 +1,86 @@
+"""Graphs rewritten for ONNX Runtime compute what the exported ones do."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from golden import relative_error
+from tiny import TINY, TINY_OPTIONS
+
+from vdmrt.bundle import Graph, open_bundle
+from vdmrt.engines.ort_rewrites import rewrite
+from vdmrt.export import export_bundle, random_model
+
+SKY = Path(__file__).parent.parent / "examples" / "sky" / "bundle"
+
+
+@pytest.fixture(scope="module")
+def one_row_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the tiny model for one request, whose products may leave out the row."""
+    folder = tmp_path_factory.mktemp("one-row") / "bundle"
+    options = dataclasses.replace(TINY_OPTIONS, requests=1, precisions=("fp32",))
+    return export_bundle(random_model(TINY, 4), folder, options, name="one row", random_weights=True).path
+
+
+def feeds_of(graph: Graph) -> dict[str, Any]:
+    drawn = np.random.default_rng(3)
+    feeds: dict[str, Any] = {}
+    for spec in graph.inputs:
+        shape, integer = spec.shape, spec.dtype == "int32"
+        feeds[spec.name] = drawn.integers(0, 2, shape, np.int32) if integer else drawn.standard_normal(shape)
+        feeds[spec.name] = feeds[spec.name].astype(spec.dtype)
+    feeds["slot_valid"] = np.ones_like(feeds["slot_valid"])
+    return feeds
+
+
+def run(path: Path, feeds: dict[str, Any]) -> list[Any]:
+    return list(onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, feeds))
+
+
+@pytest.mark.parametrize("stage", ["fill", "denoise"])
+@pytest.mark.parametrize("fixture", ["tiny_bundle", "text_bundle", "one_row_bundle", "sky"])
+def test_rewritten_graphs_compute_the_same(
+    fixture: str, stage: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    bundle = open_bundle(SKY if fixture == "sky" else request.getfixturevalue(fixture))
+    for precision, graphs in bundle.manifest.graphs.items():
+        source, target = bundle.locate(graphs[stage].file), tmp_path / f"{precision}.onnx"
+        model = ir.load(source)
+        made = rewrite(model)
+        ir.save(model, target, external_data="weights.bin")
+        feeds = feeds_of(graphs[stage])
+
+        found, wanted = run(target, feeds), run(source, feeds)
+
+        assert sum(made.values()) > 0
+        for spec, ours, theirs in zip(graphs[stage].outputs, found, wanted, strict=True):
+            assert relative_error(ours, theirs) <= (1e-5 if precision == "fp32" else 2e-3), (precision, spec.name)
+
+
+def test_each_attention_and_norm_of_a_single_row_is_rewritten(one_row_bundle: Path) -> None:
+    made = rewrite(ir.load(one_row_bundle / "graphs" / "denoise.fp32.onnx"))
+
+    assert made == {
+        "ModulatedNorm": 2 * TINY.depth + 1,
+        "SpatialAttention": TINY.depth,
+        "CrossFrameAttention": TINY.depth,
+        "ScoreProduct": 2 * TINY.depth,
+        "ValueProduct": TINY.depth,
+    }
+
+
+def test_a_graph_without_attention_is_left_as_it_is() -> None:
+    text = '<ir_version: 10, opset_import: ["" : 18]> g (float[2,3] x) => (float[2,3] y) { y = Relu(x) }'
+    model = ir.from_proto(onnx.parser.parse_model(text))
+
+    made = rewrite(model)
+
+    assert set(made.values()) == {0}
+    assert [node.op_type for node in model.graph] == ["Relu"]
