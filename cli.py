@@ -24,8 +24,9 @@ __all__ = ["main"]
 _FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
 # Denoising steps of the chunk that an engine is checked with, and the work that a CPU does in well under a minute.
 _CHECKED_STEPS, _QUICK_FLOPS = 4, 2e12
-# Relative L2 of that chunk's latents.
+# Relative L2 of that chunk's latents. In 8 bits two backends round some values to neighbouring steps.
 _AGREES = {"fp32": 1e-3, "fp16": 1e-2}
+_AGREES_IN_8_BITS = 5e-2
 
 
 class _Group(click.Group):
@@ -127,7 +128,7 @@ def _compare(bundle: Bundle, precision: str, steps: int, found: Any, seconds: fl
         logging.getLogger("vdmrt").warning("not held against ONNX Runtime: %s", error)
         return []
     distance = float(np.linalg.norm(found - wanted) / max(float(np.linalg.norm(wanted)), 1e-30))
-    bound = _AGREES.get(precision, _AGREES["fp16"])
+    bound = _AGREES.get(precision, _AGREES_IN_8_BITS)
     return [
         Check(
             "agrees",

@@ -2,7 +2,7 @@
 
 Each stage runs in a process of its own and under its own time limit, and what it measured is saved as it comes: a
 crash, a hang or a missing library ends that stage alone, and the table says so. What the stages said stands beside
-the results, in a file that ends in .log. Exit status 0 when everything that
+the results, in a file that ends in .log, and the table in one that ends in .txt. Exit status 0 when everything that
 ran held, 1 when a figure was missed or a stage failed, 3 when nothing could be run.
 
     python3 benchmarks/gpu_check.py --list
@@ -147,7 +147,7 @@ def main() -> int:
         for stage in STAGES:
             print(f"{stage.name:<20} {stage.what} (at most {stage.limit_s:.0f} s)")
         return 0
-    if arguments.child or arguments.contender:
+    if arguments.child or arguments.contender or arguments.plans:
         return run_child(arguments)
     settings = make_settings(arguments)
     asked = arguments.stages.split(",") if arguments.stages else None
@@ -202,13 +202,17 @@ def run_one(stage: Stage, settings: Settings, report: Report, end: float | None,
 
 
 def run_child(arguments: argparse.Namespace) -> int:
-    """Be the process of a stage or of a contender."""
+    """Be the process of a stage, of a contender, or of the builder of one bundle's plans."""
     settings = Settings.from_json(arguments.settings)
     link_package(Path(settings.work) / "package")
     try:
         if arguments.contender:
             answers = claim_stdout()
             serve(*make_steps(settings, json.loads(arguments.contender)), answers)
+            return 0
+        if arguments.plans:
+            plans = importlib.import_module("gpu.plans")
+            plans.build_bundle(settings, Recorder(Path(arguments.records)), **json.loads(arguments.plans))
             return 0
         stage = next(stage for stage in STAGES if stage.name == arguments.child)
         module, function = stage.run.split(":")
@@ -259,7 +263,7 @@ def parse_arguments(argv: list[str] | None = None) -> Any:
     add("--reference", help="results of this script whose golden errors TensorRT is held against")
     add("--onnxruntime-python", default=sys.executable, help="command of the Python that has onnxruntime")
     add("--tensorrt-python", default=sys.executable, help="command of the Python that has tensorrt")
-    for name in ("--child", "--records", "--settings", "--contender"):
+    for name in ("--child", "--plans", "--records", "--settings", "--contender"):
         add(name, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 

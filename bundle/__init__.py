@@ -31,7 +31,7 @@ from .manifest import (
     ScheduleSpec,
     TensorSpec,
 )
-from .plan_file import read_plan, verify_engine_weights
+from .plan_file import read_plan, verify_engine, verify_engine_weights
 from .trust import cache_folder, is_trusted, record_trust
 
 __all__ = [
@@ -80,5 +80,6 @@ __all__ = [
     "rewrite_manifest",
     "sha256_of",
     "stage_graphs",
+    "verify_engine",
     "verify_engine_weights",
 ]

@@ -11,7 +11,7 @@ from .folder import sha256_of
 from .manifest import Artifact
 from .trust import is_trusted
 
-__all__ = ["read_plan", "verify_engine_weights"]
+__all__ = ["read_plan", "verify_engine", "verify_engine_weights"]
 
 
 def read_plan(engine: Engine, stage: str, *, trust_plans: bool = False) -> bytes:
@@ -42,6 +42,19 @@ def read_plan(engine: Engine, stage: str, *, trust_plans: bool = False) -> bytes
             "vdmrt build, or, if you trust where it comes from, pass trust_plans=True (--trust-plans)"
         )
     return data
+
+
+def verify_engine(engine: Engine) -> None:
+    """Check length and SHA-256 of every plan and of the engine's weights; trust is asked for when a plan is loaded.
+
+    Raises:
+        EngineError: A file is missing, truncated or altered.
+    """
+    for stage in engine.manifest.plans:
+        read_plan(engine, stage, trust_plans=True)
+    stages = {plan.weights.file: stage for stage, plan in engine.manifest.plans.items() if plan.weights}
+    for stage in stages.values():
+        verify_engine_weights(engine, stage)
 
 
 def verify_engine_weights(engine: Engine, stage: str, *, hashed: bool = True) -> Path | None:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import click
 
-from ..bundle import Bundle, Engine, Precision, open_bundle
+from ..bundle import Bundle, Engine, Precision, list_engines, open_bundle, verify_engine
 from ..errors import BackendError, EngineError
 
 __all__ = ["build", "inspect"]
@@ -125,7 +125,7 @@ def build(
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--verify", is_flag=True, help="Check every file's SHA-256 too.")
+@click.option("--verify", is_flag=True, help="Check every file's SHA-256 too, the engines' included.")
 def inspect(bundle: Path, as_json: bool, verify: bool) -> None:
     """Show what BUNDLE is: geometry, tensors, cache bytes, FLOPs, weights, nodes that copy the cache, engines."""
     from .inspection import inspect_bundle, render_inspection
@@ -133,6 +133,8 @@ def inspect(bundle: Path, as_json: bool, verify: bool) -> None:
     opened = open_bundle(bundle)
     if verify:
         opened.verify()
+        for engine in list_engines(opened):
+            verify_engine(engine)
     if as_json:
         click.echo(json.dumps(inspect_bundle(opened), indent=1))
         return
@@ -187,7 +189,7 @@ def _print_models(bundle: Bundle, precision: str | None) -> None:
 def _print_plan(bundle: Bundle, precision: str | None, options: Any, gpu_index: int) -> None:
     """Print what a build would do; what hangs on a GPU or on TensorRT only where they are."""
     from ..bundle import ENGINES_FOLDER, stage_graphs
-    from .building import choose_precision, describe_machine, trtexec_line
+    from .building import choose_precision, describe_machine, describe_options, trtexec_line
     from .gpu import query_gpu
     from .keys import engine_key
     from .lowering import find_source
@@ -206,7 +208,7 @@ def _print_plan(bundle: Bundle, precision: str | None, options: Any, gpu_index: 
         click.echo(line)
     if gpu is not None and tensorrt is not None:
         machine = describe_machine(gpu, tensorrt)
-        key = engine_key(chosen, graphs, machine, options.to_manifest())
+        key = engine_key(chosen, graphs, machine, describe_options(options, tensorrt))
         click.echo(f"engine          {bundle.path / ENGINES_FOLDER / key}")
     version = tensorrt.version if tensorrt else None
     for stage, graph in graphs.items():

@@ -13,7 +13,7 @@ from typing import Any
 from ..bundle import LayerCopy, PlanAudit
 from ..errors import EngineError
 
-__all__ = ["audit_layers", "check_precision", "read_layers"]
+__all__ = ["audit_layers", "check_precision", "check_quantised", "read_layers"]
 
 # The inspector writes "Row major linear FP16 format" for what TensorRT's own kernels read and "Half" for what its
 # compiler's do.
@@ -135,6 +135,21 @@ def check_precision(stage: str, layers: tuple[Layer, ...], products: Mapping[str
         raise EngineError(
             f"{stage}: fp16 was asked for, and {len(names)} of {len(found)} matrix products run in float32, such as "
             f"'{names[0]}'; the plan is not kept"
+        )
+
+
+def check_quantised(stage: str, layers: tuple[Layer, ...], quantised: str) -> None:
+    """Refuse a plan none of whose products runs in the 8 bits that the graph asks for, where all of them are in sight.
+
+    Raises:
+        EngineError: Says how many there are.
+    """
+    found = [layer for layer in layers if layer.is_product]
+    reads = {side.dtype for layer in found for side in layer.inputs}
+    if found and quantised not in reads and not any(layer.is_opaque for layer in layers):
+        raise EngineError(
+            f"{stage}: {quantised} was asked for, and none of {len(found)} matrix products reads it, but "
+            f"{', '.join(sorted(reads - {''})) or 'nothing that is said'}; the plan is not kept"
         )
 
 

@@ -14,6 +14,7 @@ from ..errors import EngineError
 from .gpu import Gpu, query_gpu
 from .keys import engine_key
 from .lowering import GraphSource, find_source, lower_graphs, needs_lowering
+from .network import CONSTRAINTS
 from .options import BuildOptions
 from .placing import find_built, place_engine, utc_now, verify_graphs
 from .planner import check_fit, format_nbytes, plan_engine
@@ -22,9 +23,10 @@ from .progress import Progress
 from .release import TensorRT, load_tensorrt
 from .timing import read_timing_cache, save_timing_cache, timing_cache_path
 
-__all__ = ["build_engines", "choose_precision", "describe_machine", "trtexec_line"]
+__all__ = ["build_engines", "choose_precision", "describe_machine", "describe_options", "trtexec_line"]
 
 _log = logging.getLogger("vdmrt")
+_FIRST_FP8 = (8, 9)
 _TIMINGS, _LAYERS = "timing.cache", "layers.json"
 
 
@@ -61,13 +63,15 @@ def build_engines(
     options = options or BuildOptions()
     options.check(tensorrt)
     chosen, graphs = stage_graphs(bundle, choose_precision(bundle, precision))
+    _check_fp8(graphs, found_gpu)
     plan = plan_engine(bundle, chosen, found_gpu)
     for line in plan.lines():
         progress(line)
     if not force:
         check_fit(plan)
     machine = describe_machine(found_gpu, tensorrt)
-    key = engine_key(chosen, graphs, machine, options.to_manifest())
+    described = describe_options(options, tensorrt)
+    key = engine_key(chosen, graphs, machine, described)
     found = None if force else find_built(bundle, key, machine)
     if found is not None:
         return found
@@ -75,9 +79,18 @@ def build_engines(
     sources = _find_sources(bundle, chosen, graphs, tensorrt, progress)
 
     def build(work: Path) -> EngineManifest:
-        return _build_into(work, bundle, tensorrt, key, chosen, machine, graphs, sources, options, progress)
+        return _build_into(work, bundle, tensorrt, key, chosen, machine, graphs, sources, options, described, progress)
 
     return place_engine(bundle, key, machine, build, force=force, progress=progress)
+
+
+def _check_fp8(graphs: Mapping[str, Graph], gpu: Gpu) -> None:
+    capability = tuple(map(int, gpu.compute_capability.split(".")))
+    if capability < _FIRST_FP8 and any(graph.quantised == "fp8" for graph in graphs.values()):
+        raise EngineError(
+            f"FP8 products need compute capability {'.'.join(map(str, _FIRST_FP8))} or newer, {gpu.name} has "
+            f"{gpu.compute_capability}; take int8-fp16 or fp16"
+        )
 
 
 def choose_precision(bundle: Bundle, precision: str | None) -> str:
@@ -95,6 +108,12 @@ def describe_machine(gpu: Gpu, tensorrt: TensorRT) -> Machine:
         cuda=gpu.cuda,
         driver=gpu.driver,
     )
+
+
+def describe_options(options: BuildOptions, tensorrt: TensorRT) -> dict[str, str]:
+    """Return what makes another plan of the same graphs, as text for the manifest and the key."""
+    held = {} if tensorrt.strongly_typed else {"constraints": str(CONSTRAINTS)}
+    return {**options.to_manifest(), **held}
 
 
 def trtexec_line(source: Path, stage: str, precision: str, options: BuildOptions, version: str | None) -> str:
@@ -149,6 +168,7 @@ def _build_into(
     graphs: Mapping[str, Graph],
     sources: Mapping[str, GraphSource],
     options: BuildOptions,
+    described: Mapping[str, str],
     progress: Progress,
 ) -> EngineManifest:
     """Build every stage, write plans, layers and timing cache into ``work``, and trust the plans."""
@@ -177,7 +197,7 @@ def _build_into(
         precision=precision,  # type: ignore[arg-type]  # a key of the bundle's graphs, checked when it was opened
         machine=machine,
         plans=plans,
-        options=options.to_manifest(),
+        options=described,
         hardware_compatibility=options.hardware_compatibility,
         version_compatible=options.version_compatible,
         stripped=options.strip_weights,

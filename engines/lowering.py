@@ -26,6 +26,8 @@ __all__ = ["GraphSource", "find_source", "lower_graphs", "needs_lowering"]
 # Part of a lowered graph's name: raise it when the lowering changes.
 _LOWERING = 1
 _OPSET, _IR = 16, 8
+# What the exporter writes; quantised graphs of FP16 are newer.
+_NEWEST_OPSET = 18
 _FIRST_UNLOWERED = (8, 6)
 
 _FLOAT = frozenset({"float32", "float16"})
@@ -174,6 +176,12 @@ def _lower(model: onnx.ModelProto, path: Path, source_sha256: str) -> None:
     """Rewrite a model in place, check it, and write it with its types; the types last, as a sign that both stand."""
     import onnx
 
+    opset = max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    if opset > _NEWEST_OPSET:
+        raise EngineError(
+            f"{path.parent}: the graph is of opset {opset}, as quantised ones of FP16 are, and has no form in opset "
+            f"{_OPSET}, the newest of TensorRT 8.5; use TensorRT 10 or newer"
+        )
     types = _types_of(_infer(model))
     nodes = [lowered for node in model.graph.node for lowered in _lower_node(node, model.graph, types)]
     del model.graph.node[:]

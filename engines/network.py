@@ -10,10 +10,13 @@ from ..errors import BackendError, EngineError
 from .lowering import GraphSource
 from .release import TensorRT
 
-__all__ = ["parse_network"]
+__all__ = ["CONSTRAINTS", "parse_network"]
 
-# Layers that compute nothing of their own: their types are their inputs', or the weights'.
-_UNTYPED = ("CONSTANT", "SHAPE")
+# Part of a weakly typed engine's key: raise it when what is held to which type changes.
+CONSTRAINTS = 2
+
+# Layers that write no floating-point numbers.
+_UNTYPED = ("SHAPE",)
 # Casts: the parser has set what they make.
 _CASTS = ("IDENTITY", "CAST")
 _TRT_NAMES = {"float32": "FLOAT", "float16": "HALF", "int32": "INT32", "int8": "INT8"}
@@ -49,6 +52,10 @@ def parse_network(tensorrt: TensorRT, builder: Any, graph: Graph, source: GraphS
 
 def constrain_types(tensorrt: TensorRT, network: Any, types: Mapping[str, str]) -> int:
     """Hold every layer of a weakly typed network to the graph's types; return how many were held.
+
+    Constants too: a builder that may use FP16 stores those that are not held in it, and fuses them with the shuffle
+    that follows (NVIDIA/TensorRT issues 3224 and 3257). Rounded on a CPU, the timestep's frequencies alone bring a
+    recorded rollout from 1e-3 to 3e-2.
 
     The parser makes several layers of some nodes, whose inner tensors have names of its own: they are of the type of
     what they read.

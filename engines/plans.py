@@ -8,7 +8,7 @@ from typing import Any
 
 from ..bundle import Graph, PlanAudit
 from ..errors import BackendError, EngineError
-from .audit import audit_layers, check_precision, read_layers
+from .audit import audit_layers, check_precision, check_quantised, read_layers
 from .gpu import current_gpu
 from .lowering import GraphSource
 from .network import parse_network
@@ -70,11 +70,13 @@ def build_plan(
     with current_gpu(tensorrt.gpu_index):
         scratch, inspection = _inspect(tensorrt, stage, data, graph)
     return BuiltPlan(
-        data, scratch, seconds, _audit(stage, inspection, source, precision, progress), inspection, timings
+        data, scratch, seconds, _audit(stage, graph, inspection, source, precision, progress), inspection, timings
     )
 
 
-def _audit(stage: str, inspection: str, source: GraphSource, precision: str, progress: Progress) -> PlanAudit | None:
+def _audit(
+    stage: str, graph: Graph, inspection: str, source: GraphSource, precision: str, progress: Progress
+) -> PlanAudit | None:
     """Hold what the inspector says against the graph; an inspector that cannot be read spoils no plan."""
     try:
         layers = read_layers(inspection)
@@ -83,6 +85,8 @@ def _audit(stage: str, inspection: str, source: GraphSource, precision: str, pro
         return None
     half = precision == "fp16" and stage in ("fill", "denoise")
     check_precision(stage, layers, source.products, wanted=half)
+    if graph.quantised is not None:
+        check_quantised(stage, layers, graph.quantised)
     return audit_layers(layers)
 
 

@@ -67,7 +67,7 @@ print(relative_error(session.first_chunk(chunk), module.first_chunk(chunk)))
 def check() -> Iterator[Any]:
     """The script's modules by name; it is no package of vdmrt."""
     sys.path.insert(0, str(BENCHMARKS))
-    parts = "golden idle record report safetensors_file settings stage stepping weights".split()
+    parts = "golden idle plans record report rollout safetensors_file settings stage stepping weights".split()
     names = ["gpu_check", *(f"gpu.{part}" for part in parts)]
     try:
         modules = {name: importlib.import_module(name) for name in names}
@@ -197,6 +197,43 @@ def test_a_report_adds_to_what_an_earlier_run_kept(check: Any, tmp_path: Path) -
     assert set(kept) == {"ceilings", "xl-4"}
     assert kept["xl-4"]["status"] == "running"
     assert second.seconds_held("ceilings") == 12.0 and second.seconds_held("xl-4") is None
+
+
+def test_the_table_stands_beside_the_results(check: Any, tmp_path: Path) -> None:
+    report = check["gpu.report"].Report(tmp_path / "results.json", settings_of(check, tmp_path))
+
+    report.keep("ceilings", [{"what": "a copy", "value": 2.0, "unit": "TB/s"}])
+
+    assert (tmp_path / "results.txt").read_text() == "ceilings: running in 0 s\n    a copy: 2 TB/s\n"
+
+
+def test_a_builder_that_fails_is_recorded_and_leaves_the_others(check: Any, tmp_path: Path) -> None:
+    record = check["gpu.record"].Recorder(tmp_path / "records")
+
+    built = check["gpu.plans"].build_apart(settings_of(check, tmp_path), record, "none", tmp_path / "none", 60)
+
+    (found,) = check["gpu.record"].read_records(tmp_path / "records")
+    assert not built
+    assert found["what"] == "plans of none, failed"
+    assert "BundleError" in found["error"]
+
+
+def test_a_builder_that_takes_too_long_is_ended(check: Any) -> None:
+    started = time.monotonic()
+
+    assert check["gpu.plans"].run_limited(["sleep", "600"], 0.2) is None
+    assert time.monotonic() - started < 30
+    assert check["gpu.plans"].run_limited(["true"], 30) == 0
+
+
+def test_a_rollout_is_warm_when_chunks_and_time_are_enough(check: Any) -> None:
+    class Session:
+        def step(self) -> None:
+            time.sleep(0.01)
+
+    warm_up = check["gpu.rollout"]._warm_up
+    assert warm_up(Session(), 3, 0.0) == 3
+    assert 3 < warm_up(Session(), 3, 0.1) <= 11
 
 
 def test_the_large_stages_wait_for_the_small_ones(check: Any, tmp_path: Path) -> None:

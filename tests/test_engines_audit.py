@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from vdmrt.engines import audit_layers, check_precision, read_layers
+from vdmrt.engines.audit import check_quantised
 from vdmrt.errors import EngineError
 
 LONG = {"fp16": "Row major linear FP16 format", "fp32": "Row major linear FP32", "int32": "Row major linear Int32"}
@@ -134,3 +135,16 @@ def test_a_plan_all_in_float32_is_refused_though_no_node_is_known() -> None:
 def test_what_is_no_inspection_is_refused(text: str) -> None:
     with pytest.raises(EngineError, match="inspector said nothing that can be read"):
         read_layers(text)
+
+
+def test_a_plan_that_lost_its_eight_bits_is_refused() -> None:
+    lost = read(layer("x", "gemm", [side("a", "Half"), side("w", "Half")], [side("b", "Half")]))
+    kept = read(layer("x", "gemm", [side("a", "Int8"), side("w", "Int8")], [side("b", "Half")]))
+    hidden = read(layer("{ForeignNode[x]}", "Myelin", [side("a", "Half")], [side("b", "Half")]))
+
+    with pytest.raises(
+        EngineError, match="denoise: int8 was asked for, and none of 1 matrix products reads it, but fp16; the plan is"
+    ):
+        check_quantised("denoise", lost, "int8")
+    check_quantised("denoise", kept, "int8")
+    check_quantised("denoise", hidden, "int8")

@@ -132,7 +132,7 @@ def test_the_old_release_keeps_the_islands_by_constraints(old_place: Place) -> N
     assert asked == {"FLOAT", "HALF"}
 
 
-def test_the_old_release_leaves_integers_casts_and_weights_alone(old_place: Place) -> None:
+def test_the_old_release_leaves_integers_and_casts_alone(old_place: Place) -> None:
     kinds: list[str] = []
 
     def look(call: Call) -> None:
@@ -147,8 +147,40 @@ def test_the_old_release_leaves_integers_casts_and_weights_alone(old_place: Plac
     recorder.before = look
     old_place.build()
 
-    assert {"Gemm", "MatMul", "Softmax", "ReduceMean", "Sqrt"} <= set(kinds)
-    assert not {"Cast", "Constant", "Min"} & set(kinds)
+    assert {"Gemm", "MatMul", "Softmax", "ReduceMean", "Sqrt", "Constant"} <= set(kinds)
+    assert not {"Cast", "Min"} & set(kinds)
+
+
+def test_nothing_that_writes_float32_is_left_to_the_old_release(old_place: Place) -> None:
+    free: list[str] = []
+    held: set[str] = set()
+
+    def look(call: Call) -> None:
+        if call.name != "build_serialized_network":
+            return
+        network: Any = old_place.recorder._alive[call.arguments["network"]]
+        float32 = old_place.recorder.module.DataType.FLOAT
+        for layer in map(network.get_layer, range(network.num_layers)):
+            node = layer._node
+            for index, side in enumerate(node.outputs):
+                if side.dtype != "float32":
+                    continue
+                typed = layer.output_type_is_set(index) and layer.get_output_type(index) == float32
+                # A cast computes nothing; what it writes is set.
+                computed = node.operator == "Cast" or (layer.precision_is_set and layer.precision == float32)
+                (held.add(node.name) if typed and computed else free.append(node.name))
+
+    old_place.recorder.before = look
+    old_place.build()
+
+    assert free == []
+    assert {"t_embedder.frequencies", "x_embedder.proj.bias"} <= held
+
+
+def test_what_is_held_stands_in_the_key(old_place: Place) -> None:
+    engine = old_place.build()
+
+    assert engine.manifest.options["constraints"] == "2"
 
 
 def test_the_old_release_loads_neither_cublas_nor_cudnn(old_place: Place) -> None:

@@ -228,3 +228,16 @@ def test_a_run_says_its_engine_or_that_it_wants_none(bundle: Path, tmp_path: Pat
 
         assert done.exit_code == 0, done.output
         assert ("engine ort" in done.stdout) is engine
+
+
+@pytest.mark.parametrize("file", ["fill.onnx", "weights.bin"])
+def test_inspect_verifies_engines_too(bundle: Path, file: str) -> None:
+    build(bundle, "--backend", "onnxruntime", "--precision", "fp16", "--check", "off")
+    assert CliRunner().invoke(main, ["inspect", str(bundle), "--verify"]).exit_code == 0
+    (path,) = bundle.glob(f"engines/*/{file}")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+    done = CliRunner().invoke(main, ["inspect", str(bundle), "--verify"])
+
+    assert done.exit_code == FAILED
+    assert re.search(rf"{file}: wanted SHA-256 \w+…, found", done.stderr)

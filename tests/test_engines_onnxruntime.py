@@ -30,7 +30,8 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Bundle:
 
 
 def build(bundle: Bundle, said: list[str] | None = None, *, precision: str = "fp32", force: bool = False) -> Engine:
-    return build_models(bundle, precision=precision, force=force, progress=[].append if said is None else said.append)
+    lines: list[str] = [] if said is None else said
+    return build_models(bundle, precision=precision, force=force, progress=lines.append)
 
 
 def weights_of(engine: Engine, stage: str) -> list[tuple[str, int, int]]:

@@ -30,7 +30,7 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Bundle:
 
 
 def build(bundle: Bundle, precision: str = "fp16") -> Engine:
-    return build_models(bundle, precision=precision, progress=[].append)
+    return build_models(bundle, precision=precision, progress=list[str]().append)
 
 
 def rollout(bundle: Bundle, precision: str = "fp16", **options: Any) -> tuple[str, npt.NDArray[np.float32]]:
@@ -63,15 +63,22 @@ def test_an_engine_makes_these_latents_and_is_named(bundle: Bundle, precision: s
     assert relative_error(latents, wanted) < (1e-5 if precision == "fp32" else 2e-3)
 
 
-def test_quantised_graphs_run_from_an_engine_too(tiny_bundle: Path, tmp_path: Path) -> None:
-    calibrate_copy(tiny_bundle, tmp_path, precision="int8")
-    bundle = open_bundle(tmp_path / "bundle")
-    build(bundle, "int8")
+@pytest.fixture(scope="module")
+def quantised(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("quantised")
+    for options in ({"precision": "int8", "kv": "int8"}, {"precision": "fp8"}):
+        calibrate_copy(tiny_bundle, folder, **options)
+    return open_bundle(folder / "bundle")
 
-    said, latents = rollout(bundle, "int8")
 
-    assert "-int8-" in said
-    assert relative_error(latents, rollout(bundle, "int8", use_engine=False)[1]) < 1e-2
+@pytest.mark.parametrize("precision", ["int8-kv8", "fp8"])
+def test_quantised_graphs_run_from_an_engine_too(quantised: Bundle, precision: str) -> None:
+    build(quantised, precision)
+
+    said, latents = rollout(quantised, precision)
+
+    assert f"-{precision}-" in said
+    assert relative_error(latents, rollout(quantised, precision, use_engine=False)[1]) < 1e-2
 
 
 def test_pictures_are_decoded_by_the_engine(bundle: Bundle) -> None:
@@ -83,7 +90,7 @@ def test_pictures_are_decoded_by_the_engine(bundle: Bundle) -> None:
             pictures.append(model.codec.decode(latents))
         build(bundle)
 
-    assert np.array_equal(*pictures)
+    assert np.array_equal(pictures[0], pictures[1])
 
 
 def test_without_an_engine_nothing_is_said(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:

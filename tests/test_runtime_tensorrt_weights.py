@@ -26,7 +26,7 @@ def machinery(
 
 
 def build(machinery: Machinery, options: BuildOptions) -> Engine:
-    engine = build_engines(machinery.bundle, precision="fp16", options=options, progress=[].append)
+    engine = build_engines(machinery.bundle, precision="fp16", options=options, progress=list[str]().append)
     machinery.recorder.calls.clear()
     return engine
 

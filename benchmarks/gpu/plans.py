@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +15,68 @@ from .record import Missing, Recorder
 from .settings import ROOT, Settings, need_gpu
 from .xl import prepare_bundle
 
-__all__ = ["build_full_size", "build_small", "has_engine", "place_bundle"]
+__all__ = ["build_bundle", "build_full_size", "build_small", "has_engine", "place_bundle"]
 
+# For one bundle's plans; the stage has a limit too.
+BUNDLE_LIMIT_S = 180
 # The models of the long rollouts come first, then the recorded cases from the plainest on.
 FIRST = ("sky", "tiny", "tiny_uncond-8-25", "tiny_text-4-13", "tiny_rope-8-25")
 
 
 def build_small(settings: Settings, record: Recorder) -> None:
-    """Build the plans of every small bundle that is there; one that fails leaves the others."""
+    """Build the plans of every small bundle that is there, each in a process and a time of its own.
+
+    One that fails, crashes or takes too long leaves the others.
+    """
     need_gpu(settings)
     names = {path.parent.name for path in Path(settings.bundles).glob("*/model.json")} | {"sky"}
     ordered = [name for name in FIRST if name in names] + sorted(names - set(FIRST))
     failed = 0
     for name in ordered:
         try:
-            _build(place_bundle(settings, name), name, settings, record)
-        except Exception as error:  # the next bundle may be built all the same
+            folder = place_bundle(settings, name)
+        except Missing as missing:
             failed += 1
-            record.add(f"plans of {name}, failed", 1, most=0, error=f"{type(error).__name__}: {error}"[:1500])
+            record.missing(f"plans of {name}", str(missing))
+            continue
+        failed += not build_apart(settings, record, name, folder, BUNDLE_LIMIT_S)
     if failed == len(ordered):
         raise RuntimeError("no bundle could be built; see the records")
+
+
+def build_apart(settings: Settings, record: Recorder, name: str, folder: Path, limit_s: float) -> bool:
+    """Build a bundle's plans in a process of its own; return whether they were built. Its records go where ours do."""
+    asked = json.dumps({"name": name, "folder": str(folder)})
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "--plans", asked]
+    command += ["--records", str(record.path), "--settings", settings.to_json()]
+    status = run_limited(command, limit_s)
+    if status is None:
+        record.add(f"plans of {name}, ended", 1, most=0, error=f"not built within {limit_s:.0f} s")
+    elif status < 0:
+        record.add(f"plans of {name}, failed", 1, most=0, error=f"the builder's process was ended by signal {-status}")
+    return status == 0
+
+
+def run_limited(command: Sequence[str], limit_s: float) -> int | None:
+    """Run a command and return its status, None where it was ended because it took too long."""
+    # In our session, so that it ends with the stage.
+    process = subprocess.Popen(command)
+    try:
+        return process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        process.kill()
+        process.wait()
+
+
+def build_bundle(settings: Settings, record: Recorder, *, name: str, folder: str) -> None:
+    """Build a bundle's plans in this process, and record why where that fails."""
+    try:
+        _build(Path(folder), name, settings, record)
+    except Exception as error:
+        record.add(f"plans of {name}, failed", 1, most=0, error=f"{type(error).__name__}: {error}"[:1500])
+        raise
 
 
 def build_full_size(settings: Settings, record: Recorder, *, depth: int) -> None:
@@ -70,7 +115,10 @@ def _build(folder: Path, name: str, settings: Settings, record: Recorder) -> Non
     started = time.perf_counter()
 
     def say(line: str) -> None:
-        print(f"{time.perf_counter() - started:7.1f} s  {line}", file=sys.stderr, flush=True)
+        seconds = time.perf_counter() - started
+        print(f"{seconds:7.1f} s  {line}", file=sys.stderr, flush=True)
+        if ": built in " in line:  # kept at once: the next plan may be the one that is killed
+            record.note(f"plans of {name}, as they come", said=line, after_s=round(seconds, 1))
 
     def build(constraints: Any) -> Any:
         options = BuildOptions(timing_cache=Path(settings.work) / "timing.cache", precision_constraints=constraints)

@@ -35,13 +35,12 @@ class Report:
         }
 
     def keep(self, stage: str, result: Result | list[dict[str, Any]]) -> None:
-        """Keep how a stage ended, or what it has recorded so far, and write everything."""
+        """Keep how a stage ended, or what it has recorded so far, and write JSON and the table beside it."""
         done = result.to_json() if isinstance(result, Result) else {"status": "running", "records": result}
         self.document["stages"][stage] = done
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self.path.with_name(f".{self.path.name}.new")
-        scratch.write_text(json.dumps(self.document, indent=1) + "\n", encoding="utf-8")
-        os.replace(scratch, self.path)
+        _replace(self.path, json.dumps(self.document, indent=1))
+        _replace(self.path.with_suffix(".txt"), "\n".join(self.lines(self.document["stages"])))
 
     def seconds_held(self, stage: str) -> float | None:
         """Return how long a stage took that held, or None."""
@@ -60,6 +59,12 @@ class Report:
             yield from (f"    {line_of(record)}" for record in found["records"])
 
 
+def _replace(path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.new")
+    scratch.write_text(text + "\n", encoding="utf-8")
+    os.replace(scratch, path)
+
+
 def line_of(record: dict[str, Any]) -> str:
     """Return a record as a line for people."""
     if "missing" in record:
@@ -72,4 +77,4 @@ def line_of(record: dict[str, Any]) -> str:
     if "held" in record:
         wanted = f"  wanted {record['wanted']} {'held' if record['held'] else 'MISSED'}"
     error = f": {record['error']}" if "error" in record else ""
-    return f"{record['what']}: {value} {record['unit']}{wanted}{error}"
+    return f"{record['what']}: {value} {record.get('unit', '')}{wanted}{error}"

@@ -10,8 +10,24 @@ from .plans import TRT_TYPES, encode_plan
 
 __all__ = ["BEHAVIOURS"]
 
-_FORMATS = {"float32": "FP32", "float16": "FP16", "int32": "Int32", "int8": "Int8", "bool": "BOOL", "int64": "Int64"}
-_SHORT = {"float32": "Float", "float16": "Half", "int32": "Int32", "int8": "Int8", "bool": "Bool", "int64": "Int64"}
+_FORMATS = {
+    "float32": "FP32",
+    "float16": "FP16",
+    "int32": "Int32",
+    "int8": "Int8",
+    "bool": "BOOL",
+    "int64": "Int64",
+    "float8": "FP8",
+}
+_SHORT = {
+    "float32": "Float",
+    "float16": "Half",
+    "int32": "Int32",
+    "int8": "Int8",
+    "bool": "Bool",
+    "int64": "Int64",
+    "float8": "FP8",
+}
 
 
 class _Engine:
