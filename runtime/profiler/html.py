@@ -220,7 +220,7 @@ def _layers(report: Report) -> Table:
         [layer.name, layer.milliseconds, 100 * layer.share, layer.operator, layer.stage, layer.block]
         for layer in sorted(report.layers, key=lambda layer: -layer.milliseconds)
     ]
-    return Table(["node", "ms", "% of graph", "operator", "graph", "block"], rows, sorts=True, name="layers")
+    return Table(["layer", "ms", "% of graph", "operator", "graph", "block"], rows, sorts=True, name="layers")
 
 
 def _environment(report: Report) -> Table:

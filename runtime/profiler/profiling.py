@@ -12,7 +12,7 @@ from contextlib import ExitStack, nullcontext
 from ..model import Model, load
 from .compare import compare, parse_other
 from .environment import describe_environment
-from .layers import profile_layers
+from .layers import describe_layers, find_timed_backend, profile_layers
 from .measurement import Measurement, default_chunks, measure
 from .memory import measure_memory
 from .nvml import open_meter
@@ -83,6 +83,8 @@ def _loads_alike(one: Settings, other: Settings) -> bool:
 
 
 def _profile(model: Model, settings: Settings, load_ms: float | None, say: Callable[[str], None]) -> Report:
+    if settings.layers:
+        find_timed_backend(model)  # before minutes of measuring, not after
     before = _measure_ceilings(model, settings, say)
     say(f"measuring on {model.backend.describe()}")
     environment = describe_environment(model)
@@ -95,7 +97,7 @@ def _profile(model: Model, settings: Settings, load_ms: float | None, say: Calla
     roofline = () if ceilings is None else place_stages(model, ceilings, stages)
     layers: tuple[Layer, ...] = ()
     if settings.layers:
-        say("timing every node, in a pass of its own")
+        say("timing every layer, in a pass of its own")
         layers = profile_layers(model, settings)
     rate = _judge_rate(found, settings, model.manifest.geometry.chunk_frames)
     return Report(
@@ -115,7 +117,11 @@ def _profile(model: Model, settings: Settings, load_ms: float | None, say: Calla
         layers=layers,
         spans=tuple(found.spans),
         warnings=tuple(_find_warnings(stages, roofline, on_gpu=environment.device.startswith("cuda"))),
-        notes=(*_write_notes(model, settings, found), *([refusal] if refusal else [])),
+        notes=(
+            *_write_notes(model, settings, found),
+            *describe_layers(layers, model.backend.name),
+            *([refusal] if refusal else []),
+        ),
     )
 
 

@@ -243,15 +243,15 @@ class RooflineStage:
 
 @dataclass(frozen=True)
 class Layer:
-    """A node of a graph, over the profiled runs.
+    """A layer of a loaded graph, over the profiled runs: a node in ONNX Runtime, one or many nodes in TensorRT.
 
     Attributes:
         stage: "denoise" or "fill".
-        block: Number of the transformer block, or -1 before the first and after the last.
-        name: The node's.
-        operator: Its operator.
+        block: Number of the transformer block, or -1 before the first, after the last, and where it spans several.
+        name: As the backend calls it.
+        operator: The node's operator, or TensorRT's kind of layer.
         milliseconds: Median of one run.
-        share: Of all nodes of the stage.
+        share: Of all layers of the stage.
     """
 
     stage: str
