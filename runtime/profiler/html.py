@@ -57,7 +57,8 @@ def render_html(report: Report) -> str:
         page.add_section(
             f"Against {report.comparison.other}",
             _compare(report.comparison),
-            text=f"{report.comparison.pairs} pairs in turn; above 1 the other takes longer.",
+            text=f"{report.comparison.pairs} pairs in turn, in {report.comparison.rounds} rounds; "
+            "above 1 the other takes longer.",
         )
     page.add_section(
         "Where the time of a chunk goes", _split(report), text="Mean of each stage over the measured chunks."

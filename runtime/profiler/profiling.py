@@ -7,10 +7,11 @@ import datetime
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 
 from ..model import Model, load
-from .compare import compare, parse_other
+from .compare import Side, compare, parse_other, stay_open
 from .environment import describe_environment
 from .layers import describe_layers, find_timed_backend, profile_layers
 from .measurement import Measurement, default_chunks, measure
@@ -61,20 +62,39 @@ def profile(
         if against is None or other is None:
             return report
         say(f"comparing with {against}, in turn")
-        # Two instances of one thing may differ: their memory lies elsewhere. What is the same is loaded once.
-        second = model if _loads_alike(settings, other) else opened.enter_context(load_model(other))
         pairs = settings.chunks or default_chunks(model.manifest.geometry)
-        comparison = compare((model, settings), (second, other), what=against, pairs=pairs)
+        mine: Callable[[], AbstractContextManager[Model]] = stay_open(model)
+        theirs = mine
+        if not _loads_alike(settings, other):
+            theirs = partial(_reload, other)
+            if load_ms is not None:
+                opened.close()  # both are loaded anew in each round; three at once may not fit
+                mine = partial(_reload, settings)
+        comparison = compare(Side(settings, mine), Side(other, theirs), what=against, pairs=pairs)
         return dataclasses.replace(report, comparison=comparison)
 
 
-def load_model(settings: Settings) -> Model:
+def load_model(settings: Settings, *, verify: bool = True) -> Model:
     """Load the bundle as the settings say.
+
+    Args:
+        settings: What to load.
+        verify: Whether every file is hashed first.
 
     Raises:
         VdmrtError: The bundle or the backend fails.
     """
-    return load(settings.bundle, backend=settings.backend, precision=settings.precision, threads=settings.threads)
+    return load(
+        settings.bundle,
+        backend=settings.backend,
+        precision=settings.precision,
+        threads=settings.threads,
+        verify=verify,
+    )
+
+
+def _reload(settings: Settings) -> Model:
+    return load_model(settings, verify=False)
 
 
 def _loads_alike(one: Settings, other: Settings) -> bool:

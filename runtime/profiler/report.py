@@ -270,8 +270,8 @@ class Ratio:
         what: Which.
         this: Median of this, milliseconds.
         other: Median of the other.
-        ratio: Median of the ratios of neighbouring runs.
-        interval: Where it lies.
+        ratio: Median of the rounds, each the median of the ratios of neighbouring runs.
+        interval: Where it lies, from the rounds.
         differs: Whether the interval leaves out 1.
     """
 
@@ -289,13 +289,15 @@ class Comparison:
 
     Attributes:
         other: What the other was.
-        pairs: Neighbouring chunks.
+        pairs: Neighbouring chunks, in all rounds.
         ratios: By figure.
+        rounds: How often both were opened anew; each round is one value of a ratio.
     """
 
     other: str
     pairs: int
     ratios: tuple[Ratio, ...]
+    rounds: int
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,10 @@ def describe_report(report: Report) -> str:
 
 def describe_comparison(comparison: Comparison) -> list[str]:
     """Return a comparison as lines of text."""
-    lines = [f"Against {comparison.other}, {comparison.pairs} pairs in turn (above 1: the other takes longer):"]
+    lines = [
+        f"Against {comparison.other}, {comparison.pairs} pairs in turn, in {comparison.rounds} rounds "
+        "(above 1: the other takes longer):"
+    ]
     for ratio in comparison.ratios:
         verdict = "differs" if ratio.differs else "no difference shown"
         lines.append(
