@@ -194,13 +194,7 @@ def _roofline(report: Report) -> Table:
 
 
 def _ceilings(report: Report) -> str:
-    c = report.ceilings
-    if c is None:
-        return ""
-    return (
-        f"Ceilings measured in the same run: {c.flops_per_second / 1e9:.4g} GFLOP/s ({c.product}), "
-        f"{c.bytes_per_second / 1e9:.4g} GB/s ({c.copy})."
-    )
+    return "" if report.ceilings is None else f"Ceilings measured in the same run: {report.ceilings.describe()}."
 
 
 def _groups(report: Report, attribute: str) -> Table:

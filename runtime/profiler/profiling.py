@@ -105,14 +105,14 @@ def _loads_alike(one: Settings, other: Settings) -> bool:
 def _profile(model: Model, settings: Settings, load_ms: float | None, say: Callable[[str], None]) -> Report:
     if settings.layers:
         find_timed_backend(model)  # before minutes of measuring, not after
-    before = _measure_ceilings(model, settings, say)
+    before, unmeasured = _measure_ceilings(model, settings, say)
     say(f"measuring on {model.backend.describe()}")
     environment = describe_environment(model)
     meter, refusal = open_meter(environment.device)
     with meter or nullcontext():
         found = measure(model, settings)
     # Before and after, because another process may slow either; the better counts.
-    ceilings = best_ceilings(before, _measure_ceilings(model, settings, say))
+    ceilings = best_ceilings(before, _measure_ceilings(model, settings, say)[0])
     stages = _summarize_stages(found, settings)
     roofline = () if ceilings is None else place_stages(model, ceilings, stages)
     layers: tuple[Layer, ...] = ()
@@ -140,14 +140,16 @@ def _profile(model: Model, settings: Settings, load_ms: float | None, say: Calla
         notes=(
             *_write_notes(model, settings, found),
             *describe_layers(layers, model.backend.name),
-            *([refusal] if refusal else []),
+            *(note for note in (unmeasured, refusal) if note),
         ),
     )
 
 
-def _measure_ceilings(model: Model, settings: Settings, say: Callable[[str], None]) -> Ceilings | None:
+def _measure_ceilings(
+    model: Model, settings: Settings, say: Callable[[str], None]
+) -> tuple[Ceilings | None, str | None]:
     if not settings.roofline:
-        return None
+        return None, None
     say("measuring the device's ceilings")
     return measure_ceilings(model)
 
@@ -263,8 +265,6 @@ def _write_notes(model: Model, settings: Settings, found: Measurement) -> Sequen
         notes.append("decoding was off: frames are latent frames")
     elif model.codec.kind == "preview":
         notes.append("frames were decoded by the preview codec, which costs far less than a VAE")
-    if settings.roofline and model.backend.device_name != "host":
-        notes.append(f"no roofline: the ceilings of {model.backend.name} are not measured yet")
     if "enqueue" not in found.recorder.distributions or not found.recorder.distributions["enqueue"].count:
         notes.append("enqueue time is not told apart: the backend runs a step and waits for it")
     return notes

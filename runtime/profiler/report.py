@@ -204,16 +204,23 @@ class Ceilings:
     """What the device reached in the same run.
 
     Attributes:
-        flops_per_second: Of the best matrix product.
+        flops_per_second: Of the best matrix product; None where there is nothing to multiply with, as ``product``.
         bytes_per_second: Of the best copy, read and written bytes both counted.
         product: What was multiplied by what.
         copy: What was copied by what.
     """
 
-    flops_per_second: float
+    flops_per_second: float | None
     bytes_per_second: float
-    product: str
+    product: str | None
     copy: str
+
+    def describe(self) -> str:
+        """Say both in a line."""
+        copied = f"{self.bytes_per_second / 1e9:.4g} GB/s ({self.copy})"
+        if self.flops_per_second is None:
+            return copied
+        return f"{self.flops_per_second / 1e9:.4g} GFLOP/s ({self.product}), {copied}"
 
 
 @dataclass(frozen=True)

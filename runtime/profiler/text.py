@@ -122,11 +122,7 @@ def _tail(report: Report) -> Iterator[str]:
             f"{energy.temperature_c} °C{held}"
         )
     if report.ceilings is not None:
-        c = report.ceilings
-        yield (
-            f"Ceilings: {c.flops_per_second / 1e9:.4g} GFLOP/s ({c.product}), "
-            f"{c.bytes_per_second / 1e9:.4g} GB/s ({c.copy})"
-        )
+        yield f"Ceilings: {report.ceilings.describe()}"
         for stage in report.roofline:
             yield (
                 f"Roofline {stage.stage}: {stage.flops / 1e9:.4g} GFLOP, {format_bytes(stage.nbytes)}, at best "
