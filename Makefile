@@ -38,11 +38,12 @@ test-browser: $(READY)  ## What people see of the reports, in chromium (Debian: 
 test-slow: $(READY)  ## The slow tests: minutes and gigabytes.
 	$(BIN)/pytest -m slow
 
-bench: $(READY)  ## What the cache and the graphs gain, against recomputing and against torch; what the profiler costs.
+bench: $(READY)  ## What the cache and the graphs gain, against recomputing and against torch; what the profiler costs, and how true it is.
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/cpu_vs_torch.py
 	$(BIN)/python benchmarks/paper.py
 	$(BIN)/python benchmarks/profiler_cost.py
+	$(BIN)/python benchmarks/profiler_truth.py
 
 wheel: $(READY)  ## The sdist, and the wheel built from it, in dist/.
 	rm -rf build dist && $(BIN)/pyproject-build

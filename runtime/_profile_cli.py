@@ -32,7 +32,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--backend", default="auto", show_default=True, help="auto or onnxruntime.")
+@click.option("--backend", default="auto", show_default=True, help="auto, onnxruntime or tensorrt.")
 @click.option(
     "--precision", type=click.Choice(["fp32", "fp16"]), help="Of the graphs.  [default: fp32 where the bundle has it]"
 )
@@ -55,7 +55,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--seed", default=0, show_default=True, help="Of the noise and of the frames to go on from.")
 @click.option("--trace", "trace_file", type=_FILE, help="Write a trace for ui.perfetto.dev or chrome://tracing.")
 @click.option("--against", help="Compare in turn: another bundle, or settings such as precision=fp16,steps=4.")
-@click.option("--layers", is_flag=True, help="Time every node of the graphs, in a pass of its own.")
+@click.option("--layers", is_flag=True, help="Time every layer of the graphs, in a pass of its own.")
 @click.option("--nvtx", is_flag=True, help="Mark the stages for Nsight Systems: nsys profile vdmrt profile ...")
 @click.option("--roofline/--no-roofline", default=True, help="Measure the device's ceilings.  [default: roofline]")
 @click.option("--fail-above", type=float, metavar="MS", help="Exit 3 if the median chunk takes longer, codec included.")

@@ -359,6 +359,7 @@ class Lane:
     def _make_stepper(self, replays: bool) -> EagerStepper | ReplayStepper:
         eager = EagerStepper(self.device, self._steps, self._enqueue_step)
         if not replays:
+            self._own(eager)
             return eager
         trial = StepTrial(self._inputs, self._state)
         # The first run is outside the capture: a context may allocate and set itself up in it.

@@ -133,6 +133,10 @@ class Model:
         devices = {id(lane.device): lane.device for lane in self._lanes}
         return sum(device.allocated_nbytes for device in devices.values())
 
+    def program(self, stage: str) -> Program:
+        """Return the loaded graph of "fill" or "denoise"; it stays the model's."""
+        return self._programs[stage]
+
     def session(
         self,
         *,

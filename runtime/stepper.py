@@ -58,6 +58,10 @@ class EagerStepper:
             raise
         return StepTimes(_step_ms(self._events, steps), enqueue_us)
 
+    def close(self) -> None:
+        """Let go of what is called, which belongs to the lane that owns this: the two would keep each other alive."""
+        self._enqueue = _refuse
+
     def _await(self, passed: int, on_step: Callable[[int], None] | None) -> None:
         self._events.wait(passed)
         if on_step is not None:
@@ -107,6 +111,10 @@ def capture(device: Device, enqueue: Callable[[], None]) -> Graph:
         with suppress(DeviceError):
             device.abort_capture()
         raise
+
+
+def _refuse() -> None:
+    raise RuntimeError("the stepper is closed")
 
 
 def _step_ms(events: Events, steps: int) -> list[float]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..bundle import Graph, TensorSpec
 from ..errors import BackendError, DeviceError, TensorMismatchError
 from ._core import Device
 from .tensorrt_log import TensorRtLog
+from .tensorrt_profiler import LayerTimes, TensorRtProfiler
 
 __all__ = ["TensorRtCall", "TensorRtContext", "TensorRtProgram"]
 
@@ -62,6 +63,17 @@ class TensorRtProgram:
         """Whether a run may be captured into a CUDA graph: not while weights are streamed from the host."""
         return self._capturable
 
+    def describe_layers(self) -> str:
+        """Return what TensorRT's inspector says of the layers, as JSON.
+
+        Raises:
+            RuntimeError: The program is closed.
+        """
+        if self._engine is None:
+            raise RuntimeError("the program is closed")
+        form = self._tensorrt.LayerInformationFormat.JSON
+        return str(self._engine.create_engine_inspector().get_engine_information(form))
+
     def check(self, name: str) -> None:
         """Hold the engine against the tensor table of model.json.
 
@@ -107,7 +119,7 @@ class TensorRtProgram:
             raise ValueError(f"scratch must lie on a {_SCRATCH_ALIGNMENT}-byte boundary, got {scratch:#x}")
         device.activate()
         execution_context = self._make_execution_context(scratch)
-        context = TensorRtContext(execution_context, self._log, self._graph, device, self._device)
+        context = TensorRtContext(self._tensorrt, execution_context, self._log, self._graph, device, self._device)
         self._contexts.add(context)
         return context
 
@@ -163,8 +175,15 @@ class TensorRtContext:
     """An execution context on one queue. Its calls run one at a time, in order, in one thread at a time."""
 
     def __init__(
-        self, execution_context: Any, log: TensorRtLog, graph: Graph, device: Device, engine_device: Device
+        self,
+        tensorrt: Any,
+        execution_context: Any,
+        log: TensorRtLog,
+        graph: Graph,
+        device: Device,
+        engine_device: Device,
     ) -> None:
+        self._tensorrt = tensorrt
         self._execution_context: Any = execution_context
         self._log = log
         self._graph = graph
@@ -172,6 +191,20 @@ class TensorRtContext:
         self._engine_device = engine_device
         self._stream = device.stream
         self._set: TensorRtCall | None = None
+        self._profiler: TensorRtProfiler | None = None
+
+    def profile_layers(self, on_run: Callable[[LayerTimes], None]) -> None:
+        """Tell the time of each layer of every run from now on; each run then waits for the device.
+
+        Args:
+            on_run: Told of each run.
+
+        Raises:
+            RuntimeError: The context is closed.
+        """
+        if self._execution_context is None:
+            raise RuntimeError("the execution context is closed")
+        self._profiler = TensorRtProfiler(self._tensorrt, self._execution_context, on_run)
 
     def bind(self, addresses: Mapping[str, int]) -> TensorRtCall:
         """Set the address of every input and output by name; names beside them are ignored.
@@ -205,6 +238,8 @@ class TensorRtContext:
             self._set_addresses(call)
         if not self._execution_context.execute_async_v3(self._stream):
             raise DeviceError(self._log.take_errors(), call="execute_async_v3")
+        if self._profiler is not None and not self._profiler.finish_run(self._execution_context):
+            raise DeviceError(self._log.take_errors(), call="report_to_profiler")
 
     def close(self) -> None:
         """Destroy the context; its queue must be empty by then. Closing twice is allowed."""
@@ -216,6 +251,7 @@ class TensorRtContext:
         finally:
             self._set = None
             self._execution_context = None
+            self._profiler = None  # after the context, which calls it
 
     def _set_addresses(self, call: TensorRtCall) -> None:
         # Where one address is refused the rest are another call's, so nothing counts as set until all are.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
 from delayed import delayed_model
 
-from vdmrt.runtime import load
+from vdmrt.runtime import Model, load
 from vdmrt.runtime.profiler import Settings, profile
-from vdmrt.runtime.profiler.compare import compare, parse_other
+from vdmrt.runtime.profiler.compare import Side, compare, parse_other, stay_open
 
 DELAY = 0.04
 
@@ -24,8 +27,8 @@ def settings(bundle: Path) -> Settings:
 
 def test_one_thing_differs_from_itself_by_less_than_the_stated_interval(tiny_bundle: Path) -> None:
     with load(tiny_bundle, precision="fp32") as model:
-        thing = (model, settings(tiny_bundle))
-        trials = [compare(thing, thing, what="itself", pairs=12) for _ in range(20)]
+        thing = Side(settings(tiny_bundle), stay_open(model))
+        trials = [compare(thing, thing, what="itself", pairs=16) for _ in range(20)]
 
     held = sum(1.0 in trial.ratios[0].interval for trial in trials)
     assert held >= 18
@@ -40,19 +43,39 @@ def test_a_difference_is_found_and_sized(tiny_bundle: Path) -> None:
         return 1.5 * DELAY if stage == "denoise" else 0.0
 
     with delayed_model(tiny_bundle, quick) as one, delayed_model(tiny_bundle, slow) as another:
-        found = compare((one, settings(tiny_bundle)), (another, settings(tiny_bundle)), what="slow", pairs=12)
+        sides = [Side(settings(tiny_bundle), stay_open(model)) for model in (one, another)]
+        found = compare(*sides, what="slow", pairs=12)
 
     chunk, step, fill = found.ratios
-    assert found.pairs == 12
+    assert (found.pairs, found.rounds) == (16, 8)
     assert step.differs and step.interval.low > 1
     assert step.other - step.this == pytest.approx(1e3 * DELAY / 2, rel=0.15)
     assert chunk.differs
     assert fill.what == "cache fill"
 
 
+def test_each_round_opens_both_anew_and_the_other_first(tiny_bundle: Path) -> None:
+    opened: list[str] = []
+
+    def open_as(name: str) -> AbstractContextManager[Model]:
+        opened.append(name)
+        return load(tiny_bundle, precision="fp32", verify=False)
+
+    found = compare(
+        *(Side(settings(tiny_bundle), partial(open_as, name)) for name in ("this", "other")), what="itself", pairs=1
+    )
+
+    assert (found.rounds, Counter(opened)) == (8, {"this": 8, "other": 8})
+    assert Counter(opened[::2]) == {"this": 4, "other": 4}
+
+
 def test_chunks_of_other_lengths_are_compared_by_latent_frame(tiny_bundle: Path, text_bundle: Path) -> None:
     with load(tiny_bundle) as one, load(text_bundle) as another:
-        found = compare((one, settings(tiny_bundle)), (another, settings(text_bundle)), what="text", pairs=1)
+        sides = (
+            Side(settings(tiny_bundle), stay_open(one)),
+            Side(settings(text_bundle), stay_open(another)),
+        )
+        found = compare(*sides, what="text", pairs=1)
 
     assert found.ratios[0].what == "latent frame, codec excluded"
 

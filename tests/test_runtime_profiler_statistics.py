@@ -8,7 +8,13 @@ import tracemalloc
 
 import pytest
 
-from vdmrt.runtime.profiler.statistics import Distribution, find_percentile, median_interval, summarize
+from vdmrt.runtime.profiler.statistics import (
+    Distribution,
+    find_percentile,
+    measure_correlation,
+    median_interval,
+    summarize,
+)
 
 
 @pytest.mark.parametrize(("percent", "wanted"), [(1, 1), (50, 50), (90, 90), (99, 99), (99.5, 100), (100, 100)])
@@ -44,6 +50,46 @@ def test_the_interval_holds_the_true_median_as_often_as_it_says(count: int) -> N
     held = sum(0.0 in median_interval([rng.gauss(0, 1) for _ in range(count)], 0.9) for _ in range(trials))
 
     assert 0.86 < held / trials <= 1.0
+
+
+def remembering(rng: random.Random, count: int, memory: float) -> list[float]:
+    """Return values about 0, each of which remembers the one before it."""
+    value, values = rng.gauss(0, 1) / (1 - memory**2) ** 0.5, []
+    for _ in range(count):
+        value = memory * value + rng.gauss(0, 1)
+        values.append(value)
+    return values
+
+
+@pytest.mark.parametrize(("count", "memory", "least"), [(48, 0.5, 0.95), (200, 0.8, 0.94), (1500, 0.95, 0.97)])
+def test_durations_that_remember_each_other_widen_the_interval(count: int, memory: float, least: float) -> None:
+    rng = random.Random(count)
+    trials = [remembering(rng, count, memory) for _ in range(200)]
+
+    held = sum(0.0 in median_interval(values) for values in trials) / len(trials)
+    blind = sum(0.0 in median_interval(values, correlated=False) for values in trials) / len(trials)
+
+    assert held >= least
+    assert blind < held - 0.04
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5, 0.8])
+def test_two_runs_of_one_thing_lie_within_their_intervals(memory: float) -> None:
+    rng = random.Random(7)
+    pairs = [[median_interval(remembering(rng, 96, memory)) for _ in range(2)] for _ in range(200)]
+
+    held = sum(one.low <= other.high and other.low <= one.high for one, other in pairs)
+    assert held / len(pairs) >= 0.98
+
+
+def test_independent_values_are_taken_for_what_they_are() -> None:
+    rng = random.Random(3)
+
+    found = statistics.median(measure_correlation([rng.gauss(0, 1) for _ in range(400)]) for _ in range(50))
+
+    assert found < 1.2
+    assert measure_correlation([1.0, 2.0] * 50) == measure_correlation([5.0] * 9) == 1.0
+    assert measure_correlation([1.0] * 50 + [2.0] * 50) > 20
 
 
 def test_more_samples_narrow_the_interval() -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from tensorrt_engines import Machinery, tensorrt_machine
+from tensorrt_engines import Machinery, clear_outputs, tensorrt_machine
 from tensorrt_recorder import RELEASES
 
 import vdmrt
@@ -27,22 +24,6 @@ def machinery(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     with tensorrt_machine(request.param, SKY, tmp_path, monkeypatch) as found:
         found.recorder.on_enqueue = lambda context, stream: clear_outputs(found, context, stream)
         yield found
-
-
-def clear_outputs(machinery: Machinery, context: Any, stream: int) -> None:
-    """Write zeros to every output on the stream, so that a capture has something to hold."""
-    engine = context.engine
-    for index in range(engine.num_io_tensors):
-        name = engine.get_tensor_name(index)
-        if engine.get_tensor_mode(name).name == "OUTPUT":
-            nbytes = math.prod(engine.get_tensor_shape(name)) * engine.get_tensor_dtype(name).itemsize
-            code = machinery.cuda.library.cuMemsetD8Async(
-                ctypes.c_uint64(context.get_tensor_address(name)),
-                ctypes.c_ubyte(0),
-                ctypes.c_size_t(nbytes),
-                ctypes.c_void_p(stream),
-            )
-            assert code == 0
 
 
 def load(machinery: Machinery) -> Model:

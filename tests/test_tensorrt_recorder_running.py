@@ -14,7 +14,7 @@ from tensorrt_calls import (
     managed_context,
     tensorrt,
 )
-from tensorrt_recorder import RELEASES, Recorder, install, make_plan
+from tensorrt_recorder import RELEASES, Recorder, RecorderError, install, make_plan
 
 
 @pytest.fixture(params=RELEASES)
@@ -194,3 +194,57 @@ def test_stripped_engines_run_after_a_refit_only() -> None:
         assert trt.OnnxParserRefitter(refitter, logger).refit_from_file(__file__)
         assert refitter.refit_cuda_engine()
         assert context.execute_async_v3(1)
+
+
+def watch(context: Any, heard: list[tuple[str, float]], fails: bool = False) -> None:
+    """Give a context a profiler."""
+    trt = tensorrt()
+
+    class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            if fails:
+                raise ValueError("no")
+            heard.append((layer_name, ms))
+
+    context.profiler = Profiler()
+
+
+def watched_context(recorder: Recorder, heard: list[tuple[str, float]], fails: bool = False) -> Any:
+    """Return a context that can be enqueued, of an engine with two layers, with a profiler."""
+    layers: list[dict[str, Any]] = [{"name": name, "kind": "kgen", "inputs": [], "outputs": []} for name in ("a", "b")]
+    context = make_engine(recorder, layers=layers).create_execution_context()
+    assert context.set_tensor_address("x", 256) and context.set_tensor_address("y", 512)
+    watch(context, heard, fails)
+    return context
+
+
+def test_a_profiler_hears_the_times_that_were_given(recorder: Recorder) -> None:
+    heard: list[tuple[str, float]] = []
+    recorder.layer_ms = lambda name, run: {"a": 1.0, "b": 2.0}[name] * run
+    context = watched_context(recorder, heard)
+
+    assert context.enqueue_emits_profile
+    assert not context.report_to_profiler()
+    assert "reportToProfiler" in recorder.log[-1][1]
+    assert context.execute_async_v3(1) and heard == [("a", 1.0), ("b", 2.0)]
+    context.enqueue_emits_profile = False
+    assert context.execute_async_v3(1) and len(heard) == 2
+    assert context.report_to_profiler() and heard[2:] == [("a", 2.0), ("b", 4.0)]
+
+
+def test_a_profiler_that_raises_ends_the_process(recorder: Recorder) -> None:
+    context = watched_context(recorder, [], fails=True)
+
+    with pytest.raises(RecorderError, match=r"report_layer_time\(\) raised ValueError"):
+        context.execute_async_v3(1)
+
+
+def test_only_a_profiler_is_a_profiler(recorder: Recorder) -> None:
+    context = make_engine(recorder).create_execution_context()
+
+    with pytest.raises(TypeError, match="IProfiler"):
+        context.profiler = print
+    context.profiler = None

@@ -6,6 +6,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 from ..model import Model
@@ -14,10 +15,10 @@ from .report import Comparison, Ratio
 from .settings import Settings
 from .statistics import median_interval
 
-__all__ = ["compare", "parse_other"]
+__all__ = ["Side", "compare", "parse_other", "stay_open"]
 
-# An interval of 99 % wants eight pairs; with twelve one outlier on either side does not set its ends.
-_LEAST_PAIRS = 12
+# As many as an interval of 99 % wants.
+_ROUNDS = 8
 _READERS: Mapping[str, Callable[[str], object]] = {
     "bundle": Path,
     "backend": str,
@@ -48,50 +49,58 @@ def parse_other(settings: Settings, text: str) -> Settings:
     return dataclasses.replace(settings, **changed)  # type: ignore[arg-type]  # each value was read by its type
 
 
-def compare(
-    this: tuple[Model, Settings],
-    other: tuple[Model, Settings],
-    *,
-    what: str,
-    pairs: int,
-    make: tuple[type[Rollout], type[Rollout]] = (Rollout, Rollout),
-) -> Comparison:
-    """Run chunks of both in turn.
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """What is compared.
+
+    Attributes:
+        settings: How it runs.
+        open: Opens the model for one round. Where it loads anew each time, the interval covers what differs from one
+            instance to the next, such as where its memory lies.
+        make: Kind of rollout, where that is what differs.
+    """
+
+    settings: Settings
+    open: Callable[[], AbstractContextManager[Model]]
+    make: type[Rollout] = Rollout
+
+
+def stay_open(model: Model) -> Callable[[], AbstractContextManager[Model]]:
+    """Return what opens a model that is loaded already, and leaves it open."""
+    return lambda: nullcontext(model)
+
+
+def compare(this: Side, other: Side, *, what: str, pairs: int) -> Comparison:
+    """Run chunks of both in turn, in eight rounds, each of which opens both anew.
+
+    A pair of neighbouring chunks is one comparison, free of what the machine does in the meantime; but pairs of one
+    round share the places of their memory. So a round counts as one value, the median of its pairs, and the interval
+    runs from the least to the greatest of the eight: independent values all lie on one side of the median once in 128
+    times.
 
     Args:
-        this: A loaded model and its settings.
-        other: Another, or the same model with other settings.
+        this: One.
+        other: The other.
         what: What the other is, for people.
-        pairs: Neighbouring chunks, 12 at least.
-        make: Kinds of rollout, where they are what differs.
+        pairs: Neighbouring chunks in all, at least; two in each round.
 
     Raises:
         VdmrtError: One of them fails.
     """
-    rollouts = make[0](*this), make[1](*other)
-    frames = [rollout.session.lane.geometry.chunk_frames for rollout in rollouts]
-    alike = frames[0] == frames[1]
-    decodes = all(rollout.decodes for rollout in rollouts)
-    times: tuple[list[_Times], list[_Times]] = ([], [])
-    with rollouts[0].session, rollouts[1].session:
-        for rollout in rollouts:
-            rollout.decodes = decodes
-            rollout.start()
-        for number in range(this[1].warmup + 1 + max(pairs, _LEAST_PAIRS)):
-            # First one, then the other leads: what comes second in a pair finds other caches.
-            for side in (0, 1) if number % 2 else (1, 0):
-                found = _time(rollouts[side], 1 if alike else frames[side])
-                if number > this[1].warmup:
-                    times[side].append(found)
-    chunk = "autoregressive step" if alike else "latent frame"
+    # An even number, so that each leads as often as the other.
+    per_round = 2 * max(1, -(-pairs // (2 * _ROUNDS)))
+    rounds = [_measure_round(this, other, number, per_round) for number in range(_ROUNDS)]
+    part = rounds[0].part
+    codec = "included" if rounds[0].decodes else "excluded"
     return Comparison(
         what,
-        len(times[0]),
+        _ROUNDS * per_round,
         (
-            _ratio(f"{chunk}, codec {'included' if decodes else 'excluded'}", *_each(times, lambda one: one.chunk_ms)),
-            _ratio("denoising step", *_each(times, lambda one: one.step_ms)),
-            _ratio("cache fill", *_each(times, lambda one: one.fill_ms)),
+            _ratio(f"{part}, codec {codec}", [_each(one.times, lambda times: times.chunk_ms) for one in rounds]),
+            _ratio("denoising step", [_each(one.times, lambda times: times.step_ms) for one in rounds]),
+            _ratio("cache fill", [_each(one.times, lambda times: times.fill_ms) for one in rounds]),
         ),
+        _ROUNDS,
     )
 
 
@@ -100,6 +109,39 @@ class _Times:
     chunk_ms: float
     step_ms: float
     fill_ms: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Round:
+    """Times of both sides, pair by pair, of a chunk or of one latent frame of it."""
+
+    part: str
+    decodes: bool
+    times: tuple[list[_Times], list[_Times]]
+
+
+def _measure_round(this: Side, other: Side, number: int, pairs: int) -> _Round:
+    """Open both, warm up, and make pairs. Who comes second finds other caches and other places, so they change."""
+    sides, turn = (this, other), (0, 1) if number % 2 else (1, 0)
+    with ExitStack() as opened:
+        rollouts: dict[int, Rollout] = {}
+        for side in turn:
+            model = opened.enter_context(sides[side].open())
+            rollouts[side] = sides[side].make(model, sides[side].settings)
+            opened.enter_context(rollouts[side].session)
+        frames = [rollouts[side].session.lane.geometry.chunk_frames for side in (0, 1)]
+        alike, decodes = frames[0] == frames[1], all(rollout.decodes for rollout in rollouts.values())
+        for rollout in rollouts.values():
+            rollout.decodes = decodes
+            rollout.start()
+        times: tuple[list[_Times], list[_Times]] = ([], [])
+        warmup = this.settings.warmup + 1
+        for chunk in range(warmup + pairs):
+            for side in turn if chunk % 2 else turn[::-1]:
+                found = _time(rollouts[side], 1 if alike else frames[side])
+                if chunk >= warmup:
+                    times[side].append(found)
+    return _Round("autoregressive step" if alike else "latent frame", decodes, times)
 
 
 def _time(rollout: Rollout, parts: int) -> _Times:
@@ -114,9 +156,10 @@ def _each(times: Sequence[list[_Times]], read: Callable[[_Times], float]) -> tup
     return [read(one) for one in times[0]], [read(one) for one in times[1]]
 
 
-def _ratio(what: str, this: list[float], other: list[float]) -> Ratio:
-    ratios = [b / a for a, b in zip(this, other, strict=True)]
-    interval = median_interval(ratios)
+def _ratio(what: str, rounds: Sequence[tuple[list[float], list[float]]]) -> Ratio:
+    ratios = [statistics.median(b / a for a, b in zip(*each, strict=True)) for each in rounds]
+    interval = median_interval(ratios, correlated=False)
+    this, other = ([value for each in rounds for value in each[side]] for side in (0, 1))
     return Ratio(
         what,
         statistics.median(this),

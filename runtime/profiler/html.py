@@ -57,7 +57,8 @@ def render_html(report: Report) -> str:
         page.add_section(
             f"Against {report.comparison.other}",
             _compare(report.comparison),
-            text=f"{report.comparison.pairs} pairs in turn; above 1 the other takes longer.",
+            text=f"{report.comparison.pairs} pairs in turn, in {report.comparison.rounds} rounds; "
+            "above 1 the other takes longer.",
         )
     page.add_section(
         "Where the time of a chunk goes", _split(report), text="Mean of each stage over the measured chunks."
@@ -193,13 +194,7 @@ def _roofline(report: Report) -> Table:
 
 
 def _ceilings(report: Report) -> str:
-    c = report.ceilings
-    if c is None:
-        return ""
-    return (
-        f"Ceilings measured in the same run: {c.flops_per_second / 1e9:.4g} GFLOP/s ({c.product}), "
-        f"{c.bytes_per_second / 1e9:.4g} GB/s ({c.copy})."
-    )
+    return "" if report.ceilings is None else f"Ceilings measured in the same run: {report.ceilings.describe()}."
 
 
 def _groups(report: Report, attribute: str) -> Table:
@@ -220,17 +215,18 @@ def _layers(report: Report) -> Table:
         [layer.name, layer.milliseconds, 100 * layer.share, layer.operator, layer.stage, layer.block]
         for layer in sorted(report.layers, key=lambda layer: -layer.milliseconds)
     ]
-    return Table(["node", "ms", "% of graph", "operator", "graph", "block"], rows, sorts=True, name="layers")
+    return Table(["layer", "ms", "% of graph", "operator", "graph", "block"], rows, sorts=True, name="layers")
 
 
 def _environment(report: Report) -> Table:
     e, w, m = report.environment, report.workload, report.memory
     rows = [
-        ["device", e.gpu or f"{e.cpu} ({e.device})"],
+        ["device", f"{e.gpu or e.cpu} ({e.device}{f', driver {e.driver}' if e.driver else ''})"],
         ["platform", f"{e.platform}, Python {e.python}"],
         ["packages", ", ".join(f"{name} {version}" for name, version in e.packages.items())],
         ["bundle", w.bundle],
         ["device memory without programs", "unknown" if m.device_nbytes is None else format_bytes(m.device_nbytes)],
+        ["in use on the whole GPU", "no GPU" if m.device_used_nbytes is None else format_bytes(m.device_used_nbytes)],
         ["host memory, peak", format_bytes(m.host_peak_nbytes)],
         ["moved per autoregressive step", format_bytes(m.scatter_nbytes)],
         ["measured", f"{report.rate.wall_ms / 1e3:.3g} s, of which stages cover {100 * report.rate.covered:.2f} %"],

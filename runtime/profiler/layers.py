@@ -1,78 +1,70 @@
-"""Time per node of the graphs, from ONNX Runtime's own profile, grouped by transformer block."""
+"""Time per layer of the graphs, as the backend's own profiler tells it, grouped by transformer block."""
 
 from __future__ import annotations
 
-import json
 import re
-import statistics
-import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-from ...bundle import Graph, read_fields
+from ...bundle import read_fields
 from ...errors import BackendError
 from ..model import Model
-from ..onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeProgram
-from .measurement import Rollout
+from ..onnxruntime_backend import OnnxRuntimeBackend
+from ..tensorrt_backend import TensorRtBackend
+from .layer_times import LayerTime
+from .onnxruntime_layers import time_nodes
 from .report import Layer
 from .settings import Settings
+from .tensorrt_layers import time_layers
 
-__all__ = ["find_blocks", "group_layers", "profile_layers", "read_node_times"]
+__all__ = ["describe_layers", "find_blocks", "find_timed_backend", "group_layers", "profile_layers"]
 
-_CHUNKS = 3
 # Fields of onnx.proto: ModelProto.graph, GraphProto.node and .initializer, NodeProto, TensorProto.name.
 _GRAPH, _NODE, _INITIALIZER, _INPUT, _OUTPUT, _NAME, _TENSOR_NAME = 7, 1, 5, 1, 2, 3, 8
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.|^(?:past|present|context)_[kv]\.(\d+)$")
-_INSERTED = "InsertedPrecisionFreeCast_"
+# A whole subgraph of TensorRT's compiler, named after its first and its last node.
+_RANGE = "{ForeignNode["
 
 
 def profile_layers(model: Model, settings: Settings) -> tuple[Layer, ...]:
-    """Run a few chunks with ONNX Runtime's profiler on, in sessions of their own, and return every node's time.
+    """Run a few chunks with the backend's profiler on and return every layer's time.
 
     Args:
-        model: Loaded; its bundle, precision and threads are used, the model itself is left alone.
+        model: Loaded; its sessions are left alone.
         settings: Sampler and steps.
 
     Raises:
         BackendError: The backend has no profiler that is read here.
+        DeviceError: There is not enough memory for another lane.
     """
-    if not isinstance(model.backend, OnnxRuntimeBackend) or model.backend.device_name != "host":
-        raise BackendError(f"layers are timed on onnxruntime only, and this runs on {model.backend.name}")
-    with tempfile.TemporaryDirectory() as folder:
-        backend = _ProfilingBackend(Path(folder), model.backend.threads)
-        backend.engine = model.backend.engine
-        with Model(model.bundle, backend, model.precision) as profiled:
-            rollout = Rollout(profiled, replace(settings, decoding="off"))
-            with rollout.session:
-                rollout.start()
-                for _ in range(_CHUNKS):
-                    rollout.step()
-            graphs = model.bundle.graphs(model.precision)[1]
-            return tuple(
-                layer
-                for stage in ("denoise", "fill")
-                for layer in group_layers(
-                    stage,
-                    read_node_times(backend.finish(graphs[stage])),
-                    find_blocks(model.bundle.locate(graphs[stage].file).read_bytes()),
-                )
-            )
+    backend = find_timed_backend(model)
+    if isinstance(backend, TensorRtBackend):
+        times = time_layers(model, backend, settings)
+    else:
+        times = time_nodes(model, backend, settings)
+    graphs = model.bundle.graphs(model.precision)[1]
+    return tuple(
+        layer
+        for stage, layers in times.items()
+        for layer in group_layers(stage, layers, find_blocks(model.bundle.locate(graphs[stage].file).read_bytes()))
+    )
 
 
-def read_node_times(profile: str) -> list[tuple[str, str, float]]:
-    """Return name, operator and median milliseconds of each node, in order of execution.
+def find_timed_backend(model: Model) -> OnnxRuntimeBackend | TensorRtBackend:
+    """Return the backend of a model if its profiler is read here.
 
-    Args:
-        profile: The JSON that ONNX Runtime wrote; where a node ran more than once, its first run is left out.
+    Raises:
+        BackendError: It is not.
     """
-    times: dict[tuple[str, str], list[float]] = {}
-    for event in json.loads(profile):
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            key = (event["name"].removesuffix("_kernel_time"), event["args"].get("op_name", ""))
-            times.setdefault(key, []).append(event["dur"] / 1e3)
-    return [(*key, statistics.median(runs[1:] or runs)) for key, runs in times.items()]
+    backend = model.backend
+    if isinstance(backend, TensorRtBackend):
+        return backend
+    if isinstance(backend, OnnxRuntimeBackend) and backend.device_name == "host":
+        return backend
+    raise BackendError(
+        f"layers are timed on TensorRT and on ONNX Runtime's CPU provider, and this runs on {backend.describe()}; "
+        "leave out --layers, or choose another --backend"
+    )
 
 
 def find_blocks(graph: bytes) -> dict[str, int]:
@@ -101,46 +93,45 @@ def find_blocks(graph: bytes) -> dict[str, int]:
     return blocks | dict.fromkeys(waiting, -1)
 
 
-def group_layers(stage: str, times: Sequence[tuple[str, str, float]], blocks: Mapping[str, int]) -> Iterator[Layer]:
-    """Yield the layers of a graph; a node that an optimizer made and named itself is of the block before it.
+def group_layers(stage: str, layers: Sequence[LayerTime], blocks: Mapping[str, int]) -> Iterator[Layer]:
+    """Yield the layers of a graph, each in the block that most of its nodes are of, the later one of two.
+
+    A layer that an optimizer made and named itself is of the block before it, and one that spans blocks is of none.
 
     Args:
         stage: "denoise" or "fill".
-        times: As :func:`read_node_times` returns them.
+        layers: In order of execution.
         blocks: As :func:`find_blocks` returns them.
     """
-    whole = sum(milliseconds for _, _, milliseconds in times) or 1.0
+    whole = sum(layer.milliseconds for layer in layers) or 1.0
     block = -1
-    for name, operator, milliseconds in times:
-        known = name.removeprefix(_INSERTED).partition("/")[0]
-        block = blocks.get(name, blocks.get(known, block))
-        yield Layer(stage, block, name, operator, milliseconds, milliseconds / whole)
+    for layer in layers:
+        found = Counter(blocks[node] for node in layer.nodes if node in blocks)
+        spans = layer.name.startswith(_RANGE) and len(found) > 1
+        if found:
+            block = max(found, key=lambda number: (found[number], number))
+        yield Layer(
+            stage, -1 if spans else block, layer.name, layer.operator, layer.milliseconds, layer.milliseconds / whole
+        )
 
 
-class _ProfilingBackend(OnnxRuntimeBackend):
-    """ONNX Runtime with its profiler on."""
+def describe_layers(layers: Sequence[Layer], backend: str) -> Iterator[str]:
+    """Yield what has to be known of layers to read them, as notes.
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        super().__init__(threads=threads)
-        self._folder = folder
-        self._loaded: list[tuple[Graph, OnnxRuntimeProgram]] = []
-
-    def load(self, *given: Any, **named: Any) -> OnnxRuntimeProgram:
-        program = super().load(*given, **named)
-        (graph,) = (one for one in (*given, *named.values()) if isinstance(one, Graph))
-        self._loaded.append((graph, program))
-        return program
-
-    def finish(self, graph: Graph) -> str:
-        """End the profile of a graph and return it."""
-        program = next(program for loaded, program in self._loaded if loaded is graph)
-        return Path(program._session.end_profiling()).read_text()
-
-    def _options(self, graph: Graph | None = None) -> Any:
-        options = super()._options(graph)
-        options.enable_profiling = True
-        options.profile_file_prefix = str(self._folder / "nodes")
-        return options
+    Args:
+        layers: Of a report.
+        backend: Name of what ran them.
+    """
+    if layers and backend == "tensorrt":
+        yield (
+            "layers were timed by TensorRT's profiler with a wait after each run, outside the captured CUDA graph: "
+            "together they take longer than a step"
+        )
+    opaque = [layer for layer in layers if layer.name.startswith(_RANGE)]
+    if opaque:
+        share = max(sum(layer.share for layer in opaque if layer.stage == stage) for stage in ("denoise", "fill"))
+        which = "layers are whole subgraphs that TensorRT does not open"
+        yield f"{len(opaque)} {which}, up to {100 * share:.0f} % of a graph"
 
 
 def _anchor(names: Sequence[str], weights: set[str]) -> int | None:

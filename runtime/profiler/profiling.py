@@ -7,18 +7,19 @@ import datetime
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 
 from ..model import Model, load
-from .compare import compare, parse_other
+from .compare import Side, compare, parse_other, stay_open
 from .environment import describe_environment
-from .layers import profile_layers
+from .layers import describe_layers, find_timed_backend, profile_layers
 from .measurement import Measurement, default_chunks, measure
 from .memory import measure_memory
-from .nvml import open_meter
+from .nvml import GpuMeter, open_meter
 from .player import measure_attainment, measure_stall
 from .recorder import Span, measure_union
-from .report import Ceilings, FirstFrame, Layer, Point, Rate, Report, RooflineStage, Workload
+from .report import Ceilings, Environment, FirstFrame, Layer, Point, Rate, Report, RooflineStage, Workload
 from .roofline import best_ceilings, measure_ceilings, place_stages
 from .settings import Settings
 from .statistics import Summary, summarize
@@ -61,20 +62,39 @@ def profile(
         if against is None or other is None:
             return report
         say(f"comparing with {against}, in turn")
-        # Two instances of one thing may differ: their memory lies elsewhere. What is the same is loaded once.
-        second = model if _loads_alike(settings, other) else opened.enter_context(load_model(other))
         pairs = settings.chunks or default_chunks(model.manifest.geometry)
-        comparison = compare((model, settings), (second, other), what=against, pairs=pairs)
+        mine: Callable[[], AbstractContextManager[Model]] = stay_open(model)
+        theirs = mine
+        if not _loads_alike(settings, other):
+            theirs = partial(_reload, other)
+            if load_ms is not None:
+                opened.close()  # both are loaded anew in each round; three at once may not fit
+                mine = partial(_reload, settings)
+        comparison = compare(Side(settings, mine), Side(other, theirs), what=against, pairs=pairs)
         return dataclasses.replace(report, comparison=comparison)
 
 
-def load_model(settings: Settings) -> Model:
+def load_model(settings: Settings, *, verify: bool = True) -> Model:
     """Load the bundle as the settings say.
+
+    Args:
+        settings: What to load.
+        verify: Whether every file is hashed first.
 
     Raises:
         VdmrtError: The bundle or the backend fails.
     """
-    return load(settings.bundle, backend=settings.backend, precision=settings.precision, threads=settings.threads)
+    return load(
+        settings.bundle,
+        backend=settings.backend,
+        precision=settings.precision,
+        threads=settings.threads,
+        verify=verify,
+    )
+
+
+def _reload(settings: Settings) -> Model:
+    return load_model(settings, verify=False)
 
 
 def _loads_alike(one: Settings, other: Settings) -> bool:
@@ -83,31 +103,33 @@ def _loads_alike(one: Settings, other: Settings) -> bool:
 
 
 def _profile(model: Model, settings: Settings, load_ms: float | None, say: Callable[[str], None]) -> Report:
-    before = _measure_ceilings(model, settings, say)
+    if settings.layers:
+        find_timed_backend(model)  # before minutes of measuring, not after
+    before, unmeasured = _measure_ceilings(model, settings, say)
     say(f"measuring on {model.backend.describe()}")
     environment = describe_environment(model)
     meter, refusal = open_meter(environment.device)
     with meter or nullcontext():
         found = measure(model, settings)
     # Before and after, because another process may slow either; the better counts.
-    ceilings = best_ceilings(before, _measure_ceilings(model, settings, say))
-    stages = _summarize_stages(found, settings)
+    ceilings = best_ceilings(before, _measure_ceilings(model, settings, say)[0])
+    stages = _summarize_stages(found, settings, on_host=environment.device == "host")
     roofline = () if ceilings is None else place_stages(model, ceilings, stages)
     layers: tuple[Layer, ...] = ()
     if settings.layers:
-        say("timing every node, in a pass of its own")
+        say("timing every layer, in a pass of its own")
         layers = profile_layers(model, settings)
     rate = _judge_rate(found, settings, model.manifest.geometry.chunk_frames)
     return Report(
         date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        environment=environment if meter is None else dataclasses.replace(environment, gpu=meter.name),
+        environment=environment if meter is None else _name_gpu(environment, meter),
         workload=_describe_workload(model, settings, found),
         first=FirstFrame(load_ms, found.cold_ms, None if load_ms is None else load_ms + found.cold_ms, found.warm_ms),
         stages=stages,
         curve=_draw_curve(found),
         arrivals_ms=tuple(_arrivals(found)),
         rate=rate,
-        memory=measure_memory(model, found.cache_nbytes),
+        memory=measure_memory(model, found.cache_nbytes, found.device_used_nbytes),
         timeline=_cut_timeline(found),
         energy=None if meter is None else meter.read(found.generated_frames),
         ceilings=ceilings,
@@ -115,13 +137,24 @@ def _profile(model: Model, settings: Settings, load_ms: float | None, say: Calla
         layers=layers,
         spans=tuple(found.spans),
         warnings=tuple(_find_warnings(stages, roofline, on_gpu=environment.device.startswith("cuda"))),
-        notes=(*_write_notes(model, settings, found), *([refusal] if refusal else [])),
+        notes=(
+            *_write_notes(model, settings, found),
+            *describe_layers(layers, model.backend.name),
+            *(note for note in (unmeasured, refusal) if note),
+        ),
     )
 
 
-def _measure_ceilings(model: Model, settings: Settings, say: Callable[[str], None]) -> Ceilings | None:
+def _name_gpu(environment: Environment, meter: GpuMeter) -> Environment:
+    driver = ", ".join(text for text in (meter.driver, environment.driver) if text)
+    return dataclasses.replace(environment, gpu=meter.name, driver=driver)
+
+
+def _measure_ceilings(
+    model: Model, settings: Settings, say: Callable[[str], None]
+) -> tuple[Ceilings | None, str | None]:
     if not settings.roofline:
-        return None
+        return None, None
     say("measuring the device's ceilings")
     return measure_ceilings(model)
 
@@ -147,12 +180,14 @@ def _describe_workload(model: Model, settings: Settings, found: Measurement) -> 
     )
 
 
-def _summarize_stages(found: Measurement, settings: Settings) -> Mapping[str, Summary]:
+def _summarize_stages(found: Measurement, settings: Settings, *, on_host: bool) -> Mapping[str, Summary]:
     of = found.recorder.distributions
+    # On the host a step is over when it has been enqueued: two names of one time.
+    left_out = {"arrival", "enqueue"} if on_host else {"arrival"}
     stages = {
         name: distribution.summary(settings.percentiles)
         for name, distribution in of.items()
-        if distribution.count and name != "arrival"
+        if distribution.count and name not in left_out
     }
     arrivals = _arrivals(found)
     if arrivals:
@@ -237,8 +272,6 @@ def _write_notes(model: Model, settings: Settings, found: Measurement) -> Sequen
         notes.append("decoding was off: frames are latent frames")
     elif model.codec.kind == "preview":
         notes.append("frames were decoded by the preview codec, which costs far less than a VAE")
-    if settings.roofline and model.backend.device_name != "host":
-        notes.append(f"no roofline: the ceilings of {model.backend.name} are not measured yet")
-    if "enqueue" not in found.recorder.distributions or not found.recorder.distributions["enqueue"].count:
-        notes.append("enqueue time is not told apart: the backend runs a step and waits for it")
+    if model.backend.device_name == "host":
+        notes.append("there is no enqueue time: the backend runs a step and waits for it")
     return notes

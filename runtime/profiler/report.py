@@ -43,6 +43,7 @@ class Environment:
         cpu_count: CPUs that the process may use.
         device: Where the tensors lay: "host" or "cuda:0".
         gpu: Name of the GPU; None on the host.
+        driver: The newest CUDA that the GPU's driver runs, and its own version where NVML tells; None on the host.
         packages: Versions of what ran, by distribution.
     """
 
@@ -54,6 +55,7 @@ class Environment:
     cpu_count: int
     device: str
     gpu: str | None
+    driver: str | None
     packages: Mapping[str, str]
 
 
@@ -162,6 +164,8 @@ class Memory:
     Attributes:
         cache_nbytes: The KV cache of the lane.
         device_nbytes: What the lanes hold on the device, programs excluded; None where it cannot be told.
+        device_used_nbytes: In use on the whole GPU when the loop was over, by programs, libraries and other processes
+            too; lanes allocate nothing on the way, so it is the peak where nobody else is there. None on the host.
         host_peak_nbytes: Largest resident size of the process since its start.
         denoise_nbytes: Inputs, outputs and weights of one denoising step, each once.
         copied_nbytes: Of the cache, copied by one denoising step; 0 is the aim.
@@ -170,6 +174,7 @@ class Memory:
 
     cache_nbytes: int
     device_nbytes: int | None
+    device_used_nbytes: int | None
     host_peak_nbytes: int
     denoise_nbytes: int
     copied_nbytes: int
@@ -204,16 +209,23 @@ class Ceilings:
     """What the device reached in the same run.
 
     Attributes:
-        flops_per_second: Of the best matrix product.
+        flops_per_second: Of the best matrix product; None where there is nothing to multiply with, as ``product``.
         bytes_per_second: Of the best copy, read and written bytes both counted.
         product: What was multiplied by what.
         copy: What was copied by what.
     """
 
-    flops_per_second: float
+    flops_per_second: float | None
     bytes_per_second: float
-    product: str
+    product: str | None
     copy: str
+
+    def describe(self) -> str:
+        """Say both in a line."""
+        copied = f"{self.bytes_per_second / 1e9:.4g} GB/s ({self.copy})"
+        if self.flops_per_second is None:
+            return copied
+        return f"{self.flops_per_second / 1e9:.4g} GFLOP/s ({self.product}), {copied}"
 
 
 @dataclass(frozen=True)
@@ -243,15 +255,15 @@ class RooflineStage:
 
 @dataclass(frozen=True)
 class Layer:
-    """A node of a graph, over the profiled runs.
+    """A layer of a loaded graph, over the profiled runs: a node in ONNX Runtime, one or many nodes in TensorRT.
 
     Attributes:
         stage: "denoise" or "fill".
-        block: Number of the transformer block, or -1 before the first and after the last.
-        name: The node's.
-        operator: Its operator.
+        block: Number of the transformer block, or -1 before the first, after the last, and where it spans several.
+        name: As the backend calls it.
+        operator: The node's operator, or TensorRT's kind of layer.
         milliseconds: Median of one run.
-        share: Of all nodes of the stage.
+        share: Of all layers of the stage.
     """
 
     stage: str
@@ -270,8 +282,8 @@ class Ratio:
         what: Which.
         this: Median of this, milliseconds.
         other: Median of the other.
-        ratio: Median of the ratios of neighbouring runs.
-        interval: Where it lies.
+        ratio: Median of the rounds, each the median of the ratios of neighbouring runs.
+        interval: Where it lies, from the rounds.
         differs: Whether the interval leaves out 1.
     """
 
@@ -289,13 +301,15 @@ class Comparison:
 
     Attributes:
         other: What the other was.
-        pairs: Neighbouring chunks.
+        pairs: Neighbouring chunks, in all rounds.
         ratios: By figure.
+        rounds: How often both were opened anew; each round is one value of a ratio.
     """
 
     other: str
     pairs: int
     ratios: tuple[Ratio, ...]
+    rounds: int
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 from .._core import host_device
 from ..model import Model
 from ..onnxruntime_backend import OnnxRuntimeBackend
+from .gpu_ceilings import measure_gpu_ceilings
 from .report import Ceilings, RooflineStage
 from .statistics import Summary
 
@@ -24,16 +25,31 @@ _RUNS = 7
 # Wire types of protobuf, and numbers of onnx.proto.
 _VARINT, _BYTES = 0, 2
 _FLOAT = 1
+# What the products of a graph read; those of other precisions are half beside what is quantised.
+_DTYPES = {"fp32": "float32"}
 
 
-def measure_ceilings(model: Model) -> Ceilings | None:
-    """Measure the best matrix product and the best copy of what runs ``model``; None where neither is known how.
+def measure_ceilings(model: Model) -> tuple[Ceilings | None, str | None]:
+    """Measure the best matrix product and the best copy of what runs ``model``.
 
-    On the CPU: a product in ONNX Runtime with the model's own threads and options, and a copy by as many threads.
+    On the CPU: a product in ONNX Runtime with the model's own threads and options, and a copy by as many threads. On a
+    GPU: a product of the graphs' precision in cuBLAS, and a copy within its memory.
+
+    Returns:
+        The ceilings, None where it is not known how to measure them; and what is missing of them, for a note.
+
+    Raises:
+        DeviceError: A GPU has not enough memory left, or a call failed.
     """
     backend = model.backend
-    if not isinstance(backend, OnnxRuntimeBackend) or backend.device_name != "host":
-        return None
+    if backend.device_name != "host":
+        return measure_gpu_ceilings(backend.open_device(), _DTYPES.get(model.precision, "float16"))
+    if not isinstance(backend, OnnxRuntimeBackend):
+        return None, f"no roofline: the ceilings of {backend.name} are not known how to measure"
+    return _measure_cpu_ceilings(backend), None
+
+
+def _measure_cpu_ceilings(backend: OnnxRuntimeBackend) -> Ceilings:
     seconds = _best(_product(backend))
     copied = _best(_copy(backend.threads))
     return Ceilings(
@@ -48,15 +64,14 @@ def best_ceilings(one: Ceilings | None, other: Ceilings | None) -> Ceilings | No
     """Return the higher of two measurements of the same ceilings."""
     if one is None or other is None:
         return one or other
-    return replace(
-        one,
-        flops_per_second=max(one.flops_per_second, other.flops_per_second),
-        bytes_per_second=max(one.bytes_per_second, other.bytes_per_second),
-    )
+    products = one if (one.flops_per_second or 0) >= (other.flops_per_second or 0) else other
+    return replace(products, bytes_per_second=max(one.bytes_per_second, other.bytes_per_second))
 
 
 def place_stages(model: Model, ceilings: Ceilings, stages: Mapping[str, Summary]) -> tuple[RooflineStage, ...]:
-    """Place the denoising step, the cache fill and the decoding of a chunk under the roofline."""
+    """Place the denoising step, the cache fill and the decoding of a chunk under the roofline, if it is whole."""
+    if ceilings.flops_per_second is None:
+        return ()
     graphs = model.bundle.graphs(model.precision)[1]
     runs = {"step": (graphs["denoise"], 1), "fill": (graphs["fill"], 1)}
     codec = model.manifest.codec
@@ -70,7 +85,7 @@ def place_stages(model: Model, ceilings: Ceilings, stages: Mapping[str, Summary]
 
 
 def _place(name: str, flops: int, nbytes: int, ceilings: Ceilings, measured_ms: float) -> RooflineStage:
-    compute_ms = flops / ceilings.flops_per_second * 1e3
+    compute_ms = flops / (ceilings.flops_per_second or 1) * 1e3
     memory_ms = nbytes / ceilings.bytes_per_second * 1e3
     bound_ms = max(compute_ms, memory_ms)
     return RooflineStage(

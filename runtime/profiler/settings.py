@@ -31,7 +31,7 @@ class Settings:
         seed: Of the noise and of the frames to go on from.
         layers: Whether the nodes of the graphs are timed, in a pass of their own.
         nvtx: Whether stages are NVTX ranges too, for Nsight Systems.
-        roofline: Whether the device's ceilings are measured: a second, and 256 MiB.
+        roofline: Whether the device's ceilings are measured: a second or two, and some hundred MiB.
     """
 
     bundle: Path

@@ -29,7 +29,10 @@ def describe_report(report: Report) -> str:
 
 def describe_comparison(comparison: Comparison) -> list[str]:
     """Return a comparison as lines of text."""
-    lines = [f"Against {comparison.other}, {comparison.pairs} pairs in turn (above 1: the other takes longer):"]
+    lines = [
+        f"Against {comparison.other}, {comparison.pairs} pairs in turn, in {comparison.rounds} rounds "
+        "(above 1: the other takes longer):"
+    ]
     for ratio in comparison.ratios:
         verdict = "differs" if ratio.differs else "no difference shown"
         lines.append(
@@ -97,6 +100,8 @@ def _video(report: Report) -> Iterator[str]:
         f"{format_bytes(memory.scatter_nbytes)}, copied per denoising step {format_bytes(memory.copied_nbytes)}"
     )
     device = f"device {format_bytes(memory.device_nbytes)} without programs, " if memory.device_nbytes else ""
+    if memory.device_used_nbytes is not None:
+        device += f"whole GPU {format_bytes(memory.device_used_nbytes)}, "
     yield f"Memory: {device}host peak {format_bytes(memory.host_peak_nbytes)}"
 
 
@@ -119,11 +124,7 @@ def _tail(report: Report) -> Iterator[str]:
             f"{energy.temperature_c} °C{held}"
         )
     if report.ceilings is not None:
-        c = report.ceilings
-        yield (
-            f"Ceilings: {c.flops_per_second / 1e9:.4g} GFLOP/s ({c.product}), "
-            f"{c.bytes_per_second / 1e9:.4g} GB/s ({c.copy})"
-        )
+        yield f"Ceilings: {report.ceilings.describe()}"
         for stage in report.roofline:
             yield (
                 f"Roofline {stage.stage}: {stage.flops / 1e9:.4g} GFLOP, {format_bytes(stage.nbytes)}, at best "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -33,7 +35,9 @@ from vdmrt.bundle import (
 )
 from vdmrt.runtime._core import Device, Memory
 
-__all__ = ["Machinery", "Tensors", "copy_bundle", "machine_of", "plan_of", "tensorrt_machine", "write_engine"]
+__all__ = [
+    "Machinery", "Tensors", "clear_outputs", "copy_bundle", "machine_of", "plan_of", "tensorrt_machine", "write_engine",
+]  # fmt: skip
 
 
 @dataclass
@@ -99,6 +103,22 @@ def tensorrt_machine(
     with enabled_fake_cuda(devices) as cuda, install(release, gpu="vdmrt fake GPU", **settings) as recorder:
         write_engine(bundle, recorder)
         yield Machinery(cuda, recorder, bundle)
+
+
+def clear_outputs(machinery: Machinery, context: Any, stream: int) -> None:
+    """Write zeros to every output on the stream, so that a capture has something to hold."""
+    engine = context.engine
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        if engine.get_tensor_mode(name).name == "OUTPUT":
+            nbytes = math.prod(engine.get_tensor_shape(name)) * engine.get_tensor_dtype(name).itemsize
+            code = machinery.cuda.library.cuMemsetD8Async(
+                ctypes.c_uint64(context.get_tensor_address(name)),
+                ctypes.c_ubyte(0),
+                ctypes.c_size_t(nbytes),
+                ctypes.c_void_p(stream),
+            )
+            assert code == 0
 
 
 def copy_bundle(source: Path, folder: Path) -> Bundle:

@@ -8,7 +8,7 @@ from typing import Any
 from .memory import host_memory
 from .plans import TRT_TYPES, encode_plan
 
-__all__ = ["BEHAVIOURS"]
+__all__ = ["BEHAVIOURS", "shown_layers"]
 
 _FORMATS = {
     "float32": "FP32",
@@ -202,14 +202,7 @@ class _Inspector:
 
     def _layers(self: Any) -> list[dict[str, Any]]:
         document = self._engine._document
-        if document["verbosity"] == "NONE":
-            return []
-        layers: list[dict[str, Any]] = document["layers"]
-        if self._recorder.fuse and layers:
-            name = f"{{ForeignNode[{layers[0]['name']}...{layers[-1]['name']}]}}"
-            sides = {key: document[key] for key in ("inputs", "outputs")}
-            return [{"name": name, "operator": "", "kind": "Myelin", **sides}]
-        return layers
+        return [] if document["verbosity"] == "NONE" else shown_layers(self._recorder, document)
 
     def _describe(self: Any, layer: dict[str, Any]) -> Any:
         if self._engine._document["verbosity"] != "DETAILED":
@@ -232,6 +225,16 @@ class _Inspector:
         long = words + " format" if side["dtype"] in ("float16", "int8") else words
         text = long if self._recorder.major < 10 else _SHORT.get(side["dtype"], side["dtype"])
         return {"Name": side["name"], "Location": "Device", "Dimensions": side["shape"], "Format/Datatype": text}
+
+
+def shown_layers(recorder: Any, document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the layers that an engine tells of: its own, or one opaque layer where the recorder fuses."""
+    layers: list[dict[str, Any]] = document["layers"]
+    if recorder.fuse and layers:
+        name = f"{{ForeignNode[{layers[0]['name']}...{layers[-1]['name']}]}}"
+        sides = {key: document[key] for key in ("inputs", "outputs")}
+        return [{"name": name, "operator": "", "kind": "Myelin", **sides}]
+    return layers
 
 
 BEHAVIOURS: dict[str, type] = {

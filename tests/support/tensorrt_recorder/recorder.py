@@ -62,6 +62,8 @@ class Recorder:
         layer_type: Given a layer's ONNX operator and the type that it would run in, the type it does run in:
             "float32", "float16", ...; for engines that silently become another type.
         fuse: Whether the inspector shows one opaque layer, as it does where all of a transformer was fused.
+        layer_ms: Given a layer's name and the number of the run that a profiler watches, from 1: the milliseconds that
+            it is said to have taken.
         on_enqueue: Called with the context and the stream wherever a run would be enqueued.
         before: Called with each call before anything else is done.
         calls: What was called, in order; destruction stands there as ``__del__``.
@@ -79,6 +81,7 @@ class Recorder:
     unsupported: set[str] = field(default_factory=set)
     layer_type: Callable[[str, str], str] | None = None
     fuse: bool = False
+    layer_ms: Callable[[str, int], float] = lambda name, run: 0.0
     on_enqueue: Callable[[Any, int], None] | None = None
     before: Callable[[Call], None] | None = None
     calls: list[Call] = field(default_factory=list)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .inspecting import shown_layers
 from .natives import RecorderError
 from .plans import decode_plan
 
@@ -109,6 +110,14 @@ class _Runtime:
             self._recorder.ended(self)
 
 
+class _Profiler:
+    def _start(self) -> None:
+        """It holds nothing."""
+
+    def report_layer_time(self: Any, layer_name: str, ms: float) -> None:
+        """Print, in TensorRT; kept by the recorder anyway."""
+
+
 class _RuntimeConfig:
     def _start(self: Any) -> None:
         self._strategy = self._recorder.enum("ExecutionContextAllocationStrategy", "STATIC")
@@ -129,7 +138,10 @@ class _Context:
         self._addresses: dict[str, int] = {}
         self._p_name = ""
         self._p_persistent_cache_limit = 0
+        self._p_enqueue_emits_profile = True
+        self._profiler: Any = None
         self._enqueued = 0
+        self._timed = 0
         engine._contexts += 1
 
     def __del__(self: Any) -> None:
@@ -165,6 +177,33 @@ class _Context:
             self._error("setDeviceMemoryV2", f"size >= {wanted}. {size} bytes were given")
             return
         self._give(memory, 512)
+
+    @property
+    def profiler(self: Any) -> Any:
+        return self._profiler
+
+    @profiler.setter
+    def profiler(self: Any, value: Any) -> None:
+        if value is not None and not isinstance(value, self._recorder.module.IProfiler):
+            raise TypeError(f"(): incompatible function arguments. Supported: tensorrt.tensorrt.IProfiler, got {value}")
+        self._profiler = value
+
+    def report_to_profiler(self: Any) -> bool:
+        if self._profiler is None or self._timed == 0:
+            self._error("reportToProfiler", "mProfiler != nullptr && a run was enqueued with it")
+            return False
+        if not self._p_enqueue_emits_profile:
+            self._report_layers()
+        return True
+
+    def _report_layers(self: Any) -> None:
+        """Tell the profiler of the last run, in times that were given: nothing ran."""
+        recorder = self._recorder
+        for layer in shown_layers(recorder, self._engine._document):
+            try:
+                self._profiler.report_layer_time(layer["name"], recorder.layer_ms(layer["name"], self._timed))
+            except Exception as error:
+                raise RecorderError(f"report_layer_time() raised {error!r}: TensorRT ends the process there") from error
 
     def set_tensor_address(self: Any, name: str, memory: int) -> bool:
         if name not in self._engine._tensors:
@@ -232,6 +271,10 @@ class _Context:
         self._enqueued += 1
         if recorder.on_enqueue is not None:
             recorder.on_enqueue(self, stream_handle)
+        if self._profiler is not None:
+            self._timed += 1
+            if self._p_enqueue_emits_profile:
+                self._report_layers()
         return True
 
     def _give(self: Any, memory: int, alignment: int) -> None:
@@ -262,7 +305,9 @@ BEHAVIOURS: dict[str, type] = {
     "Dims": _Dims,
     "IExecutionContext": _Context,
     "ILogger": _Logger,
+    "IProfiler": _Profiler,
     "IRuntimeConfig": _RuntimeConfig,
     "Logger": _Logger,
+    "Profiler": _Profiler,
     "Runtime": _Runtime,
 }
