@@ -139,11 +139,10 @@ def test_the_host_does_nothing_between_steps_that_nobody_watches(
         fake_cuda.clear_calls()
         timings = session.step().timings
     names = [call.name for call in fake_cuda.calls()]
-    between = names[names.index("cuGraphLaunch") : len(names) - names[::-1].index("cuGraphLaunch")]
+    between = names[names.index("cuGraphLaunch") : len(names) - names[::-1].index("cuGraphLaunch") + 1]
 
-    assert set(between) <= {
-        "cuGraphLaunch", "cuEventRecord", "cuEventQuery", "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2",
-    }  # fmt: skip
+    # Least of all: a launch, the one event that both times the step and holds the next but one back, a look at it.
+    assert between == ["cuGraphLaunch", "cuEventRecord"] * 2 + ["cuEventQuery", "cuGraphLaunch", "cuEventRecord"] * 4
     assert len(timings.denoise_ms) == len(timings.enqueue_us) == 6
     assert timings.fill_ms > 0 and timings.scatter_ms > 0
 
