@@ -91,11 +91,18 @@ class Device:
         """Wait until the queue is empty."""
 
     def synchronize_stream(self, stream: int, /) -> None:
-        """Wait until a stream of this GPU that is somebody else's is empty: a CUstream, 1 the legacy default, 2 the
-        thread's.
+        """Wait until somebody's stream of this GPU is empty: a CUstream, 1 the legacy default, 2 the thread's.
 
         Raises:
             RuntimeError: The device is the host.
+        """
+
+    def locate(self, address: int, /) -> int:
+        """Return the number of the GPU whose memory an address is of.
+
+        Raises:
+            RuntimeError: The device is the host.
+            DeviceError: It is no address of CUDA.
         """
 
     def activate(self) -> None:
@@ -257,9 +264,7 @@ class Ring:
     def reset(self) -> None:
         """Forget all frames."""
 
-def inspect_dlpack(
-    capsule: object, /
-) -> tuple[int, tuple[int, ...], tuple[int, ...], tuple[int, int, int]]:
+def inspect_dlpack(capsule: object, /) -> tuple[int, tuple[int, ...], tuple[int, ...], tuple[int, int, int]]:
     """Say where a DLPack tensor lies and what it is; the capsule goes on owning it.
 
     Returns:

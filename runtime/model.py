@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..bundle import Bundle, Manifest, open_bundle
 from ..errors import BundleError
+from .array_input import host_array
 from .arrays import checked_array
 from .backend import Backend, Program
 from .backend_choice import BACKENDS, BackendChoice, make_backend
@@ -292,7 +293,9 @@ class Model:
             return None
         if text is None:
             raise ValueError(f"the model wants text embeddings [tokens <= {g.text_tokens}, {g.text_width}], got none")
-        embeddings = checked_array("text", text, (None, g.text_width), "tokens, width")
+        open_device = self.backend.open_device
+        mask = None if mask is None else host_array("text_mask", mask, open_device)
+        embeddings = checked_array("text", host_array("text", text, open_device), (None, g.text_width), "tokens, width")
         tokens = len(embeddings)
         counted = checked_array(
             "text_mask",

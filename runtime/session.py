@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from ..errors import SessionError
 from ._core import Ring
-from .arrays import Array, checked_array, host_array
+from .array_input import host_array
+from .arrays import Array, checked_array
 from .chunk import Chunk, Observer, Timings, staged
 from .codec import PictureCodec
 from .lane import FillTimes, Lane
@@ -94,7 +95,8 @@ class Session:
 
         Args:
             first: Latents, floating point [n, c, h, w], or pictures, uint8 [n, height, width, 3], where the bundle has
-                a codec; 1 <= n <= slots. Copied.
+                a codec; 1 <= n <= slots. Of the host, or by DLPack or ``__cuda_array_interface__`` of the GPU that the
+                session is on. Copied.
             noise: ``prefix`` to use instead of drawn numbers.
 
         Raises:
@@ -103,7 +105,7 @@ class Session:
             RuntimeError: The session is closed.
         """
         with self._exclusive():
-            latents = self._given_latents(host_array("first", first))
+            latents = self._given_latents(self._host_array("first", first))
             with self._lane.lock:
                 self._lane.clear(self._request)
                 self._ring.reset()
@@ -124,7 +126,7 @@ class Session:
         """
         with self._exclusive():
             self._check_started()
-            latents = self._given_latents(host_array("frames", frames))
+            latents = self._given_latents(self._host_array("frames", frames))
             with self._lane.lock:
                 self._extend(latents, noise)
 
@@ -235,6 +237,9 @@ class Session:
             self._lane.release(self._request)
             self._on_close(self)
 
+    def _host_array(self, name: str, value: Any) -> Array:
+        return host_array(name, value, lambda: self._lane.device)
+
     def _given_latents(self, given: npt.NDArray[Any]) -> Latents:
         g = self._lane.geometry
         if given.dtype == np.uint8:
@@ -277,10 +282,12 @@ class Session:
     def _take_given(self, noise: Noise, initial: Latents) -> None:
         """Write the caller's numbers over the drawn ones."""
         if noise.initial is not None:
-            initial[:] = checked_array("noise.initial", noise.initial, initial.shape, "T, c, h, w")
+            host = self._host_array("noise.initial", noise.initial)
+            initial[:] = checked_array("noise.initial", host, initial.shape, "T, c, h, w")
         if noise.steps is not None and self.table.stochastic:
             shape = (self.table.steps, *initial.shape)
-            given = checked_array("noise.steps", noise.steps, shape, "steps, T, c, h, w")
+            host = self._host_array("noise.steps", noise.steps)
+            given = checked_array("noise.steps", host, shape, "steps, T, c, h, w")
             self._lane.noise(self._request)[: self.table.steps] = given
         if noise.initial is not None or noise.steps is not None:
             self._noise.forget()
@@ -290,7 +297,8 @@ class Session:
         if self._prefix_noise is None:
             return latents
         if noise is not None and noise.prefix is not None:
-            drawn = checked_array("noise.prefix", noise.prefix, latents.shape, "n, c, h, w")
+            host = self._host_array("noise.prefix", noise.prefix)
+            drawn = checked_array("noise.prefix", host, latents.shape, "n, c, h, w")
         else:
             drawn = self._noise.prefix(first, latents)
         factors = np.float32(self._prefix_noise.signal), np.float32(self._prefix_noise.noise)

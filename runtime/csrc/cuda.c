@@ -128,6 +128,15 @@ cuda_release_pinned(void *context, uintptr_t address)
 }
 
 static vdmrt_status
+cuda_locate(void *context, uintptr_t address, int *index)
+{
+    cuda_queue *queue = context;
+    enum { CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL = 9 };
+    IN_CONTEXT(queue, CALL(queue, pointer_attribute, index, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,
+                           (CUdeviceptr)address));
+}
+
+static vdmrt_status
 cuda_memory_info(void *context, vdmrt_memory_info *info)
 {
     cuda_queue *queue = context;
@@ -390,6 +399,7 @@ static const vdmrt_device_table CUDA = {
     .zero_2d = cuda_zero_2d,
     .synchronize = cuda_synchronize,
     .synchronize_stream = cuda_synchronize_stream,
+    .locate = cuda_locate,
     .memory_info = cuda_memory_info,
     .activate = cuda_activate,
     .enter = cuda_enter,

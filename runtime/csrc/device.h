@@ -102,6 +102,7 @@ typedef struct vdmrt_device_table {
     vdmrt_status (*zero_2d)(void *context, uintptr_t address, size_t pitch, size_t width, size_t height);
     vdmrt_status (*synchronize)(void *context);
     vdmrt_status (*synchronize_stream)(void *context, uintptr_t stream); /* (optional) anybody's; NULL: there are none */
+    vdmrt_status (*locate)(void *context, uintptr_t address, int *index); /* (optional) NULL: all is here */
     vdmrt_status (*memory_info)(void *context, vdmrt_memory_info *info);
     vdmrt_status (*activate)(void *context);
     /* Around a loop on one thread, so that none of its calls need look after the driver's state of the thread. */

@@ -143,6 +143,26 @@ device_synchronize_stream(PyObject *op, PyObject *value)
 }
 
 static PyObject *
+device_locate(PyObject *op, PyObject *value)
+{
+    DeviceObject *self = (DeviceObject *)op;
+    static const char call[] = "locate";
+    vdmrt_status status = VDMRT_ERROR_UNSUPPORTED;
+    uintptr_t address;
+    int index = 0;
+    if (!vdmrt_parse_address(call, "address", value, &address) || !vdmrt_check_open(self, call)) {
+        return NULL;
+    }
+    if (self->device.table->locate != NULL) {
+        status = self->device.table->locate(self->device.context, address, &index);
+    }
+    if (status != VDMRT_OK) {
+        return vdmrt_raise_status(op, self, status, call, 0);
+    }
+    return PyLong_FromLong(index);
+}
+
+static PyObject *
 device_activate(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     return call_plain(op, ((DeviceObject *)op)->device.table->activate, "activate");
@@ -407,6 +427,8 @@ static PyMethodDef device_methods[] = {
      PyDoc_STR("synchronize($self, /)\n--\n\nWait until the queue is empty.")},
     {"synchronize_stream", device_synchronize_stream, METH_O,
      PyDoc_STR("synchronize_stream($self, stream, /)\n--\n\nWait until somebody's stream is empty.")},
+    {"locate", device_locate, METH_O,
+     PyDoc_STR("locate($self, address, /)\n--\n\nReturn the number of the GPU that an address is of.")},
     {"activate", device_activate, METH_NOARGS,
      PyDoc_STR("activate($self, /)\n--\n\nMake the primary CUDA context current on this thread.")},
     {"memory_info", device_memory_info, METH_NOARGS,
