@@ -7,8 +7,8 @@ copies bring it into the slab.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -95,6 +95,14 @@ class Lane:
             self._release(ignore_failures=True)
             raise
 
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Hold the lock of an open lane."""
+        with self.lock:
+            if not self._owned:
+                raise RuntimeError("the lane is closed, with the model that it belonged to; load the model again")
+            yield
+
     @property
     def cache_nbytes(self) -> int:
         """Bytes of the KV cache: 2·L·K·B·S·C elements."""
@@ -107,7 +115,7 @@ class Lane:
 
     def lease(self) -> int | None:
         """Lease a request slot, its cache empty; None where all are taken."""
-        with self.lock:
+        with self._working():
             if not self._free:
                 return None
             self.clear(self._free[0])
@@ -120,7 +128,7 @@ class Lane:
 
     def clear(self, request: int) -> None:
         """Zero a request's cache, context and latent: invisible slots hold zeros, because 0 × NaN is NaN."""
-        with self.lock:
+        with self._working():
             self.cache.clear(request)
             for name in ("latent", "history"):
                 self._state[name][request] = 0
@@ -129,7 +137,7 @@ class Lane:
     def set_text(self, request: int, text: Array, mask: Array) -> None:
         """Set a request's text [rows_per_request, tokens, width] and mask [rows_per_request, tokens]."""
         rows = self._rows(request)
-        with self.lock:
+        with self._working():
             for name, value in (("text", text), ("text_mask", mask)):
                 self._inputs[name][rows] = value
                 self._inputs.upload(name, rows.start, self.geometry.rows_per_request)
@@ -138,7 +146,7 @@ class Lane:
         """Return copies of a request's "text" and "text_mask", as set; nothing where the model has none."""
         rows = self._rows(request)
         names = ("text", "text_mask") if self.geometry.text_width else ()
-        with self.lock:
+        with self._working():
             return {name: self._inputs[name][rows].copy() for name in names}
 
     def set_guidance(self, request: int, guidance: float) -> None:
@@ -147,7 +155,7 @@ class Lane:
 
     def set_table(self, request: int, timesteps: Array, coefficients: Array) -> None:
         """Set a request's sampler: timesteps [N] and coefficients [N, 8]."""
-        with self.lock:
+        with self._working():
             self._set("timesteps", request, timesteps)
             self._set("coefficients", request, coefficients)
 
@@ -165,7 +173,7 @@ class Lane:
             initial: What it starts from, float32 [T, c, h, w]; copied.
             noise_steps: How many steps of :meth:`noise` were written anew.
         """
-        with self.lock:
+        with self._working():
             self._set_window(self._inputs, request, window)
             for name, value in (("latent", initial), ("step", 0), ("history", 0)):
                 self._state[name][request] = value
@@ -183,7 +191,7 @@ class Lane:
         Raises:
             DeviceError: A run failed.
         """
-        with self.lock:
+        with self._working():
             return self._stepper.run(steps, on_step)
 
     def latent(self, request: int) -> Array:
@@ -225,7 +233,7 @@ class Lane:
         Raises:
             DeviceError: A call failed.
         """
-        with self.lock:
+        with self._working():
             try:
                 self._set_fill_inputs(request, latent, window, context_index)
                 before()
@@ -339,7 +347,7 @@ class Lane:
         self.device.copy(self._state.address, self._next.address, self._state.nbytes)
 
     def _set(self, name: str, request: int, value: Array | np.float32) -> None:
-        with self.lock:
+        with self._working():
             self._inputs[name][request] = value
             self._inputs.upload(name, request)
 
@@ -370,7 +378,7 @@ class Lane:
             self.device.upload(there, place.ctypes.data, steps * per_step)
 
     def _read_state(self, name: str, request: int) -> Array:
-        with self.lock:
+        with self._working():
             self._state.download(name, request)
             copied: Array = self._state[name][request].copy()
             return copied
