@@ -351,7 +351,7 @@ def test_a_machine_without_a_gpu_is_said_in_a_sentence(fake_cuda: FakeCuda) -> N
 def test_a_gpu_that_is_not_there_is_counted() -> None:
     with enabled_fake_cuda(devices=2):
         assert cuda_device(1).name == "cuda:1"
-        with pytest.raises(DeviceError, match=r"the driver sees 2 GPU\(s\), numbered from 0, and none of the wanted"):
+        with pytest.raises(DeviceError, match=r"wanted GPU 2, and the driver sees 2 GPU\(s\), numbered from 0"):
             cuda_device(2)
 
 

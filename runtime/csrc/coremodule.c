@@ -26,7 +26,7 @@ core_cuda_device(PyObject *module, PyObject *args, PyObject *kwargs)
     status = vdmrt_device_cuda((int)index, &device);
     Py_END_ALLOW_THREADS
     if (status != VDMRT_OK) {
-        return vdmrt_raise_status(module, NULL, status, "cuda_device", 0);
+        return vdmrt_raise_status(module, NULL, status, "cuda_device", (size_t)index);
     }
     return vdmrt_make_device(PyModule_GetState(module), device);
 }

@@ -67,10 +67,11 @@ PyObject *vdmrt_inspect_dlpack(PyObject *module, PyObject *capsule);
 
 /*
  * Sets the exception that says what a call answered. `module` is any object of this module's types or the
- * module; `call` names what was asked, `nbytes` how much memory, `device` whose or NULL. Returns NULL.
+ * module; `call` names what was asked, `wanted` how many bytes or which GPU, `device` whose or NULL. Returns
+ * NULL.
  */
 PyObject *vdmrt_raise_status(PyObject *module, DeviceObject *device, vdmrt_status status, const char *call,
-                             size_t nbytes);
+                             size_t wanted);
 
 /* As vdmrt_raise_status, where nothing can be raised: in a destructor, the exception that is set kept. */
 void vdmrt_report_status(PyObject *object, DeviceObject *device, vdmrt_status status, const char *call,

@@ -142,13 +142,13 @@ raise_memory(PyObject *owner, DeviceObject *device, const char *call, size_t nby
 
 PyObject *
 vdmrt_raise_status(PyObject *owner, DeviceObject *device, vdmrt_status status, const char *call,
-                   size_t nbytes)
+                   size_t wanted)
 {
     switch (vdmrt_status_kind(status)) {
     case VDMRT_ERROR_DRIVER:
-        return raise_driver(owner, device, status, nbytes);
+        return raise_driver(owner, device, status, wanted);
     case VDMRT_ERROR_MEMORY:
-        return raise_memory(owner, device, call, nbytes);
+        return raise_memory(owner, device, call, wanted);
     case VDMRT_ERROR_OLD_DRIVER:
         return raise_old_driver(owner);
     case VDMRT_ERROR_NO_DRIVER:
@@ -161,9 +161,9 @@ vdmrt_raise_status(PyObject *owner, DeviceObject *device, vdmrt_status status, c
         return raise_device_error(
             owner, "cuDeviceGet",
             PyUnicode_FromFormat(
-                "the driver sees %d GPU(s), numbered from 0, and none of the wanted number; check "
-                "nvidia-smi and CUDA_VISIBLE_DEVICES",
-                vdmrt_cuda_device_count()));
+                "wanted GPU %zu, and the driver sees %d GPU(s), numbered from 0; check nvidia-smi and "
+                "CUDA_VISIBLE_DEVICES",
+                wanted, vdmrt_cuda_device_count()));
     case VDMRT_ERROR_EMPTY:
         return raise_device_error(
             owner, "cuStreamEndCapture",
