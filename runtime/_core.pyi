@@ -90,6 +90,21 @@ class Device:
     def synchronize(self) -> None:
         """Wait until the queue is empty."""
 
+    def synchronize_stream(self, stream: int, /) -> None:
+        """Wait until somebody's stream of this GPU is empty: a CUstream, 1 the legacy default, 2 the thread's.
+
+        Raises:
+            RuntimeError: The device is the host.
+        """
+
+    def locate(self, address: int, /) -> int:
+        """Return the number of the GPU whose memory an address is of.
+
+        Raises:
+            RuntimeError: The device is the host.
+            DeviceError: It is no address of CUDA.
+        """
+
     def activate(self) -> None:
         """Make the GPU's primary CUDA context current on this thread, and leave it so; for libraries that need it."""
 
@@ -214,7 +229,7 @@ class Ring:
         visible: Slots that hold a frame: min(written, slots).
     """
 
-    def __new__(cls, slots: int) -> Ring: ...
+    def __new__(cls, slots: int, *, written: int = 0) -> Ring: ...
     @property
     def slots(self) -> int: ...
     @property
@@ -248,6 +263,16 @@ class Ring:
 
     def reset(self) -> None:
         """Forget all frames."""
+
+def inspect_dlpack(capsule: object, /) -> tuple[int, tuple[int, ...], tuple[int, ...], tuple[int, int, int]]:
+    """Say where a DLPack tensor lies and what it is; the capsule goes on owning it.
+
+    Returns:
+        Address, shape, strides in elements, and the dtype as code, bits and lanes.
+
+    Raises:
+        TypeError: It is no such capsule, or somebody consumed it.
+    """
 
 INITIAL_NOISE: Final = 0
 STEP_NOISE: Final = 1

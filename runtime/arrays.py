@@ -12,7 +12,7 @@ from ..bundle import TensorSpec
 from ..errors import TensorMismatchError
 from ._core import Device, Memory
 
-__all__ = ["ALIGNMENT", "Array", "DeviceArray", "HostView", "TensorBlock", "aligned", "checked_array", "host_array"]
+__all__ = ["ALIGNMENT", "Array", "DeviceArray", "HostView", "TensorBlock", "aligned", "checked_array"]
 
 # Of every tensor's address, in bytes: what TensorRT's setTensorAddress wants.
 ALIGNMENT = 256
@@ -204,17 +204,3 @@ def checked_array(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]
     if not np.isfinite(array).all():
         raise TensorMismatchError(name, f"holds NaN or Inf at {list(np.argwhere(~np.isfinite(array))[0])}")
     return np.ascontiguousarray(array, np.float32)
-
-
-def host_array(name: str, value: Any) -> Array:
-    """Return ``value`` as an array of the host.
-
-    Raises:
-        TensorMismatchError: It lies on a GPU, or is no array of numbers.
-    """
-    where = value.__dlpack_device__() if hasattr(value, "__dlpack_device__") else (1, 0)
-    if hasattr(value, "__cuda_array_interface__") or where[0] == 2:
-        raise TensorMismatchError(
-            name, f"lies on cuda:{where[1]}, and host memory was wanted; copy it there, as by .cpu() or .get()"
-        )
-    return np.asarray(value)

@@ -88,6 +88,15 @@ class CacheBlock:
         self._device.synchronize()
         return out
 
+    def write(self, row: int, values: Array) -> None:
+        """Set rows from ``row`` on, [L, 2, count, lines, columns] or its last axis split; complete on return."""
+        layers, parts, _, _, _ = self.shape
+        planes = np.ascontiguousarray(values, self.dtype).reshape(layers * parts, -1)
+        for index, plane in enumerate(planes):
+            there = self.address + index * self.plane_nbytes + row * self.row_nbytes
+            self._device.upload(there, plane.ctypes.data, plane.nbytes)
+        self._device.synchronize()
+
     def view(self) -> Array:
         """Return a view of a block of the host, without its padding; valid until it is closed.
 

@@ -7,8 +7,8 @@ copies bring it into the slab.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from ..errors import SessionError
 from ._core import Memory, Ring
 from .arrays import Array, DeviceArray, TensorBlock
 from .backend import Backend, Call, ExecutionContext, Program
-from .cache_block import CacheBlock
+from .lane_cache import LaneCache
 from .step_trial import StepTrial
 from .stepper import EagerStepper, ReplayStepper, StepTimes, capture
 from .window import Window
@@ -51,6 +51,8 @@ class Lane:
     Attributes:
         geometry: Every size.
         device: The queue that everything runs on.
+        cache: K and V of all requests.
+        graphs_id: Precision and hash of the graphs.
         lock: Held while a graph of this lane runs or its tensors change.
     """
 
@@ -62,6 +64,7 @@ class Lane:
         programs: Mapping[str, Program],
         *,
         cuda_graph: bool = True,
+        graphs_id: tuple[str, str] = ("", ""),
     ) -> None:
         """Allocate everything, bind it, and capture a denoising step where the backend can.
 
@@ -71,12 +74,14 @@ class Lane:
             graphs: Rows of model.json of "fill" and "denoise".
             programs: The same, loaded.
             cuda_graph: Whether steps are captured and replayed, where that can be.
+            graphs_id: Precision and hash of the graphs, for snapshots.
 
         Raises:
             DeviceError: The device has not enough memory, or a call failed. Nothing stays allocated.
             BackendError: A captured step computes something else than an eager one.
         """
         self.geometry = geometry
+        self.graphs_id = graphs_id
         self.lock = threading.RLock()
         self.device = backend.open_device()
         self._free = list(range(geometry.requests))
@@ -90,10 +95,18 @@ class Lane:
             self._release(ignore_failures=True)
             raise
 
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Hold the lock of an open lane."""
+        with self.lock:
+            if not self._owned:
+                raise RuntimeError("the lane is closed, with the model that it belonged to; load the model again")
+            yield
+
     @property
     def cache_nbytes(self) -> int:
         """Bytes of the KV cache: 2·L·K·B·S·C elements."""
-        return self._slab.nbytes
+        return self.cache.nbytes
 
     @property
     def replays(self) -> bool:
@@ -102,7 +115,7 @@ class Lane:
 
     def lease(self) -> int | None:
         """Lease a request slot, its cache empty; None where all are taken."""
-        with self.lock:
+        with self._working():
             if not self._free:
                 return None
             self.clear(self._free[0])
@@ -115,11 +128,8 @@ class Lane:
 
     def clear(self, request: int) -> None:
         """Zero a request's cache, context and latent: invisible slots hold zeros, because 0 × NaN is NaN."""
-        with self.lock:
-            first, count = self._rows(request).start, self.geometry.rows_per_request
-            self._slab.clear(first, count)
-            if self._context is not None:
-                self._context.clear(first, count)
+        with self._working():
+            self.cache.clear(request)
             for name in ("latent", "history"):
                 self._state[name][request] = 0
                 self._state.upload(name, request)
@@ -127,10 +137,17 @@ class Lane:
     def set_text(self, request: int, text: Array, mask: Array) -> None:
         """Set a request's text [rows_per_request, tokens, width] and mask [rows_per_request, tokens]."""
         rows = self._rows(request)
-        with self.lock:
+        with self._working():
             for name, value in (("text", text), ("text_mask", mask)):
                 self._inputs[name][rows] = value
                 self._inputs.upload(name, rows.start, self.geometry.rows_per_request)
+
+    def text(self, request: int) -> dict[str, Array]:
+        """Return copies of a request's "text" and "text_mask", as set; nothing where the model has none."""
+        rows = self._rows(request)
+        names = ("text", "text_mask") if self.geometry.text_width else ()
+        with self._working():
+            return {name: self._inputs[name][rows].copy() for name in names}
 
     def set_guidance(self, request: int, guidance: float) -> None:
         """Set a request's guidance scale."""
@@ -138,7 +155,7 @@ class Lane:
 
     def set_table(self, request: int, timesteps: Array, coefficients: Array) -> None:
         """Set a request's sampler: timesteps [N] and coefficients [N, 8]."""
-        with self.lock:
+        with self._working():
             self._set("timesteps", request, timesteps)
             self._set("coefficients", request, coefficients)
 
@@ -156,7 +173,7 @@ class Lane:
             initial: What it starts from, float32 [T, c, h, w]; copied.
             noise_steps: How many steps of :meth:`noise` were written anew.
         """
-        with self.lock:
+        with self._working():
             self._set_window(self._inputs, request, window)
             for name, value in (("latent", initial), ("step", 0), ("history", 0)):
                 self._state[name][request] = value
@@ -174,7 +191,7 @@ class Lane:
         Raises:
             DeviceError: A run failed.
         """
-        with self.lock:
+        with self._working():
             return self._stepper.run(steps, on_step)
 
     def latent(self, request: int) -> Array:
@@ -199,6 +216,7 @@ class Lane:
         *,
         keep_context: bool,
         stage: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
+        before: Callable[[], None] = lambda: None,
     ) -> FillTimes:
         """Compute K and V of clean latent frames [n, c, h, w], 1 <= n <= T, and copy them into the request's slots.
 
@@ -210,19 +228,21 @@ class Lane:
             context_index: Which of them become the cross-frame context, int32 [P].
             keep_context: Whether the request keeps the context it has.
             stage: Entered with "fill" and "scatter" while the host does each; on a GPU it enqueues them only.
+            before: Enqueues what must see the cache as it was.
 
         Raises:
             DeviceError: A call failed.
         """
-        with self.lock:
+        with self._working():
             try:
                 self._set_fill_inputs(request, latent, window, context_index)
+                before()
                 with stage("fill"):
                     self._marks.record(0)
                     self._fill_calls[request, keep_context].enqueue()
                     self._marks.record(1)
                 with stage("scatter"):
-                    self._scatter(request, ring, len(latent))
+                    self.cache.scatter(request, ring, len(latent))
                     self._marks.record(2)
                 # When this has passed, the mirrors of the inputs are free to be written again.
                 self._marks.wait(2)
@@ -230,28 +250,6 @@ class Lane:
                 self.device.synchronize()
                 raise
             return FillTimes(self._marks.elapsed_ms(0, 1), self._marks.elapsed_ms(1, 2))
-
-    def cache(self, request: int) -> Array:
-        """Return a copy of a request's cache, [L, 2, rows_per_request, S·H, K, d]."""
-        return self._framed(self._slab.read(self._rows(request).start, self.geometry.rows_per_request))
-
-    def cache_view(self, request: int) -> Array:
-        """Return a view of a request's cache in host memory, as :meth:`cache`; valid until the lane is closed.
-
-        Raises:
-            RuntimeError: The lane is on a GPU.
-        """
-        return self._framed(self._slab.view()[:, :, self._rows(request)])
-
-    def context(self, request: int) -> Array:
-        """Return a copy of a request's cross-frame context, [L, 2, rows_per_request, H, P·S, d].
-
-        Raises:
-            SessionError: The model has none.
-        """
-        if self._context is None:
-            raise SessionError("the model has no cross-frame attention, so there is no context")
-        return self._framed(self._context.read(self._rows(request).start, self.geometry.rows_per_request))
 
     def close(self) -> None:
         """Free all memory. No session may use the lane any more. Closing twice is allowed.
@@ -281,19 +279,8 @@ class Lane:
         self._owned.append(thing)
 
     def _allocate(self, graphs: Mapping[str, Graph]) -> None:
-        g = self.geometry
-        dtype = _spec(graphs["fill"].outputs, "present_k.0").dtype
-        lines = g.tokens_per_frame * g.heads
-        self._slab = self._allocate_block(g.rows, lines, g.slots * g.head_size, dtype)
-        self._staging = self._allocate_block(g.rows_per_request, lines, g.chunk_frames * g.head_size, dtype)
-        self._context = self._spare_context = None
-        if g.context is not None:
-            columns = g.context_frames * g.tokens_per_frame * g.head_size
-            # Floating point also beside an INT8 cache.
-            dtype = _spec(graphs["fill"].outputs, "context_k.0").dtype
-            self._context = self._allocate_block(g.rows, g.heads, columns, dtype)
-            # Where a fill's context goes when the session keeps an earlier one.
-            self._spare_context = self._allocate_block(g.rows_per_request, g.heads, columns, dtype)
+        self.cache = LaneCache(self.device, self.geometry, graphs)
+        self._own(self.cache)
         small = [spec for spec in graphs["denoise"].inputs if "." not in spec.name]
         state = [_spec(tuple(small), name) for name in _STATE]
         self._inputs = self._allocate_tensors([spec for spec in small if spec.name not in _STATE])
@@ -301,15 +288,10 @@ class Lane:
         # Laid out as the state is, so that one copy hands everything on.
         self._next = self._allocate_tensors([replace(spec, name=f"next_{spec.name}") for spec in state])
         self._fill = self._allocate_tensors([spec for spec in graphs["fill"].inputs if "." not in spec.name])
-        self._steps = self.device.events(g.max_steps + 1)
+        self._steps = self.device.events(self.geometry.max_steps + 1)
         self._own(self._steps)
         self._marks = self.device.events(3)
         self._own(self._marks)
-
-    def _allocate_block(self, rows: int, lines: int, columns: int, dtype: str) -> CacheBlock:
-        block = CacheBlock(self.device, (self.geometry.layers, 2, rows, lines, columns), dtype)
-        self._own(block)
-        return block
 
     def _allocate_tensors(self, specs: list[TensorSpec]) -> TensorBlock:
         block = TensorBlock(self.device, specs)
@@ -326,7 +308,7 @@ class Lane:
         fill = self._create_context(programs["fill"])
         keeps = (False, True) if self.geometry.context == "first" else (False,)
         self._fill_calls: dict[tuple[int, bool], Call] = {
-            (request, keep): fill.bind(self._fill_addresses(request, keep))
+            (request, keep): fill.bind({**self._fill.addresses(), **self.cache.fill_addresses(request, keep)})
             for request in range(self.geometry.requests)
             for keep in keeps
         }
@@ -342,18 +324,7 @@ class Lane:
             **self._inputs.addresses(),
             **self._state.addresses(),
             **self._next.addresses(),
-            **self._slab.addresses("past", 0),
-            **(self._context.addresses("context", 0) if self._context is not None else {}),
-        }
-
-    def _fill_addresses(self, request: int, keep_context: bool) -> dict[str, int]:
-        row = self._rows(request).start
-        context = self._spare_context if keep_context else self._context
-        return {
-            **self._fill.addresses(),
-            **self._slab.addresses("past", row),
-            **self._staging.addresses("present", 0),
-            **(context.addresses("context", 0 if keep_context else row) if context is not None else {}),
+            **self.cache.denoise_addresses(),
         }
 
     def _make_stepper(self, replays: bool) -> EagerStepper | ReplayStepper:
@@ -377,7 +348,7 @@ class Lane:
         self.device.copy(self._state.address, self._next.address, self._state.nbytes)
 
     def _set(self, name: str, request: int, value: Array | np.float32) -> None:
-        with self.lock:
+        with self._working():
             self._inputs[name][request] = value
             self._inputs.upload(name, request)
 
@@ -407,34 +378,11 @@ class Lane:
             there = self._inputs.addresses()["noise"] + request * place.nbytes
             self.device.upload(there, place.ctypes.data, steps * per_step)
 
-    def _scatter(self, request: int, ring: Ring, count: int) -> None:
-        """Copy the first ``count`` staged latent frames into the request's slots."""
-        g = self.geometry
-        frame = g.head_size * self._slab.dtype.itemsize
-        first_row = self._rows(request).start * self._slab.row_nbytes
-        for slot, first, length in ring.segments(count):
-            self.device.copy_3d(
-                self._slab.address + first_row + slot * frame,
-                self._staging.address + first * frame,
-                width=length * frame,
-                height=g.rows_per_request * g.tokens_per_frame * g.heads,
-                depth=2 * g.layers,
-                destination_pitch=self._slab.pitch,
-                destination_height=self._slab.plane_lines,
-                source_pitch=self._staging.pitch,
-                source_height=self._staging.plane_lines,
-            )
-
     def _read_state(self, name: str, request: int) -> Array:
-        with self.lock:
+        with self._working():
             self._state.download(name, request)
             copied: Array = self._state[name][request].copy()
             return copied
-
-    def _framed(self, block: Array) -> Array:
-        """Split the last axis of a block into frames (or tokens) and channels."""
-        framed: Array = block.reshape(*block.shape[:-1], -1, self.geometry.head_size)
-        return framed
 
     def _rows(self, request: int) -> slice:
         group = self.geometry.rows_per_request

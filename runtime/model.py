@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +18,7 @@ import numpy.typing as npt
 
 from ..bundle import Bundle, Manifest, open_bundle
 from ..errors import BundleError
+from .array_input import host_array
 from .arrays import checked_array
 from .backend import Backend, Program
 from .backend_choice import BACKENDS, BackendChoice, make_backend
@@ -24,6 +27,8 @@ from .lane import Lane
 from .samplers import SamplerTable, make_sampler
 from .schedules import Schedule
 from .session import Session
+from .session_settings import SessionSettings
+from .snapshot import Snapshot, SnapshotForm, read_snapshot
 
 __all__ = ["BACKENDS", "Model", "load"]
 
@@ -149,6 +154,7 @@ class Model:
         prefix_noise: int | None = None,
         eta: float = 0.0,
         shift: float = 1.0,
+        rollback_chunks: int = 0,
     ) -> Session:
         """Make a session on a free request slot; where none is free, on a new lane.
 
@@ -162,6 +168,8 @@ class Model:
             prefix_noise: Training timestep to whose noise level clean frames are perturbed before they are cached.
             eta: Of the sampler "ddim".
             shift: Of the sampler "flow-euler".
+            rollback_chunks: Chunks that :meth:`Session.rollback` can take back. For each the session keeps what it
+                overwrote, on the device and allocated now; see :attr:`Session.undo_nbytes`.
 
         Raises:
             ValueError: A number is out of range, or the sampler does not fit the model or the bundle.
@@ -173,31 +181,51 @@ class Model:
             raise RuntimeError("the model is closed; load it again")
         if seed is not None and not 0 <= seed < 2**64:
             raise ValueError(f"seed must be 0 <= seed < 2**64, got {seed}")
-        table = self._make_table(sampler, steps, eta, shift)
-        rows = table.padded(self.manifest.geometry.max_steps)
-        prefix_level = None if prefix_noise is None else table.prefix_noise(prefix_noise)
-        prompt = self._prompt(text, text_mask)
-        scale = self._guidance(guidance)
-        lane, request = self._lease()
-        try:
-            lane.set_table(request, *rows)
-            if prompt is not None:
-                lane.set_text(request, *prompt)
-            if scale is not None:
-                lane.set_guidance(request, scale)
-        except BaseException:
-            lane.release(request)
-            raise
-        session = Session(
-            lane,
-            request,
-            table,
-            seed=seed,
-            prefix_noise=prefix_level,
-            codec=self.codec,
-            on_close=self._sessions.remove,
+        defaults = self.manifest.sampler
+        settings = SessionSettings(
+            secrets.randbits(64) if seed is None else seed,
+            sampler or defaults.name,
+            defaults.steps if steps is None else steps,
+            self._guidance(guidance),
+            prefix_noise,
+            eta,
+            shift,
         )
-        self._sessions.append(session)
+        return self._open_session(settings, self._prompt(text, text_mask), rollback_chunks)
+
+    def restore(
+        self, source: Snapshot | str | os.PathLike[str], *, seed: int | None = None, rollback_chunks: int = 0
+    ) -> Session:
+        """Make a session that stands where a snapshot was taken, and goes on as that session did.
+
+        Args:
+            source: What :meth:`Session.snapshot` returned, or the file that it was saved to.
+            seed: Of what is drawn from now on; None goes on with the snapshot's.
+            rollback_chunks: As for :meth:`session`; the log begins empty.
+
+        Raises:
+            SessionError: The file is missing, truncated or foreign, or was taken of other graphs or sizes.
+            ValueError: ``seed`` or a setting is out of range.
+            DeviceError: A new lane does not fit into memory.
+            RuntimeError: The model is closed.
+        """
+        if self._closed:
+            raise RuntimeError("the model is closed; load it again")
+        if seed is not None and not 0 <= seed < 2**64:
+            raise ValueError(f"seed must be 0 <= seed < 2**64, got {seed}")
+        digest = self.manifest.graphs_sha256(self.precision)
+        form = SnapshotForm.of(self.manifest.geometry, self._graphs["fill"], self.precision, digest)
+        snapshot = source if isinstance(source, Snapshot) else read_snapshot(source, form)
+        snapshot.check(form, "the snapshot" if isinstance(source, Snapshot) else str(source))
+        guidance = self._guidance(snapshot.settings.guidance)
+        settings = replace(snapshot.settings, guidance=guidance, seed=snapshot.settings.seed if seed is None else seed)
+        prompt = (snapshot.tensors["text"], snapshot.tensors["text_mask"]) if "text" in form.tensors else None
+        session = self._open_session(settings, prompt, rollback_chunks)
+        try:
+            session.adopt(snapshot)
+        except BaseException:
+            session.close()
+            raise
         return session
 
     def warmup(self) -> float:
@@ -257,12 +285,11 @@ class Model:
     ) -> None:
         self.close()
 
-    def _make_table(self, sampler: str | None, steps: int | None, eta: float, shift: float) -> SamplerTable:
-        """Make the sampler's table, from the bundle's defaults where nothing is said."""
-        manifest, defaults = self.manifest, self.manifest.sampler
+    def _make_table(self, sampler: str, steps: int, eta: float, shift: float) -> SamplerTable:
+        manifest = self.manifest
         table = make_sampler(
-            sampler or defaults.name,
-            steps=defaults.steps if steps is None else steps,
+            sampler,
+            steps=steps,
             prediction=manifest.prediction,
             schedule=Schedule(**vars(manifest.schedule)),
             learned_variance=manifest.geometry.learned_variance,
@@ -276,13 +303,55 @@ class Model:
             )
         return table
 
+    def _open_session(
+        self,
+        settings: SessionSettings,
+        prompt: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None,
+        rollback_chunks: int,
+    ) -> Session:
+        """Lease a request slot and set it up."""
+        if rollback_chunks < 0:
+            raise ValueError(f"rollback_chunks must be at least 0, got {rollback_chunks}")
+        table = self._make_table(settings.sampler, settings.steps, settings.eta, settings.shift)
+        rows = table.padded(self.manifest.geometry.max_steps)
+        level = None if settings.prefix_noise is None else table.prefix_noise(settings.prefix_noise)
+        lane, request = self._lease()
+        try:
+            lane.set_table(request, *rows)
+            if prompt is not None:
+                lane.set_text(request, *prompt)
+            if settings.guidance is not None:
+                lane.set_guidance(request, settings.guidance)
+            session = Session(
+                lane,
+                request,
+                table,
+                settings,
+                prefix_noise=level,
+                codec=self.codec,
+                rollback_chunks=rollback_chunks,
+                on_close=self._sessions.remove,
+            )
+        except BaseException:
+            lane.release(request)
+            raise
+        self._sessions.append(session)
+        return session
+
     def _lease(self) -> tuple[Lane, int]:
         with self._lease_lock:
             for lane in self._lanes:
                 request = lane.lease()
                 if request is not None:
                     return lane, request
-            lane = Lane(self.backend, self.manifest.geometry, self._graphs, self._programs, cuda_graph=self._cuda_graph)
+            lane = Lane(
+                self.backend,
+                self.manifest.geometry,
+                self._graphs,
+                self._programs,
+                cuda_graph=self._cuda_graph,
+                graphs_id=(self.precision, self.manifest.graphs_sha256(self.precision)),
+            )
             self._lanes.append(lane)
             request = lane.lease()
             assert request is not None, "a new lane has free requests"
@@ -310,7 +379,9 @@ class Model:
             return None
         if text is None:
             raise ValueError(f"the model wants text embeddings [tokens <= {g.text_tokens}, {g.text_width}], got none")
-        embeddings = checked_array("text", text, (None, g.text_width), "tokens, width")
+        open_device = self.backend.open_device
+        mask = None if mask is None else host_array("text_mask", mask, open_device)
+        embeddings = checked_array("text", host_array("text", text, open_device), (None, g.text_width), "tokens, width")
         tokens = len(embeddings)
         counted = checked_array(
             "text_mask",

@@ -278,8 +278,12 @@ class OnnxRuntimeCudaProgram(OnnxRuntimeProgram):
         """Set the address of every input and output by name; each call is captured as a graph of its own."""
         options = self._make_run_options()
         if self._captures:
-            # A replayed step does not wait for the device. What is not captured does: ONNX Runtime frees pinned buffers
-            # in callbacks of the stream, and crashed in them when it was left to run on.
+            # Only a session that captures may run on without waiting. Any other gives pinned buffers back in a host
+            # function on the stream (CudaStream::CleanUpOnRunEnd in its core/providers/cuda/cuda_stream_handle.cc)
+            # which holds a reference to their arena. Were it the last one, because the session was closed meanwhile,
+            # the arena would call cudaFreeHost in the host function, and CUDA forbids that: error 800, thrown through
+            # C, an abort as seen on an H100. A run that waits has passed its host function; a session that captures
+            # has none, and frees on its own thread after a wait. By their source: no GPU has seen it since.
             options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         options.add_run_config_entry("gpu_graph_id", str(next(self._graph_ids)) if self._captures else _NO_CUDA_GRAPH)
         return OnnxRuntimeCudaCall(self._session, self._binding(device, addresses), options, self._lock)
@@ -296,6 +300,7 @@ class OnnxRuntimeContext:
     def __init__(self, program: OnnxRuntimeProgram, device: Device) -> None:
         self._program = program
         self._device = device
+        self._calls: list[OnnxRuntimeCall] = []
 
     def bind(self, addresses: Mapping[str, int]) -> OnnxRuntimeCall:
         """Set the address of every input and output by name.
@@ -303,18 +308,22 @@ class OnnxRuntimeContext:
         Raises:
             TensorMismatchError: A tensor has no address.
         """
-        return self._program.bind(self._device, addresses)
+        call = self._program.bind(self._device, addresses)
+        self._calls.append(call)
+        return call
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Let go of the session in every call: its program destroys it, while the queue that it runs on is there."""
+        while self._calls:
+            self._calls.pop().close()
 
 
 class OnnxRuntimeCall:
     """A loaded graph with its addresses."""
 
     def __init__(self, session: Any, binding: Any) -> None:
-        self._session = session
-        self._binding = binding
+        self._session: Any = session
+        self._binding: Any = binding
 
     def enqueue(self) -> None:
         """Run once and wait; ONNX Runtime releases the GIL.
@@ -324,7 +333,13 @@ class OnnxRuntimeCall:
         """
         self._run(None)
 
+    def close(self) -> None:
+        """Let go of the session. Closing twice is allowed."""
+        self._session = self._binding = None
+
     def _run(self, options: Any) -> None:
+        if self._session is None:
+            raise RuntimeError("the execution context is closed")
         try:
             self._session.run_with_iobinding(self._binding, options)
         except Exception as error:  # its exceptions share no base class

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
@@ -15,15 +13,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import SessionError
+from ..errors import DeviceError, SessionError
 from ._core import Ring
-from .arrays import Array, checked_array, host_array
+from .array_input import host_array
+from .arrays import Array, checked_array
 from .chunk import Chunk, Observer, Timings, staged
 from .codec import PictureCodec
 from .lane import FillTimes, Lane
 from .noise import Noise, NoiseSource
 from .sampler_table import PrefixNoise, SamplerTable
+from .session_settings import SessionSettings
+from .snapshot import Snapshot
 from .stepper import StepTimes
+from .streaming import stream_ahead, stream_plainly
+from .undo_log import UndoLog
 from .window import context_frames, make_window, split_prefix
 
 __all__ = ["Session", "advance"]
@@ -36,6 +39,7 @@ class Session:
 
     Attributes:
         table: The sampler.
+        settings: What it was asked for.
         observer: Told of each stage; None tells nobody.
     """
 
@@ -44,16 +48,19 @@ class Session:
         lane: Lane,
         request: int,
         table: SamplerTable,
+        settings: SessionSettings,
         *,
-        seed: int | None,
         prefix_noise: PrefixNoise | None,
         codec: PictureCodec | None,
+        rollback_chunks: int,
         on_close: Callable[[Session], None],
     ) -> None:
         g = lane.geometry
         self.table = table
+        self.settings = settings
+        self._undo = UndoLog(lane.cache, request, g.slots, rollback_chunks)
         self._noise = NoiseSource(
-            secrets.randbits(64) if seed is None else seed,
+            settings.seed,
             (g.chunk_frames, *g.latent_shape),
             table.steps,
             lane.noise(request) if table.stochastic else None,
@@ -85,6 +92,11 @@ class Session:
         return self._ring.written
 
     @property
+    def undo_nbytes(self) -> int:
+        """Bytes of device memory of the log that ``rollback_chunks`` keeps, beside the lane's cache."""
+        return self._undo.nbytes
+
+    @property
     def closed(self) -> bool:
         """Whether the session was closed, by its user or by a failure."""
         return self._closed is not None
@@ -94,7 +106,8 @@ class Session:
 
         Args:
             first: Latents, floating point [n, c, h, w], or pictures, uint8 [n, height, width, 3], where the bundle has
-                a codec; 1 <= n <= slots. Copied.
+                a codec; 1 <= n <= slots. Of the host, or by DLPack or ``__cuda_array_interface__`` of the GPU that the
+                session is on. Copied.
             noise: ``prefix`` to use instead of drawn numbers.
 
         Raises:
@@ -103,12 +116,11 @@ class Session:
             RuntimeError: The session is closed.
         """
         with self._exclusive():
-            latents = self._given_latents(host_array("first", first))
+            latents = self._given_latents(self._host_array("first", first))
             with self._lane.lock:
-                self._lane.clear(self._request)
-                self._ring.reset()
-                self._chunks = 0
+                self._forget()
                 self._extend(latents, noise)
+                self._undo.clear()  # what was given first is where a session begins
 
     def extend(self, frames: npt.ArrayLike, *, noise: Noise | None = None) -> None:
         """Go on with given frames instead of generated ones: they enter the cache after those that are there.
@@ -124,7 +136,7 @@ class Session:
         """
         with self._exclusive():
             self._check_started()
-            latents = self._given_latents(host_array("frames", frames))
+            latents = self._given_latents(self._host_array("frames", frames))
             with self._lane.lock:
                 self._extend(latents, noise)
 
@@ -157,37 +169,75 @@ class Session:
         """
         if chunks is not None and chunks < 1:
             raise ValueError(f"chunks must be at least 1, got {chunks}")
-        make = self._stream_ahead if ahead else self._stream
-        yield from make(chunks, on_step)
+        make = stream_ahead if ahead else stream_plainly
+        yield from make(self.step, chunks, on_step)
 
-    def _stream(self, chunks: int | None, on_step: Callable[[int], None] | None) -> Iterator[Chunk]:
-        made = 0
-        while chunks is None or made < chunks:
-            yield self.step(on_step=on_step)
-            made += 1
+    def rollback(self, chunks: int = 1) -> None:
+        """Take back the last chunks: cache, context and position are what they were before them, bit for bit.
 
-    def _stream_ahead(self, chunks: int | None, on_step: Callable[[int], None] | None) -> Iterator[Chunk]:
-        abandoned = threading.Event()
+        Each fill of the cache counts: a step is one, :meth:`extend` one for each chunk of given frames or part of one.
+        Made anew, the chunks come out as they did, unless something else is given.
 
-        def check(done: int) -> None:
-            if abandoned.is_set():
-                raise _Abandoned
-            if on_step is not None:
-                on_step(done)
+        Args:
+            chunks: How many; at most ``rollback_chunks`` of :meth:`Model.session`.
 
-        begun = 1
-        with ThreadPoolExecutor(1, thread_name_prefix="vdmrt-stream") as maker:
-            pending: Future[Chunk] | None = maker.submit(self.step, on_step=check)
+        Raises:
+            ValueError: ``chunks`` is not positive.
+            SessionError: There are not that many in the log, or the session is in use elsewhere.
+            DeviceError: A copy failed; the session is closed.
+            RuntimeError: The session is closed.
+        """
+        with self._exclusive(), self._lane.lock:
             try:
-                while pending is not None:
-                    chunk = pending.result()
-                    pending = None
-                    if chunks is None or begun < chunks:
-                        pending = maker.submit(self.step, on_step=check)
-                        begun += 1
-                    yield chunk
-            finally:
-                abandoned.set()
+                self._ring, self._chunks = self._undo.undo(chunks)
+                self._lane.device.synchronize()
+            except (DeviceError, KeyboardInterrupt):
+                self._close("a rollback was interrupted and the session was closed")
+                raise
+
+    def reset(self) -> None:
+        """Forget everything but the settings; :meth:`start` begins anew.
+
+        Raises:
+            SessionError: The session is in use elsewhere.
+            RuntimeError: The session is closed.
+        """
+        with self._exclusive(), self._lane.lock:
+            self._forget()
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy of the whole state, for :meth:`Model.restore`: to go on later, or in two ways from here.
+
+        Raises:
+            SessionError: The session was not started, or is in use elsewhere.
+            RuntimeError: The session is closed.
+        """
+        with self._exclusive(), self._lane.lock:
+            self._check_started()
+            lane, request = self._lane, self._request
+            tensors = {"cache": lane.cache.read(request), **lane.text(request)}
+            if lane.cache.has_context:
+                tensors["context"] = lane.cache.read_context(request)
+            precision, graphs_sha256 = lane.graphs_id
+            return Snapshot(precision, graphs_sha256, self._ring.written, self._chunks, self.settings, tensors)
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Stand where a snapshot was taken, which was checked to fit; :meth:`Model.restore` calls it.
+
+        Raises:
+            DeviceError: A copy failed; the session is closed.
+        """
+        with self._exclusive(), self._lane.lock:
+            self._forget()
+            self._ring = Ring(self._ring.slots, written=snapshot.written)
+            self._chunks = snapshot.chunks
+            cache = snapshot.tensors["cache"].copy()
+            cache[:, :, :, :, self._ring.visible :] = 0  # 0 × NaN is NaN
+            try:
+                self._lane.cache.write(self._request, cache, snapshot.tensors.get("context"))
+            except BaseException:
+                self._close("restoring was interrupted and the session was closed")
+                raise
 
     def cache(self) -> tuple[Array, list[int]]:
         """Return a copy of the KV cache and the latent frame in each slot, -1 for an empty one.
@@ -197,7 +247,7 @@ class Session:
         """
         with self._exclusive():
             frames = [self._ring.frame(slot) for slot in range(self._ring.slots)]
-            return self._lane.cache(self._request).copy(), frames
+            return self._lane.cache.read(self._request), frames
 
     def close(self) -> None:
         """Give the request slot back. Closing twice is allowed.
@@ -231,9 +281,20 @@ class Session:
     def _close(self, reason: str) -> None:
         if self._closed is None:
             self._closed = reason
-            self._noise.close()
-            self._lane.release(self._request)
-            self._on_close(self)
+            with ExitStack() as undo:  # all of it, whatever fails
+                undo.callback(self._on_close, self)
+                undo.callback(self._lane.release, self._request)
+                undo.callback(self._undo.close)
+                undo.callback(self._noise.close)
+
+    def _forget(self) -> None:
+        self._lane.clear(self._request)
+        self._ring.reset()
+        self._undo.clear()
+        self._chunks = 0
+
+    def _host_array(self, name: str, value: Any) -> Array:
+        return host_array(name, value, lambda: self._lane.device)
 
     def _given_latents(self, given: npt.NDArray[Any]) -> Latents:
         g = self._lane.geometry
@@ -277,10 +338,13 @@ class Session:
     def _take_given(self, noise: Noise, initial: Latents) -> None:
         """Write the caller's numbers over the drawn ones."""
         if noise.initial is not None:
-            initial[:] = checked_array("noise.initial", noise.initial, initial.shape, "T, c, h, w")
+            initial[:] = checked_array(
+                "noise.initial", self._host_array("noise.initial", noise.initial), initial.shape, "T, c, h, w"
+            )
         if noise.steps is not None and self.table.stochastic:
             shape = (self.table.steps, *initial.shape)
-            given = checked_array("noise.steps", noise.steps, shape, "steps, T, c, h, w")
+            host = self._host_array("noise.steps", noise.steps)
+            given = checked_array("noise.steps", host, shape, "steps, T, c, h, w")
             self._lane.noise(self._request)[: self.table.steps] = given
         if noise.initial is not None or noise.steps is not None:
             self._noise.forget()
@@ -290,7 +354,8 @@ class Session:
         if self._prefix_noise is None:
             return latents
         if noise is not None and noise.prefix is not None:
-            drawn = checked_array("noise.prefix", noise.prefix, latents.shape, "n, c, h, w")
+            host = self._host_array("noise.prefix", noise.prefix)
+            drawn = checked_array("noise.prefix", host, latents.shape, "n, c, h, w")
         else:
             drawn = self._noise.prefix(first, latents)
         factors = np.float32(self._prefix_noise.signal), np.float32(self._prefix_noise.noise)
@@ -310,6 +375,7 @@ class Session:
                 context_frames(g, count),
                 keep_context=keep,
                 stage=partial(staged, self.observer),
+                before=partial(self._undo.save, self._ring, count, self._chunks),
             )
             self._ring.advance(count)
         except BaseException:
@@ -344,10 +410,6 @@ class Session:
         if self.observer is not None:
             self.observer.finish(chunk)
         return chunk
-
-
-class _Abandoned(Exception):
-    """The consumer of a stream went away while the next chunk was being made."""
 
 
 def advance(

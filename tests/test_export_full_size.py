@@ -38,7 +38,7 @@ with vdmrt.load(sys.argv[1], verify=False) as model, model.session(seed=0, sampl
     session.start(rng.standard_normal((1, *g.latent_shape)).astype(np.float32))
     cache, _ = session.cache()
     lane = session.lane
-    context = lane.context(0).copy()
+    context = lane.cache.read_context(0)
     noisy = rng.standard_normal((g.chunk_frames, *g.latent_shape)).astype(np.float32)
     session.step(noise=Noise(initial=noisy))
     clean = lane.history(0)

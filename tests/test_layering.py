@@ -79,7 +79,7 @@ def test_contract_needs_the_standard_library_alone() -> None:
 
 
 def test_runtime_knows_neither_torch_nor_onnx() -> None:
-    forbidden = {"torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "safetensors"}
+    forbidden = {"torch", "torchvision", "onnx", "onnx_ir", "onnxscript"}
 
     for path in (ROOT / "runtime").rglob("*.py"):
         assert imported_libraries(path) & forbidden == set(), path

@@ -351,7 +351,7 @@ def test_a_machine_without_a_gpu_is_said_in_a_sentence(fake_cuda: FakeCuda) -> N
 def test_a_gpu_that_is_not_there_is_counted() -> None:
     with enabled_fake_cuda(devices=2):
         assert cuda_device(1).name == "cuda:1"
-        with pytest.raises(DeviceError, match=r"the driver sees 2 GPU\(s\), numbered from 0, and none of the wanted"):
+        with pytest.raises(DeviceError, match=r"wanted GPU 2, and the driver sees 2 GPU\(s\), numbered from 0"):
             cuda_device(2)
 
 
@@ -420,6 +420,37 @@ def test_a_failed_step_names_the_call_and_leaves_the_device_usable(device: Devic
 
     assert len(device.replay(graph, events, 8)) == 8
     assert read(device, memory.address, 1) == b"\0"
+
+
+EXIT_SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from fake_cuda import Code, FakeCuda
+from vdmrt.runtime._core import cuda_device
+fake = FakeCuda()
+fake.enable()
+device = cuda_device()
+memory, pinned, events = device.allocate(8), device.allocate_pinned(8), device.events(2)
+"""
+
+
+@pytest.mark.parametrize("code", [Code.LAUNCH_FAILED, Code.DEINITIALIZED])
+def test_what_is_alive_when_the_interpreter_exits_says_a_sentence_at_most(code: Code) -> None:
+    """Destructors run when nothing can be imported any more; a driver that has ended has nothing left to give back."""
+    script = EXIT_SCRIPT + (
+        "class Keeper: pass\n"
+        "keeper = Keeper(); keeper.self = keeper; keeper.kept = (device, memory, pinned, events)\n"
+        "sys.modules['kept until the very end'] = keeper\n"
+        "del device, memory, pinned, events, keeper\n"
+        f"fake.fail({int(code)}, sticky=True)\n"
+        "fake.library.cuCtxSynchronize()\n"
+    )
+    support = os.path.join(os.path.dirname(__file__), "support")
+
+    done = subprocess.run([sys.executable, "-c", script, support], capture_output=True, text=True)
+
+    assert done.returncode == 0 and "ImportError" not in done.stderr and "TypeError" not in done.stderr
+    assert ("CUDA_ERROR_LAUNCH_FAILED" in done.stderr) == (code == Code.LAUNCH_FAILED), done.stderr
 
 
 # DLPack

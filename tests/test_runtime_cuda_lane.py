@@ -15,9 +15,8 @@ from host_function_backend import HostFunctionBackend
 
 import vdmrt
 from vdmrt.bundle import open_bundle
-from vdmrt.errors import BackendError, DeviceError, TensorMismatchError
+from vdmrt.errors import BackendError, DeviceError
 from vdmrt.runtime import Model, Session, advance
-from vdmrt.runtime.arrays import DeviceArray, host_array
 
 Array = npt.NDArray[np.float32]
 CHUNKS = 5  # of 3 frames into 7 slots: empty, filling, full and wrapped twice
@@ -139,11 +138,10 @@ def test_the_host_does_nothing_between_steps_that_nobody_watches(
         fake_cuda.clear_calls()
         timings = session.step().timings
     names = [call.name for call in fake_cuda.calls()]
-    between = names[names.index("cuGraphLaunch") : len(names) - names[::-1].index("cuGraphLaunch")]
+    between = names[names.index("cuGraphLaunch") : len(names) - names[::-1].index("cuGraphLaunch") + 1]
 
-    assert set(between) <= {
-        "cuGraphLaunch", "cuEventRecord", "cuEventQuery", "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2",
-    }  # fmt: skip
+    # Least of all: a launch, the one event that both times the step and holds the next but one back, a look at it.
+    assert between == ["cuGraphLaunch", "cuEventRecord"] * 2 + ["cuEventQuery", "cuGraphLaunch", "cuEventRecord"] * 4
     assert len(timings.denoise_ms) == len(timings.enqueue_us) == 6
     assert timings.fill_ms > 0 and timings.scatter_ms > 0
 
@@ -271,19 +269,6 @@ def test_latents_of_the_host_go_out_by_dlpack(tiny_bundle: Path) -> None:
 
         assert np.array_equal(seen, chunk.latents) and not np.shares_memory(seen, chunk.latents)
         assert not hasattr(chunk.device_latents, "__cuda_array_interface__")
-
-
-def test_frames_on_a_gpu_are_refused_with_the_way_out(tiny_bundle: Path, on_cuda: Callable[..., Model]) -> None:
-    model = on_cuda(tiny_bundle, "fp32")
-    with model.session(seed=3, steps=2) as session:
-        session.start(first(model))
-        chunk = session.step()
-
-        with pytest.raises(TensorMismatchError, match=r"'frames': lies on cuda:0, and host memory was wanted; .*\.cpu"):
-            session.extend(chunk.device_latents)  # type: ignore[arg-type]
-
-        assert isinstance(chunk.device_latents, DeviceArray)
-        assert np.array_equal(host_array("frames", chunk.latents), chunk.latents)
 
 
 def test_too_little_memory_leaves_the_model_usable(tiny_bundle: Path) -> None:

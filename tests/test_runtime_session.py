@@ -108,7 +108,7 @@ def test_nan_in_one_row_leaves_the_other_bit_identical(model: Model) -> None:
     with model.session(seed=0, steps=2) as clean, model.session(seed=1, steps=2) as poisoned:
         clean.start(given())
         poisoned.start(given())
-        poisoned.lane.cache_view(1)[...] = np.nan
+        poisoned.lane.cache.view(1)[...] = np.nan
         with pytest.raises(vdmrt.VdmrtError, match="chunk 0 came out with NaN or Inf"):
             advance([clean, poisoned])
         assert clean.next_latent_frame == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,32 @@ def test_a_closed_model(tiny_bundle: Path) -> None:
 
     with pytest.raises(RuntimeError, match="the model is closed; load it again"):
         model.session()
+
+
+def test_a_closed_lane(tiny_bundle: Path) -> None:
+    model = vdmrt.load(tiny_bundle, device="cpu", threads=1)
+    session = model.session(steps=2)
+    lane = session.lane
+    with pytest.raises(SessionError, match="a lane with leased requests cannot be closed; close its sessions first"):
+        lane.close()
+    model.close()
+    lane.close()
+
+    for use in (lane.lease, lambda: lane.denoise(1), lambda: lane.latent(0), lambda: lane.set_guidance(0, 1.0)):
+        with pytest.raises(RuntimeError, match="the lane is closed, with the model .*; load the model again"):
+            use()
+
+
+def test_a_closed_model_lets_go_of_its_graphs_though_a_lane_is_still_known(tiny_bundle: Path) -> None:
+    """On a GPU they would else be destroyed after the stream that they run on."""
+    model = vdmrt.load(tiny_bundle, device="cpu", threads=1)
+    lane = model.session(steps=2).lane
+    graphs = [weakref.ref(program._session) for program in model._programs.values()]  # type: ignore[attr-defined]
+    assert all(graph() is not None for graph in graphs)
+
+    model.close()
+
+    assert all(graph() is None for graph in graphs) and lane is not None
 
 
 def test_two_threads_in_one_session(model: Model) -> None:

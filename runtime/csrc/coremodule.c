@@ -26,7 +26,7 @@ core_cuda_device(PyObject *module, PyObject *args, PyObject *kwargs)
     status = vdmrt_device_cuda((int)index, &device);
     Py_END_ALLOW_THREADS
     if (status != VDMRT_OK) {
-        return vdmrt_raise_status(module, NULL, status, "cuda_device", 0);
+        return vdmrt_raise_status(module, NULL, status, "cuda_device", (size_t)index);
     }
     return vdmrt_make_device(PyModule_GetState(module), device);
 }
@@ -80,7 +80,8 @@ static int
 core_exec(PyObject *module)
 {
     module_state *state = PyModule_GetState(module);
-    if ((state->device_type = add_type(module, &vdmrt_device_spec)) == NULL ||
+    if ((state->device_error = vdmrt_import_device_error(module)) == NULL ||
+        (state->device_type = add_type(module, &vdmrt_device_spec)) == NULL ||
         (state->memory_type = add_type(module, &vdmrt_memory_spec)) == NULL ||
         (state->events_type = add_type(module, &vdmrt_events_spec)) == NULL ||
         (state->graph_type = add_type(module, &vdmrt_graph_spec)) == NULL ||
@@ -99,6 +100,7 @@ static int
 core_traverse(PyObject *module, visitproc visit, void *arg)
 {
     module_state *state = PyModule_GetState(module);
+    Py_VISIT(state->device_error);
     Py_VISIT(state->device_type);
     Py_VISIT(state->memory_type);
     Py_VISIT(state->events_type);
@@ -111,6 +113,7 @@ static int
 core_clear(PyObject *module)
 {
     module_state *state = PyModule_GetState(module);
+    Py_CLEAR(state->device_error);
     Py_CLEAR(state->device_type);
     Py_CLEAR(state->memory_type);
     Py_CLEAR(state->events_type);
@@ -143,6 +146,8 @@ static PyMethodDef core_methods[] = {
      PyDoc_STR("cuda_device($module, /, index=0)\n--\n\nOpen a queue of its own on an NVIDIA GPU.")},
     {"fill_normal", (PyCFunction)(void (*)(void))core_fill_normal, METH_VARARGS | METH_KEYWORDS,
      core_fill_normal_doc},
+    {"inspect_dlpack", vdmrt_inspect_dlpack, METH_O,
+     PyDoc_STR("inspect_dlpack($module, capsule, /)\n--\n\nSay where a DLPack tensor lies and what it is.")},
     {NULL, NULL, 0, NULL},
 };
 

@@ -87,6 +87,13 @@ cuda_synchronize(void *context)
 }
 
 static vdmrt_status
+cuda_synchronize_stream(void *context, uintptr_t stream)
+{
+    cuda_queue *queue = context;
+    IN_CONTEXT(queue, CALL(queue, stream_synchronize, (CUstream)stream));
+}
+
+static vdmrt_status
 free_memory(cuda_queue *queue, CUdeviceptr memory)
 {
     UNDO(queue, release, memory);
@@ -118,6 +125,15 @@ cuda_release_pinned(void *context, uintptr_t address)
 {
     vdmrt_status passed = cuda_synchronize(context);
     return first_failure(passed, free_pinned(context, (void *)address));
+}
+
+static vdmrt_status
+cuda_locate(void *context, uintptr_t address, int *index)
+{
+    cuda_queue *queue = context;
+    enum { CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL = 9 };
+    IN_CONTEXT(queue, CALL(queue, pointer_attribute, index, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,
+                           (CUdeviceptr)address));
 }
 
 static vdmrt_status
@@ -184,6 +200,21 @@ cuda_activate(void *context)
     return CALL(queue, context_set, queue->primary);
 }
 
+static vdmrt_status
+cuda_enter(void *context)
+{
+    cuda_queue *queue = context;
+    return CALL(queue, context_push, queue->primary);
+}
+
+static vdmrt_status
+cuda_leave(void *context)
+{
+    cuda_queue *queue = context;
+    CUcontext popped;
+    return CALL(queue, context_pop, &popped);
+}
+
 /* Events */
 
 static vdmrt_status
@@ -209,18 +240,12 @@ cuda_record(void *context, uintptr_t event)
 }
 
 static vdmrt_status
-query_event(cuda_queue *queue, CUevent event, bool *passed)
-{
-    CUresult code = queue->cuda->event_query(event);
-    *passed = code == CUDA_SUCCESS;
-    return code == CUDA_ERROR_NOT_READY ? VDMRT_OK : status_of(VDMRT_CUDA_CALL_event_query, code);
-}
-
-static vdmrt_status
 cuda_query(void *context, uintptr_t event, bool *passed)
 {
     cuda_queue *queue = context;
-    IN_CONTEXT(queue, query_event(queue, (CUevent)event, passed));
+    CUresult code = queue->cuda->event_query((CUevent)event);
+    *passed = code == CUDA_SUCCESS;
+    return code == CUDA_ERROR_NOT_READY ? VDMRT_OK : status_of(VDMRT_CUDA_CALL_event_query, code);
 }
 
 static vdmrt_status
@@ -321,10 +346,11 @@ cuda_end_capture(void *context, uintptr_t *graph, size_t *nodes)
 }
 
 static vdmrt_status
-cuda_launch(void *context, uintptr_t graph)
+cuda_launch(void *context, uintptr_t graph, uintptr_t event)
 {
     cuda_queue *queue = context;
-    IN_CONTEXT(queue, CALL(queue, graph_launch, (CUgraphExec)graph, queue->stream));
+    vdmrt_status status = CALL(queue, graph_launch, (CUgraphExec)graph, queue->stream);
+    return status == VDMRT_OK ? CALL(queue, event_record, (CUevent)event, queue->stream) : status;
 }
 
 static vdmrt_status
@@ -372,8 +398,12 @@ static const vdmrt_device_table CUDA = {
     .copy_3d = cuda_copy_3d,
     .zero_2d = cuda_zero_2d,
     .synchronize = cuda_synchronize,
+    .synchronize_stream = cuda_synchronize_stream,
+    .locate = cuda_locate,
     .memory_info = cuda_memory_info,
     .activate = cuda_activate,
+    .enter = cuda_enter,
+    .leave = cuda_leave,
     .create_event = cuda_create_event,
     .destroy_event = cuda_destroy_event,
     .record = cuda_record,

@@ -62,6 +62,7 @@ typedef struct CUDA_MEMCPY3D {
     X(error_name, cuGetErrorName, (CUresult, const char **))                                                 \
     X(error_string, cuGetErrorString, (CUresult, const char **))                                             \
     X(memory_info, cuMemGetInfo_v2, (size_t *, size_t *))                                                    \
+    X(pointer_attribute, cuPointerGetAttribute, (void *, int, CUdeviceptr))                                  \
     X(allocate, cuMemAlloc_v2, (CUdeviceptr *, size_t))                                                      \
     X(release, cuMemFree_v2, (CUdeviceptr))                                                                  \
     X(allocate_pinned, cuMemHostAlloc, (void **, size_t, unsigned))                                          \

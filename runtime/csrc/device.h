@@ -101,18 +101,23 @@ typedef struct vdmrt_device_table {
                             vdmrt_extent extent);
     vdmrt_status (*zero_2d)(void *context, uintptr_t address, size_t pitch, size_t width, size_t height);
     vdmrt_status (*synchronize)(void *context);
+    vdmrt_status (*synchronize_stream)(void *context, uintptr_t stream); /* (optional) anybody's; NULL: there are none */
+    vdmrt_status (*locate)(void *context, uintptr_t address, int *index); /* (optional) NULL: all is here */
     vdmrt_status (*memory_info)(void *context, vdmrt_memory_info *info);
     vdmrt_status (*activate)(void *context);
+    /* Around a loop on one thread, so that none of its calls need look after the driver's state of the thread. */
+    vdmrt_status (*enter)(void *context);
+    vdmrt_status (*leave)(void *context);
     vdmrt_status (*create_event)(void *context, uintptr_t *event);
     vdmrt_status (*destroy_event)(void *context, uintptr_t event);
     vdmrt_status (*record)(void *context, uintptr_t event);
-    vdmrt_status (*query)(void *context, uintptr_t event, bool *passed);
+    vdmrt_status (*query)(void *context, uintptr_t event, bool *passed); /* between enter and leave */
     vdmrt_status (*elapsed)(void *context, uintptr_t first, uintptr_t last, double *milliseconds);
     /* (optional, all of them or none) NULL: nothing can be captured */
     vdmrt_status (*begin_capture)(void *context);
     vdmrt_status (*end_capture)(void *context, uintptr_t *graph, size_t *nodes);
     vdmrt_status (*abort_capture)(void *context);
-    vdmrt_status (*launch)(void *context, uintptr_t graph);
+    vdmrt_status (*launch)(void *context, uintptr_t graph, uintptr_t event); /* and record; as query */
     vdmrt_status (*destroy_graph)(void *context, uintptr_t graph);
     vdmrt_status (*destroy)(void *context); /* (optional) NULL: the context needs no undoing */
 } vdmrt_device_table;

@@ -11,6 +11,7 @@
 #include "device.h"
 
 typedef struct module_state {
+    PyObject *device_error; /* vdmrt.errors.DeviceError */
     PyTypeObject *device_type;
     PyTypeObject *memory_type;
     PyTypeObject *events_type;
@@ -61,12 +62,23 @@ vdmrt_status vdmrt_memory_release(MemoryObject *memory);
 /* Memory.dlpack */
 PyObject *vdmrt_dlpack_method(PyObject *memory, PyObject *args, PyObject *kwargs);
 
+/* inspect_dlpack */
+PyObject *vdmrt_inspect_dlpack(PyObject *module, PyObject *capsule);
+
 /*
  * Sets the exception that says what a call answered. `module` is any object of this module's types or the
- * module; `call` names what was asked, `nbytes` how much memory, `device` whose or NULL. Returns NULL.
+ * module; `call` names what was asked, `wanted` how many bytes or which GPU, `device` whose or NULL. Returns
+ * NULL.
  */
 PyObject *vdmrt_raise_status(PyObject *module, DeviceObject *device, vdmrt_status status, const char *call,
-                             size_t nbytes);
+                             size_t wanted);
+
+/* As vdmrt_raise_status, where nothing can be raised: in a destructor, the exception that is set kept. */
+void vdmrt_report_status(PyObject *object, DeviceObject *device, vdmrt_status status, const char *call,
+                         size_t nbytes);
+
+/* Returns a new reference to vdmrt.errors.DeviceError, or NULL with an exception set. */
+PyObject *vdmrt_import_device_error(PyObject *module);
 
 /* Converts `value` (borrowed; NULL for an argument that was left out) and checks low <= value <= high. */
 bool vdmrt_parse_integer(const char *call, const char *name, PyObject *value, uint64_t low, uint64_t high,

@@ -40,15 +40,8 @@ static void
 device_dealloc(PyObject *op)
 {
     DeviceObject *self = (DeviceObject *)op;
-    PyObject *type, *value, *traceback;
     PyObject_GC_UnTrack(op);
-    PyErr_Fetch(&type, &value, &traceback);
-    vdmrt_status status = device_release(self);
-    if (status != VDMRT_OK) {
-        vdmrt_raise_status(op, NULL, status, "close", 0);
-        PyErr_WriteUnraisable(NULL);
-    }
-    PyErr_Restore(type, value, traceback);
+    vdmrt_report_status(op, NULL, device_release(self), "close", 0);
     vdmrt_free_object(op);
 }
 
@@ -125,6 +118,48 @@ static PyObject *
 device_synchronize(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     return call_plain(op, ((DeviceObject *)op)->device.table->synchronize, "synchronize");
+}
+
+static PyObject *
+device_synchronize_stream(PyObject *op, PyObject *value)
+{
+    DeviceObject *self = (DeviceObject *)op;
+    static const char call[] = "synchronize_stream";
+    vdmrt_status status = VDMRT_ERROR_UNSUPPORTED;
+    uint64_t stream;
+    if (!vdmrt_parse_integer(call, "stream", value, 0, UINTPTR_MAX, &stream) ||
+        !vdmrt_check_open(self, call)) {
+        return NULL;
+    }
+    if (self->device.table->synchronize_stream != NULL) {
+        Py_BEGIN_ALLOW_THREADS
+        status = self->device.table->synchronize_stream(self->device.context, (uintptr_t)stream);
+        Py_END_ALLOW_THREADS
+    }
+    if (status != VDMRT_OK) {
+        return vdmrt_raise_status(op, self, status, call, 0);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+device_locate(PyObject *op, PyObject *value)
+{
+    DeviceObject *self = (DeviceObject *)op;
+    static const char call[] = "locate";
+    vdmrt_status status = VDMRT_ERROR_UNSUPPORTED;
+    uintptr_t address;
+    int index = 0;
+    if (!vdmrt_parse_address(call, "address", value, &address) || !vdmrt_check_open(self, call)) {
+        return NULL;
+    }
+    if (self->device.table->locate != NULL) {
+        status = self->device.table->locate(self->device.context, address, &index);
+    }
+    if (status != VDMRT_OK) {
+        return vdmrt_raise_status(op, self, status, call, 0);
+    }
+    return PyLong_FromLong(index);
 }
 
 static PyObject *
@@ -390,6 +425,10 @@ static PyMethodDef device_methods[] = {
      device_zero_2d_doc},
     {"synchronize", device_synchronize, METH_NOARGS,
      PyDoc_STR("synchronize($self, /)\n--\n\nWait until the queue is empty.")},
+    {"synchronize_stream", device_synchronize_stream, METH_O,
+     PyDoc_STR("synchronize_stream($self, stream, /)\n--\n\nWait until somebody's stream is empty.")},
+    {"locate", device_locate, METH_O,
+     PyDoc_STR("locate($self, address, /)\n--\n\nReturn the number of the GPU that an address is of.")},
     {"activate", device_activate, METH_NOARGS,
      PyDoc_STR("activate($self, /)\n--\n\nMake the primary CUDA context current on this thread.")},
     {"memory_info", device_memory_info, METH_NOARGS,

@@ -44,10 +44,7 @@ delete_exported(DLManagedTensor *managed)
     MemoryObject *memory = tensor->memory;
     memory->exports -= 1;
     vdmrt_status status = memory->is_closed ? vdmrt_memory_release(memory) : VDMRT_OK;
-    if (status != VDMRT_OK) {
-        vdmrt_raise_status((PyObject *)memory, memory->device, status, "release", memory->nbytes);
-        PyErr_WriteUnraisable(NULL);
-    }
+    vdmrt_report_status((PyObject *)memory, memory->device, status, "release", memory->nbytes);
     Py_DECREF(memory);
     PyMem_Free(tensor);
     PyGILState_Release(gil);
@@ -145,4 +142,52 @@ vdmrt_dlpack_method(PyObject *op, PyObject *args, PyObject *kwargs)
     tensor->memory = self;
     self->exports += 1;
     return capsule;
+}
+
+/* Strides in elements, those of a contiguous tensor where the producer left them out; NULL with an exception. */
+static PyObject *
+strides_of(const DLTensor *dl)
+{
+    PyObject *strides = PyTuple_New(dl->ndim);
+    int64_t contiguous = 1;
+    for (int32_t i = dl->ndim - 1; strides != NULL && i >= 0; i--) {
+        PyObject *stride = PyLong_FromLongLong(dl->strides == NULL ? contiguous : dl->strides[i]);
+        if (stride == NULL || PyTuple_SetItem(strides, i, stride) < 0) {
+            Py_CLEAR(strides);
+        }
+        contiguous *= dl->shape[i];
+    }
+    return strides;
+}
+
+static PyObject *
+shape_of(const DLTensor *dl)
+{
+    PyObject *shape = PyTuple_New(dl->ndim);
+    for (int32_t i = 0; shape != NULL && i < dl->ndim; i++) {
+        PyObject *side = PyLong_FromLongLong(dl->shape[i]);
+        if (side == NULL || PyTuple_SetItem(shape, i, side) < 0) {
+            Py_CLEAR(shape);
+        }
+    }
+    return shape;
+}
+
+/* The capsule stays unconsumed: it owns the tensor for as long as its caller keeps it. */
+PyObject *
+vdmrt_inspect_dlpack(PyObject *Py_UNUSED(module), PyObject *capsule)
+{
+    if (!PyCapsule_IsValid(capsule, "dltensor")) {
+        PyErr_SetString(PyExc_TypeError, "inspect_dlpack needs a capsule 'dltensor' that nobody consumed");
+        return NULL;
+    }
+    const DLTensor *dl = &((DLManagedTensor *)PyCapsule_GetPointer(capsule, "dltensor"))->dl_tensor;
+    PyObject *shape = shape_of(dl), *strides = shape == NULL ? NULL : strides_of(dl);
+    if (strides == NULL) {
+        Py_XDECREF(shape);
+        return NULL;
+    }
+    unsigned long long address = (uintptr_t)dl->data + dl->byte_offset;
+    return Py_BuildValue("(KNN(iii))", address, shape, strides, (int)dl->dtype.code, (int)dl->dtype.bits,
+                         (int)dl->dtype.lanes);
 }

@@ -4,8 +4,8 @@
 #include "cuda_driver.h"
 
 /* The extension is <package>.runtime._core: does `from ..errors import DeviceError`. */
-static PyObject *
-import_device_error(PyObject *module)
+PyObject *
+vdmrt_import_device_error(PyObject *module)
 {
     PyObject *names = Py_BuildValue("(s)", "DeviceError");
     PyObject *name = PyUnicode_FromString("errors");
@@ -28,27 +28,31 @@ static PyObject *
 raise_device_error(PyObject *owner, const char *call, PyObject *message)
 {
     PyObject *module = PyModule_Check(owner) ? owner : PyType_GetModule(Py_TYPE(owner));
-    PyObject *device_error = NULL;
+    module_state *state = module == NULL ? NULL : PyModule_GetState(module);
     PyObject *arguments = NULL;
     PyObject *keywords = NULL;
     PyObject *error = NULL;
-    if (message == NULL || module == NULL) {
+    if (message == NULL) {
         goto done;
     }
-    if ((device_error = import_device_error(module)) == NULL ||
-        (arguments = PyTuple_Pack(1, message)) == NULL ||
+    if (state == NULL || state->device_error == NULL) {
+        /* The interpreter exits and has cleared types and module already: nothing can be imported any more. */
+        PyErr_Clear();
+        PyErr_Format(PyExc_RuntimeError, "%s: %U", call, message);
+        goto done;
+    }
+    if ((arguments = PyTuple_Pack(1, message)) == NULL ||
         (keywords = Py_BuildValue("{s:s}", "call", call)) == NULL) {
         goto done;
     }
-    error = PyObject_Call(device_error, arguments, keywords);
+    error = PyObject_Call(state->device_error, arguments, keywords);
     if (error != NULL) {
-        PyErr_SetObject(device_error, error);
+        PyErr_SetObject(state->device_error, error);
     }
 done:
     Py_XDECREF(error);
     Py_XDECREF(keywords);
     Py_XDECREF(arguments);
-    Py_XDECREF(device_error);
     Py_XDECREF(message);
     return NULL;
 }
@@ -138,13 +142,13 @@ raise_memory(PyObject *owner, DeviceObject *device, const char *call, size_t nby
 
 PyObject *
 vdmrt_raise_status(PyObject *owner, DeviceObject *device, vdmrt_status status, const char *call,
-                   size_t nbytes)
+                   size_t wanted)
 {
     switch (vdmrt_status_kind(status)) {
     case VDMRT_ERROR_DRIVER:
-        return raise_driver(owner, device, status, nbytes);
+        return raise_driver(owner, device, status, wanted);
     case VDMRT_ERROR_MEMORY:
-        return raise_memory(owner, device, call, nbytes);
+        return raise_memory(owner, device, call, wanted);
     case VDMRT_ERROR_OLD_DRIVER:
         return raise_old_driver(owner);
     case VDMRT_ERROR_NO_DRIVER:
@@ -157,9 +161,9 @@ vdmrt_raise_status(PyObject *owner, DeviceObject *device, vdmrt_status status, c
         return raise_device_error(
             owner, "cuDeviceGet",
             PyUnicode_FromFormat(
-                "the driver sees %d GPU(s), numbered from 0, and none of the wanted number; check "
-                "nvidia-smi and CUDA_VISIBLE_DEVICES",
-                vdmrt_cuda_device_count()));
+                "wanted GPU %zu, and the driver sees %d GPU(s), numbered from 0; check nvidia-smi and "
+                "CUDA_VISIBLE_DEVICES",
+                wanted, vdmrt_cuda_device_count()));
     case VDMRT_ERROR_EMPTY:
         return raise_device_error(
             owner, "cuStreamEndCapture",
@@ -177,6 +181,27 @@ vdmrt_raise_status(PyObject *owner, DeviceObject *device, vdmrt_status status, c
         PyErr_Format(PyExc_SystemError, "%s: an error was raised without a failure", call);
         return NULL;
     }
+}
+
+/* CUDA_ERROR_DEINITIALIZED: the process exits and the driver has taken everything back itself. */
+static bool
+has_driver_ended(vdmrt_status status)
+{
+    return vdmrt_status_kind(status) == VDMRT_ERROR_DRIVER && vdmrt_status_code(status) == 4;
+}
+
+void
+vdmrt_report_status(PyObject *object, DeviceObject *device, vdmrt_status status, const char *call,
+                    size_t nbytes)
+{
+    PyObject *type, *value, *traceback;
+    if (status == VDMRT_OK || has_driver_ended(status)) {
+        return;
+    }
+    PyErr_Fetch(&type, &value, &traceback);
+    vdmrt_raise_status(object, device, status, call, nbytes);
+    PyErr_WriteUnraisable(NULL);
+    PyErr_Restore(type, value, traceback);
 }
 
 bool

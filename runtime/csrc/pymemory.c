@@ -75,15 +75,8 @@ static void
 memory_dealloc(PyObject *op)
 {
     MemoryObject *self = (MemoryObject *)op;
-    PyObject *type, *value, *traceback;
     PyObject_GC_UnTrack(op);
-    PyErr_Fetch(&type, &value, &traceback);
-    vdmrt_status status = vdmrt_memory_release(self);
-    if (status != VDMRT_OK) {
-        vdmrt_raise_status(op, self->device, status, "release", self->nbytes);
-        PyErr_WriteUnraisable(NULL);
-    }
-    PyErr_Restore(type, value, traceback);
+    vdmrt_report_status(op, self->device, vdmrt_memory_release(self), "release", self->nbytes);
     Py_DECREF(self->device);
     vdmrt_free_object(op);
 }

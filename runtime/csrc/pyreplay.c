@@ -91,15 +91,8 @@ static void
 events_dealloc(PyObject *op)
 {
     EventsObject *self = (EventsObject *)op;
-    PyObject *type, *value, *traceback;
     PyObject_GC_UnTrack(op);
-    PyErr_Fetch(&type, &value, &traceback);
-    vdmrt_status status = events_release(self);
-    if (status != VDMRT_OK) {
-        vdmrt_raise_status(op, self->device, status, "close", 0);
-        PyErr_WriteUnraisable(NULL);
-    }
-    PyErr_Restore(type, value, traceback);
+    vdmrt_report_status(op, self->device, events_release(self), "close", 0);
     Py_DECREF(self->device);
     vdmrt_free_object(op);
 }
@@ -276,15 +269,8 @@ static void
 graph_dealloc(PyObject *op)
 {
     GraphObject *self = (GraphObject *)op;
-    PyObject *type, *value, *traceback;
     PyObject_GC_UnTrack(op);
-    PyErr_Fetch(&type, &value, &traceback);
-    vdmrt_status status = graph_release(self);
-    if (status != VDMRT_OK) {
-        vdmrt_raise_status(op, self->device, status, "close", 0);
-        PyErr_WriteUnraisable(NULL);
-    }
-    PyErr_Restore(type, value, traceback);
+    vdmrt_report_status(op, self->device, graph_release(self), "close", 0);
     Py_DECREF(self->device);
     vdmrt_free_object(op);
 }

@@ -11,16 +11,18 @@ typedef struct RingObject {
 static PyObject *
 ring_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"slots", NULL};
-    PyObject *value;
-    uint64_t slots;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:Ring", names, &value) ||
-        !vdmrt_parse_integer("ring", "slots", value, 1, VDMRT_RING_MAX_SLOTS, &slots)) {
+    static char *names[] = {"slots", "written", NULL};
+    PyObject *slots_value, *written_value = NULL;
+    uint64_t slots, written = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$O:Ring", names, &slots_value, &written_value) ||
+        !vdmrt_parse_integer("ring", "slots", slots_value, 1, VDMRT_RING_MAX_SLOTS, &slots) ||
+        (written_value != NULL &&
+         !vdmrt_parse_integer("ring", "written", written_value, 0, VDMRT_RING_MAX_WRITTEN, &written))) {
         return NULL;
     }
     RingObject *self = (RingObject *)PyType_GenericAlloc(type, 0);
     if (self != NULL) {
-        self->ring = (vdmrt_ring){.slots = (int64_t)slots, .written = 0};
+        self->ring = (vdmrt_ring){.slots = (int64_t)slots, .written = (int64_t)written};
     }
     return (PyObject *)self;
 }
@@ -119,7 +121,7 @@ ring_get_visible(PyObject *op, void *Py_UNUSED(closure))
 }
 
 PyDoc_STRVAR(ring_doc,
-             "Ring(slots)\n"
+             "Ring(slots, *, written=0)\n"
              "--\n"
              "\n"
              "Which latent frame lies in which slot: frame f in slot f mod ``slots``. Holds no memory.");

@@ -61,10 +61,40 @@ rest(int64_t waited_ns)
 
 /* Who wants to know that the host waits, and when they were last asked. */
 typedef struct vdmrt_watch {
+    vdmrt_device device;
     vdmrt_replay_poll poll;
     void *context;
     int64_t polled_ns;
+    bool is_inside; /* of the device's enter and leave */
 } vdmrt_watch;
+
+static vdmrt_status
+enter(vdmrt_watch *watch)
+{
+    vdmrt_status status = watch->device.table->enter(watch->device.context);
+    watch->polled_ns = now_ns();
+    watch->is_inside = status == VDMRT_OK;
+    return status;
+}
+
+static vdmrt_status
+leave(vdmrt_watch *watch)
+{
+    bool was_inside = watch->is_inside;
+    watch->is_inside = false;
+    return was_inside ? watch->device.table->leave(watch->device.context) : VDMRT_OK;
+}
+
+/* Asks from outside, because Python may use the driver meanwhile. */
+static vdmrt_status
+ask(vdmrt_watch *watch, size_t steps_passed)
+{
+    vdmrt_status left = leave(watch);
+    if (!watch->poll(watch->context, steps_passed)) {
+        return VDMRT_ERROR_CANCELLED;
+    }
+    return left != VDMRT_OK ? left : enter(watch);
+}
 
 static vdmrt_status
 wait_for(const vdmrt_events *events, size_t event, size_t steps_passed, vdmrt_watch *watch)
@@ -76,8 +106,7 @@ wait_for(const vdmrt_events *events, size_t event, size_t steps_passed, vdmrt_wa
         vdmrt_status status = device.table->query(device.context, events->events[event], &passed);
         int64_t now = now_ns();
         if (status == VDMRT_OK && now - watch->polled_ns >= POLL_NS) {
-            watch->polled_ns = now;
-            status = watch->poll(watch->context, steps_passed) ? VDMRT_OK : VDMRT_ERROR_CANCELLED;
+            status = ask(watch, steps_passed);
         }
         if (status != VDMRT_OK || passed) {
             return status;
@@ -89,8 +118,11 @@ wait_for(const vdmrt_events *events, size_t event, size_t steps_passed, vdmrt_wa
 vdmrt_status
 vdmrt_events_wait(const vdmrt_events *events, size_t event, vdmrt_replay_poll poll, void *poll_context)
 {
-    vdmrt_watch watch = {.poll = poll, .context = poll_context, .polled_ns = now_ns()};
-    return wait_for(events, event, 0, &watch);
+    vdmrt_watch watch = {.device = events->device, .poll = poll, .context = poll_context};
+    vdmrt_status status = enter(&watch);
+    status = status == VDMRT_OK ? wait_for(events, event, 0, &watch) : status;
+    vdmrt_status left = leave(&watch);
+    return status != VDMRT_OK ? status : left;
 }
 
 static vdmrt_status
@@ -98,10 +130,8 @@ launch(const vdmrt_replay *replay, size_t step)
 {
     vdmrt_device device = replay->events->device;
     int64_t started = now_ns();
-    vdmrt_status status = device.table->launch(device.context, replay->graph);
-    if (status == VDMRT_OK) {
-        status = device.table->record(device.context, replay->events->events[step + 1]);
-    }
+    vdmrt_status status =
+        device.table->launch(device.context, replay->graph, replay->events->events[step + 1]);
     replay->enqueue_us[step] = (double)(now_ns() - started) * 1e-3;
     return status;
 }
@@ -111,24 +141,22 @@ static vdmrt_status
 await_step(const vdmrt_replay *replay, size_t passed, vdmrt_watch *watch)
 {
     vdmrt_status status = wait_for(replay->events, passed, passed - 1, watch);
-    if (status == VDMRT_OK && replay->wants_every_step && !replay->poll(replay->poll_context, passed)) {
-        return VDMRT_ERROR_CANCELLED;
+    if (status == VDMRT_OK && replay->wants_every_step) {
+        return ask(watch, passed);
     }
     return status;
 }
 
 static vdmrt_status
-run_steps(const vdmrt_replay *replay)
+run_steps(const vdmrt_replay *replay, vdmrt_watch *watch)
 {
-    vdmrt_device device = replay->events->device;
-    vdmrt_watch watch = {.poll = replay->poll, .context = replay->poll_context, .polled_ns = now_ns()};
-    vdmrt_status status = device.table->record(device.context, replay->events->events[0]);
+    vdmrt_status status = VDMRT_OK;
     size_t launched = 0, passed = 0;
     while (status == VDMRT_OK && passed < replay->steps) {
         if (launched < replay->steps && launched - passed < VDMRT_REPLAY_IN_FLIGHT) {
             status = launch(replay, launched++);
         } else {
-            status = await_step(replay, ++passed, &watch);
+            status = await_step(replay, ++passed, watch);
         }
     }
     return status;
@@ -137,9 +165,19 @@ run_steps(const vdmrt_replay *replay)
 vdmrt_status
 vdmrt_replay_run(const vdmrt_replay *replay)
 {
-    vdmrt_status status = run_steps(replay);
+    vdmrt_device device = replay->events->device;
+    vdmrt_watch watch = {.device = device, .poll = replay->poll, .context = replay->poll_context};
+    vdmrt_status status = device.table->record(device.context, replay->events->events[0]);
+    if (status == VDMRT_OK) {
+        status = enter(&watch);
+    }
+    if (status == VDMRT_OK) {
+        status = run_steps(replay, &watch);
+    }
+    vdmrt_status left = leave(&watch);
+    status = status != VDMRT_OK ? status : left;
     if (status != VDMRT_OK) {
-        (void)vdmrt_device_synchronize(replay->events->device);
+        (void)vdmrt_device_synchronize(device);
     }
     return status;
 }

@@ -13,6 +13,9 @@
 /* Bounds `slots`, so that `written` could only overflow after 2^47 chunks. */
 #define VDMRT_RING_MAX_SLOTS 65536
 
+/* Bounds the position that a ring may begin at: that of the random numbers, see normal.h. */
+#define VDMRT_RING_MAX_WRITTEN (((int64_t)1 << 48) - 1)
+
 typedef struct vdmrt_ring {
     int64_t slots;   /* capacity, 1 <= slots <= VDMRT_RING_MAX_SLOTS */
     int64_t written; /* frames since the last reset; the absolute number of the next one */

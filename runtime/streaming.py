@@ -1,0 +1,57 @@
+"""Chunk after chunk: in the caller's own thread, or one ahead of the caller in another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+from .chunk import Chunk
+
+__all__ = ["stream_ahead", "stream_plainly"]
+
+OnStep = Callable[[int], None]
+
+
+class _Step(Protocol):
+    """Makes one chunk, as :meth:`Session.step`."""
+
+    def __call__(self, *, on_step: OnStep | None = None) -> Chunk: ...
+
+
+class _Abandoned(Exception):
+    """The consumer of a stream went away while the next chunk was being made."""
+
+
+def stream_plainly(step: _Step, chunks: int | None, on_step: OnStep | None) -> Iterator[Chunk]:
+    """Yield ``chunks`` chunks, or chunks without end."""
+    made = 0
+    while chunks is None or made < chunks:
+        yield step(on_step=on_step)
+        made += 1
+
+
+def stream_ahead(step: _Step, chunks: int | None, on_step: OnStep | None) -> Iterator[Chunk]:
+    """Yield chunks while the next one is already being made in a thread; closing cancels it."""
+    abandoned = threading.Event()
+
+    def check(done: int) -> None:
+        if abandoned.is_set():
+            raise _Abandoned
+        if on_step is not None:
+            on_step(done)
+
+    begun = 1
+    with ThreadPoolExecutor(1, thread_name_prefix="vdmrt-stream") as maker:
+        pending: Future[Chunk] | None = maker.submit(step, on_step=check)
+        try:
+            while pending is not None:
+                chunk = pending.result()
+                pending = None
+                if chunks is None or begun < chunks:
+                    pending = maker.submit(step, on_step=check)
+                    begun += 1
+                yield chunk
+        finally:
+            abandoned.set()
