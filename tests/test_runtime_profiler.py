@@ -39,14 +39,15 @@ def test_a_delay_appears_in_its_stage_and_in_no_other(graph: str, stage: str, ti
 
 
 def test_a_rare_delay_appears_in_the_percentile_and_not_in_the_median(tiny_bundle: Path) -> None:
+    rare = 6 * DELAY
     settings = Settings(tiny_bundle, sampler="ddim", steps=1, chunks=20, warmup=0, decoding="off", roofline=False)
-    with delayed_model(tiny_bundle, lambda stage, run: DELAY if stage == "denoise" and run % 10 == 5 else 0.0) as model:
+    with delayed_model(tiny_bundle, lambda stage, run: rare if stage == "denoise" and run % 10 == 5 else 0.0) as model:
         step = profile(settings, model=model).stages["step"]
 
-    assert step.median < 1e3 * DELAY / 2
-    assert step.percentiles["90"] < 1e3 * DELAY / 2
-    assert step.percentiles["95"] == pytest.approx(1e3 * DELAY, rel=0.2)
-    assert step.percentiles["99"] == pytest.approx(1e3 * DELAY, rel=0.2)
+    assert step.median < 1e3 * rare / 2
+    assert step.percentiles["90"] < 1e3 * rare / 2
+    for percent in ("95", "99"):
+        assert step.percentiles[percent] - step.median == pytest.approx(1e3 * rare, rel=0.05)
 
 
 def test_a_delay_in_one_autoregressive_step_appears_there_on_the_curve(tiny_bundle: Path) -> None:
@@ -121,6 +122,7 @@ def test_a_report_is_json_with_a_kind_and_a_schema(tiny_bundle: Path) -> None:
     assert document["stages"]["step"]["count"] == 10
     assert document["memory"]["cache_nbytes"] == open_bundle(tiny_bundle).manifest.geometry.cache_elements * 4
     assert document["memory"]["copied_nbytes"] == 0
+    assert document["memory"]["device_used_nbytes"] is None
 
 
 def test_every_field_of_a_report_is_documented() -> None:
@@ -149,6 +151,14 @@ def test_a_duration_goes_on_until_it_is_over(tiny_bundle: Path) -> None:
 
     assert report.workload.chunks > 3
     assert report.rate.wall_ms > 300
+
+
+def test_the_host_has_no_enqueue_time_and_no_warning_of_it(tiny_bundle: Path) -> None:
+    report = profiled(tiny_bundle, {})
+
+    assert "enqueue" not in report.stages
+    assert any(note.startswith("there is no enqueue time") for note in report.notes)
+    assert not any("bound by enqueue" in warning for warning in report.warnings)
 
 
 def test_an_unsteady_run_is_warned_of(tiny_bundle: Path) -> None:

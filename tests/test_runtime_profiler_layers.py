@@ -22,6 +22,7 @@ from vdmrt.runtime.profiler import Report, Settings, profile
 from vdmrt.runtime.profiler.layer_times import LayerTime
 from vdmrt.runtime.profiler.layers import find_blocks, group_layers
 from vdmrt.runtime.profiler.tensorrt_layers import find_nodes, read_layer_kinds
+from vdmrt.runtime.profiler.text import describe_report, format_bytes
 
 SKY = Path(__file__).parents[1] / "examples" / "sky" / "bundle"
 STEPS = 2
@@ -83,6 +84,16 @@ def test_every_layer_of_every_run_is_heard_and_the_first_run_does_not_count(mach
         assert {layer.milliseconds for layer in layers} == {1.0}
         assert sum(layer.share for layer in layers) == pytest.approx(1.0)
     assert any("outside the captured CUDA graph" in note for note in report.notes)
+
+
+def test_a_gpu_has_an_enqueue_time_and_memory_of_its_own(machinery: Machinery) -> None:
+    report = profiled(machinery)
+
+    assert report.environment.device == "cuda:0"
+    assert report.stages["enqueue"].count == report.stages["step"].count == 2 * STEPS
+    assert report.memory.device_nbytes is not None and report.memory.device_used_nbytes is not None
+    assert 0 < report.memory.device_nbytes <= report.memory.device_used_nbytes < 1 << 30
+    assert f"whole GPU {format_bytes(report.memory.device_used_nbytes)}" in describe_report(report)
 
 
 def test_layers_stand_in_the_blocks_of_their_nodes(machinery: Machinery) -> None:

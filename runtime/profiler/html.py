@@ -226,6 +226,7 @@ def _environment(report: Report) -> Table:
         ["packages", ", ".join(f"{name} {version}" for name, version in e.packages.items())],
         ["bundle", w.bundle],
         ["device memory without programs", "unknown" if m.device_nbytes is None else format_bytes(m.device_nbytes)],
+        ["in use on the whole GPU", "no GPU" if m.device_used_nbytes is None else format_bytes(m.device_used_nbytes)],
         ["host memory, peak", format_bytes(m.host_peak_nbytes)],
         ["moved per autoregressive step", format_bytes(m.scatter_nbytes)],
         ["measured", f"{report.rate.wall_ms / 1e3:.3g} s, of which stages cover {100 * report.rate.covered:.2f} %"],

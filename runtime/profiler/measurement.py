@@ -40,6 +40,7 @@ class Measurement:
         spans: Of the measured loop.
         recorder: What recorded it.
         cache_nbytes: The KV cache.
+        device_used_nbytes: In use on the whole GPU when the loop was over; None on the host.
     """
 
     sampler: str
@@ -55,6 +56,7 @@ class Measurement:
     timings: list[Timings] = field(default_factory=list)
     delivered_ms: list[float] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    device_used_nbytes: int | None = None
 
 
 class Rollout:
@@ -121,6 +123,9 @@ def measure(model: Model, settings: Settings) -> Measurement:
         if settings.nvtx:
             _open_ranges().attach(session)
         _run(rollout, settings, chunks, found)
+        if not session.lane.device.is_host:
+            free, total = session.lane.device.memory_info()
+            found.device_used_nbytes = total - free
         found.generated_frames = (1 + settings.warmup + found.chunks) * session.lane.geometry.chunk_frames
     return found
 

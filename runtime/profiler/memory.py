@@ -11,18 +11,20 @@ from .report import Memory
 __all__ = ["measure_memory"]
 
 
-def measure_memory(model: Model, cache_nbytes: int) -> Memory:
+def measure_memory(model: Model, cache_nbytes: int, device_used_nbytes: int | None) -> Memory:
     """Say what a lane holds and what a step moves; call it while sessions are still open.
 
     Args:
         model: Loaded, in use.
         cache_nbytes: The KV cache of its lane.
+        device_used_nbytes: In use on the whole GPU.
     """
     graphs = model.bundle.graphs(model.precision)[1]
     denoise = graphs["denoise"]
     return Memory(
         cache_nbytes=cache_nbytes,
         device_nbytes=model.allocated_nbytes,
+        device_used_nbytes=device_used_nbytes,
         host_peak_nbytes=_peak_resident(),
         denoise_nbytes=denoise.nbytes_moved,
         copied_nbytes=sum(copy.nbytes for copy in denoise.cache_copies),

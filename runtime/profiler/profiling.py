@@ -113,7 +113,7 @@ def _profile(model: Model, settings: Settings, load_ms: float | None, say: Calla
         found = measure(model, settings)
     # Before and after, because another process may slow either; the better counts.
     ceilings = best_ceilings(before, _measure_ceilings(model, settings, say)[0])
-    stages = _summarize_stages(found, settings)
+    stages = _summarize_stages(found, settings, on_host=environment.device == "host")
     roofline = () if ceilings is None else place_stages(model, ceilings, stages)
     layers: tuple[Layer, ...] = ()
     if settings.layers:
@@ -129,7 +129,7 @@ def _profile(model: Model, settings: Settings, load_ms: float | None, say: Calla
         curve=_draw_curve(found),
         arrivals_ms=tuple(_arrivals(found)),
         rate=rate,
-        memory=measure_memory(model, found.cache_nbytes),
+        memory=measure_memory(model, found.cache_nbytes, found.device_used_nbytes),
         timeline=_cut_timeline(found),
         energy=None if meter is None else meter.read(found.generated_frames),
         ceilings=ceilings,
@@ -175,12 +175,14 @@ def _describe_workload(model: Model, settings: Settings, found: Measurement) -> 
     )
 
 
-def _summarize_stages(found: Measurement, settings: Settings) -> Mapping[str, Summary]:
+def _summarize_stages(found: Measurement, settings: Settings, *, on_host: bool) -> Mapping[str, Summary]:
     of = found.recorder.distributions
+    # On the host a step is over when it has been enqueued: two names of one time.
+    left_out = {"arrival", "enqueue"} if on_host else {"arrival"}
     stages = {
         name: distribution.summary(settings.percentiles)
         for name, distribution in of.items()
-        if distribution.count and name != "arrival"
+        if distribution.count and name not in left_out
     }
     arrivals = _arrivals(found)
     if arrivals:
@@ -265,6 +267,6 @@ def _write_notes(model: Model, settings: Settings, found: Measurement) -> Sequen
         notes.append("decoding was off: frames are latent frames")
     elif model.codec.kind == "preview":
         notes.append("frames were decoded by the preview codec, which costs far less than a VAE")
-    if "enqueue" not in found.recorder.distributions or not found.recorder.distributions["enqueue"].count:
-        notes.append("enqueue time is not told apart: the backend runs a step and waits for it")
+    if model.backend.device_name == "host":
+        notes.append("there is no enqueue time: the backend runs a step and waits for it")
     return notes

@@ -162,6 +162,8 @@ class Memory:
     Attributes:
         cache_nbytes: The KV cache of the lane.
         device_nbytes: What the lanes hold on the device, programs excluded; None where it cannot be told.
+        device_used_nbytes: In use on the whole GPU when the loop was over, by programs, libraries and other processes
+            too; lanes allocate nothing on the way, so it is the peak where nobody else is there. None on the host.
         host_peak_nbytes: Largest resident size of the process since its start.
         denoise_nbytes: Inputs, outputs and weights of one denoising step, each once.
         copied_nbytes: Of the cache, copied by one denoising step; 0 is the aim.
@@ -170,6 +172,7 @@ class Memory:
 
     cache_nbytes: int
     device_nbytes: int | None
+    device_used_nbytes: int | None
     host_peak_nbytes: int
     denoise_nbytes: int
     copied_nbytes: int

@@ -100,6 +100,8 @@ def _video(report: Report) -> Iterator[str]:
         f"{format_bytes(memory.scatter_nbytes)}, copied per denoising step {format_bytes(memory.copied_nbytes)}"
     )
     device = f"device {format_bytes(memory.device_nbytes)} without programs, " if memory.device_nbytes else ""
+    if memory.device_used_nbytes is not None:
+        device += f"whole GPU {format_bytes(memory.device_used_nbytes)}, "
     yield f"Memory: {device}host peak {format_bytes(memory.host_peak_nbytes)}"
 
 
