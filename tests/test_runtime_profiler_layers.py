@@ -89,7 +89,8 @@ def test_every_layer_of_every_run_is_heard_and_the_first_run_does_not_count(mach
 def test_a_gpu_has_an_enqueue_time_and_memory_of_its_own(machinery: Machinery) -> None:
     report = profiled(machinery)
 
-    assert report.environment.device == "cuda:0"
+    environment = report.environment
+    assert (environment.device, environment.gpu, environment.driver) == ("cuda:0", "vdmrt fake GPU", "CUDA 12.4")
     assert report.stages["enqueue"].count == report.stages["step"].count == 2 * STEPS
     assert report.memory.device_nbytes is not None and report.memory.device_used_nbytes is not None
     assert 0 < report.memory.device_nbytes <= report.memory.device_used_nbytes < 1 << 30

@@ -9,21 +9,22 @@ import subprocess
 from pathlib import Path
 
 from ... import __version__
+from .._cuda_driver import probe_driver
 from ..model import Model
 from .report import Environment
 
 __all__ = ["describe_environment"]
 
-_PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "nvidia-ml-py")
+_PACKAGES = (
+    *("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu11", "tensorrt-cu12", "tensorrt-cu13"),
+    *("nvidia-cublas", "nvidia-cublas-cu12", "nvidia-ml-py"),
+)
 
 
-def describe_environment(model: Model, gpu: str | None = None) -> Environment:
-    """Describe where ``model`` runs.
-
-    Args:
-        model: Loaded.
-        gpu: The GPU's name, where there is one.
-    """
+def describe_environment(model: Model) -> Environment:
+    """Describe where ``model``, which is loaded, runs."""
+    device = model.backend.device_name
+    gpu, driver = (None, None) if device == "host" else _ask_driver(int(device.partition(":")[2] or 0))
     return Environment(
         vdmrt=__version__,
         commit=_find_commit(),
@@ -31,10 +32,18 @@ def describe_environment(model: Model, gpu: str | None = None) -> Environment:
         platform=platform.platform(),
         cpu=_find_cpu(),
         cpu_count=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        device=model.backend.device_name,
+        device=device,
         gpu=gpu,
+        driver=driver,
         packages=_find_versions(),
     )
+
+
+def _ask_driver(index: int) -> tuple[str | None, str | None]:
+    """Return the name of a GPU, and the newest CUDA that its driver runs."""
+    found = probe_driver()
+    name = found.gpus[index].name if index < len(found.gpus) else None
+    return name, None if found.version is None else f"CUDA {found.version}"
 
 
 def _find_versions() -> dict[str, str]:

@@ -221,7 +221,7 @@ def _layers(report: Report) -> Table:
 def _environment(report: Report) -> Table:
     e, w, m = report.environment, report.workload, report.memory
     rows = [
-        ["device", e.gpu or f"{e.cpu} ({e.device})"],
+        ["device", f"{e.gpu or e.cpu} ({e.device}{f', driver {e.driver}' if e.driver else ''})"],
         ["platform", f"{e.platform}, Python {e.python}"],
         ["packages", ", ".join(f"{name} {version}" for name, version in e.packages.items())],
         ["bundle", w.bundle],

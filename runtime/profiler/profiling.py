@@ -16,10 +16,10 @@ from .environment import describe_environment
 from .layers import describe_layers, find_timed_backend, profile_layers
 from .measurement import Measurement, default_chunks, measure
 from .memory import measure_memory
-from .nvml import open_meter
+from .nvml import GpuMeter, open_meter
 from .player import measure_attainment, measure_stall
 from .recorder import Span, measure_union
-from .report import Ceilings, FirstFrame, Layer, Point, Rate, Report, RooflineStage, Workload
+from .report import Ceilings, Environment, FirstFrame, Layer, Point, Rate, Report, RooflineStage, Workload
 from .roofline import best_ceilings, measure_ceilings, place_stages
 from .settings import Settings
 from .statistics import Summary, summarize
@@ -122,7 +122,7 @@ def _profile(model: Model, settings: Settings, load_ms: float | None, say: Calla
     rate = _judge_rate(found, settings, model.manifest.geometry.chunk_frames)
     return Report(
         date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        environment=environment if meter is None else dataclasses.replace(environment, gpu=meter.name),
+        environment=environment if meter is None else _name_gpu(environment, meter),
         workload=_describe_workload(model, settings, found),
         first=FirstFrame(load_ms, found.cold_ms, None if load_ms is None else load_ms + found.cold_ms, found.warm_ms),
         stages=stages,
@@ -143,6 +143,11 @@ def _profile(model: Model, settings: Settings, load_ms: float | None, say: Calla
             *(note for note in (unmeasured, refusal) if note),
         ),
     )
+
+
+def _name_gpu(environment: Environment, meter: GpuMeter) -> Environment:
+    driver = ", ".join(text for text in (meter.driver, environment.driver) if text)
+    return dataclasses.replace(environment, gpu=meter.name, driver=driver)
 
 
 def _measure_ceilings(

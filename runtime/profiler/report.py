@@ -43,6 +43,7 @@ class Environment:
         cpu_count: CPUs that the process may use.
         device: Where the tensors lay: "host" or "cuda:0".
         gpu: Name of the GPU; None on the host.
+        driver: The newest CUDA that the GPU's driver runs, and its own version where NVML tells; None on the host.
         packages: Versions of what ran, by distribution.
     """
 
@@ -54,6 +55,7 @@ class Environment:
     cpu_count: int
     device: str
     gpu: str | None
+    driver: str | None
     packages: Mapping[str, str]
 
 
