@@ -20,48 +20,63 @@ from vdmrt.runtime.profiler.recorder import measure_union
 DELAY = 0.04
 
 
-def profiled(bundle: Path, delay: dict[str, float], **given: object) -> Report:
+def profiled(
+    bundle: Path, delay: dict[str, float], took: dict[str, list[float]] | None = None, **given: object
+) -> Report:
     """Profile a bundle some stages of which take longer."""
     settings = Settings(bundle, sampler="ddim", **({"chunks": 5, "steps": 2, "warmup": 0, "roofline": False} | given))  # type: ignore[arg-type]
-    with delayed_model(bundle, lambda stage, run: delay.get(stage, 0.0)) as model:
+    with delayed_model(bundle, lambda stage, run: delay.get(stage, 0.0), took) as model:
         return profile(settings, model=model)
 
 
 @pytest.mark.parametrize(("graph", "stage"), [("fill", "fill"), ("denoise", "step"), ("decode", "decode")])
 def test_a_delay_appears_in_its_stage_and_in_no_other(graph: str, stage: str, tiny_bundle: Path) -> None:
-    quick, slow = profiled(tiny_bundle, {}), profiled(tiny_bundle, {graph: 2 * DELAY})
+    took: dict[str, list[float]] = {}
+    slow = profiled(tiny_bundle, {graph: 2 * DELAY}, took)
 
-    grown = {name: slow.stages[name].median - quick.stages[name].median for name in quick.stages}
-
-    assert grown[stage] == pytest.approx(2e3 * DELAY, rel=0.05)
+    # The runs before are those of the cold chunk and of the start.
+    count = slow.stages[stage].count
+    wanted = float(np.median(took[graph][-count:]))
+    assert wanted >= 2e3 * DELAY
+    assert slow.stages[stage].median == pytest.approx(wanted, rel=0.05)
     for name in {"fill", "step", "decode", "scatter", "noise"} - {stage}:
-        assert grown[name] < 0.2 * 2e3 * DELAY, name
+        assert slow.stages[name].median < 1e3 * DELAY, name
 
 
 def test_a_rare_delay_appears_in_the_percentile_and_not_in_the_median(tiny_bundle: Path) -> None:
     rare = 6 * DELAY
     settings = Settings(tiny_bundle, sampler="ddim", steps=1, chunks=20, warmup=0, decoding="off", roofline=False)
-    with delayed_model(tiny_bundle, lambda stage, run: rare if stage == "denoise" and run % 10 == 5 else 0.0) as model:
+    took: dict[str, list[float]] = {}
+
+    def delay(stage: str, run: int) -> float:
+        return rare if stage == "denoise" and run % 10 == 5 else 0.0
+
+    with delayed_model(tiny_bundle, delay, took) as model:
         step = profile(settings, model=model).stages["step"]
 
+    # Two of twenty.
+    slow = sorted(took["denoise"][-20:])[-2:]
+    assert slow[0] >= 1e3 * rare
     assert step.median < 1e3 * rare / 2
     assert step.percentiles["90"] < 1e3 * rare / 2
-    for percent in ("95", "99"):
-        assert step.percentiles[percent] - step.median == pytest.approx(1e3 * rare, rel=0.05)
+    assert [step.percentiles[percent] for percent in ("95", "99")] == pytest.approx(slow, rel=0.05)
 
 
 def test_a_delay_in_one_autoregressive_step_appears_there_on_the_curve(tiny_bundle: Path) -> None:
     settings = Settings(tiny_bundle, sampler="ddim", steps=1, chunks=6, warmup=0, decoding="off", roofline=False)
     # Runs of denoise: the cold chunk, then six that are measured.
-    with delayed_model(
-        tiny_bundle, lambda stage, run: 4 * DELAY if stage == "denoise" and run == 1 + 3 else 0.0
-    ) as model:
+    took: dict[str, list[float]] = {}
+
+    def delay(stage: str, run: int) -> float:
+        return 4 * DELAY if stage == "denoise" and run == 1 + 3 else 0.0
+
+    with delayed_model(tiny_bundle, delay, took) as model:
         curve = profile(settings, model=model).curve
 
     slow = [point.index for point in curve if point.step_ms > 2e3 * DELAY]
     assert slow == [3]
-    others = [point.step_ms for point in curve if point.index != 3]
-    assert curve[3].step_ms - float(np.median(others)) == pytest.approx(4e3 * DELAY, rel=0.05)
+    assert curve[3].step_ms == pytest.approx(took["denoise"][1 + 3], rel=0.05)
+    assert curve[3].step_ms >= 4e3 * DELAY
 
 
 def test_the_curve_counts_what_is_cached_until_the_cache_is_full(tiny_bundle: Path) -> None:

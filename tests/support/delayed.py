@@ -18,16 +18,23 @@ __all__ = ["Delay", "delayed_model"]
 Delay = Callable[[str, int], float]
 
 
-def delayed_model(bundle: Path, delay: Delay) -> Model:
-    """Load a bundle whose runs of "fill", "denoise", "encode" and "decode" take longer."""
-    return Model(open_bundle(bundle), cast(Backend, _Delayed(OnnxRuntimeBackend(), delay, "")), "fp32")
+def delayed_model(bundle: Path, delay: Delay, took: dict[str, list[float]] | None = None) -> Model:
+    """Load a bundle whose runs of "fill", "denoise", "encode" and "decode" take longer.
+
+    Args:
+        bundle: The folder.
+        delay: How much longer.
+        took: Filled with the milliseconds of each run, by stage: on a busy machine a sleep is longer than was asked.
+    """
+    delayed = _Delayed(OnnxRuntimeBackend(), delay, "", {} if took is None else took)
+    return Model(open_bundle(bundle), cast(Backend, delayed), "fp32")
 
 
 class _Delayed:
     """Wraps a backend, a program or a context; what is enqueued through it sleeps first."""
 
-    def __init__(self, inner: Any, delay: Delay, stage: str) -> None:
-        self._inner, self._delay, self._stage = inner, delay, stage
+    def __init__(self, inner: Any, delay: Delay, stage: str, took: dict[str, list[float]]) -> None:
+        self._inner, self._delay, self._stage, self._took = inner, delay, stage, took
         self._runs = [0]
 
     def __getattr__(self, name: str) -> Any:
@@ -36,7 +43,7 @@ class _Delayed:
     def load(self, *given: Any) -> _Delayed:
         graph = next(one for one in given if isinstance(one, Graph))
         stage = next(name for name in ("fill", "denoise", "encode", "decode") if name in graph.file.file)
-        return _Delayed(self._inner.load(*given), self._delay, stage)
+        return _Delayed(self._inner.load(*given), self._delay, stage, self._took)
 
     def create_context(self, *given: Any) -> _Delayed:
         return self._wrap(self._inner.create_context(*given))
@@ -45,11 +52,13 @@ class _Delayed:
         return self._wrap(self._inner.bind(addresses))
 
     def enqueue(self) -> None:
+        began = time.perf_counter()
         time.sleep(self._delay(self._stage, self._runs[0]))
         self._runs[0] += 1
         self._inner.enqueue()
+        self._took.setdefault(self._stage, []).append((time.perf_counter() - began) * 1e3)
 
     def _wrap(self, inner: Any) -> _Delayed:
-        wrapped = _Delayed(inner, self._delay, self._stage)
+        wrapped = _Delayed(inner, self._delay, self._stage, self._took)
         wrapped._runs = self._runs  # one count for a stage, however many calls it has
         return wrapped
