@@ -54,8 +54,8 @@ def constrain_types(tensorrt: TensorRT, network: Any, types: Mapping[str, str]) 
     """Hold every layer of a weakly typed network to the graph's types; return how many were held.
 
     Constants too: a builder that may use FP16 stores those that are not held in it, and fuses them with the shuffle
-    that follows (NVIDIA/TensorRT issues 3224 and 3257). Rounded on a CPU, the timestep's frequencies alone bring a
-    recorded rollout from 1e-3 to 3e-2.
+    that follows (NVIDIA/TensorRT issues 3224 and 3257). Rounded on a CPU, those whose largest value is 1, the
+    timestep's frequencies among them, bring a recorded rollout from 1e-3 to 3e-2.
 
     The parser makes several layers of some nodes, whose inner tensors have names of its own: they are of the type of
     what they read.
