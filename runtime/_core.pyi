@@ -225,7 +225,8 @@ class Ring:
 
     Attributes:
         slots: Capacity in latent frames, 1 <= slots <= 65536.
-        written: Latent frames written since the last reset; the absolute number of the next one.
+        written: Latent frames written since the last reset; the absolute number of the next one. A ring may begin
+            anywhere below 2**48.
         visible: Slots that hold a frame: min(written, slots).
     """
 

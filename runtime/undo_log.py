@@ -89,13 +89,16 @@ class UndoLog:
                 f"wanted to roll back {fills} chunks, and the log of rollback_chunks={self.depth} holds "
                 f"{len(self._entries)}; {way_out}, or go on from a snapshot"
             )
+        for entry in list(self._entries)[: -fills - 1 : -1]:  # the last first
+            self._cache.restore(self._request, self._ring_before(entry), entry.count, *self._places[entry.place])
+        first = self._entries[-fills]
         for _ in range(fills):
-            entry = self._entries[-1]
-            ring = Ring(self._slots, written=entry.written)
-            self._cache.restore(self._request, ring, entry.count, *self._places[entry.place])
             self._entries.pop()
-            self._next = entry.place
-        return ring, entry.chunks
+        self._next = first.place
+        return self._ring_before(first), first.chunks
+
+    def _ring_before(self, entry: _Entry) -> Ring:
+        return Ring(self._slots, written=entry.written)
 
     def clear(self) -> None:
         """Forget everything."""

@@ -29,6 +29,17 @@ def write_chunk(ring: Ring, slots: list[int], count: int) -> None:
     ring.advance(count)
 
 
+def test_a_ring_begins_where_another_stood() -> None:
+    ring, other = Ring(7), Ring(7, written=9)
+    ring.advance(5)
+    ring.advance(4)
+
+    assert [other.frame(slot) for slot in range(7)] == [ring.frame(slot) for slot in range(7)]
+    assert (other.written, other.visible, other.segments(6)) == (9, 7, ring.segments(6))
+    with pytest.raises(ValueError, match="ring needs 0 <= written <= 281474976710655, got -1"):
+        Ring(7, written=-1)
+
+
 @given(capacities_and_counts())
 @settings(deadline=None)
 def test_ring_keeps_the_last_frames(case: tuple[int, list[int]]) -> None:

@@ -11,11 +11,13 @@ import numpy.typing as npt
 import pytest
 from fake_cuda import FakeCuda
 from host_function_backend import HostFunctionBackend
+from prometheus_client import CollectorRegistry
 
 import vdmrt
 from vdmrt.bundle import open_bundle
 from vdmrt.errors import DeviceError, SessionError
 from vdmrt.runtime import Model
+from vdmrt.runtime.profiler.metrics import Metrics
 
 Latents = npt.NDArray[np.float32]
 SETTINGS = {"seed": 3, "sampler": "ddpm", "steps": 3}
@@ -115,6 +117,16 @@ def test_the_log_is_allocated_with_the_session_and_counted(model: Model, fake_cu
 
         assert model.allocated_nbytes == held and "cuMemAlloc_v2" not in fake_cuda.counts()
     assert model.allocated_nbytes == before
+
+
+def test_metrics_count_the_log_as_cache(model: Model) -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics("tiny", registry=registry)
+    with model.session(**SETTINGS, rollback_chunks=2) as session:  # type: ignore[arg-type]
+        metrics.watch(session)
+        found = registry.get_sample_value("vdmrt_kv_cache_bytes", {"model": "tiny"})
+        assert found == session.lane.cache_nbytes + session.undo_nbytes
+    session.observer = None
 
 
 def test_rolling_back_further_than_the_log_is_refused_and_changes_nothing(model: Model) -> None:

@@ -63,7 +63,7 @@ class Metrics:
         self.frames = counter("vdmrt_latent_frames", "Latent frames made")
         self.missed = counter("vdmrt_deadlines_missed", "Chunks that took longer than they play")
         self.sessions = gauge("vdmrt_sessions", "Watched sessions that are open")
-        self.cache = gauge("vdmrt_kv_cache_bytes", "KV cache of the lanes of watched sessions")
+        self.cache = gauge("vdmrt_kv_cache_bytes", "KV cache of the lanes of watched sessions, and their undo logs")
         names = ("step", "noise", "denoise", "fill", "scatter", "encode", "decode")
         self.stages = {name: stages.labels(model, name) for name in names}
         self.target_fps = target_fps
@@ -84,8 +84,10 @@ class Metrics:
             return list(self._watched)
 
     def _count_cache(self) -> float:
-        lanes = {id(session.lane): session.lane for session in self._listed() if not session.closed}
-        return float(sum(lane.cache_nbytes for lane in lanes.values()))
+        sessions = [session for session in self._listed() if not session.closed]
+        lanes = {id(session.lane): session.lane for session in sessions}
+        undo_nbytes = sum(session.undo_nbytes for session in sessions)
+        return float(sum(lane.cache_nbytes for lane in lanes.values()) + undo_nbytes)
 
 
 class _Watcher:
