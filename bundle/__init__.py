@@ -38,6 +38,7 @@ from .manifest import (
     Precision,
     SamplerDefaults,
     ScheduleSpec,
+    Speed,
     TensorSpec,
 )
 from .trust import cache_folder, is_trusted, record_trust
@@ -67,6 +68,7 @@ __all__ = [
     "Precision",
     "SamplerDefaults",
     "ScheduleSpec",
+    "Speed",
     "TensorSpec",
     "amended_bundle",
     "cache_folder",

@@ -57,19 +57,30 @@ _GATE_MISSED = 3
     help="Folder that keeps what was observed, for further calibrations on the same data.",
 )
 @click.option("--threads", type=int, help="Threads of the CPU provider.  [default: one for each CPU]")
+@click.option("--accept-slower", is_flag=True, help="Exit with 0 also where INT8 is not faster than floating point.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
-def calibrate(bundle: Path, as_json: bool, **given: Any) -> None:
+def calibrate(bundle: Path, as_json: bool, accept_slower: bool, **given: Any) -> None:
     """Observe real rollouts of BUNDLE and add graphs of lower precision to it.
 
     int8 adds "int8" (float32 around it: ONNX Runtime, TensorRT 8.5) and, where the bundle has FP16 graphs,
-    "int8-fp16" (TensorRT 10 and 11); fp8 adds "fp8". A run that was stopped goes on where it was.
+    "int8-fp16" (TensorRT 10 and 11); fp8 adds "fp8". A run that was stopped goes on where it was. INT8 is then timed
+    against floating point on this CPU; exit status 3 where it is not faster.
     """
     from .calibrating import CalibrationRequest
     from .calibrating import calibrate as run
+    from .speed import explain_slowness, measure_speed
 
     with _progress("observing, denoising steps") as on_progress:
         summary = run(CalibrationRequest(bundle=bundle, **given), on_progress=on_progress)
-    click.echo(json.dumps(dataclasses.asdict(summary), indent=1) if as_json else summary.describe())
+    speeds = measure_speed(bundle, summary.precisions, threads=given["threads"], accept_slower=accept_slower)
+    told = {**dataclasses.asdict(summary), "speeds": [dataclasses.asdict(one) for one in speeds]}
+    lines = [summary.describe(), *(one.describe() for one in speeds)]
+    click.echo(json.dumps(told, indent=1) if as_json else "\n".join(lines))
+    slow = [one for one in speeds if not one.faster]
+    for one in slow:
+        click.echo(explain_slowness(one), err=True)
+    if slow and not accept_slower:
+        sys.exit(_GATE_MISSED)
 
 
 @click.command()

@@ -269,6 +269,7 @@ def publish(
                 graphs={**manifest.graphs, **{label: with_weights(new, record) for label, new in written.items()}},
                 calibrations=(*(one for one in manifest.calibrations if one.precision not in written), *made),
                 accuracy=tuple(one for one in manifest.accuracy if one.precision not in written),
+                speeds=tuple(one for one in manifest.speeds if one.precision not in written),
             )
         )
     return summary

@@ -278,6 +278,7 @@ def test_the_command_says_what_it_made(copied: Path, tmp_path: Path) -> None:
 
     np.save(tmp_path / "data.npy", np.random.default_rng(6).standard_normal((5, 4, 4, 6)).astype(np.float32))
     options = ["--data", str(tmp_path / "data.npy"), "--samples", "3", "--threads", "1", "--keep-fill", "--json"]
+    options += ["--accept-slower"]
 
     result = CliRunner().invoke(main, ["calibrate", str(copied), *options])
 
