@@ -19,7 +19,7 @@ from typing import Literal
 from ..errors import BundleError, EngineError
 from .decoding import InvalidDocument, decode
 from .folder import Bundle
-from .manifest import Artifact, Graph, TensorSpec
+from .manifest import Artifact, Graph, Precision, TensorSpec
 from .trust import is_trusted
 
 __all__ = [
@@ -163,7 +163,7 @@ class EngineManifest:
 
     key: str
     backend: Literal["tensorrt"]
-    precision: Literal["fp32", "fp16"]
+    precision: Precision
     machine: Machine
     plans: Mapping[str, Plan]
     options: Mapping[str, str]

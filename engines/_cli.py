@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..bundle import Bundle, Engine, open_bundle
+from ..bundle import Bundle, Engine, Precision, open_bundle
 from ..errors import BackendError, EngineError
 
 __all__ = ["build", "inspect"]
 
 _log = logging.getLogger("vdmrt")
+_GATE_MISSED = 3
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
@@ -37,7 +40,10 @@ class Size(click.ParamType[Any]):
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
-    "--precision", type=click.Choice(["fp32", "fp16"]), help="Of the graphs.  [default: fp16 where the bundle has it]"
+    "--precision",
+    type=click.Choice(typing.get_args(Precision)),
+    metavar="PRECISION",
+    help="Of the graphs, as fp16 or int8-fp16.  [default: fp16 where the bundle has it]",
 )
 @click.option("--builder-optimization-level", type=click.IntRange(0, 5), help="How long to look for faster kernels.")
 @click.option("--workspace", type=Size(), help="Most scratch memory that a layer may take, as 4GiB.")
@@ -73,6 +79,9 @@ class Size(click.ParamType[Any]):
     "--dry-run", is_flag=True, help="Print what would be built, and the trtexec lines that are nearest to it."
 )
 @click.option("--force", is_flag=True, help="Build what is there already, or what does not seem to fit.")
+@click.option(
+    "--accept-slower", is_flag=True, help="Exit with 0 also where a quantised engine is not faster than a float one."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the engine's manifest as JSON.")
 def build(
     bundle: Path,
@@ -80,12 +89,14 @@ def build(
     check: str,
     dry_run: bool,
     force: bool,
+    accept_slower: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
     """Build TensorRT engines of BUNDLE for this machine's GPU, and print their folder.
 
-    An engine that is there already is taken. Ctrl-C leaves nothing behind.
+    An engine that is there already is taken. Ctrl-C leaves nothing behind. A quantised engine is timed against a
+    floating point one of this bundle; exit status 3 where it is not faster.
     """
     from .building import build_engines
 
@@ -102,6 +113,11 @@ def build(
         click.echo((engine.path / "manifest.json").read_text(encoding="utf-8").rstrip())
     else:
         click.echo(engine.path)
+    slow = [one for one in engine.manifest.checks if one.name.startswith("faster than") and not one.passed]
+    for one in slow:
+        click.echo(f"{engine.manifest.precision} is not {one.name}: {one.detail}; --accept-slower takes it", err=True)
+    if slow and not accept_slower:
+        sys.exit(_GATE_MISSED)
 
 
 @click.command()

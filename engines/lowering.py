@@ -31,6 +31,7 @@ _FIRST_UNLOWERED = (8, 6)
 _FLOAT = frozenset({"float32", "float16"})
 _COUNTING = _FLOAT | {"int32", "int64"}
 _ANY = _COUNTING | {"bool"}
+_QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 # Operator → types of its first input, from operators.md of onnx-tensorrt at release/8.5-GA (INT64 is cast down to INT32
 # there). Only what exported graphs use; a new operator is looked up before it is added.
 _PARSED: dict[str, frozenset[str]] = {
@@ -40,6 +41,7 @@ _PARSED: dict[str, frozenset[str]] = {
     "Concat": _ANY,
     "Conv": _FLOAT,
     "Cos": _FLOAT,
+    "DequantizeLinear": frozenset({"int8"}),
     "Div": _COUNTING,
     "Exp": _FLOAT,
     "Expand": _ANY,
@@ -49,6 +51,7 @@ _PARSED: dict[str, frozenset[str]] = {
     "Min": _COUNTING,
     "Mul": _COUNTING,
     "Neg": _COUNTING,
+    "QuantizeLinear": frozenset({"float32"}),
     "ReduceMean": _FLOAT,
     "Reshape": _ANY,
     "Sigmoid": _FLOAT,
@@ -175,6 +178,9 @@ def _lower(model: onnx.ModelProto, path: Path, source_sha256: str) -> None:
     import onnx
 
     types = _types_of(_infer(model))
+    for node in model.graph.node:
+        if node.op_type in _QUANTISING:  # of FP16 and of FP8 there is no opset 16, in which types are inferred below
+            _check_node(node, types)
     nodes = [lowered for node in model.graph.node for lowered in _lower_node(node, model.graph, types)]
     del model.graph.node[:]
     model.graph.node.extend(nodes)

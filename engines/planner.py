@@ -12,7 +12,6 @@ from .gpu import Gpu
 
 __all__ = ["EnginePlan", "check_fit", "format_nbytes", "plan_engine"]
 
-_ELEMENT_NBYTES = {"fp32": 4, "fp16": 2}
 # A transformer block's hidden layer is so many times as wide as its input.
 _MLP = 4
 
@@ -94,15 +93,16 @@ def plan_engine(bundle: Bundle, precision: str | None, gpu: Gpu | None) -> Engin
     """
     chosen, graphs = stage_graphs(bundle, precision)
     geometry = bundle.manifest.geometry
-    element = _ELEMENT_NBYTES[chosen]
-    cache = geometry.cache_elements * element
+    element = 4 if chosen.startswith(("fp32", "int8")) and "fp16" not in chosen else 2
+    cache = geometry.cache_elements * _stored_nbytes(graphs["fill"])
     weights = sum(graph.weights.nbytes if graph.weights else graph.file.nbytes for graph in graphs.values())
     staging = cache // geometry.slots * geometry.chunk_frames
     sides = sum(_sides_nbytes(graph) for graph in graphs.values())
     scratch = _scratch_nbytes(geometry, element)
     lane = cache + staging + sides + scratch
     denoise = graphs["denoise"]
-    peak = gpu.peak_flops(chosen) if gpu else None
+    # What 8 bit products reach is not in the tables.
+    peak = gpu.peak_flops(chosen) if gpu and denoise.quantised is None else None
     return EnginePlan(
         precision=chosen,
         weights_nbytes=weights,
@@ -168,3 +168,9 @@ def _scratch_nbytes(g: Geometry, element: int) -> int:
     }
     attention = rows * g.heads * max(scores.values()) * element * 2 + rows * width * element * 4
     return int(math.ceil((stream + max(linear, attention)) * 1.1))
+
+
+def _stored_nbytes(fill: Graph) -> int:
+    """Return the bytes of one element of the cache."""
+    spec = next(spec for spec in fill.outputs if spec.name == "present_k.0")
+    return spec.nbytes // math.prod(spec.shape)

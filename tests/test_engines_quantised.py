@@ -1,0 +1,163 @@
+"""Quantised graphs on the way to TensorRT: which release takes which, and what is said of one that is not faster."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from calibrated import calibrate_copy
+from click.testing import CliRunner
+from computing_recorder import let_compute
+from fake_cuda import enabled_fake_cuda
+from tensorrt_recorder import RELEASES, Recorder, install
+
+from vdmrt.bundle import Bundle, list_engines, open_bundle, stage_graphs
+from vdmrt.calibration.calibrating import CalibrationRequest, calibrate
+from vdmrt.calibration.instrument import open_session
+from vdmrt.cli import main
+from vdmrt.engines import build_engines, lower_graphs
+from vdmrt.errors import EngineError
+
+NEW = [release for release in RELEASES if release != "8.5"]
+
+
+@pytest.fixture(scope="module")
+def calibrated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quantised")
+    calibrate_copy(tiny_bundle, folder)
+    calibrate_copy(tiny_bundle, folder, kv="int8")
+    calibrate_copy(tiny_bundle, folder, precision="fp8")
+    return folder / "bundle"
+
+
+@pytest.fixture
+def bundle(calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return open_bundle(shutil.copytree(calibrated, tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize("release", NEW)
+@pytest.mark.parametrize("precision", ["int8-fp16", "int8-fp16-kv8", "fp8"])
+def test_newer_releases_take_quantised_graphs_as_they_are(bundle: Bundle, release: str, precision: str) -> None:
+    with enabled_fake_cuda(), install(release, gpu="vdmrt fake GPU", compute_capability="9.0"):
+        engine = build_engines(bundle, precision=precision)
+
+    assert engine.manifest.precision == precision
+    assert {"fill", "denoise"} <= set(engine.manifest.plans)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-kv8"])
+def test_int8_between_float32_is_lowered_for_8_5(bundle: Bundle, precision: str) -> None:
+    with enabled_fake_cuda(), install("8.5", gpu="vdmrt fake GPU", compute_capability="9.0") as recorder:
+        build_engines(bundle, precision=precision)
+
+    flags = {call.arguments["flag"].name for call in recorder.named("IBuilderConfig.set_flag")}
+    assert flags >= {"INT8", "OBEY_PRECISION_CONSTRAINTS"} and "FP16" not in flags
+
+
+@pytest.mark.parametrize(
+    ("precision", "found"),
+    [
+        ("int8-fp16", r"\(QuantizeLinear\) reads float16; the parser of TensorRT 8.5 takes float32"),
+        ("fp8", r"\((QuantizeLinear|DequantizeLinear)\) reads float\S+; the parser of TensorRT 8.5 takes \w+"),
+    ],
+)
+def test_8_5_refuses_what_is_quantised_around_fp16(bundle: Bundle, precision: str, found: str) -> None:
+    with enabled_fake_cuda(), install("8.5", gpu="vdmrt fake GPU", compute_capability="9.0"):
+        with pytest.raises(EngineError, match=found):
+            build_engines(bundle, precision=precision)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-kv8"])
+def test_lowered_int8_graphs_are_opset_16_keep_their_pairs_and_compute_the_same(bundle: Bundle, precision: str) -> None:
+    paths = lower_graphs(bundle, precision)
+
+    for stage in ("fill", "denoise"):
+        exported = bundle.locate(bundle.manifest.graphs[precision][stage].file)
+        before, after = (onnx.load(str(path), load_external_data=False) for path in (exported, paths[stage]))
+        onnx.checker.check_model(str(paths[stage]), full_check=True)
+        assert [(one.domain, one.version) for one in after.opset_import] == [("", 16)]
+        assert pairs(before) == pairs(after) != []
+        wanted, found = (run(path, bundle, precision, stage) for path in (exported, paths[stage]))
+        for name in wanted:
+            # A value on the edge between two steps may round to either: one step of many.
+            assert np.linalg.norm(found[name] - wanted[name]) <= 1e-3 * np.linalg.norm(wanted[name]) + 1e-6, name
+
+
+def pairs(model: onnx.ModelProto) -> list[tuple[str, ...]]:
+    kinds = ("QuantizeLinear", "DequantizeLinear")
+    return [(node.op_type, *node.input, *node.output) for node in model.graph.node if node.op_type in kinds]
+
+
+def run(path: Path, bundle: Bundle, precision: str, stage: str) -> dict[str, np.ndarray]:
+    drawn = np.random.default_rng(4)
+    feeds = {}
+    for spec in bundle.manifest.graphs[precision][stage].inputs:
+        whole = spec.dtype in ("int8", "int32")
+        feeds[spec.name] = drawn.integers(0, 2, spec.shape) if whole else drawn.standard_normal(spec.shape)
+        feeds[spec.name] = feeds[spec.name].astype(spec.dtype)
+    session = open_session(path, threads=1)
+    names = [value.name for value in session.get_outputs()]
+    return {name: value.astype(np.float64) for name, value in zip(names, session.run(names, feeds), strict=True)}
+
+
+@pytest.fixture
+def text(text_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundle of one request, which TensorRT's rows want, with int8."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = Path(shutil.copytree(text_bundle, tmp_path / "text"))
+    np.save(tmp_path / "prompt.npy", np.ones((3, 8), np.float32))
+    np.save(tmp_path / "data.npy", np.random.default_rng(2).standard_normal((1, 4, 4, 4, 4)).astype(np.float32))
+    calibrate(
+        CalibrationRequest(
+            path, tmp_path / "data.npy", samples=4, sampler="ddim", text=tmp_path / "prompt.npy", threads=1
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def recorder(text: Path) -> Iterator[Recorder]:
+    with enabled_fake_cuda(), install("10.16", gpu="vdmrt fake GPU", compute_capability="9.0") as recorder:
+        yield recorder
+
+
+def test_a_quantised_engine_that_is_not_faster_exits_with_3(text: Path, recorder: Recorder) -> None:
+    let_compute(recorder, open_bundle(text), "fp32")
+    alone = CliRunner().invoke(main, ["build", str(text), "--precision", "fp32"])
+    # Both sides compute the same here, so that neither can be faster.
+    let_compute(recorder, open_bundle(text), "int8")
+
+    built = CliRunner().invoke(main, ["build", str(text), "--precision", "int8"])
+    accepted = CliRunner().invoke(main, ["build", str(text), "--precision", "int8", "--accept-slower"])
+
+    assert alone.exit_code == 0, alone.output
+    assert (built.exit_code, accepted.exit_code) == (3, 0), built.output
+    assert "int8 is not faster than fp32: " in built.stderr
+    assert "--accept-slower takes it" in built.stderr
+    (engine,) = (one for one in list_engines(open_bundle(text)) if one.manifest.precision == "int8")
+    assert [check.name for check in engine.manifest.checks] == ["runs", "agrees", "faster", "faster than fp32"]
+    assert [check.passed for check in engine.manifest.checks][1] and not engine.manifest.checks[-1].passed
+
+
+def test_without_a_floating_point_engine_nothing_is_timed(text: Path, recorder: Recorder) -> None:
+    let_compute(recorder, open_bundle(text), "int8")
+
+    built = CliRunner().invoke(main, ["build", str(text), "--precision", "int8"])
+
+    assert built.exit_code == 0, built.output
+    assert "int8 was not timed against fp32: " in built.stderr
+    assert "has no fp32 engine; build one with vdmrt build" in built.stderr
+
+
+def test_a_dry_run_plans_a_quantised_cache_in_half_the_bytes(bundle: Bundle) -> None:
+    from vdmrt.engines import plan_engine
+
+    plans = {precision: plan_engine(bundle, precision, None) for precision in ("fp16", "int8-fp16", "int8-fp16-kv8")}
+
+    assert plans["fp16"].cache_nbytes == plans["int8-fp16"].cache_nbytes == 2 * plans["int8-fp16-kv8"].cache_nbytes
+    assert plans["int8-fp16"].precision == stage_graphs(bundle, "int8-fp16")[0]
