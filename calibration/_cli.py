@@ -97,22 +97,33 @@ def calibrate(bundle: Path, as_json: bool, accept_slower: bool, **given: Any) ->
 @click.option("--sampler", help="[default: the bundle's]")
 @click.option("--guidance", type=float, help="[default: the bundle's]")
 @click.option("--text", type=click.Path(path_type=Path), help="Text embeddings, .npy [tokens, width].")
+@click.option("--bisect", is_flag=True, help="Find the groups of layers at fault, on short rollouts, and their price.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write a page with curves and frames, .html.")
 @click.option("--threads", type=int, help="Threads of the CPU provider.  [default: one for each CPU]")
 @click.option("--json", "as_json", is_flag=True, help="Print figures and curves as JSON.")
-def verify(bundle: Path, gates: tuple[str, ...], as_json: bool, **given: Any) -> None:
+def verify(bundle: Path, gates: tuple[str, ...], bisect: bool, as_json: bool, **given: Any) -> None:
     """Measure what a precision of BUNDLE costs over long rollouts; exit status 3 where a gate is missed.
 
     Both sides get the same noise. Free-running, each goes on from what it made; teacher-forced, each chunk is made
-    from the reference's cache. The result is written into model.json, and vdmrt run says it.
+    from the reference's cache. The result is written into model.json, and vdmrt run says it. With --bisect, layers are
+    kept in float32 by halves until those are found that keep the bound on PSNR from being held.
     """
     from .verification import DEFAULT_GATES, VerifyRequest, parse_gate
     from .verification import verify as run
 
     wanted = {gate.figure: gate.bound for gate in map(parse_gate, gates)} or dict(DEFAULT_GATES)
+    request = VerifyRequest(bundle=bundle, gates=wanted, **given)
     with _progress("comparing, chunks") as on_progress:
-        verdict = run(VerifyRequest(bundle=bundle, gates=wanted, **given), on_progress=on_progress)
-    click.echo(verdict.to_json() if as_json else verdict.describe())
+        verdict = run(request, on_progress=on_progress)
+    told = json.loads(verdict.to_json())
+    lines = [verdict.describe()]
+    if bisect:
+        from .bisection import bisect_request
+
+        found = bisect_request(request)
+        told["bisection"] = dataclasses.asdict(found)
+        lines.append(found.describe())
+    click.echo(json.dumps(told, indent=1) if as_json else "\n".join(lines))
     if verdict.missed:
         sys.exit(_GATE_MISSED)
 

@@ -26,7 +26,16 @@ from .report import render_report
 from .shadow import shadow_of_bundle
 from .tap import TappedBackend
 
-__all__ = ["DEFAULT_GATES", "Gate", "Verdict", "VerifyRequest", "parse_gate", "quantisation_of", "verify"]
+__all__ = [
+    "DEFAULT_GATES",
+    "Gate",
+    "Verdict",
+    "VerifyRequest",
+    "parse_gate",
+    "quantisation_of",
+    "session_options",
+    "verify",
+]
 
 # What may grow no larger; every other figure may fall no lower.
 _MOST = ("drift", "relative-l2", "largest-fp16")
@@ -193,7 +202,7 @@ def _compare(
             check_alike(wanted, model)
             guard = Guard(bundle, precision, Path(folder))
             given = given_frames(wanted, clips, seeds)
-            _watch(guard, wanted, tapped, given[0], _options(request))
+            _watch(guard, wanted, tapped, given[0], session_options(request))
             cache = quantisation_of(bundle, precision).cache
             shadow = shadow_of_bundle(bundle, precision, cache, threads=request.threads)
             compared = compare_rollouts(
@@ -203,7 +212,7 @@ def _compare(
                 given=given,
                 seeds=seeds,
                 chunks=request.chunks,
-                options=_options(request),
+                options=session_options(request),
                 on_progress=on_progress,
             )
             return compared[precision], guard
@@ -229,7 +238,8 @@ def quantisation_of(bundle: Bundle, precision: str) -> Quantisation:
     return Quantisation("int8", "max", {}, {})
 
 
-def _options(request: VerifyRequest) -> dict[str, Any]:
+def session_options(request: VerifyRequest) -> dict[str, Any]:
+    """Return the further arguments of a session."""
     given = {"steps": request.steps, "sampler": request.sampler, "guidance": request.guidance}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if request.text is not None:
