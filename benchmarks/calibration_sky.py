@@ -1,7 +1,8 @@
 """What INT8, FP8 and a quantised cache cost the sky, against float32 and against naive calibration.
 
 The gates are those of the README's section on lower precision; results/calibration_sky.json has every curve. Exit
-status 1 when a gate is missed. Rollouts that are done are kept in --work, and a run that was stopped goes on there.
+status 1 when a gate is missed. What is done is kept in --work: a run that was stopped goes on there, and one with
+fewer --seeds tells what has been measured so far.
 The control is float32 itself, given latent frames that differ by a ten-thousandth: how its error grows is how much the
 model magnifies any small error, whatever caused it.
 """
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +75,10 @@ def main(work: Path, seeds: int, chunks: int, skies: int, threads: int | None) -
     made, cost = make_bundles(work)
     say("predicting unseen skies")
     everything = {"fp32": (wide_bundle(work), "fp32"), **made}
-    truth = {name: prediction_psnr(*one, skies, threads) for name, one in everything.items()}
+    truth: dict[str, float] = kept(
+        work / f"truth-{skies}.json",
+        lambda: {name: prediction_psnr(*one, skies, threads) for name, one in everything.items()},
+    )
     say("comparing rollouts")
     compared = compare(made, work, seeds, chunks, threads)
     figures: Figures = {name: {"truth": value} for name, value in truth.items()}
@@ -109,16 +114,20 @@ def judge(figures: Figures, cost: Cost) -> list[Gate]:
 def make_bundles(work: Path) -> tuple[dict[str, tuple[Path, str]], Cost]:
     """Return the bundle and the precision of everything that is compared, and what the first calibration cost."""
     made, naive = work / "made", work / "naive"
-    for copy in (made, naive):
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(ROOT / "examples" / "sky" / "bundle", copy)
-    say("calibrating")
-    cost = time_calibration(made, work / "clips.npy")
-    say(f"calibrated in {cost.minutes:.2f} minutes with {cost.gib:.2f} GiB")
-    given: dict[str, Any] = {"data": work / "clips.npy", "observations": work / "observations"}
-    calibrate(CalibrationRequest(made, precision="fp8", **given))
-    calibrate(CalibrationRequest(made, kv="int8", **given))
-    calibrate_naively(naive, ("int8", "fp8"))
+
+    def make() -> dict[str, float]:
+        for copy in (made, naive):
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(ROOT / "examples" / "sky" / "bundle", copy)
+        say("calibrating")
+        cost = time_calibration(made, work / "clips.npy")
+        given: dict[str, Any] = {"data": work / "clips.npy", "observations": work / "observations"}
+        calibrate(CalibrationRequest(made, precision="fp8", **given))
+        calibrate(CalibrationRequest(made, kv="int8", **given))
+        calibrate_naively(naive, ("int8", "fp8"))
+        return dataclasses.asdict(cost)
+
+    cost = Cost(**kept(work / "cost.json", make))
     return {
         "fp16": (made, "fp16"),
         "int8, naive": (naive, "int8"),
@@ -127,6 +136,14 @@ def make_bundles(work: Path) -> tuple[dict[str, tuple[Path, str]], Cost]:
         "fp8, naive": (naive, "fp8"),
         "fp8": (made, "fp8"),
     }, cost
+
+
+def kept(file: Path, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Return what a file holds; measure and write it where there is none."""
+    if not file.exists():
+        file.write_text(json.dumps(measure()), encoding="utf-8")
+    found: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
 def time_calibration(bundle: Path, data: Path) -> Cost:
