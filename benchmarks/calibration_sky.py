@@ -1,33 +1,44 @@
-"""What INT8, FP8 and an INT8 cache cost the sky, against naive calibration; prints a table and writes figures.json.
+"""What INT8, FP8 and a quantised cache cost the sky, against float32 and against naive calibration.
 
-Naive is what one gets without rollouts: random normals for every input, ranges by the largest value, nothing migrated
-or corrected. The same layers are quantised.
+The gates are those of the README's section on lower precision; results/calibration_sky.json has every curve. Exit
+status 1 when a gate is missed. What is done is kept in --work: a run that was stopped goes on there, and one with
+fewer --seeds tells what has been measured so far.
+The control is float32 itself, given latent frames that differ by a ten-thousandth: how its error grows is how much the
+model magnifies any small error, whatever caused it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
 import shutil
+import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from measuring import Gate, report
+from naive_calibration import calibrate_naively
 
 import vdmrt
-from vdmrt.bundle import Geometry, open_bundle
-from vdmrt.calibration.calibrating import CalibrationRequest, calibrate, publish, quantise
-from vdmrt.calibration.data import CalibrationSet
-from vdmrt.calibration.instrument import Instrument
-from vdmrt.calibration.linears import find_linears, sites_of
-from vdmrt.calibration.observation import Observation
-from vdmrt.calibration.reference import reference_graphs
-from vdmrt.calibration.verification import VerifyRequest, verify
+from vdmrt.bundle import open_bundle
+from vdmrt.calibration.calibrating import CalibrationRequest, calibrate
+from vdmrt.calibration.comparison import Comparison, Contender, Latents, compare_rollouts, given_frames
+from vdmrt.calibration.data import read_set
+from vdmrt.calibration.reference import reference_bundle
+from vdmrt.calibration.shadow import shadow_of_bundle
+from vdmrt.calibration.tap import TappedBackend
+from vdmrt.calibration.verification import quantisation_of
 from vdmrt.runtime.model import Model
+from vdmrt.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "sky"))
@@ -35,90 +46,163 @@ from metrics import psnr  # noqa: E402  after the path that it is found on
 from sky import Sky  # noqa: E402
 
 CLIPS, CLIP_FRAMES, GIVEN, CHUNK = 8, 33, 9, 8
-NAIVE_RUNS = 32
-FIGURES = ("free-psnr", "teacher-psnr", "cache-relative-l2", "drift", "teacher-drift", "free-picture-psnr")
+PERTURBATION = 1e-4
+COLUMNS = ("truth", "free-psnr", "teacher-psnr", "drift", "teacher-drift")
+CONTROL = "fp32, given frames off by 1e-4"
+Figures = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What calibrating the demo's model cost, alone in a process of its own."""
+
+    minutes: float
+    gib: float
 
 
 @click.command()
 @click.option("--work", type=click.Path(path_type=Path), default=Path("calibration-out"), show_default=True)
-@click.option("--seeds", default=4, show_default=True, help="Free-running rollouts.")
+@click.option("--seeds", default=16, show_default=True, help="Rollouts.")
 @click.option("--chunks", default=20, show_default=True, help="Autoregressive steps of each.")
 @click.option("--skies", default=32, show_default=True, help="Unseen skies for the PSNR against the truth.")
-def main(work: Path, seeds: int, chunks: int, skies: int) -> None:
+@click.option("--threads", type=int, help="Threads of each graph; the figures do not hang on them.")
+def main(work: Path, seeds: int, chunks: int, skies: int, threads: int | None) -> None:
     """Calibrate copies of the sky's bundle and measure them."""
-    work.mkdir(parents=True, exist_ok=True)
-    (work / "unseen").mkdir(exist_ok=True)
+    (work / "unseen").mkdir(parents=True, exist_ok=True)
     np.save(work / "clips.npy", np.stack([Sky(5000 + place).frames(0, CLIP_FRAMES) for place in range(CLIPS)]))
-    np.save(work / "unseen" / "skies.npy", np.stack([Sky(place).frames(0, GIVEN + CHUNK) for place in range(skies)]))
-    figures: dict[str, dict[str, float]] = {}
-    for name, bundle, precision in make_bundles(work):
-        figures[name] = {"prediction-psnr": prediction_psnr(bundle, precision, skies)}
-        request = VerifyRequest(
-            bundle, precision, data=work / "unseen", chunks=chunks, seeds=seeds, gates={}, report=work / f"{name}.html"
-        )
-        figures[name] |= verify(request).accuracy.figures
-        click.echo(f"| {name} | " + " | ".join(f"{figures[name][one]:.4g}" for one in ("prediction-psnr", *FIGURES)))
-        (work / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    unseen = max(skies, seeds)
+    np.save(work / "unseen" / "skies.npy", np.stack([Sky(place).frames(0, GIVEN + CHUNK) for place in range(unseen)]))
+    made, cost = make_bundles(work)
+    say("predicting unseen skies")
+    everything = {"fp32": (wide_bundle(work), "fp32"), **made}
+    truth: dict[str, float] = kept(
+        work / f"truth-{skies}.json",
+        lambda: {name: prediction_psnr(*one, skies, threads) for name, one in everything.items()},
+    )
+    say("comparing rollouts")
+    compared = compare(made, work, seeds, chunks, threads)
+    figures: Figures = {name: {"truth": value} for name, value in truth.items()}
+    for name, one in compared.items():
+        figures[name] = {**figures.get(name, {}), **one.figures()}
+    print_table(figures)
+    settings = {"seeds": seeds, "chunks": chunks, "skies": skies, "perturbation": PERTURBATION}
+    curves = {name: {"free": one.free, "teacher": one.teacher, "cache": one.cache} for name, one in compared.items()}
+    gates = judge(figures, cost)
+    sys.exit(report("calibration_sky", settings, gates, {"figures": figures, "curves": curves}))
 
 
-def make_bundles(work: Path) -> Iterator[tuple[str, Path, str]]:
-    """Yield the name, the bundle and the precision of everything that is compared."""
+def judge(figures: Figures, cost: Cost) -> list[Gate]:
+    """Return every gate."""
+    gates = []
+    for name in ("int8", "fp8"):
+        own, naive = figures[name], figures[f"{name}, naive"]
+        gates += [
+            Gate(f"{name}: dB of prediction lost", figures["fp32"]["truth"] - own["truth"], most=0.3),
+            Gate(f"{name}: dB above naive, free-running", own["free-psnr"] - naive["free-psnr"], least=3.0),
+            Gate(f"{name}: drift, free-running", own["drift"], most=1.25),
+            Gate(f"{name}: drift, teacher-forced", own["teacher-drift"], most=1.25),
+        ]
+    lost = figures["int8"]["teacher-psnr"] - figures["int8 + int8 cache"]["teacher-psnr"]
+    return [
+        *gates,
+        Gate("int8 cache: dB lost beside int8, teacher-forced", lost, most=0.5),
+        Gate("calibrating the demo, minutes", cost.minutes, most=5.0),
+        Gate("calibrating the demo, GiB at the peak", cost.gib, most=4.0),
+    ]
+
+
+def make_bundles(work: Path) -> tuple[dict[str, tuple[Path, str]], Cost]:
+    """Return the bundle and the precision of everything that is compared, and what the first calibration cost."""
     made, naive = work / "made", work / "naive"
-    for copy in (made, naive):
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(ROOT / "examples" / "sky" / "bundle", copy)
-    click.echo("| | prediction-psnr | " + " | ".join(FIGURES))
-    yield "fp16", made, "fp16"
-    calibrate_naively(naive)
-    yield "int8, naive", naive, "int8"
-    given: dict[str, Any] = {"data": work / "clips.npy", "observations": work / "observations"}
-    calibrate(CalibrationRequest(made, **given))
-    yield "int8", made, "int8"
-    calibrate(CalibrationRequest(made, precision="none", kv="int8", **given))
-    yield "int8 cache", made, "fp16-kv8"
-    calibrate(CalibrationRequest(made, precision="fp8", **given))
-    yield "fp8", made, "fp8"
-    shutil.copytree(made, work / "float-fill", dirs_exist_ok=True)
-    calibrate(CalibrationRequest(work / "float-fill", keep_fill=True, **given))
-    yield "int8, float fill", work / "float-fill", "int8"
+
+    def make() -> dict[str, float]:
+        for copy in (made, naive):
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(ROOT / "examples" / "sky" / "bundle", copy)
+        say("calibrating")
+        cost = time_calibration(made, work / "clips.npy")
+        given: dict[str, Any] = {"data": work / "clips.npy", "observations": work / "observations"}
+        calibrate(CalibrationRequest(made, precision="fp8", **given))
+        calibrate(CalibrationRequest(made, kv="int8", **given))
+        calibrate_naively(naive, ("int8", "fp8"))
+        return dataclasses.asdict(cost)
+
+    cost = Cost(**kept(work / "cost.json", make))
+    return {
+        "fp16": (made, "fp16"),
+        "int8, naive": (naive, "int8"),
+        "int8": (made, "int8"),
+        "int8 + int8 cache": (made, "int8-kv8"),
+        "fp8, naive": (naive, "fp8"),
+        "fp8": (made, "fp8"),
+    }, cost
 
 
-def calibrate_naively(path: Path) -> None:
-    """Quantise by the largest values that random inputs cause."""
-    bundle = open_bundle(path)
-    graphs = reference_graphs(bundle)
-    linears = {stage: find_linears(graph) for stage, graph in graphs.items()}
-    sites, seen, drawn = sites_of(linears.values()), Observation(), np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder:
-        for stage, graph in graphs.items():
-            instrument = Instrument(graph, linears[stage], sites, Path(folder))
-            specs = bundle.manifest.graphs["fp16"][stage].inputs
-            for _ in range(NAIVE_RUNS):
-                shapes = {spec.name: spec.shape for spec in specs}
-                instrument.observe(random_inputs(shapes, bundle.manifest.geometry, drawn), seen.activations[stage])
-    request = CalibrationRequest(path, path, method="max", smooth=0.0)
-    made = quantise(graphs, seen, request, rope=False)
-    plain = {name: dataclasses.replace(one, correction={}) for name, one in made.linears.items()}
-    nothing = CalibrationSet((), (), "random")
-    publish(bundle, graphs, dataclasses.replace(made, linears=plain), request, nothing, seen)
+def kept(file: Path, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Return what a file holds; measure and write it where there is none."""
+    if not file.exists():
+        file.write_text(json.dumps(measure()), encoding="utf-8")
+    found: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
-def random_inputs(shapes: dict[str, tuple[int, ...]], g: Geometry, drawn: np.random.Generator) -> dict[str, Any]:
-    """Return random normals for every input, and what must be valid valid."""
-    inputs: dict[str, Any] = {name: drawn.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    inputs["positions"] = drawn.integers(0, g.position_count, shapes["positions"]).astype(np.int32)
-    inputs["slot_valid"] = np.ones(shapes["slot_valid"], np.float32)
-    if "context_index" in shapes:
-        inputs["context_index"] = np.arange(g.context_frames, dtype=np.int32)[None]
-    if "step" in shapes:
-        inputs["step"] = np.zeros(shapes["step"], np.int32)
-        inputs["timesteps"] = np.full(shapes["timesteps"], drawn.integers(0, 1000), np.float32)
-    return inputs
+def time_calibration(bundle: Path, data: Path) -> Cost:
+    """Calibrate in a process of its own, as a user does."""
+    run = "import sys; from vdmrt.cli import main; sys.argv[0] = 'vdmrt'; main()"
+    command = [sys.executable, "-c", run, "--quiet", "calibrate", str(bundle), "--data", str(data)]
+    started = time.perf_counter()
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"calibrating failed with exit status {os.waitstatus_to_exitcode(status)}")
+    return Cost((time.perf_counter() - started) / 60, usage.ru_maxrss / 2**20)
 
 
-def prediction_psnr(bundle: Path, precision: str, skies: int) -> float:
+def compare(
+    made: dict[str, tuple[Path, str]], work: Path, seeds: int, chunks: int, threads: int | None
+) -> dict[str, Comparison]:
+    """Run every seed on everything, one seed after the other; what was done before is read."""
+    key = hashlib.sha256(str(chunks).encode())
+    tapped = TappedBackend(OnnxRuntimeBackend(threads=threads))
+    with ExitStack() as stack:
+        reference = stack.enter_context(Model(open_bundle(wide_bundle(work)), tapped, "fp32"))
+        contenders = {CONTROL: Contender(reference, None, perturbed)}
+        for name, (path, precision) in made.items():
+            bundle = open_bundle(path)
+            key.update(f"{name}{bundle.manifest.graphs_sha256(precision)}".encode())
+            cache = quantisation_of(bundle, precision).cache
+            model = stack.enter_context(Model(bundle, OnnxRuntimeBackend(threads=threads), precision))
+            # What is naive is only looked at free-running.
+            forced = None if name.endswith("naive") else shadow_of_bundle(bundle, precision, cache, threads=threads)
+            contenders[name] = Contender(model, forced)
+        given = given_frames(reference, list(read_set(work / "unseen", reference).clips), list(range(seeds)))
+        by_seed = []
+        for seed, first in enumerate(given):
+            file = work / f"seed-{seed}-{key.hexdigest()[:12]}.json"
+            if not file.exists():
+                found = compare_rollouts(reference, tapped, contenders, given=[first], seeds=[seed], chunks=chunks)
+                plain = {name: dataclasses.asdict(dataclasses.replace(one, frames=None)) for name, one in found.items()}
+                file.write_text(json.dumps(plain), encoding="utf-8")
+                say(f"rollout {seed + 1} of {seeds}")
+            by_seed.append(json.loads(file.read_text(encoding="utf-8")))
+    return {name: Comparison.mean([Comparison(**one[name]) for one in by_seed]) for name in contenders}
+
+
+def perturbed(first: Latents) -> Latents:
+    """Return given latent frames with a little noise."""
+    noise = np.random.default_rng(1).standard_normal(first.shape).astype(np.float32)
+    found: Latents = first + np.float32(PERTURBATION * float(np.std(first))) * noise
+    return found
+
+
+def wide_bundle(work: Path) -> Path:
+    """Return the sky's own bundle in float32."""
+    return reference_bundle(open_bundle(ROOT / "examples" / "sky" / "bundle"), work / "wide").path
+
+
+def prediction_psnr(bundle: Path, precision: str, skies: int, threads: int | None) -> float:
     """Return the mean PSNR against the truth of 8 pixel frames after 9 given ones, as evaluate.py has it."""
-    with vdmrt.load(bundle, precision=precision) as model:
+    with vdmrt.load(bundle, precision=precision, threads=threads) as model:
         return float(np.mean([predict(model, seed) for seed in range(skies)]))
 
 
@@ -128,6 +212,18 @@ def predict(model: Model, seed: int) -> float:
     with model.session(seed=seed) as session:
         session.start(clip[:GIVEN])
         return psnr(session.step().pictures, clip[GIVEN:])
+
+
+def print_table(figures: Figures) -> None:
+    """Print a row for each precision."""
+    print("| | " + " | ".join(COLUMNS) + " |\n|---" + "|---:" * len(COLUMNS) + "|")
+    for name, own in figures.items():
+        print(f"| {name} | " + " | ".join(f"{own[one]:.2f}" if one in own else "" for one in COLUMNS) + " |")
+
+
+def say(what: str) -> None:
+    """Say on stderr how far it is."""
+    click.echo(f"{time.strftime('%H:%M:%S')} {what}", err=True)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from .manifest import (
     Precision,
     SamplerDefaults,
     ScheduleSpec,
+    Speed,
     TensorSpec,
 )
 from .plan_file import read_plan, verify_engine, verify_engine_weights
@@ -59,6 +60,7 @@ __all__ = [
     "Precision",
     "SamplerDefaults",
     "ScheduleSpec",
+    "Speed",
     "TensorSpec",
     "amended_bundle",
     "cache_folder",

@@ -277,6 +277,46 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """How fast a quantised precision is beside a floating point one, a denoising step at a full cache, in turn.
+
+    Attributes:
+        precision: What was measured.
+        against: The precision that it was compared with.
+        backend: What ran both, in one line.
+        ratio: Median of the other's time over its own; above 1 it is faster.
+        low: Lower end of the 99 % interval of that median.
+        high: Upper end.
+        pairs: Neighbouring runs.
+        accepted: Whether it was asked for however slow.
+        graphs_sha256: Of the graphs that were measured.
+    """
+
+    precision: Precision
+    against: Precision
+    backend: str
+    ratio: float
+    low: float
+    high: float
+    pairs: int
+    accepted: bool
+    graphs_sha256: str
+
+    @property
+    def faster(self) -> bool:
+        """Whether it was shown to be faster: the whole interval is above 1."""
+        return self.low > 1
+
+    def describe(self) -> str:
+        """Say it in one line."""
+        told = (
+            f"{self.precision} is {self.ratio:.2f} times as fast as {self.against} ({self.low:.2f} to {self.high:.2f}, "
+            f"{self.pairs} pairs of denoising steps, {self.backend})"
+        )
+        return told if self.faster else f"{told}: NOT FASTER"
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What ``model.json`` says.
 
@@ -295,6 +335,7 @@ class Manifest:
         provenance: Where it came from: checkpoint and its hash, versions, command.
         calibrations: How the quantised precisions were made.
         accuracy: What was measured of them.
+        speeds: How fast they are beside floating point.
     """
 
     family: Literal["ca2vdm"]
@@ -310,6 +351,7 @@ class Manifest:
     provenance: Mapping[str, str]
     calibrations: tuple[Calibration, ...] = ()
     accuracy: tuple[Accuracy, ...] = ()
+    speeds: tuple[Speed, ...] = ()
     schema: int = field(default=SCHEMA)
 
     def artifacts(self) -> Iterator[Artifact]:
@@ -326,6 +368,11 @@ class Manifest:
     def accuracy_of(self, precision: str) -> Accuracy | None:
         """Return what was measured of the graphs of a precision; None where nothing was, or other graphs were."""
         found = [one for one in self.accuracy if one.precision == precision]
+        return found[0] if found and found[0].graphs_sha256 == self.graphs_sha256(precision) else None
+
+    def speed_of(self, precision: str) -> Speed | None:
+        """Return how fast the graphs of a precision were; None where they, or these, were never timed."""
+        found = [one for one in self.speeds if one.precision == precision]
         return found[0] if found and found[0].graphs_sha256 == self.graphs_sha256(precision) else None
 
     def graphs_sha256(self, precision: str) -> str:

@@ -45,7 +45,7 @@ _GATE_MISSED = 3
 @click.option(
     "--budget", type=float, metavar="DB", help="Keep the most sensitive groups in floating point until PSNR is so high."
 )
-@click.option("--kv", type=click.Choice(["int8"]), help="Quantise the cache too.")
+@click.option("--kv", type=click.Choice(["int8", "fp8"]), help="Quantise the cache too; fp8 is not there yet.")
 @click.option("--seed", default=0, show_default=True, help="Of all noise and choices.")
 @click.option("--steps", type=int, help="Denoising steps of the rollouts.  [default: the bundle's]")
 @click.option("--sampler", help="Of the rollouts.  [default: the bundle's]")
@@ -57,19 +57,30 @@ _GATE_MISSED = 3
     help="Folder that keeps what was observed, for further calibrations on the same data.",
 )
 @click.option("--threads", type=int, help="Threads of the CPU provider.  [default: one for each CPU]")
+@click.option("--accept-slower", is_flag=True, help="Exit with 0 also where INT8 is not faster than floating point.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
-def calibrate(bundle: Path, as_json: bool, **given: Any) -> None:
+def calibrate(bundle: Path, as_json: bool, accept_slower: bool, **given: Any) -> None:
     """Observe real rollouts of BUNDLE and add graphs of lower precision to it.
 
     int8 adds "int8" (float32 around it: ONNX Runtime, TensorRT 8.5) and, where the bundle has FP16 graphs,
-    "int8-fp16" (TensorRT 10 and 11); fp8 adds "fp8". A run that was stopped goes on where it was.
+    "int8-fp16" (TensorRT 10 and 11); fp8 adds "fp8". A run that was stopped goes on where it was. INT8 is then timed
+    against floating point on this CPU; exit status 3 where it is not faster.
     """
     from .calibrating import CalibrationRequest
     from .calibrating import calibrate as run
+    from .speed import explain_slowness, measure_speed
 
     with _progress("observing, denoising steps") as on_progress:
         summary = run(CalibrationRequest(bundle=bundle, **given), on_progress=on_progress)
-    click.echo(json.dumps(dataclasses.asdict(summary), indent=1) if as_json else summary.describe())
+    speeds = measure_speed(bundle, summary.precisions, threads=given["threads"], accept_slower=accept_slower)
+    told = {**dataclasses.asdict(summary), "speeds": [dataclasses.asdict(one) for one in speeds]}
+    lines = [summary.describe(), *(one.describe() for one in speeds)]
+    click.echo(json.dumps(told, indent=1) if as_json else "\n".join(lines))
+    slow = [one for one in speeds if not one.faster]
+    for one in slow:
+        click.echo(explain_slowness(one), err=True)
+    if slow and not accept_slower:
+        sys.exit(_GATE_MISSED)
 
 
 @click.command()
@@ -86,22 +97,33 @@ def calibrate(bundle: Path, as_json: bool, **given: Any) -> None:
 @click.option("--sampler", help="[default: the bundle's]")
 @click.option("--guidance", type=float, help="[default: the bundle's]")
 @click.option("--text", type=click.Path(path_type=Path), help="Text embeddings, .npy [tokens, width].")
+@click.option("--bisect", is_flag=True, help="Find the groups of layers at fault, on short rollouts, and their price.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write a page with curves and frames, .html.")
 @click.option("--threads", type=int, help="Threads of the CPU provider.  [default: one for each CPU]")
 @click.option("--json", "as_json", is_flag=True, help="Print figures and curves as JSON.")
-def verify(bundle: Path, gates: tuple[str, ...], as_json: bool, **given: Any) -> None:
+def verify(bundle: Path, gates: tuple[str, ...], bisect: bool, as_json: bool, **given: Any) -> None:
     """Measure what a precision of BUNDLE costs over long rollouts; exit status 3 where a gate is missed.
 
     Both sides get the same noise. Free-running, each goes on from what it made; teacher-forced, each chunk is made
-    from the reference's cache. The result is written into model.json, and vdmrt run says it.
+    from the reference's cache. The result is written into model.json, and vdmrt run says it. With --bisect, layers are
+    kept in float32 by halves until those are found that keep the bound on PSNR from being held.
     """
     from .verification import DEFAULT_GATES, VerifyRequest, parse_gate
     from .verification import verify as run
 
     wanted = {gate.figure: gate.bound for gate in map(parse_gate, gates)} or dict(DEFAULT_GATES)
+    request = VerifyRequest(bundle=bundle, gates=wanted, **given)
     with _progress("comparing, chunks") as on_progress:
-        verdict = run(VerifyRequest(bundle=bundle, gates=wanted, **given), on_progress=on_progress)
-    click.echo(verdict.to_json() if as_json else verdict.describe())
+        verdict = run(request, on_progress=on_progress)
+    told = json.loads(verdict.to_json())
+    lines = [verdict.describe()]
+    if bisect:
+        from .bisection import bisect_request
+
+        found = bisect_request(request)
+        told["bisection"] = dataclasses.asdict(found)
+        lines.append(found.describe())
+    click.echo(json.dumps(told, indent=1) if as_json else "\n".join(lines))
     if verdict.missed:
         sys.exit(_GATE_MISSED)
 

@@ -53,7 +53,7 @@ class CalibrationRequest:
             stay in floating point; None for no such search.
         keep_fill: Whether the linears of the cache fill stay in floating point: it runs once a chunk, and what it
             rounds stays in the cache.
-        kv: "int8" for a quantised cache, or None.
+        kv: "int8" for a quantised cache, or None; "fp8" is refused.
         seed: Of all noise and choices.
         steps: Denoising steps of the rollouts; None takes the bundle's default, as for what follows.
         sampler: The sampler of the rollouts.
@@ -73,7 +73,7 @@ class CalibrationRequest:
     keep: tuple[str, ...] = ()
     budget: float | None = None
     keep_fill: bool = False
-    kv: Literal["int8"] | None = None
+    kv: Literal["int8", "fp8"] | None = None
     seed: int = 0
     steps: int | None = None
     sampler: str | None = None
@@ -83,6 +83,8 @@ class CalibrationRequest:
     observations: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.kv == "fp8":
+            raise ValueError("--kv fp8 is not there: an FP8 cache is no smaller than an INT8 one; take --kv int8")
         if self.precision == "none" and self.kv is None:
             raise ValueError("--precision none quantises no linear, so it goes with --kv int8")
         if self.budget is not None and self.precision == "none":
@@ -269,6 +271,7 @@ def publish(
                 graphs={**manifest.graphs, **{label: with_weights(new, record) for label, new in written.items()}},
                 calibrations=(*(one for one in manifest.calibrations if one.precision not in written), *made),
                 accuracy=tuple(one for one in manifest.accuracy if one.precision not in written),
+                speeds=tuple(one for one in manifest.speeds if one.precision not in written),
             )
         )
     return summary

@@ -15,10 +15,25 @@ from .metrics import compare_latents, compare_pictures
 from .shadow import Shadow
 from .tap import TappedBackend
 
-__all__ = ["Comparison", "Curve", "Latents", "check_alike", "compare_rollouts", "given_frames"]
+__all__ = ["Comparison", "Contender", "Curve", "Latents", "check_alike", "compare_rollouts", "given_frames"]
 
 Latents = npt.NDArray[np.float32]
 Curve = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is judged.
+
+    Attributes:
+        model: Runs free.
+        shadow: The same graphs, for the teacher-forced run; None for none.
+        given: What is done to the latent frames that its rollout goes on from; None for nothing.
+    """
+
+    model: Model
+    shadow: Shadow | None
+    given: Callable[[Latents], Latents] | None = None
 
 
 @dataclass(frozen=True)
@@ -27,7 +42,7 @@ class Comparison:
 
     Attributes:
         free: Metrics of free-running rollouts, the mean over seeds, one value for each chunk.
-        teacher: The same where each chunk is made from the reference's cache.
+        teacher: The same where each chunk is made from the reference's cache; empty where there was no shadow.
         cache: Relative L2 of K and V that a fill writes, over the reference's latents; one value for each chunk.
         free_by_seed: PSNR of each seed's free-running chunks, [seeds, chunks].
         frames: Pixel frames of the first seed, the reference's and the others', or None without a codec.
@@ -41,20 +56,30 @@ class Comparison:
 
     def figures(self) -> dict[str, float]:
         """Return the figures that gates may be set on."""
-        found = {
-            "free-psnr": float(np.mean(self.free["psnr"])),
-            "teacher-psnr": float(np.mean(self.teacher["psnr"])),
-            "teacher-relative-l2": float(np.mean(self.teacher["relative_l2"])),
-            "cache-relative-l2": float(np.mean(self.cache)),
-            "drift": drift(self.free["rmse"]),
-            "teacher-drift": drift(self.teacher["rmse"]),
-        }
+        found = {"free-psnr": float(np.mean(self.free["psnr"])), "drift": drift(self.free["rmse"])}
+        if self.teacher:
+            found |= {
+                "teacher-psnr": float(np.mean(self.teacher["psnr"])),
+                "teacher-relative-l2": float(np.mean(self.teacher["relative_l2"])),
+                "cache-relative-l2": float(np.mean(self.cache)),
+                "teacher-drift": drift(self.teacher["rmse"]),
+            }
         for name in ("picture_psnr", "picture_ssim"):
-            if name in self.free:
-                short = name.replace("_", "-")
-                found |= {f"free-{short}": float(np.mean(self.free[name]))}
-                found |= {f"teacher-{short}": float(np.mean(self.teacher[name]))}
+            for side, curve in (("free", self.free), ("teacher", self.teacher)):
+                if name in curve:
+                    found[f"{side}-{name.replace('_', '-')}"] = float(np.mean(curve[name]))
         return found
+
+    @classmethod
+    def mean(cls, several: Sequence[Comparison]) -> Comparison:
+        """Return the mean of comparisons of as many rollouts each."""
+        return cls(
+            free=_mean_curve([one.free for one in several]),
+            teacher=_mean_curve([one.teacher for one in several]),
+            cache=np.mean([one.cache for one in several], axis=0).tolist(),
+            free_by_seed=[curve for one in several for curve in one.free_by_seed],
+            frames=several[0].frames,
+        )
 
 
 def drift(errors: Sequence[float]) -> float:
@@ -80,74 +105,98 @@ def given_frames(model: Model, clips: Sequence[Latents], seeds: Sequence[int]) -
 def compare_rollouts(
     reference: Model,
     tapped: TappedBackend,
-    model: Model,
-    shadow: Shadow,
+    contenders: Mapping[str, Contender],
     *,
     given: Sequence[Latents],
     seeds: Sequence[int],
     chunks: int,
     options: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Comparison:
-    """Run every seed on both models with the same noise.
+) -> dict[str, Comparison]:
+    """Run every seed on the reference once and on every contender, with the same noise.
 
     Args:
         reference: What is right, on ``tapped``.
         tapped: Its backend.
-        model: What is judged, free-running.
-        shadow: The same graphs as ``model``'s, for the teacher-forced run.
+        contenders: What is judged, by name.
         given: Latent frames that each rollout goes on from.
         seeds: Of all noise, one for each rollout.
         chunks: Autoregressive steps.
         options: Further arguments of :meth:`Model.session`.
         on_progress: Called with the chunks compared and their number.
 
+    Returns:
+        What was found of each contender, by its name.
     """
-    rows: list[tuple[Latents, Latents, Latents]] = []
-    cache: list[list[float]] = []
-    for place, (seed, first) in enumerate(zip(seeds, given, strict=True)):
-        wanted, forced, filled = _forced_rollout(reference, tapped, shadow, first, seed, chunks, options or {})
-        with model.session(seed=seed, **(options or {})) as session:
-            session.start(first)
-            made = np.stack([chunk.latents for chunk in session.stream(chunks)])
-        rows.append((wanted, made, forced))
-        cache.append(filled)
-        on_progress((place + 1) * chunks, len(seeds) * chunks)
-    peak = float(np.ptp(np.stack([wanted for wanted, _, _ in rows])))
-    free = [_measure(reference, made, wanted, peak) for wanted, made, _ in rows]
-    teacher = [_measure(reference, forced, wanted, peak) for wanted, _, forced in rows]
+    rows: dict[str, list[_Row]] = {name: [] for name in contenders}
+    shadows = {name: one.shadow for name, one in contenders.items() if one.shadow is not None}
+    done, total = 0, len(seeds) * chunks * len(contenders)
+    for seed, first in zip(seeds, given, strict=True):
+        wanted, forced = _forced_rollouts(reference, tapped, shadows, first, seed, chunks, options or {})
+        for name, one in contenders.items():
+            with one.model.session(seed=seed, **(options or {})) as session:
+                session.start(first if one.given is None else one.given(first))
+                made = np.stack([chunk.latents for chunk in session.stream(chunks)])
+            rows[name].append(_Row(wanted, made, *forced.get(name, (None, []))))
+            done += chunks
+            on_progress(done, total)
+    return {name: _compare_rows(reference, own) for name, own in rows.items()}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The chunks of one rollout: the reference's, the free-running ones, the forced ones, and the cache's errors."""
+
+    wanted: Latents
+    made: Latents
+    forced: Latents | None
+    cache: list[float]
+
+
+def _compare_rows(reference: Model, rows: Sequence[_Row]) -> Comparison:
+    peak = float(np.ptp(np.stack([row.wanted for row in rows])))
+    free = [_measure(reference, row.made, row.wanted, peak) for row in rows]
+    teacher = [_measure(reference, row.forced, row.wanted, peak) for row in rows if row.forced is not None]
     return Comparison(
         free=_mean_curve(free),
         teacher=_mean_curve(teacher),
-        cache=np.mean(cache, axis=0).tolist(),
+        cache=np.mean([row.cache for row in rows], axis=0).tolist(),
         free_by_seed=[curve["psnr"] for curve in free],
         frames=_decode_both(reference, rows[0]),
     )
 
 
-def _forced_rollout(
+def _forced_rollouts(
     model: Model,
     tapped: TappedBackend,
-    shadow: Shadow,
+    shadows: Mapping[str, Shadow],
     first: Latents,
     seed: int,
     chunks: int,
     options: Mapping[str, Any],
-) -> tuple[Latents, Latents, list[float]]:
-    """Return the reference's chunks, the shadow's, and the relative error of what the shadow would have cached."""
-    wanted, forced, cached = [], [], []
+) -> tuple[Latents, dict[str, tuple[Latents, list[float]]]]:
+    """Return the reference's chunks, and of each shadow its own and the relative error of what it would have cached."""
+    wanted: list[Latents] = []
+    forced: dict[str, list[Latents]] = {name: [] for name in shadows}
+    cached: dict[str, list[float]] = {name: [] for name in shadows}
+
+    def follow(stage: str, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+        for shadow in shadows.values():
+            shadow.follow(stage, tensors)
+
     with model.session(seed=seed, **options) as session:
         session.start(first)
-        tapped.tap = shadow.follow
+        tapped.tap = follow
         try:
             for chunk in session.stream(chunks):
                 wanted.append(chunk.latents)
-                forced.append(shadow.latent_beside(chunk.latents))
-                error, norm = shadow.cache_error[-1]
-                cached.append(float(np.sqrt(error / max(norm, 1e-12))))
+                for name, shadow in shadows.items():
+                    forced[name].append(shadow.latent_beside(chunk.latents))
+                    error, norm = shadow.cache_error[-1]
+                    cached[name].append(float(np.sqrt(error / max(norm, 1e-12))))
         finally:
             tapped.tap = None
-    return np.stack(wanted), np.stack(forced), cached
+    return np.stack(wanted), {name: (np.stack(forced[name]), cached[name]) for name in shadows}
 
 
 def check_alike(reference: Model, model: Model) -> None:
@@ -175,14 +224,12 @@ def _measure(model: Model, made: Latents, wanted: Latents, peak: float) -> Curve
 
 
 def _mean_curve(curves: Sequence[Curve]) -> Curve:
-    return {name: np.mean([curve[name] for curve in curves], axis=0).tolist() for name in curves[0]}
+    return {name: np.mean([curve[name] for curve in curves], axis=0).tolist() for name in (curves or [{}])[0]}
 
 
-def _decode_both(
-    model: Model, row: tuple[Latents, Latents, Latents]
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]] | None:
+def _decode_both(model: Model, row: _Row) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]] | None:
     """Return the last pixel frame of every chunk, the reference's and the others'."""
     if model.codec is None:
         return None
-    shown = [np.concatenate([model.codec.decode(chunk)[-1:] for chunk in made]) for made in row[:2]]
+    shown = [np.concatenate([model.codec.decode(chunk)[-1:] for chunk in made]) for made in (row.wanted, row.made)]
     return shown[0], shown[1]

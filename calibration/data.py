@@ -58,6 +58,8 @@ def read_set(path: Path, model: Model) -> CalibrationSet:
     if not files:
         raise CalibrationError(f"--data '{path}' is an empty folder; give clips or latents")
     clips = [_checked(clip, file, model) for file in files for clip in _read(file, model)]
+    if not clips:
+        raise CalibrationError(f"--data '{path}' holds no clip; give clips or latents")
     digest = hashlib.sha256("".join(sha256_of(file) for file in files).encode())
     return CalibrationSet(tuple(clips), tuple(file.name for file in files), digest.hexdigest())
 

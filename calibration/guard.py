@@ -16,7 +16,7 @@ from .instrument import open_session
 from .linears import find_linears
 from .widening import half_tensors, widen
 
-__all__ = ["SAFE", "Guard", "Large"]
+__all__ = ["SAFE", "Guard", "Large", "layers_of"]
 
 Array = npt.NDArray[Any]
 # Half of what FP16 holds, rounded down: what passes it on a few rollouts may pass the end on others.
@@ -74,7 +74,7 @@ class Guard:
                 path = folder / f"guard.{stage}.onnx"
                 save_graph(_telling(widen(graph), watched), path, WeightsFile(path.with_suffix(".bin")))
                 self._sessions[stage] = open_session(path)
-                self._layers |= {(stage, name): layer for name, layer in _layers(graph).items()}
+                self._layers |= {(stage, name): layer for name, layer in layers_of(graph).items()}
 
     def follow(self, stage: str, tensors: Mapping[str, Array]) -> None:
         """Run on the inputs of a float32 reference's run; a tap."""
@@ -119,7 +119,7 @@ def _is_mask(graph: GraphFile, node: Any) -> bool:
     return any(one.size == 1 and abs(float(one.reshape(-1)[0])) >= SAFE for one in constants)
 
 
-def _layers(graph: GraphFile) -> dict[str, str]:
+def layers_of(graph: GraphFile) -> dict[str, str]:
     """Return for each tensor the linear that it comes from, or the last one before it."""
     names = {linear.node: linear.name for linear in find_linears(graph)}
     last = "the input"

@@ -43,7 +43,9 @@ def compare_pictures(found: Array, wanted: Array) -> dict[str, float]:
 
 
 def psnr(found: Array, wanted: Array, peak: float) -> float:
-    """Return the peak signal-to-noise ratio in dB, at most 150."""
+    """Return the peak signal-to-noise ratio in dB, at most 150; 0 where something is NaN or infinite."""
+    if not np.isfinite(found).all():
+        return 0.0
     error = float(np.mean((found.astype(np.float64) - wanted.astype(np.float64)) ** 2))
     if error == 0:
         return _BEST_PSNR

@@ -17,7 +17,7 @@ from ..bundle import Accuracy, Bundle, open_bundle, rewrite_manifest
 from ..errors import CalibrationError
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
-from .comparison import Comparison, Latents, check_alike, compare_rollouts, given_frames
+from .comparison import Comparison, Contender, Latents, check_alike, compare_rollouts, given_frames
 from .data import read_set
 from .guard import SAFE, Guard, Large
 from .quantisation import Quantisation
@@ -26,7 +26,16 @@ from .report import render_report
 from .shadow import shadow_of_bundle
 from .tap import TappedBackend
 
-__all__ = ["DEFAULT_GATES", "Gate", "Verdict", "VerifyRequest", "parse_gate", "verify"]
+__all__ = [
+    "DEFAULT_GATES",
+    "Gate",
+    "Verdict",
+    "VerifyRequest",
+    "parse_gate",
+    "quantisation_of",
+    "session_options",
+    "verify",
+]
 
 # What may grow no larger; every other figure may fall no lower.
 _MOST = ("drift", "relative-l2", "largest-fp16")
@@ -193,19 +202,20 @@ def _compare(
             check_alike(wanted, model)
             guard = Guard(bundle, precision, Path(folder))
             given = given_frames(wanted, clips, seeds)
-            _watch(guard, wanted, tapped, given[0], _options(request))
+            _watch(guard, wanted, tapped, given[0], session_options(request))
+            cache = quantisation_of(bundle, precision).cache
+            shadow = shadow_of_bundle(bundle, precision, cache, threads=request.threads)
             compared = compare_rollouts(
                 wanted,
                 tapped,
-                model,
-                shadow_of_bundle(bundle, precision, _quantisation(bundle, precision).cache, threads=request.threads),
+                {precision: Contender(model, shadow)},
                 given=given,
                 seeds=seeds,
                 chunks=request.chunks,
-                options=_options(request),
+                options=session_options(request),
                 on_progress=on_progress,
             )
-            return compared, guard
+            return compared[precision], guard
 
 
 def _watch(guard: Guard, model: Model, tapped: TappedBackend, first: Latents, options: Mapping[str, Any]) -> None:
@@ -220,7 +230,7 @@ def _watch(guard: Guard, model: Model, tapped: TappedBackend, first: Latents, op
         tapped.tap = None
 
 
-def _quantisation(bundle: Bundle, precision: str) -> Quantisation:
+def quantisation_of(bundle: Bundle, precision: str) -> Quantisation:
     """Return how a precision was quantised; nothing for one that was exported."""
     for made in bundle.manifest.calibrations:
         if made.precision == precision:
@@ -228,7 +238,8 @@ def _quantisation(bundle: Bundle, precision: str) -> Quantisation:
     return Quantisation("int8", "max", {}, {})
 
 
-def _options(request: VerifyRequest) -> dict[str, Any]:
+def session_options(request: VerifyRequest) -> dict[str, Any]:
+    """Return the further arguments of a session."""
     given = {"steps": request.steps, "sampler": request.sampler, "guidance": request.guidance}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if request.text is not None:

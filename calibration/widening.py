@@ -14,8 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["half_tensors", "infer_values", "widen"]
 
 
-def widen(graph: GraphFile) -> GraphFile:
-    """Return the same graph with every FP16 tensor in float32; the weights keep their values exactly."""
+def widen(graph: GraphFile, *, idle_casts: bool = False) -> GraphFile:
+    """Return the same graph with every FP16 tensor in float32; the weights keep their values exactly.
+
+    Args:
+        graph: With FP16 tensors.
+        idle_casts: Whether Casts stay that cast from float32 to float32 then.
+    """
     import onnx
 
     half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
@@ -33,7 +38,8 @@ def widen(graph: GraphFile) -> GraphFile:
         {name: data.astype(np.float32) if data.dtype == np.float16 else data for name, data in graph.weights.items()},
         set(graph.float8),
     )
-    _drop_idle_casts(widened)
+    if not idle_casts:
+        _drop_idle_casts(widened)
     return widened
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +18,7 @@ from ..errors import BackendError, EngineError
 __all__ = ["build", "inspect"]
 
 _log = logging.getLogger("vdmrt")
+_GATE_MISSED = 3
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
@@ -88,6 +90,9 @@ class Size(click.ParamType[Any]):
     "--dry-run", is_flag=True, help="Print what would be built, and the trtexec lines that are nearest to it."
 )
 @click.option("--force", is_flag=True, help="Build what is there already, or what does not seem to fit.")
+@click.option(
+    "--accept-slower", is_flag=True, help="Exit with 0 also where a quantised engine is not faster than a float one."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the engine's manifest as JSON.")
 def build(
     bundle: Path,
@@ -96,12 +101,14 @@ def build(
     check: str,
     dry_run: bool,
     force: bool,
+    accept_slower: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
     """Build an engine of BUNDLE for this machine, TensorRT's for its GPU or ONNX Runtime's for its CPU.
 
     Prints its folder. An engine that is there already is taken. Ctrl-C leaves nothing behind.
+    A quantised engine is timed against a floating point one of this bundle; exit status 3 where it is not faster.
     """
     if backend == "onnxruntime":
         _refuse_tensorrt_options(given)
@@ -120,6 +127,11 @@ def build(
         click.echo((engine.path / "manifest.json").read_text(encoding="utf-8").rstrip())
     else:
         click.echo(engine.path)
+    slow = [one for one in engine.manifest.checks if one.name.startswith("faster than") and not one.passed]
+    for one in slow:
+        click.echo(f"{engine.manifest.precision} is not {one.name}: {one.detail}; --accept-slower takes it", err=True)
+    if slow and not accept_slower:
+        sys.exit(_GATE_MISSED)
 
 
 @click.command()

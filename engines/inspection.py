@@ -75,6 +75,10 @@ def render_inspection(bundle: Bundle, console: Console) -> None:
     ]
     console.print(_table("", rows))
     console.print(_cost_table(bundle))
+    for precision in m.graphs:
+        for told in (m.accuracy_of(precision), m.speed_of(precision)):
+            if told is not None:
+                _print_line(console, told.describe())
     for precision, graphs in m.graphs.items():
         for stage, graph in graphs.items():
             _print_copies(console, f"{stage}.{precision}", graph)

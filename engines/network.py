@@ -15,8 +15,8 @@ __all__ = ["CONSTRAINTS", "parse_network"]
 # Part of a weakly typed engine's key: raise it when what is held to which type changes.
 CONSTRAINTS = 2
 
-# Layers that write no floating-point numbers.
-_UNTYPED = ("SHAPE",)
+# Layers that write no floating-point numbers, or whose types are their scales'.
+_UNTYPED = ("SHAPE", "QUANTIZE", "DEQUANTIZE")
 # Casts: the parser has set what they make.
 _CASTS = ("IDENTITY", "CAST")
 _TRT_NAMES = {"float32": "FLOAT", "float16": "HALF", "int32": "INT32", "int8": "INT8"}
@@ -58,19 +58,24 @@ def constrain_types(tensorrt: TensorRT, network: Any, types: Mapping[str, str]) 
     timestep's frequencies among them, bring a recorded rollout from 1e-3 to 3e-2.
 
     The parser makes several layers of some nodes, whose inner tensors have names of its own: they are of the type of
-    what they read.
+    what they read. What reads a dequantised tensor is left free: held to float32 it could not run in INT8.
     """
     trt = tensorrt.module
     members = {"float32": trt.DataType.FLOAT, "float16": trt.DataType.HALF}
     names = {int(member): name for name, member in members.items()}
     known = dict(types)
     held = 0
+    dequantised: set[str] = set()
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         outputs = [layer.get_output(position) for position in range(layer.num_outputs)]
         wanted = [_type_of(tensor, layer, known, names) for tensor in outputs]
         for tensor, dtype in zip(outputs, wanted, strict=True):
             known.setdefault(tensor.name, dtype or "other")
+        if _is(layer, trt, ("DEQUANTIZE",)):
+            dequantised |= {tensor.name for tensor in outputs}
+        if dequantised & _read_by(layer):
+            continue
         if _is(layer, trt, _UNTYPED) or any(dtype not in members for dtype in wanted):
             continue
         if not _is(layer, trt, _CASTS):
@@ -96,6 +101,11 @@ def _type_of(tensor: Any, layer: Any, known: Mapping[str, str], names: Mapping[i
         if found in ("float32", "float16"):
             return found
     return own
+
+
+def _read_by(layer: Any) -> set[str]:
+    read = (layer.get_input(position) for position in range(layer.num_inputs))
+    return {tensor.name for tensor in read if tensor is not None}
 
 
 def _is(layer: Any, trt: Any, kinds: tuple[str, ...]) -> bool:

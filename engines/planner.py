@@ -103,7 +103,8 @@ def plan_engine(bundle: Bundle, precision: str | None, gpu: Gpu | None) -> Engin
     scratch = _scratch_nbytes(geometry, element)
     lane = cache + staging + sides + scratch
     denoise = graphs["denoise"]
-    peak = gpu.peak_flops(chosen) if gpu else None
+    # What 8 bit products reach is not in the tables.
+    peak = gpu.peak_flops(chosen) if gpu and denoise.quantised is None else None
     return EnginePlan(
         precision=chosen,
         weights_nbytes=weights,

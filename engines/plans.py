@@ -131,8 +131,10 @@ def configure(tensorrt: TensorRT, config: Any, stage: str, precision: str, optio
     else:
         config.clear_flag(flags.TF32)
     if not tensorrt.strongly_typed:
-        if precision == "fp16":
+        if precision.startswith("fp16"):
             config.set_flag(flags.FP16)
+        if precision.startswith("int8") or precision.endswith("-kv8"):
+            config.set_flag(flags.INT8)
         if options.precision_constraints != "none":
             config.set_flag(getattr(flags, f"{options.precision_constraints.upper()}_PRECISION_CONSTRAINTS"))
     if options.workspace_nbytes is not None:

@@ -219,6 +219,9 @@ def _warn(model: Model, wants_pictures: bool, output: Path) -> None:
         (_log.info if accuracy.passed else _log.warning)("%s", accuracy.describe())
     elif model.precision not in ("fp32", "fp16"):
         _log.warning("nobody measured what %s costs here; run vdmrt verify", model.precision)
+    speed = model.manifest.speed_of(model.precision)
+    if speed is not None:
+        (_log.info if speed.faster else _log.warning)("%s", speed.describe())
     if not wants_pictures:
         return
     if model.codec is None:

@@ -189,6 +189,9 @@ def test_nan_and_what_is_no_array_are_refused(tiny_bundle: Path, tmp_path: Path)
             read_set(tmp_path / "text.npy", model)
         with pytest.raises(CalibrationError, match="is an empty folder"):
             read_set(tmp_path / "empty", model)
+        np.save(tmp_path / "none.npy", np.zeros((0, 5, 4, 4, 6), np.float32))
+        with pytest.raises(CalibrationError, match=r"none\.npy' holds no clip"):
+            read_set(tmp_path / "none.npy", model)
 
 
 def test_constant_data_is_calibrated_all_the_same(copied: Path, tmp_path: Path) -> None:
@@ -222,6 +225,11 @@ def test_an_option_that_does_not_fit_is_refused_and_the_bundle_stays(
 def test_a_cache_alone_needs_the_option_for_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="goes with --kv int8"):
         CalibrationRequest(tmp_path, tmp_path, precision="none")
+
+
+def test_an_fp8_cache_is_refused_with_what_to_take(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--kv fp8 is not there: .* no smaller than an INT8 one; take --kv int8"):
+        CalibrationRequest(tmp_path, tmp_path, kv="fp8")
 
 
 def test_a_precision_that_was_not_made_says_how_to_make_it(tiny_bundle: Path) -> None:
@@ -278,6 +286,7 @@ def test_the_command_says_what_it_made(copied: Path, tmp_path: Path) -> None:
 
     np.save(tmp_path / "data.npy", np.random.default_rng(6).standard_normal((5, 4, 4, 6)).astype(np.float32))
     options = ["--data", str(tmp_path / "data.npy"), "--samples", "3", "--threads", "1", "--keep-fill", "--json"]
+    options += ["--accept-slower"]
 
     result = CliRunner().invoke(main, ["calibrate", str(copied), *options])
 

@@ -112,7 +112,9 @@ def _document(recorder: Recorder, network: Any, config: Any) -> dict[str, Any]:
     graph: ParsedGraph = network._graph
     flags = config._names_of_flags()
     strong = network._typed_strongly()
-    layers = [_layer(recorder, layer, flags, strong) for layer in network._layers if layer._node.operator != "Constant"]
+    shown = [layer for layer in network._layers if layer._node.operator != "Constant"]
+    small = _dequantised([layer._node for layer in shown]) if strong or "INT8" in flags else {}
+    layers = [_layer(recorder, layer, flags, strong, small) for layer in shown]
     level = vars(config).get("_p_hardware_compatibility_level")
     return {
         **new_document(recorder),
@@ -128,7 +130,14 @@ def _document(recorder: Recorder, network: Any, config: Any) -> dict[str, Any]:
     }
 
 
-def _layer(recorder: Recorder, layer: Any, flags: list[str], strong: bool) -> dict[str, Any]:
+def _dequantised(nodes: list[Node]) -> dict[str, str]:
+    """Return what each dequantised tensor was made from: a product is fused with its pairs and reads that."""
+    return {node.outputs[0].name: node.inputs[0].dtype for node in nodes if node.operator == "DequantizeLinear"}
+
+
+def _layer(
+    recorder: Recorder, layer: Any, flags: list[str], strong: bool, dequantised: dict[str, str]
+) -> dict[str, Any]:
     node: Node = layer._node
     asked = vars(layer).get("_p_precision")
     held = asked is not None and {"OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS"} & set(flags)
@@ -140,11 +149,16 @@ def _layer(recorder: Recorder, layer: Any, flags: list[str], strong: bool) -> di
             dtype = type_name(asked) if held else "float16" if "FP16" in flags else "float32"
         return recorder.layer_type(node.operator, dtype) if recorder.layer_type else dtype
 
+    def read_as(tensor: Tensor) -> str:
+        if node.operator in ("Gemm", "MatMul", "Conv") and tensor.name in dequantised:
+            return dequantised[tensor.name]
+        return tensor.dtype if strong else run_as(tensor.dtype)
+
     return {
         "name": node.name,
         "operator": node.operator,
         "kind": kind_of(node.operator, recorder.major),
-        "inputs": [_side(tensor, run_as(tensor.dtype) if not strong else tensor.dtype) for tensor in node.inputs],
+        "inputs": [_side(tensor, read_as(tensor)) for tensor in node.inputs],
         "outputs": [_side(tensor, run_as(tensor.dtype)) for tensor in node.outputs],
     }
 

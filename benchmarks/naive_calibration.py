@@ -1,0 +1,59 @@
+"""Calibration as one gets it without rollouts: random normals for every input, ranges by the largest value.
+
+Nothing is migrated or corrected; the same layers are quantised. It is what calibration over rollouts is held against.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vdmrt.bundle import Geometry, open_bundle
+from vdmrt.calibration.calibrating import CalibrationRequest, publish, quantise
+from vdmrt.calibration.data import CalibrationSet
+from vdmrt.calibration.instrument import Instrument
+from vdmrt.calibration.linears import find_linears, sites_of
+from vdmrt.calibration.observation import Observation
+from vdmrt.calibration.reference import reference_graphs
+
+__all__ = ["calibrate_naively"]
+
+_RUNS = 32
+
+
+def calibrate_naively(path: Path, precisions: Sequence[str]) -> None:
+    """Add precisions to a bundle, quantised by the largest values that random inputs cause."""
+    bundle = open_bundle(path)
+    graphs = reference_graphs(bundle)
+    linears = {stage: find_linears(graph) for stage, graph in graphs.items()}
+    sites, seen, drawn = sites_of(linears.values()), Observation(), np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for stage, graph in graphs.items():
+            instrument = Instrument(graph, linears[stage], sites, Path(folder))
+            shapes = {spec.name: spec.shape for spec in bundle.manifest.graphs["fp16"][stage].inputs}
+            for _ in range(_RUNS):
+                instrument.observe(_random_inputs(shapes, bundle.manifest.geometry, drawn), seen.activations[stage])
+    for precision in precisions:
+        request = CalibrationRequest(path, path, precision=precision, method="max", smooth=0.0)  # type: ignore[arg-type]
+        made = quantise(graphs, seen, request, rope=False)
+        plain = {name: dataclasses.replace(one, correction={}) for name, one in made.linears.items()}
+        nothing = CalibrationSet((), (), "random")
+        publish(open_bundle(path), graphs, dataclasses.replace(made, linears=plain), request, nothing, seen)
+
+
+def _random_inputs(shapes: dict[str, tuple[int, ...]], g: Geometry, drawn: np.random.Generator) -> dict[str, Any]:
+    """Return random normals for every input, and what must be valid valid."""
+    inputs: dict[str, Any] = {name: drawn.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    inputs["positions"] = drawn.integers(0, g.position_count, shapes["positions"]).astype(np.int32)
+    inputs["slot_valid"] = np.ones(shapes["slot_valid"], np.float32)
+    if "context_index" in shapes:
+        inputs["context_index"] = np.arange(g.context_frames, dtype=np.int32)[None]
+    if "step" in shapes:
+        inputs["step"] = np.zeros(shapes["step"], np.int32)
+        inputs["timesteps"] = np.full(shapes["timesteps"], drawn.integers(0, 1000), np.float32)
+    return inputs

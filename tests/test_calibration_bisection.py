@@ -1,0 +1,121 @@
+"""The groups of layers at fault are found by halves, named, and priced."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from calibrated import calibrate_copy
+from click.testing import CliRunner
+
+from vdmrt.bundle import BundleWriter, open_bundle, rewrite_manifest
+from vdmrt.calibration.bisection import bisect, smallest_cause
+from vdmrt.calibration.data import CalibrationSet
+from vdmrt.calibration.graph_file import WeightsFile, load_graph, save_graph
+from vdmrt.calibration.metrics import psnr
+from vdmrt.calibration.quantisation import Quantisation
+from vdmrt.cli import main
+from vdmrt.errors import CalibrationError
+
+NOTHING = CalibrationSet((), (), "")
+FLOAT = Quantisation("int8", "max", {}, {})
+
+
+@pytest.fixture(scope="module")
+def cancelling(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with a difference of two large numbers in one block: exact in float32, lost in FP16's steps of 16."""
+    path = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("cancelling") / "bundle"))
+    bundle = open_bundle(path)
+    graphs = {}
+    for precision, stages in bundle.manifest.graphs.items():
+        opened = {stage: load_graph(bundle, graph) for stage, graph in stages.items()}
+        weights = WeightsFile(path / "graphs" / f"weights.cancelling-{precision}.bin")
+        for stage, graph in opened.items():
+            bias, closing = (np.array(graph.weights[f"blocks.0.mlp.{name}"]) for name in ("fc1.bias", "fc2.weight"))
+            bias[3:5] = 20_000
+            closing[:, 3], closing[:, 4] = 1.0, -1.0
+            graph.weights |= {"blocks.0.mlp.fc1.bias": bias, "blocks.0.mlp.fc2.weight": closing}
+            save_graph(graph, path / "graphs" / f"{stage}.cancelling-{precision}.onnx", weights)
+        writer = BundleWriter(path)
+        graphs[precision] = {
+            stage: dataclasses.replace(
+                graph,
+                file=writer.record(f"graphs/{stage}.cancelling-{precision}.onnx"),
+                weights=writer.record(f"graphs/{weights.path.name}"),
+            )
+            for stage, graph in stages.items()
+        }
+    rewrite_manifest(bundle, dataclasses.replace(bundle.manifest, graphs=graphs))
+    return path
+
+
+def test_the_block_that_fp16_spoils_is_named_and_priced(cancelling: Path) -> None:
+    found = bisect(open_bundle(cancelling), "fp16", NOTHING, 45.0, FLOAT, threads=1)
+
+    assert found.groups == ("blocks.0.mlp",)
+    assert found.before < 45 <= found.after
+    assert 0 < found.share < 0.5
+    assert 1 < found.slower < 1.5
+    assert found.weights_nbytes == 2 * 2 * 32 * 128
+    assert "at fault: blocks.0.mlp" in found.describe()
+
+
+def test_a_model_that_fp16_does_not_spoil_has_none_at_fault(tiny_bundle: Path) -> None:
+    found = bisect(open_bundle(tiny_bundle), "fp16", NOTHING, 45.0, FLOAT, threads=1)
+
+    assert (found.groups, found.tried, found.share, found.slower) == ((), 1, 0.0, 1.0)
+    assert found.before > 45
+    assert "no group is at fault" in found.describe()
+
+
+def test_the_command_bisects_a_quantised_precision(tiny_bundle: Path, tmp_path: Path) -> None:
+    calibrate_copy(tiny_bundle, tmp_path, kv="int8")
+    command = ["verify", str(tmp_path / "bundle"), "--precision", "int8-kv8", "--chunks", "1", "--seeds", "1"]
+
+    done = CliRunner().invoke(main, [*command, "--threads", "1", "--gate", "teacher-psnr=90", "--bisect", "--json"])
+
+    told = json.loads(done.stdout)["bisection"]
+    assert done.exit_code == 3, done.output
+    assert told["before"] < 90 <= told["after"]
+    assert told["groups"]
+
+
+def test_what_cannot_be_bisected_says_why(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+
+    with pytest.raises(CalibrationError, match="fp32 has nothing narrower than float32, so there is nothing to bisect"):
+        bisect(bundle, "fp32", NOTHING, 35.0, FLOAT)
+    with pytest.raises(
+        CalibrationError, match=r"fp16 has 1\d\d\.\d dB with every group of layers in float32, wanted 151"
+    ):
+        bisect(bundle, "fp16", NOTHING, 151.0, FLOAT, threads=1)
+
+
+@pytest.mark.parametrize("cause", [[], [0], [6], [2, 3], [0, 3, 6]])
+def test_the_smallest_cause_is_found(cause: list[int]) -> None:
+    groups = [f"group {place}" for place in range(7)]
+    wanted = {groups[place] for place in cause}
+
+    assert smallest_cause(groups, lambda kept: wanted <= set(kept)) == sorted(wanted)
+    assert smallest_cause(groups, lambda kept: False) is None
+
+
+def test_one_culprit_among_many_takes_few_trials() -> None:
+    tried: list[int] = []
+    groups = [str(place) for place in range(64)]
+
+    def holds(kept: object) -> bool:
+        assert isinstance(kept, list)
+        tried.append(len(kept))
+        return "41" in kept
+
+    assert smallest_cause(groups, holds) == ["41"]
+    assert len(tried) <= 2 + 2 * 6
+
+
+def test_what_is_not_finite_is_as_bad_as_can_be() -> None:
+    assert psnr(np.array([np.nan, 1.0]), np.ones(2), 1.0) == 0.0
