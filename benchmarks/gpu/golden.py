@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .distance import relative_error
 from .plans import has_engine, place_bundle
 from .record import Missing, Recorder
 from .safetensors_file import load_tensors
@@ -262,9 +263,3 @@ def read_reference(settings: Settings) -> dict[str, float]:
 def frames_first(video: Array) -> Array:
     """Turn [c, t, h, w] to contiguous [t, c, h, w]."""
     return np.ascontiguousarray(video.swapaxes(0, 1))
-
-
-def relative_error(found: Array, wanted: Array) -> float:
-    """Return the relative L2 error; NaN and Inf stay what they are."""
-    wanted = wanted.astype(np.float64)
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))

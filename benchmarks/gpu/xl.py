@@ -189,7 +189,7 @@ def _roofline(
 
 def _compare(settings: Settings, record: Recorder, depth: int, names: Sequence[str]) -> None:
     """Hold the others' first chunk against torch's."""
-    from .golden import relative_error
+    from .distance import relative_error
 
     def latents(name: str) -> np.ndarray[Any, Any]:
         found: np.ndarray[Any, Any] = np.load(Path(settings.work) / f"latents-{depth}-{name}.npy")
