@@ -21,7 +21,7 @@ from vdmrt.runtime._cuda_driver import CudaDriver, Gpu, probe_driver
 from vdmrt.runtime._distributions import EXTRAS, REQUIRED, check_extra, installed_distributions
 from vdmrt.runtime.doctor import Report, examine, find_core, find_providers, onnxruntime_distributions, render
 
-BASE = {"numpy": "2.1.0", "click": "8.1.7", "rich": "13.0", "pillow": "10.0.0", "av": "14.0"}
+BASE = {"numpy": "2.1.0", "click": "8.1.7", "rich": "13.0", "pillow": "10.0.0", "av": "14.0", "safetensors": "0.4.3"}
 CPU = BASE | {"onnxruntime": "1.20.1"}
 CUDA = BASE | {"onnxruntime-gpu": "1.22.0"}
 NO_DRIVER = CudaDriver(None, (), "no NVIDIA driver: libcuda.so.1 does not load")
