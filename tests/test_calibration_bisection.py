@@ -13,7 +13,7 @@ from calibrated import calibrate_copy
 from click.testing import CliRunner, Result
 
 from vdmrt.bundle import BundleWriter, open_bundle, rewrite_manifest
-from vdmrt.calibration.bisection import bisect, smallest_cause
+from vdmrt.calibration.bisection import Bisection, bisect, smallest_cause
 from vdmrt.calibration.data import CalibrationSet
 from vdmrt.calibration.graph_file import WeightsFile, load_graph, save_graph
 from vdmrt.calibration.metrics import psnr
@@ -82,6 +82,15 @@ def test_the_command_bisects_a_quantised_precision(tiny_bundle: Path, tmp_path: 
     assert done.exit_code == 3, done.output
     assert told["before"] < 90 <= told["after"]
     assert told["groups"]
+
+
+def test_the_options_that_keep_the_groups_are_told() -> None:
+    found = Bisection("int8-fp16", 40.0, 30.0, 41.0, ("blocks.0.mlp", "the cache"), 0.1, 1.1, 0, 3)
+
+    told = found.describe()
+
+    assert told.endswith("to keep them: vdmrt calibrate --keep 'blocks.0.mlp.*', and vdmrt calibrate without --kv")
+    assert "to keep" not in dataclasses.replace(found, precision="fp16").describe()
 
 
 def missed(bundle: Path, bound: float, *more: str) -> Result:
