@@ -8,9 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from .bisection import Bisection
+    from .verification import VerifyRequest
 
 __all__ = ["calibrate", "verify"]
 
@@ -97,16 +101,21 @@ def calibrate(bundle: Path, as_json: bool, accept_slower: bool, **given: Any) ->
 @click.option("--sampler", help="[default: the bundle's]")
 @click.option("--guidance", type=float, help="[default: the bundle's]")
 @click.option("--text", type=click.Path(path_type=Path), help="Text embeddings, .npy [tokens, width].")
-@click.option("--bisect", is_flag=True, help="Find the groups of layers at fault, on short rollouts, and their price.")
+@click.option(
+    "--bisect/--no-bisect",
+    default=None,
+    help="Find the groups of layers at fault and their price.  [default: where FP16 misses a gate]",
+)
 @click.option("--report", type=click.Path(path_type=Path), help="Write a page with curves and frames, .html.")
 @click.option("--threads", type=int, help="Threads of the CPU provider.  [default: one for each CPU]")
 @click.option("--json", "as_json", is_flag=True, help="Print figures and curves as JSON.")
-def verify(bundle: Path, gates: tuple[str, ...], bisect: bool, as_json: bool, **given: Any) -> None:
+def verify(bundle: Path, gates: tuple[str, ...], bisect: bool | None, as_json: bool, **given: Any) -> None:
     """Measure what a precision of BUNDLE costs over long rollouts; exit status 3 where a gate is missed.
 
     Both sides get the same noise. Free-running, each goes on from what it made; teacher-forced, each chunk is made
-    from the reference's cache. The result is written into model.json, and vdmrt run says it. With --bisect, layers are
-    kept in float32 by halves until those are found that keep the bound on PSNR from being held.
+    from the reference's cache. The result is written into model.json, and vdmrt run says it. With --bisect, and by
+    itself where an FP16 precision misses a gate, layers are kept in float32 by halves until those are found that keep
+    the bound on PSNR from being held.
     """
     from .verification import DEFAULT_GATES, VerifyRequest, parse_gate
     from .verification import verify as run
@@ -117,15 +126,31 @@ def verify(bundle: Path, gates: tuple[str, ...], bisect: bool, as_json: bool, **
         verdict = run(request, on_progress=on_progress)
     told = json.loads(verdict.to_json())
     lines = [verdict.describe()]
-    if bisect:
-        from .bisection import bisect_request
-
-        found = bisect_request(request)
+    by_itself = bisect is None and bool(verdict.missed) and "fp16" in verdict.accuracy.precision
+    found = _bisect(request, by_itself) if bisect or by_itself else None
+    if found is not None:
         told["bisection"] = dataclasses.asdict(found)
         lines.append(found.describe())
     click.echo(json.dumps(told, indent=1) if as_json else "\n".join(lines))
     if verdict.missed:
         sys.exit(_GATE_MISSED)
+
+
+def _bisect(request: VerifyRequest, by_itself: bool) -> Bisection | None:
+    """Bisect; where nobody asked for it, a failure is a line on stderr and the verdict stands."""
+    from ..errors import CalibrationError
+    from .bisection import bisect_request
+
+    if not by_itself:
+        return bisect_request(request)
+    click.echo(
+        "a gate was missed: bisecting, which takes a while; Ctrl-C stops it, --no-bisect leaves it out", err=True
+    )
+    try:
+        return bisect_request(request)
+    except CalibrationError as error:
+        click.echo(f"no group could be named: {error}", err=True)
+    return None
 
 
 @contextmanager

@@ -70,7 +70,17 @@ class Bisection:
             f"{', '.join(self.groups)}\nkept in float32: {self.after:.1f} dB, {100 * self.share:.1f} % of a denoising "
             f"step's operations, which takes an estimated {self.slower:.2f} times as long, "
             f"{self.weights_nbytes / 2**20:.2f} MiB more of weights ({self.tried} variants tried)"
+            f"{self._remedy()}"
         )
+
+    def _remedy(self) -> str:
+        """The options that keep the groups; an exported FP16 graph has none."""
+        if self.precision == "fp16":
+            return ""
+        keeps = [f"--keep '{group}.*'" for group in self.groups if group != _CACHE]
+        said = [f"vdmrt calibrate {' '.join(keeps)}"] if keeps else []
+        said += ["vdmrt calibrate without --kv"] if _CACHE in self.groups else []
+        return f"\nto keep them: {', and '.join(said)}"
 
 
 def bisect_request(request: VerifyRequest) -> Bisection:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from calibrated import calibrate_copy
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from vdmrt.bundle import BundleWriter, open_bundle, rewrite_manifest
-from vdmrt.calibration.bisection import bisect, smallest_cause
+from vdmrt.calibration.bisection import Bisection, bisect, smallest_cause
 from vdmrt.calibration.data import CalibrationSet
 from vdmrt.calibration.graph_file import WeightsFile, load_graph, save_graph
 from vdmrt.calibration.metrics import psnr
@@ -82,6 +82,43 @@ def test_the_command_bisects_a_quantised_precision(tiny_bundle: Path, tmp_path: 
     assert done.exit_code == 3, done.output
     assert told["before"] < 90 <= told["after"]
     assert told["groups"]
+
+
+def test_the_options_that_keep_the_groups_are_told() -> None:
+    found = Bisection("int8-fp16", 40.0, 30.0, 41.0, ("blocks.0.mlp", "the cache"), 0.1, 1.1, 0, 3)
+
+    told = found.describe()
+
+    assert told.endswith("to keep them: vdmrt calibrate --keep 'blocks.0.mlp.*', and vdmrt calibrate without --kv")
+    assert "to keep" not in dataclasses.replace(found, precision="fp16").describe()
+
+
+def missed(bundle: Path, bound: float, *more: str) -> Result:
+    command = ["verify", str(bundle), "--precision", "fp16", "--chunks", "1", "--seeds", "1", "--threads", "1"]
+    return CliRunner().invoke(main, [*command, "--gate", f"teacher-psnr={bound}", "--json", *more])
+
+
+def test_fp16_that_misses_a_gate_is_bisected_by_itself(cancelling: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(cancelling, tmp_path / "bundle"))
+
+    done = missed(bundle, 1000)
+    left_out = missed(bundle, 1000, "--no-bisect")
+
+    assert (done.exit_code, left_out.exit_code) == (3, 3)
+    assert "bisecting, which takes a while; Ctrl-C stops it" in done.stderr
+    assert "no group could be named: fp16 has" in done.stderr
+    assert json.loads(done.stdout)["missed"]
+    assert "bisecting" not in left_out.stderr
+    assert "bisection" not in json.loads(left_out.stdout)
+
+
+def test_fp16_whose_largest_value_is_too_large_is_bisected_by_itself(cancelling: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(cancelling, tmp_path / "bundle"))
+
+    done = missed(bundle, 45, "--gate", "largest-fp16=1")
+
+    assert done.exit_code == 3, done.output
+    assert json.loads(done.stdout)["bisection"]["groups"] == ["blocks.0.mlp"]
 
 
 def test_what_cannot_be_bisected_says_why(tiny_bundle: Path) -> None:
