@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import TensorMismatchError
 from ._core import Device, inspect_dlpack
 from .arrays import Array
 
-__all__ = ["host_array"]
+__all__ = ["ArrayInput", "host_array"]
+
+
+class _DlpackArray(Protocol):
+    def __dlpack_device__(self) -> tuple[Any, Any]: ...
+
+    def __dlpack__(self, *, stream: Any = ...) -> Any: ...
+
+
+class _CudaArray(Protocol):
+    @property
+    def __cuda_array_interface__(self) -> Mapping[str, Any]: ...
+
+
+# What users may give: numpy's own, or an array on the GPU, as torch and CuPy have them.
+ArrayInput: TypeAlias = npt.ArrayLike | _DlpackArray | _CudaArray
 
 # DLDeviceType: memory that numpy reads, and that of a GPU (https://dmlc.github.io/dlpack/latest/c_api.html).
 _HOST, _CUDA = (1, 3), 2

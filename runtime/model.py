@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ..bundle import Bundle, Manifest, open_bundle
 from ..errors import BundleError
-from .array_input import host_array
+from .array_input import ArrayInput, host_array
 from .arrays import checked_array
 from .backend import Backend, Program
 from .backend_choice import BACKENDS, BackendChoice, make_backend
@@ -149,8 +149,8 @@ class Model:
         sampler: str | None = None,
         steps: int | None = None,
         guidance: float | None = None,
-        text: npt.ArrayLike | None = None,
-        text_mask: npt.ArrayLike | None = None,
+        text: ArrayInput | None = None,
+        text_mask: ArrayInput | None = None,
         prefix_noise: int | None = None,
         eta: float = 0.0,
         shift: float = 1.0,
@@ -369,7 +369,7 @@ class Model:
         return None
 
     def _prompt(
-        self, text: npt.ArrayLike | None, mask: npt.ArrayLike | None
+        self, text: ArrayInput | None, mask: ArrayInput | None
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
         """Return text [rows_per_request, tokens, width] and mask; the null row uses the prompt's mask."""
         g = self.manifest.geometry

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import INITIAL_NOISE, PREFIX_NOISE, STEP_NOISE, fill_normal
+from .array_input import ArrayInput
 
 __all__ = ["Noise", "NoiseSource"]
 
@@ -25,9 +26,9 @@ class Noise:
         prefix: What perturbs clean latent frames before they are cached, [n, c, h, w].
     """
 
-    initial: npt.ArrayLike | None = None
-    steps: npt.ArrayLike | None = None
-    prefix: npt.ArrayLike | None = None
+    initial: ArrayInput | None = None
+    steps: ArrayInput | None = None
+    prefix: ArrayInput | None = None
 
 
 class NoiseSource:

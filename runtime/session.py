@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..errors import DeviceError, SessionError
 from ._core import Ring
-from .array_input import host_array
+from .array_input import ArrayInput, host_array
 from .arrays import Array, checked_array
 from .chunk import Chunk, Observer, Timings, staged
 from .codec import PictureCodec
@@ -101,7 +101,7 @@ class Session:
         """Whether the session was closed, by its user or by a failure."""
         return self._closed is not None
 
-    def start(self, first: npt.ArrayLike, *, noise: Noise | None = None) -> None:
+    def start(self, first: ArrayInput, *, noise: Noise | None = None) -> None:
         """Begin a generation after given frames, forgetting any earlier one.
 
         Args:
@@ -122,7 +122,7 @@ class Session:
                 self._extend(latents, noise)
                 self._undo.clear()  # what was given first is where a session begins
 
-    def extend(self, frames: npt.ArrayLike, *, noise: Noise | None = None) -> None:
+    def extend(self, frames: ArrayInput, *, noise: Noise | None = None) -> None:
         """Go on with given frames instead of generated ones: they enter the cache after those that are there.
 
         Args:

@@ -60,7 +60,7 @@ def test_text_on_the_gpu(text_bundle: Path, fake: FakeCuda) -> None:
     made = []
     with Model(open_bundle(text_bundle), HostFunctionBackend(), "fp32") as model:
         for give in (DlpackArray, InterfaceArray, np.asarray):
-            with model.session(seed=0, steps=2, text=give(text), text_mask=give(mask)) as session:  # type: ignore[arg-type]
+            with model.session(seed=0, steps=2, text=give(text), text_mask=give(mask)) as session:
                 session.start(np.zeros((1, 4, 4, 4), np.float32))
                 made.append(session.step().latents)
 
@@ -72,7 +72,7 @@ def test_latents_of_one_session_go_into_another(tiny_bundle: Path, fake: FakeCud
         with model.session(seed=3, steps=2) as source, model.session(seed=4, steps=2) as target:
             source.start(latents(2))
             chunk = source.step()
-            target.start(chunk.device_latents)  # type: ignore[arg-type]
+            target.start(chunk.device_latents)
             found = target.step().latents
             target.start(chunk.latents)
             assert np.array_equal(target.step().latents, found)
@@ -131,12 +131,12 @@ def test_an_array_of_another_gpu_is_refused_with_both_named() -> None:
 def test_an_array_of_a_gpu_is_refused_by_a_model_of_the_host(tiny_bundle: Path, fake: FakeCuda) -> None:
     with vdmrt.load(tiny_bundle, device="cpu", threads=1) as model, model.session(seed=3, steps=2) as session:
         with pytest.raises(TensorMismatchError, match=r"'first': lies on cuda:0, and this model runs on the host; "):
-            session.start(DlpackArray(latents(1)))  # type: ignore[arg-type]
+            session.start(DlpackArray(latents(1)))
         with pytest.raises(TensorMismatchError, match=r"'first': lies on a GPU, and this model runs on the host; "):
-            session.start(InterfaceArray(latents(1)))  # type: ignore[arg-type]
+            session.start(InterfaceArray(latents(1)))
         session.start(latents(1))
         with pytest.raises(TensorMismatchError, match=r"'noise.initial': lies on cuda:0"):
-            session.step(noise=Noise(initial=DlpackArray(latents(3))))  # type: ignore[arg-type]
+            session.step(noise=Noise(initial=DlpackArray(latents(3))))
 
 
 def test_what_numpy_has_no_name_for_is_refused(fake: FakeCuda) -> None:
@@ -154,11 +154,11 @@ def test_wrong_values_on_the_gpu_get_the_sentence_of_the_host(tiny_bundle: Path,
     with Model(open_bundle(tiny_bundle), HostFunctionBackend(), "fp32") as model:
         with model.session(seed=3, steps=2) as session:
             with pytest.raises(TensorMismatchError, match=r"'latents': wanted \[n, c, h, w\] = \[any, 4, 4, 6\]"):
-                session.start(DlpackArray(NUMBERS))  # type: ignore[arg-type]
+                session.start(DlpackArray(NUMBERS))
             fake.fail(719, name="cuMemcpyDtoHAsync_v2")
             with pytest.raises(DeviceError, match="cuMemcpyDtoHAsync_v2: CUDA_ERROR_LAUNCH_FAILED"):
-                session.start(DlpackArray(latents(1)))  # type: ignore[arg-type]
-            session.start(DlpackArray(latents(1)))  # type: ignore[arg-type]
+                session.start(DlpackArray(latents(1)))
+            session.start(DlpackArray(latents(1)))
 
 
 def test_the_core_says_what_it_cannot_look_up() -> None:
