@@ -39,7 +39,7 @@ def calibrate_naively(path: Path, precisions: Sequence[str]) -> None:
             for _ in range(_RUNS):
                 instrument.observe(_random_inputs(shapes, bundle.manifest.geometry, drawn), seen.activations[stage])
     for precision in precisions:
-        request = CalibrationRequest(path, path, precision=precision, method="max", smooth=0.0)  # type: ignore[arg-type]
+        request = CalibrationRequest(path, path, precision=precision, method="max", smooth=0.0, rounding="nearest")  # type: ignore[arg-type]
         made = quantise(graphs, seen, request, rope=False)
         plain = {name: dataclasses.replace(one, correction={}) for name, one in made.linears.items()}
         nothing = CalibrationSet((), (), "random")

@@ -41,6 +41,13 @@ _GATE_MISSED = 3
     show_default=True,
     help="How ranges are chosen.",
 )
+@click.option(
+    "--rounding",
+    type=click.Choice(["gptq", "nearest"]),
+    default="gptq",
+    show_default=True,
+    help="Of weights: GPTQ makes up for the error of each in those that follow.",
+)
 @click.option("--smooth", default=0.5, show_default=True, metavar="ALPHA", help="Of SmoothQuant; 0 for none.")
 @click.option("--keep", multiple=True, metavar="PATTERN", help="Linears that stay in floating point; repeatable.")
 @click.option(

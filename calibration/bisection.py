@@ -21,7 +21,7 @@ from .guard import layers_of
 from .linears import find_linears
 from .quantisation import Quantisation
 from .reference import reference_bundle, reference_graphs
-from .rendering import render
+from .rendering import codes_of, render
 from .sensitivity import Bench, estimate_speed, shares_of
 from .verification import DEFAULT_GATES, VerifyRequest, quantisation_of, session_options
 from .widening import half_tensors, widen
@@ -139,13 +139,14 @@ def bisect(
     if not eight and precision != "fp16":
         raise CalibrationError(f"{precision} has nothing narrower than float32, so there is nothing to bisect")
     exact = reference_graphs(bundle)
+    quantisations = {stage: _as_rendered(bundle, precision, stage, quantisation) for stage in exact if eight}
     half = {} if eight else {stage: load_graph(bundle, bundle.manifest.graphs[precision][stage]) for stage in exact}
     groups = _quantised_groups(quantisation) if eight else _half_groups(half)
 
     def variant(kept: Sequence[str]) -> dict[str, GraphFile]:
         if not eight:
             return {stage: keep_from_half(graph, exact[stage], kept) for stage, graph in half.items()}
-        return {stage: _keep_from_quantised(graph, stage, quantisation, kept) for stage, graph in exact.items()}
+        return {stage: _keep_from_quantised(graph, stage, quantisations[stage], kept) for stage, graph in exact.items()}
 
     with tempfile.TemporaryDirectory(prefix="vdmrt-bisect-") as folder:
         reference = reference_bundle(bundle, Path(folder) / "reference")
@@ -226,12 +227,15 @@ def keep_from_half(graph: GraphFile, exact: GraphFile, kept: Sequence[str]) -> G
     return widened
 
 
+def _as_rendered(bundle: Bundle, precision: str, stage: str, quantisation: Quantisation) -> Quantisation:
+    """Return the quantisation of the linears that are in 8 bits in a stage's graph, with their stored bytes."""
+    codes = codes_of(load_graph(bundle, bundle.manifest.graphs[precision][stage]))
+    return dataclasses.replace(quantisation, linears={name: quantisation.linears[name] for name in codes}, codes=codes)
+
+
 def _keep_from_quantised(graph: GraphFile, stage: str, quantisation: Quantisation, kept: Sequence[str]) -> GraphFile:
-    left = quantisation.keeping(kept)
-    if _CACHE in kept:
-        left = dataclasses.replace(left, cache={})
-    names = {linear.name for linear in find_linears(graph)} & set(left.linears)
-    return render(graph, stage, dataclasses.replace(left, linears={name: left.linears[name] for name in names}))
+    # The stored weights are folded for the cache: it is still folded where it is kept.
+    return render(graph, stage, quantisation.keeping(kept), narrow_cache=_CACHE not in kept)
 
 
 def _quantised_groups(quantisation: Quantisation) -> list[str]:

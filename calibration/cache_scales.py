@@ -1,9 +1,8 @@
 """An INT8 cache: one scale for K and one for V of each layer; what differs between channels goes into the projections.
 
-Each channel of K is multiplied by a power of two and its query divided by the same, each channel of V multiplied and
-the output projection's column divided. Powers of two change no bit of a mantissa, so that the folded model is the same
-model, and one scale then serves channels of different size. RoPE mixes the two channels of a pair, which therefore
-share their factor.
+Each channel of K is multiplied by a factor and its query divided by the same, each channel of V multiplied and the
+output projection's column divided: the same model, but for the last bit of these weights. One scale then serves
+channels of different size. RoPE mixes the two channels of a pair, which therefore share their factor.
 """
 
 from __future__ import annotations
@@ -18,14 +17,15 @@ import numpy.typing as npt
 from ..errors import CalibrationError
 from .formats import FORMATS, fp16_scale
 from .graph_file import GraphFile
-from .ranges import Method, choose_amax
-from .statistics import ChannelStatistics
+from .statistics import PER_OCTAVE, ChannelStatistics
 
 __all__ = ["CacheScales", "choose_cache_scales", "fold_cache", "fold_statistics", "quantise_cache"]
 
 Part = Literal["k", "v"]
 # FP16 weights keep all their bits under so small factors.
 _MOST_EXPONENT = 4
+# Other clips have larger values than those that were seen; this much on top loses a quarter of a bit.
+_HEADROOM = 2**0.25
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,12 @@ class CacheScales:
 
     Attributes:
         scale: What a step is worth, FP16-representable.
-        exponents: What each channel is multiplied by before it is stored, as powers of two, [heads * head size].
+        exponents: What each channel is multiplied by before it is stored, as powers of two, in eighths, because the
+            histograms of what reads the channels then move by whole bins, [heads * head size].
     """
 
     scale: float
-    exponents: tuple[int, ...]
+    exponents: tuple[float, ...]
 
     @property
     def factors(self) -> npt.NDArray[np.float32]:
@@ -47,28 +48,37 @@ class CacheScales:
         return factors
 
 
-def choose_cache_scales(seen: Mapping[str, ChannelStatistics], *, rope: bool, method: Method) -> dict[str, CacheScales]:
-    """Choose scale and factors of ``k.0``, ``v.0`` and so on from what entered the cache."""
+def choose_cache_scales(seen: Mapping[str, ChannelStatistics], *, rope: bool) -> dict[str, CacheScales]:
+    """Choose scale and factors of ``k.0``, ``v.0`` and so on from what entered the cache.
+
+    By the largest values and with headroom, whatever the method for activations is: least squares over the clips that
+    were seen clips the next one, and what is clipped is read by every step until it leaves the window.
+    """
     int8 = FORMATS["int8"]
     chosen = {}
     for name, one in sorted(seen.items()):
         amax = np.maximum(one.amax.astype(np.float64), 1e-6)
         if rope and name.startswith("k"):
             amax = np.repeat(amax.reshape(-1, 2).max(1), 2)
-        exponents = np.clip(np.rint(np.log2(np.median(amax) / amax)), -_MOST_EXPONENT, _MOST_EXPONENT)
-        folded = one.scaled(np.exp2(exponents))
-        clip = choose_amax(method, folded.histogram, folded.amax, np.ones(len(amax)), int8)
-        scale = float(fp16_scale(np.array(clip), int8.largest))
-        chosen[name] = CacheScales(scale, tuple(int(one) for one in exponents))
+        eighths = np.rint(np.log2(np.median(amax) / amax) * PER_OCTAVE)
+        exponents = np.clip(eighths / PER_OCTAVE, -_MOST_EXPONENT, _MOST_EXPONENT)
+        scale = float(fp16_scale((amax * np.exp2(exponents)).max() * _HEADROOM, int8.largest))
+        chosen[name] = CacheScales(scale, tuple(map(float, exponents)))
     return chosen
 
 
-def fold_cache(graph: GraphFile, cache: Mapping[str, CacheScales]) -> None:
+def fold_cache(graph: GraphFile, cache: Mapping[str, CacheScales], originals: GraphFile | None = None) -> None:
     """Fold the factors into the temporal attention's projections, in place.
+
+    Args:
+        graph: In float32 or with FP16 weights.
+        cache: The factors.
+        originals: The same graph in float32, so that FP16 weights are rounded once; None for this one.
 
     Raises:
         CalibrationError: The graph has no such projections.
     """
+    exact = (originals or graph).weights
     for layer in range(len(cache) // 2):
         key, value = (cache[f"{part}.{layer}"].factors for part in "kv")
         rows = np.concatenate([1 / key, key, value])
@@ -76,10 +86,12 @@ def fold_cache(graph: GraphFile, cache: Mapping[str, CacheScales]) -> None:
         for name in (f"{stem}.qkv.weight", f"{stem}.qkv.bias"):
             if name not in graph.weights:
                 raise CalibrationError(f"the graph has no '{name}', into which the cache's factors are folded")
-            data = graph.weights[name]
-            graph.weights[name] = _scaled(data, rows.reshape(-1, *[1] * (data.ndim - 1)))
-        if f"{stem}.proj.weight" in graph.weights:  # the last layer of a fill ends before it
-            graph.weights[f"{stem}.proj.weight"] = _scaled(graph.weights[f"{stem}.proj.weight"], 1 / value[None])
+            graph.weights[name] = _scaled(
+                exact[name], rows.reshape(-1, *[1] * (exact[name].ndim - 1)), like=graph.weights[name]
+            )
+        name = f"{stem}.proj.weight"
+        if name in graph.weights:  # the last layer of a fill ends before it
+            graph.weights[name] = _scaled(exact[name], 1 / value[None], like=graph.weights[name])
 
 
 def fold_statistics(
@@ -138,6 +150,6 @@ def _node(kind: str, inputs: Sequence[str], output: str, name: str) -> Any:
     return make_node(kind, inputs, [output], name=name)
 
 
-def _scaled(data: npt.NDArray[Any], factors: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    scaled: npt.NDArray[Any] = (data.astype(np.float32) * factors).astype(data.dtype)
+def _scaled(data: npt.NDArray[Any], factors: npt.NDArray[Any], *, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    scaled: npt.NDArray[Any] = (data.astype(np.float32) * factors).astype(like.dtype)
     return scaled

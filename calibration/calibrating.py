@@ -27,6 +27,7 @@ from .quantisation import Quantisation, make_quantisation
 from .ranges import Method
 from .reference import reference_bundle, reference_graphs, source_precision
 from .rendering import render
+from .rounding import Rounding
 from .sensitivity import Sensitivity, fit_budget
 
 __all__ = ["CalibrationRequest", "CalibrationSummary", "calibrate", "publish", "quantise"]
@@ -48,6 +49,7 @@ class CalibrationRequest:
         samples: Denoising runs to observe.
         method: How ranges are chosen.
         smooth: SmoothQuant's alpha, 0 for none.
+        rounding: How weights are rounded: "gptq", each making up for those before it, or "nearest".
         keep: Patterns of linears that stay in floating point.
         budget: Least PSNR in dB against float32 over short rollouts, for which the most sensitive groups of layers
             stay in floating point; None for no such search.
@@ -70,6 +72,7 @@ class CalibrationRequest:
     samples: int = 96
     method: Method = "mse"
     smooth: float = 0.5
+    rounding: Rounding = "gptq"
     keep: tuple[str, ...] = ()
     budget: float | None = None
     keep_fill: bool = False
@@ -187,7 +190,7 @@ def quantise(
     activations: Mapping[str, Mapping[str, Any]] = seen.activations
     folded = {stage: graph.copy() for stage, graph in graphs.items()}
     if request.kv is not None:
-        cache = choose_cache_scales(seen.cache, rope=rope, method=request.method)
+        cache = choose_cache_scales(seen.cache, rope=rope)
         activations = fold_statistics(seen.activations, cache)
         for graph in folded.values():
             fold_cache(graph, cache)
@@ -204,6 +207,7 @@ def quantise(
         kind=FORMATS[request.precision],
         method=request.method,
         smooth=request.smooth,
+        rounding=request.rounding,
     )
     return dataclasses.replace(made, cache=cache)
 

@@ -76,7 +76,7 @@ class Observation:
             for name in sorted({key.rpartition("|")[0] for key in arrays.files} - {""}):
                 kind, _, site = name.partition("|")
                 one = ChannelStatistics(
-                    **{part: arrays[f"{name}|{part}"] for part in ("amax", "total", "histogram")},
+                    **{part: arrays[f"{name}|{part}"] for part in ("amax", "total", "histogram", "products")},
                     count=int(arrays[f"{name}|count"]),
                 )
                 (found.cache if kind == "cache" else found.activations[kind])[site] = one

@@ -16,12 +16,14 @@ from .cache_scales import CacheScales
 from .formats import FORMATS, Format, fp16_scale
 from .linears import Linear
 from .ranges import Method, choose_amax, input_error
+from .rounding import Rounding, decode_weight, round_gptq, round_nearest
 from .statistics import ChannelStatistics
 
-__all__ = ["LinearScales", "Quantisation", "SiteScales", "make_quantisation", "quantise_weight"]
+__all__ = ["LinearScales", "Quantisation", "SiteScales", "make_quantisation"]
 
 Floats = npt.NDArray[np.float64]
 Weights = npt.NDArray[np.float32]
+Codes = npt.NDArray[Any]
 
 # Migration costs a multiplication of the whole input: it must take this part of the estimated error away.
 _WORTHWHILE = 0.8
@@ -70,6 +72,8 @@ class Quantisation:
         sites: By name.
         linears: By name; what is not among them stays as it is.
         cache: Of ``k.0``, ``v.0`` and so on; empty where the cache stays as it is.
+        codes: Stored bytes of each linear's weight, int8 or E4M3 as uint8 [outputs, inputs], by the linear's name. They
+            stand in the graphs and not in the JSON.
     """
 
     format: Literal["int8", "fp8"]
@@ -77,6 +81,7 @@ class Quantisation:
     sites: Mapping[str, SiteScales]
     linears: Mapping[str, LinearScales]
     cache: Mapping[str, CacheScales] = field(default_factory=dict)
+    codes: Mapping[str, Codes] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def kind(self) -> Format:
@@ -96,11 +101,13 @@ class Quantisation:
 
     def to_json(self) -> str:
         """Write it as JSON; the same quantisation gives the same bytes."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+        document = dataclasses.asdict(dataclasses.replace(self, codes={}))
+        del document["codes"]
+        return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Quantisation:
-        """Read what :meth:`to_json` wrote.
+        """Read what :meth:`to_json` wrote; it has no codes.
 
         Raises:
             CalibrationError: It is something else.
@@ -137,6 +144,7 @@ def make_quantisation(
     kind: Format,
     method: Method,
     smooth: float,
+    rounding: Rounding,
 ) -> Quantisation:
     """Choose every scale.
 
@@ -148,6 +156,7 @@ def make_quantisation(
         kind: The 8 bit type.
         method: How ranges are chosen.
         smooth: SmoothQuant's alpha (Xiao et al. 2023, eq. 4), 0 for no migration.
+        rounding: How weights are rounded.
 
     Raises:
         CalibrationError: ``smooth`` is out of range, or a linear was never observed.
@@ -160,7 +169,7 @@ def make_quantisation(
     for stage in linears:
         for linear in linears[stage]:
             by_site.setdefault(sites[linear.name], set()).add(linear.name)
-    site_scales, linear_scales = {}, {}
+    site_scales, linear_scales, codes = {}, {}, {}
     for site, names in sorted(by_site.items()):
         observed = {stage: by[site] for stage, by in seen.items() if site in by}
         if not observed:
@@ -176,17 +185,15 @@ def make_quantisation(
         site_scales[site] = SiteScales(scales, None if migration is None else tuple(map(float, migration)))
         for name, weight in moved.items():
             rows = _row_scales(weight, kind, method)
-            lost = weight - kind.decode(kind.encode(weight / rows[:, None])) * rows[:, None]
+            seen_by = [one.scaled(factors) for one in observed.values()]
+            codes[name] = (
+                round_gptq(weight, rows, seen_by, kind) if rounding == "gptq" else round_nearest(weight, rows, kind)
+            )
+            lost = weight - decode_weight(codes[name], rows, kind)
             means = {stage: lost.astype(np.float64) @ (one.mean * factors) for stage, one in observed.items()}
             corrections = {stage: tuple(float(np.float32(x)) for x in mean) for stage, mean in means.items()}
             linear_scales[name] = LinearScales(site, tuple(map(float, rows)), corrections)
-    return Quantisation(kind.name, method, site_scales, linear_scales)
-
-
-def quantise_weight(weight: Weights, scales: LinearScales, site: SiteScales, kind: Format) -> npt.NDArray[Any]:
-    """Return a weight's stored bytes, [outputs, inputs]: after migration, in units of each row's scale."""
-    moved = weight if site.migration is None else weight / np.array(site.migration, np.float32)
-    return kind.encode(moved / np.array(scales.weight, np.float32)[:, None])
+    return Quantisation(kind.name, method, site_scales, linear_scales, codes=codes)
 
 
 def _clip(one: ChannelStatistics, weights: Mapping[str, Weights], kind: Format, method: Method) -> float:
@@ -255,7 +262,7 @@ def _row_scales(weight: Weights, kind: Format, method: Method) -> npt.NDArray[np
     least = np.full(len(weight), np.inf)
     for part in _ROW_CLIPS:
         scales = fp16_scale(amax * part, kind.largest)
-        rounded = kind.decode(kind.encode(weight / scales[:, None])) * scales[:, None]
+        rounded = decode_weight(round_nearest(weight, scales, kind), scales, kind)
         error = np.square(rounded - weight).sum(1)
         best, least = np.where(error < least, scales, best), np.minimum(error, least)
     return best

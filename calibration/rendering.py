@@ -16,15 +16,23 @@ from ..errors import CalibrationError
 from .cache_scales import fold_cache, quantise_cache
 from .graph_file import GraphFile
 from .linears import Linear, find_linears
-from .quantisation import Quantisation, quantise_weight
+from .quantisation import Quantisation
 
-__all__ = ["render"]
+__all__ = ["codes_of", "render"]
 
+_STORED = ".weight.quantised"
 # FP16 may be quantised from this opset on, and E4M3 exists.
 _HALF_OPSET = 19
 
 
-def render(graph: GraphFile, stage: str, quantisation: Quantisation, originals: GraphFile | None = None) -> GraphFile:
+def render(
+    graph: GraphFile,
+    stage: str,
+    quantisation: Quantisation,
+    originals: GraphFile | None = None,
+    *,
+    narrow_cache: bool = True,
+) -> GraphFile:
     """Return the graph with its linears quantised.
 
     A float32 graph keeps its opset; a graph with FP16 linears, and every FP8 graph, is raised to opset 19, where
@@ -34,21 +42,23 @@ def render(graph: GraphFile, stage: str, quantisation: Quantisation, originals: 
         graph: In float32 or with FP16 linears.
         stage: "fill" or "denoise": whose activation scales are taken.
         quantisation: What is quantised.
-        originals: The same graph in float32, whose weights are quantised instead of FP16 ones; None for this one.
+        originals: The same graph in float32, whose weights are folded and whose biases are corrected instead of FP16
+            ones; None for this one.
+        narrow_cache: Whether the cache is stored in 8 bits, or only folded for it.
 
     Raises:
         CalibrationError: The graph lacks a linear that the stage's quantisation names.
     """
     rendered = graph.copy()
-    if quantisation.cache:
-        fold_cache(rendered, quantisation.cache)
-        quantise_cache(rendered, quantisation.cache)
-    linears = {linear.node: linear for linear in find_linears(rendered) if linear.name in quantisation.linears}
-    if quantisation.linears and not linears:
-        raise CalibrationError(f"the {stage} graph has none of the quantised linears; it is of another model")
     exact = (originals or graph).copy()
     if quantisation.cache:
         fold_cache(exact, quantisation.cache)
+        fold_cache(rendered, quantisation.cache, originals)
+        if narrow_cache:
+            quantise_cache(rendered, quantisation.cache)
+    linears = {linear.node: linear for linear in find_linears(rendered) if linear.name in quantisation.linears}
+    if quantisation.linears and not linears:
+        raise CalibrationError(f"the {stage} graph has none of the quantised linears; it is of another model")
     writer = _Writer(rendered, stage, quantisation, exact.weights)
     nodes = []
     for node in rendered.nodes:
@@ -57,6 +67,11 @@ def render(graph: GraphFile, stage: str, quantisation: Quantisation, originals: 
     if writer.half or quantisation.format == "fp8":
         rendered.raise_opset(_HALF_OPSET)
     return rendered
+
+
+def codes_of(graph: GraphFile) -> dict[str, npt.NDArray[Any]]:
+    """Return the stored bytes of a rendered graph's weights, [outputs, inputs], by linear."""
+    return {name.removesuffix(_STORED): data for name, data in graph.weights.items() if name.endswith(_STORED)}
 
 
 class _Writer:
@@ -78,16 +93,11 @@ class _Writer:
         before, source = self._input(linear, dtype)
         weight = self.graph.fresh_name(f"{linear.weight}.dequantised")
         scales = self.quantisation.linears[linear.name]
-        stored = quantise_weight(
-            np.asarray(self.originals[linear.weight], np.float32),
-            scales,
-            self.quantisation.sites[scales.site],
-            self.quantisation.kind,
-        )
-        operands = self._operands(f"{linear.weight}.quantised", np.array(scales.weight), dtype)
-        self._constant(f"{linear.weight}.quantised", stored, float8=self.quantisation.format == "fp8")
+        stored = self.quantisation.codes[linear.name]
+        operands = self._operands(f"{linear.name}{_STORED}", np.array(scales.weight), dtype)
+        self._constant(f"{linear.name}{_STORED}", stored, float8=self.quantisation.format == "fp8")
         before.append(
-            make_node("DequantizeLinear", [f"{linear.weight}.quantised", *operands], [weight], axis=0,
+            make_node("DequantizeLinear", [f"{linear.name}{_STORED}", *operands], [weight], axis=0,
                       name=f"{linear.name}.weight.dq")
         )  # fmt: skip
         output = node.output[0]

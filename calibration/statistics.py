@@ -1,12 +1,14 @@
 """What is kept of observed activations: for each channel a histogram over powers of two, its mean and its maximum.
 
 Bins that are even in the logarithm serve every later question from one pass: a smoothing factor shifts a channel's
-histogram, and ranges are chosen afterwards by any method. The memory is channels x 256 x 4 bytes, whatever is observed.
+histogram, and ranges are chosen afterwards by any method. How channels go together is kept within blocks of at most
+256, so that the memory is channels x 2 x 256 x 4 bytes, whatever is observed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ Floats = npt.NDArray[np.float64]
 PER_OCTAVE = 8
 _LOWEST, _HIGHEST = -16, 16  # FP16 ends at 2^16; below 2^-16 nothing matters to an 8 bit scale
 BINS = (_HIGHEST - _LOWEST) * PER_OCTAVE
+_BLOCK = 256
 # Where the bins meet, BINS + 1 of them.
 EDGES: Floats = np.concatenate([[0.0], 2.0 ** (_LOWEST + np.arange(1, BINS + 1) / PER_OCTAVE)])
 # The middle of each bin; the lowest bin holds zeros and all that is smaller.
@@ -33,22 +36,33 @@ class ChannelStatistics:
         total: Sum of each channel's means (signed), one for each observation, [channels].
         count: Observations.
         histogram: Values in each bin, of a part of the rows, uint32 [channels, BINS].
+        products: Sum of the products of channels over the same rows, float32 [blocks, size, size]; the last block is
+            filled with zeros.
     """
 
     amax: npt.NDArray[np.float32]
     total: Floats
     count: int
     histogram: npt.NDArray[np.uint32]
+    products: npt.NDArray[np.float32]
 
     @classmethod
     def empty(cls, channels: int) -> ChannelStatistics:
         """Return statistics of nothing."""
-        return cls(np.zeros(channels, np.float32), np.zeros(channels), 0, np.zeros((channels, BINS), np.uint32))
+        blocks = -(-channels // _BLOCK)
+        size = -(-channels // blocks)
+        return cls(
+            np.zeros(channels, np.float32),
+            np.zeros(channels),
+            0,
+            np.zeros((channels, BINS), np.uint32),
+            np.zeros((blocks, size, size), np.float32),
+        )
 
     @property
     def nbytes(self) -> int:
         """Bytes of it."""
-        return self.amax.nbytes + self.total.nbytes + self.histogram.nbytes
+        return self.amax.nbytes + self.total.nbytes + self.histogram.nbytes + self.products.nbytes
 
     @property
     def mean(self) -> Floats:
@@ -72,6 +86,8 @@ class ChannelStatistics:
         flat = _bins(np.abs(rows)) + np.arange(channels) * BINS
         counted = np.bincount(flat.reshape(-1), minlength=channels * BINS)
         self.histogram += counted.reshape(channels, BINS).astype(np.uint32)
+        split = self._split(rows)
+        self.products += split.transpose(0, 2, 1) @ split
 
     def scaled(self, factors: Floats) -> ChannelStatistics:
         """Return the statistics of the same tensor with each channel multiplied by a positive factor, [channels].
@@ -84,13 +100,29 @@ class ChannelStatistics:
         moved = np.where((places >= 1) & (places < BINS), moved, 0).astype(np.uint32)
         # Nothing may be lost: what leaves at either end stays in the last bin there.
         moved[:, 0] += (self.histogram.sum(1) - moved.sum(1)).astype(np.uint32)
-        return ChannelStatistics((self.amax * factors).astype(np.float32), self.total * factors, self.count, moved)
+        split = self._split(factors[None])
+        products = (self.products * split.transpose(0, 2, 1) * split).astype(np.float32)
+        return ChannelStatistics(
+            (self.amax * factors).astype(np.float32), self.total * factors, self.count, moved, products
+        )
 
     def squares(self) -> Floats:
         """Return the mean square of each channel, [channels]."""
         counts = self.histogram.astype(np.float64)
         mean: Floats = counts @ CENTRES**2 / np.maximum(counts.sum(1), 1)
         return mean
+
+    def mean_products(self) -> Floats:
+        """Return the mean over rows of the products of channels, [blocks, size, size]."""
+        rows = int(self.histogram[0].sum())
+        mean: Floats = self.products.astype(np.float64) / max(rows, 1)
+        return mean
+
+    def _split(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return vectors [n, channels] by blocks, [blocks, n, size]."""
+        blocks, size, _ = self.products.shape
+        filled = np.pad(rows, ((0, 0), (0, blocks * size - rows.shape[1])))
+        return filled.reshape(len(rows), blocks, size).transpose(1, 0, 2)
 
 
 def _bins(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:

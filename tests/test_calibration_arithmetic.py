@@ -112,9 +112,25 @@ def test_scaling_moves_statistics_as_it_moves_values() -> None:
     assert np.array_equal(moved.histogram.sum(1), wanted.histogram.sum(1))
     assert moved.squares() == pytest.approx(wanted.squares(), rel=1e-2)
     assert moved.mean == pytest.approx(wanted.mean)
+    assert moved.mean_products() == pytest.approx(wanted.mean_products(), rel=1e-5)
 
 
 def test_mean_square_comes_back_from_the_histogram() -> None:
     rows = np.random.default_rng(4).standard_normal((5000, 3)).astype(np.float32)
 
     assert statistics_of(rows).squares() == pytest.approx(np.square(rows).mean(0), rel=0.02)
+
+
+@pytest.mark.parametrize(("channels", "blocks"), [(6, 1), (256, 1), (257, 2), (600, 3)])
+def test_products_of_channels_are_numpys_within_blocks(channels: int, blocks: int) -> None:
+    rows = np.random.default_rng(5).standard_normal((50, channels)).astype(np.float32)
+    size = -(-channels // blocks)
+
+    found = statistics_of(rows).mean_products()
+
+    assert found.shape == (blocks, size, size)
+    for place in range(blocks):
+        own = rows[:, place * size : (place + 1) * size].astype(np.float64)
+        width = own.shape[1]
+        assert found[place][:width, :width] == pytest.approx(own.T @ own / 50, rel=1e-4, abs=1e-5)
+        assert not found[place][width:].any()
