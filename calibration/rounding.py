@@ -1,4 +1,4 @@
-"""Which of two 8 bit values each weight becomes: the nearest one, or the one that makes up for its neighbours.
+"""Which 8 bit value each weight becomes: the nearest one, or the one that makes up for what others lost.
 
 A weight's rounding error is the same in every run, and a causal model adds it up over the chunks: it is worth more care
 than an activation's. GPTQ (Frantar et al. 2023, algorithm 1) rounds one input channel after the other and moves the
