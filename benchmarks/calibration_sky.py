@@ -75,10 +75,7 @@ def main(work: Path, seeds: int, chunks: int, skies: int, threads: int | None) -
     made, cost = make_bundles(work)
     say("predicting unseen skies")
     everything = {"fp32": (wide_bundle(work), "fp32"), **made}
-    truth: dict[str, float] = kept(
-        work / f"truth-{skies}.json",
-        lambda: {name: prediction_psnr(*one, skies, threads) for name, one in everything.items()},
-    )
+    truth = {name: predicted(*one, work, skies, threads) for name, one in everything.items()}
     say("comparing rollouts")
     compared = compare(made, work, seeds, chunks, threads)
     figures: Figures = {name: {"truth": value} for name, value in truth.items()}
@@ -138,6 +135,12 @@ def make_bundles(work: Path) -> tuple[dict[str, tuple[Path, str]], Cost]:
     }, cost
 
 
+def key_of(bundle: Path, precision: str, *further: object) -> str:
+    """Return a key of what was measured of graphs: other graphs are measured again."""
+    told = [open_bundle(bundle).manifest.graphs_sha256(precision), *map(str, further)]
+    return hashlib.sha256(" ".join(told).encode()).hexdigest()[:12]
+
+
 def kept(file: Path, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
     """Return what a file holds; measure and write it where there is none."""
     if not file.exists():
@@ -162,14 +165,15 @@ def compare(
     made: dict[str, tuple[Path, str]], work: Path, seeds: int, chunks: int, threads: int | None
 ) -> dict[str, Comparison]:
     """Run every seed on everything, one seed after the other; what was done before is read."""
-    key = hashlib.sha256(str(chunks).encode())
+    wide = wide_bundle(work)
+    keys = {CONTROL: key_of(wide, "fp32", chunks, PERTURBATION)}
     tapped = TappedBackend(OnnxRuntimeBackend(threads=threads))
     with ExitStack() as stack:
-        reference = stack.enter_context(Model(open_bundle(wide_bundle(work)), tapped, "fp32"))
+        reference = stack.enter_context(Model(open_bundle(wide), tapped, "fp32"))
         contenders = {CONTROL: Contender(reference, None, perturbed)}
         for name, (path, precision) in made.items():
             bundle = open_bundle(path)
-            key.update(f"{name}{bundle.manifest.graphs_sha256(precision)}".encode())
+            keys[name] = key_of(path, precision, chunks)
             cache = quantisation_of(bundle, precision).cache
             model = stack.enter_context(Model(bundle, OnnxRuntimeBackend(threads=threads), precision))
             # What is naive is only looked at free-running.
@@ -178,14 +182,16 @@ def compare(
         given = given_frames(reference, list(read_set(work / "unseen", reference).clips), list(range(seeds)))
         by_seed = []
         for seed, first in enumerate(given):
-            file = work / f"seed-{seed}-{key.hexdigest()[:12]}.json"
-            if not file.exists():
-                found = compare_rollouts(reference, tapped, contenders, given=[first], seeds=[seed], chunks=chunks)
-                plain = {name: dataclasses.asdict(dataclasses.replace(one, frames=None)) for name, one in found.items()}
-                file.write_text(json.dumps(plain), encoding="utf-8")
+            files = {name: work / f"seed-{seed}-{key}.json" for name, key in keys.items()}
+            missing = {name: one for name, one in contenders.items() if not files[name].exists()}
+            if missing:
+                found = compare_rollouts(reference, tapped, missing, given=[first], seeds=[seed], chunks=chunks)
+                for name, one in found.items():
+                    plain = dataclasses.asdict(dataclasses.replace(one, frames=None))
+                    files[name].write_text(json.dumps(plain), encoding="utf-8")
                 say(f"rollout {seed + 1} of {seeds}")
-            by_seed.append(json.loads(file.read_text(encoding="utf-8")))
-    return {name: Comparison.mean([Comparison(**one[name]) for one in by_seed]) for name in contenders}
+            by_seed.append({name: Comparison(**json.loads(file.read_text("utf-8"))) for name, file in files.items()})
+    return {name: Comparison.mean([one[name] for one in by_seed]) for name in contenders}
 
 
 def perturbed(first: Latents) -> Latents:
@@ -198,6 +204,12 @@ def perturbed(first: Latents) -> Latents:
 def wide_bundle(work: Path) -> Path:
     """Return the sky's own bundle in float32."""
     return reference_bundle(open_bundle(ROOT / "examples" / "sky" / "bundle"), work / "wide").path
+
+
+def predicted(bundle: Path, precision: str, work: Path, skies: int, threads: int | None) -> float:
+    """Return what :func:`prediction_psnr` measures or has measured."""
+    file = work / f"truth-{key_of(bundle, precision, skies)}.json"
+    return kept(file, lambda: {"psnr": prediction_psnr(bundle, precision, skies, threads)})["psnr"]
 
 
 def prediction_psnr(bundle: Path, precision: str, skies: int, threads: int | None) -> float:
