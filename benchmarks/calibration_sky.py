@@ -99,10 +99,11 @@ def judge(figures: Figures, cost: Cost) -> list[Gate]:
             Gate(f"{name}: drift, free-running", own["drift"], most=1.25),
             Gate(f"{name}: drift, teacher-forced", own["teacher-drift"], most=1.25),
         ]
-    lost = figures["int8"]["teacher-psnr"] - figures["int8 + int8 cache"]["teacher-psnr"]
+    for kind in ("int8", "fp8"):
+        lost = figures["int8"]["teacher-psnr"] - figures[f"int8 + {kind} cache"]["teacher-psnr"]
+        gates.append(Gate(f"{kind} cache: dB lost beside int8, teacher-forced", lost, most=0.5))
     return [
         *gates,
-        Gate("int8 cache: dB lost beside int8, teacher-forced", lost, most=0.5),
         Gate("calibrating the demo, minutes", cost.minutes, most=5.0),
         Gate("calibrating the demo, GiB at the peak", cost.gib, most=4.0),
     ]
@@ -121,6 +122,7 @@ def make_bundles(work: Path) -> tuple[dict[str, tuple[Path, str]], Cost]:
         given: dict[str, Any] = {"data": work / "clips.npy", "observations": work / "observations"}
         calibrate(CalibrationRequest(made, precision="fp8", **given))
         calibrate(CalibrationRequest(made, kv="int8", **given))
+        calibrate(CalibrationRequest(made, kv="fp8", **given))
         calibrate_naively(naive, ("int8", "fp8"))
         return dataclasses.asdict(cost)
 
@@ -130,6 +132,7 @@ def make_bundles(work: Path) -> tuple[dict[str, tuple[Path, str]], Cost]:
         "int8, naive": (naive, "int8"),
         "int8": (made, "int8"),
         "int8 + int8 cache": (made, "int8-kv8"),
+        "int8 + fp8 cache": (made, "int8-kvf8"),
         "fp8, naive": (naive, "fp8"),
         "fp8": (made, "fp8"),
     }, cost

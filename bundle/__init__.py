@@ -17,6 +17,7 @@ from .engine_manifest import ENGINE_SCHEMA, Check, EngineManifest, LayerCopy, Ma
 from .external_data import check_external_data, read_fields
 from .folder import Bundle, BundleWriter, amended_bundle, new_bundle, open_bundle, rewrite_manifest, sha256_of
 from .manifest import (
+    CACHE_SUFFIXES,
     SCHEMA,
     Accuracy,
     Artifact,
@@ -31,11 +32,13 @@ from .manifest import (
     ScheduleSpec,
     Speed,
     TensorSpec,
+    split_precision,
 )
 from .plan_file import read_plan, verify_engine, verify_engine_weights
 from .trust import cache_folder, is_trusted, record_trust
 
 __all__ = [
+    "CACHE_SUFFIXES",
     "ENGINES_FOLDER",
     "ENGINE_MANIFEST",
     "ENGINE_SCHEMA",
@@ -81,6 +84,7 @@ __all__ = [
     "record_trust",
     "rewrite_manifest",
     "sha256_of",
+    "split_precision",
     "stage_graphs",
     "verify_engine",
     "verify_engine_weights",

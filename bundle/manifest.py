@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = [
+    "CACHE_SUFFIXES",
     "SCHEMA",
     "Accuracy",
     "Artifact",
@@ -21,15 +22,26 @@ __all__ = [
     "SamplerDefaults",
     "ScheduleSpec",
     "TensorSpec",
+    "split_precision",
 ]
 
 SCHEMA = 1
 # "int8" has float32 around its products (ONNX Runtime's CPU provider, TensorRT 8.5); "int8-fp16" and "fp8" have FP16
-# (TensorRT 10 and 11). "-kv8" adds an INT8 cache.
+# (TensorRT 10 and 11). "-kv8" adds an INT8 cache, "-kvf8" one of FP8.
 Precision = Literal[
     "fp32", "fp16", "int8", "int8-fp16", "fp8",
     "fp32-kv8", "fp16-kv8", "int8-kv8", "int8-fp16-kv8", "fp8-kv8",
+    "fp32-kvf8", "fp16-kvf8", "int8-kvf8", "int8-fp16-kvf8", "fp8-kvf8",
 ]  # fmt: skip
+CACHE_SUFFIXES: dict[Literal["int8", "fp8"], str] = {"int8": "-kv8", "fp8": "-kvf8"}
+
+
+def split_precision(precision: str) -> tuple[str, Literal["int8", "fp8"] | None]:
+    """Return what a precision is but for its cache, and the 8 bit type of its cache; None where it has none."""
+    for kind, suffix in CACHE_SUFFIXES.items():
+        if precision.endswith(suffix):
+            return precision.removesuffix(suffix), kind
+    return precision, None
 
 
 @dataclass(frozen=True)
@@ -38,21 +50,26 @@ class TensorSpec:
 
     Attributes:
         name: As in the graph.
-        dtype: "float32", "float16", "int32", or "int8" for a quantised cache.
+        dtype: "float32", "float16", "int32", or "int8" or "float8_e4m3fn" for a quantised cache.
         shape: Static.
     """
 
     name: str
-    dtype: Literal["float32", "float16", "int32", "int8"]
+    dtype: Literal["float32", "float16", "int32", "int8", "float8_e4m3fn"]
     shape: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tensor."""
-        count = {"int8": 1, "float16": 2}.get(self.dtype, 4)
+        count = {"int8": 1, "float8_e4m3fn": 1, "float16": 2}.get(self.dtype, 4)
         for side in self.shape:
             count *= side
         return count
+
+    @property
+    def storage(self) -> str:
+        """The type of numpy that holds its bytes: numpy has no FP8, whose bytes are "uint8"."""
+        return "uint8" if self.dtype == "float8_e4m3fn" else self.dtype
 
 
 @dataclass(frozen=True)
@@ -97,6 +114,11 @@ class Graph:
     nbytes_moved: int
     cache_copies: tuple[CacheCopy, ...] = ()
     quantised: Literal["int8", "fp8"] | None = None
+
+    @property
+    def has_fp8(self) -> bool:
+        """Whether its linears or its cache are FP8."""
+        return self.quantised == "fp8" or any(spec.dtype == "float8_e4m3fn" for spec in self.inputs)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ _GATE_MISSED = 3
 @click.option(
     "--budget", type=float, metavar="DB", help="Keep the most sensitive groups in floating point until PSNR is so high."
 )
-@click.option("--kv", type=click.Choice(["int8", "fp8"]), help="Quantise the cache too; fp8 is not there yet.")
+@click.option("--kv", type=click.Choice(["int8", "fp8"]), help="Quantise the cache too.")
 @click.option("--seed", default=0, show_default=True, help="Of all noise and choices.")
 @click.option("--steps", type=int, help="Denoising steps of the rollouts.  [default: the bundle's]")
 @click.option("--sampler", help="Of the rollouts.  [default: the bundle's]")

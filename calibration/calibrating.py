@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..bundle import Bundle, Calibration, Graph, amended_bundle, open_bundle
+from ..bundle import CACHE_SUFFIXES, Bundle, Calibration, Graph, amended_bundle, open_bundle
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
 from .cache_scales import CacheScales, choose_cache_scales, fold_cache, fold_statistics
@@ -55,7 +55,7 @@ class CalibrationRequest:
             stay in floating point; None for no such search.
         keep_fill: Whether the linears of the cache fill stay in floating point: it runs once a chunk, and what it
             rounds stays in the cache.
-        kv: "int8" for a quantised cache, or None; "fp8" is refused.
+        kv: "int8" or "fp8" for a quantised cache, or None.
         seed: Of all noise and choices.
         steps: Denoising steps of the rollouts; None takes the bundle's default, as for what follows.
         sampler: The sampler of the rollouts.
@@ -86,12 +86,20 @@ class CalibrationRequest:
     observations: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.kv == "fp8":
-            raise ValueError("--kv fp8 is not there: an FP8 cache is no smaller than an INT8 one; take --kv int8")
         if self.precision == "none" and self.kv is None:
-            raise ValueError("--precision none quantises no linear, so it goes with --kv int8")
+            raise ValueError("--precision none quantises no linear, so it goes with --kv int8 or fp8")
         if self.budget is not None and self.precision == "none":
             raise ValueError("--budget chooses among linears, so it goes with --precision int8 or fp8")
+
+    @property
+    def suffix(self) -> str:
+        """What the cache adds to the names of precisions."""
+        return CACHE_SUFFIXES[self.kv] if self.kv else ""
+
+    @property
+    def stem(self) -> str:
+        """What the files that all renderings share are called by."""
+        return f"{self.precision}{self.suffix}" if self.precision != "none" else self.suffix.removeprefix("-")
 
 
 @dataclass(frozen=True)
@@ -190,7 +198,7 @@ def quantise(
     activations: Mapping[str, Mapping[str, Any]] = seen.activations
     folded = {stage: graph.copy() for stage, graph in graphs.items()}
     if request.kv is not None:
-        cache = choose_cache_scales(seen.cache, rope=rope)
+        cache = choose_cache_scales(seen.cache, FORMATS[request.kv], rope=rope)
         activations = fold_statistics(seen.activations, cache)
         for graph in folded.values():
             fold_cache(graph, cache)
@@ -230,7 +238,7 @@ def publish(
     sensitivity: Sensitivity | None = None,
 ) -> CalibrationSummary:
     """Write every rendering of a quantisation into the bundle, and how it came about."""
-    stem = f"{request.precision}{'-kv8' if request.kv else ''}" if request.precision != "none" else "kv8"
+    stem = request.stem
     renderings = _renderings(bundle, graphs, request)
     manifest = bundle.manifest
     summary = _summarize(bundle, graphs, quantisation, tuple(renderings), data, seen, sensitivity)
@@ -286,7 +294,7 @@ def _renderings(
 ) -> dict[str, dict[str, tuple[Graph, GraphFile]]]:
     """Return what each new precision is made from: by label, by stage, as model.json has it and opened."""
     known = bundle.manifest.graphs
-    suffix = "-kv8" if request.kv else ""
+    suffix = request.suffix
     single = {stage: (known[source_precision(bundle)][stage], graph) for stage, graph in graphs.items()}
     half = (
         {stage: (known["fp16"][stage], load_graph(bundle, known["fp16"][stage])) for stage in graphs}
@@ -294,8 +302,8 @@ def _renderings(
         else None
     )
     if request.precision == "none":
-        chosen = {"fp32-kv8": single} if "fp32" in known else {}
-        return chosen | ({"fp16-kv8": half} if half else {})
+        chosen = {f"fp32{suffix}": single} if "fp32" in known else {}
+        return chosen | ({f"fp16{suffix}": half} if half else {})
     if request.precision == "fp8":
         return {f"fp8{suffix}": half or single}
     return {f"int8{suffix}": single} | ({f"int8-fp16{suffix}": half} if half else {})

@@ -21,10 +21,19 @@ class Format:
     Attributes:
         name: "int8" or "fp8".
         largest: The largest value it holds; a tensor's scale is its amax over this.
+        dtype: Of tensors of it, as model.json has it.
     """
 
     name: Literal["int8", "fp8"]
     largest: float
+    dtype: Literal["int8", "float8_e4m3fn"]
+
+    @property
+    def onnx_type(self) -> int:
+        """ONNX's number of the type."""
+        from onnx import TensorProto
+
+        return int(TensorProto.INT8 if self.name == "int8" else TensorProto.FLOAT8E4M3FN)
 
     def encode(self, values: Array) -> Array:
         """Return the stored bytes of values in units of the scale: int8, or E4M3 as uint8. Ties go to even."""
@@ -83,4 +92,4 @@ _VALUES = _e4m3_values()
 _MIDDLES = (_VALUES[1:] + _VALUES[:-1]) / 2
 # The least normal number of FP16: smaller scales would lose bits, and some GPUs take them for zero.
 _LEAST = np.float32(2.0**-14)
-FORMATS = {"int8": Format("int8", 127.0), "fp8": Format("fp8", 448.0)}
+FORMATS = {"int8": Format("int8", 127.0, "int8"), "fp8": Format("fp8", 448.0, "float8_e4m3fn")}

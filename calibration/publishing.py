@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 from ..bundle import Artifact, BundleWriter, CacheCopy, Graph, TensorSpec
 from ..errors import CalibrationError
+from .formats import FORMATS
 from .graph_file import GraphFile, WeightsFile, save_graph
 
 __all__ = ["with_weights", "write_precision"]
 
-_NBYTES = {"float32": 4, "float16": 2, "int32": 4, "int8": 1}
+_NBYTES = {"float32": 4, "float16": 2}
+_EIGHT_BITS = [kind.dtype for kind in FORMATS.values()]
 
 
 def write_precision(
@@ -77,14 +79,15 @@ def _retyped(spec: TensorSpec, graph: GraphFile) -> TensorSpec:
     import onnx
 
     values = {value.name: value for value in (*graph.model.graph.input, *graph.model.graph.output)}
-    kind = onnx.helper.tensor_dtype_to_np_dtype(values[spec.name].type.tensor_type.elem_type).name
-    retyped: Any = kind
+    kind = values[spec.name].type.tensor_type.elem_type
+    fp8 = FORMATS["fp8"]
+    retyped: Any = fp8.dtype if kind == fp8.onnx_type else onnx.helper.tensor_dtype_to_np_dtype(kind).name
     return TensorSpec(spec.name, retyped, spec.shape)
 
 
 def _dequantised(graph: GraphFile, inputs: tuple[TensorSpec, ...]) -> list[CacheCopy]:
-    """Count an INT8 cache as copied where it is dequantised: a backend that does not fuse the two does copy it."""
-    specs = {spec.name: spec for spec in inputs if spec.dtype == "int8"}
+    """Count an 8 bit cache as copied where it is dequantised: a backend that does not fuse the two does copy it."""
+    specs = {spec.name: spec for spec in inputs if spec.dtype in _EIGHT_BITS}
     return [
         CacheCopy(
             node.name, node.op_type, node.input[0], math.prod(specs[node.input[0]].shape) * _scale_nbytes(graph, node)

@@ -129,7 +129,10 @@ class Quantisation:
                     )
                     for name, one in document["linears"].items()
                 },
-                {name: CacheScales(one["scale"], tuple(one["exponents"])) for name, one in document["cache"].items()},
+                {
+                    name: CacheScales(one["scale"], tuple(one["exponents"]), one.get("format", "int8"))
+                    for name, one in document["cache"].items()
+                },
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CalibrationError(f"is no quantisation of vdmrt: {error!r}; calibrate again") from error

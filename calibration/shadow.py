@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from ..bundle import Bundle
 from .cache_scales import CacheScales
-from .formats import FORMATS
 from .instrument import open_session
 
 __all__ = ["Shadow", "shadow_of_bundle"]
@@ -22,6 +21,7 @@ _TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(int8)": np.int8,
+    "tensor(float8e4m3fn)": np.uint8,
     "tensor(int32)": np.int32,
 }
 
@@ -90,22 +90,22 @@ class Shadow:
                 self._state[name] = tensors[name].copy()
             self._state[name][begins] = tensors[name][begins]
 
-    def _input(self, name: str, kind: Any, tensors: Mapping[str, Array]) -> Array:
+    def _input(self, name: str, kind: Any, tensors: Mapping[str, Array]) -> Any:
         value = tensors[name]
         stored = self._cache.get(name.removeprefix("past_")) if name.startswith("past_") else None
         if stored is None:
             return value if value.dtype == kind else value.astype(kind)
-        return FORMATS["int8"].encode(value.astype(np.float32) * self._factors(stored, value) / stored.scale)
+        codes = stored.kind.encode(value.astype(np.float32) * self._factors(stored, value) / stored.scale)
+        return codes if stored.format == "int8" else _as_float8(codes, stored.kind.onnx_type)
 
     def _compare_cache(self, found: Mapping[str, Array], tensors: Mapping[str, Array]) -> None:
         error = norm = 0.0
         for name, made in found.items():
             if not name.startswith("present_"):
                 continue
-            wanted, values = tensors[name].astype(np.float64), made.astype(np.float64)
+            wanted = tensors[name].astype(np.float64)
             stored = self._cache.get(name.removeprefix("present_"))
-            if stored is not None:
-                values = values * stored.scale / self._factors(stored, made)
+            values = made if stored is None else stored.kind.decode(made) * stored.scale / self._factors(stored, made)
             error += float(np.square(values - wanted).sum())
             norm += float(np.square(wanted).sum())
         self.cache_error.append((error, norm))
@@ -116,6 +116,13 @@ class Shadow:
         size = like.shape[-1]
         heads = stored.factors.reshape(-1, size)
         return np.tile(heads, (like.shape[1] // len(heads), 1))[None, :, None]
+
+
+def _as_float8(codes: Array, onnx_type: int) -> Any:
+    """Return bytes as what ONNX Runtime takes for FP8; of numpy's types it knows none that is."""
+    import onnxruntime
+
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(codes, onnx_type)
 
 
 def shadow_of_bundle(

@@ -112,5 +112,5 @@ class _TappedCall:
 
 def _view(spec: TensorSpec, address: int) -> Array:
     buffer: Any = (ctypes.c_char * spec.nbytes).from_address(address)
-    view: Array = np.frombuffer(buffer, np.dtype(spec.dtype)).reshape(spec.shape)
+    view: Array = np.frombuffer(buffer, np.dtype(spec.storage)).reshape(spec.shape)
     return view

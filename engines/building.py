@@ -86,10 +86,10 @@ def build_engines(
 
 def _check_fp8(graphs: Mapping[str, Graph], gpu: Gpu) -> None:
     capability = tuple(map(int, gpu.compute_capability.split(".")))
-    if capability < _FIRST_FP8 and any(graph.quantised == "fp8" for graph in graphs.values()):
+    if capability < _FIRST_FP8 and any(graph.has_fp8 for graph in graphs.values()):
         raise EngineError(
-            f"FP8 products need compute capability {'.'.join(map(str, _FIRST_FP8))} or newer, {gpu.name} has "
-            f"{gpu.compute_capability}; take int8-fp16 or fp16"
+            f"FP8 products and an FP8 cache need compute capability {'.'.join(map(str, _FIRST_FP8))} or newer, "
+            f"{gpu.name} has {gpu.compute_capability}; take int8-fp16 or fp16"
         )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..bundle import split_precision
 from ..errors import BackendError
 
 __all__ = ["Gpu", "current_gpu", "query_gpu"]
@@ -69,7 +70,7 @@ class Gpu:
     def peak_flops(self, precision: str) -> int | None:
         """Return operations a second of dense matrix products at the highest clock; None for an unknown GPU or type."""
         tables = {"fp16": _FP16_PER_CLOCK, "fp32": _FP32_PER_CLOCK}
-        per_clock = tables.get(precision.removesuffix("-kv8"), {}).get(self.compute_capability)
+        per_clock = tables.get(split_precision(precision)[0], {}).get(self.compute_capability)
         return per_clock * self.multiprocessors * self.clock_hz or None if per_clock else None
 
 

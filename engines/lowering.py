@@ -181,8 +181,8 @@ def _lower(model: onnx.ModelProto, path: Path, source_sha256: str) -> None:
     opset = max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
     if opset > _NEWEST_OPSET:
         raise EngineError(
-            f"{path.parent}: the graph is of opset {opset}, as quantised ones of FP16 are, and has no form in opset "
-            f"{_OPSET}, the newest of TensorRT 8.5; use TensorRT 10 or newer"
+            f"{path.parent}: the graph is of opset {opset}, as FP8 and quantised FP16 need, and has no form in "
+            f"opset {_OPSET}, the newest of TensorRT 8.5; use TensorRT 10 or newer"
         )
     types = _types_of(_infer(model))
     nodes = [lowered for node in model.graph.node for lowered in _lower_node(node, model.graph, types)]

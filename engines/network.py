@@ -19,7 +19,7 @@ CONSTRAINTS = 2
 _UNTYPED = ("SHAPE", "QUANTIZE", "DEQUANTIZE")
 # Casts: the parser has set what they make.
 _CASTS = ("IDENTITY", "CAST")
-_TRT_NAMES = {"float32": "FLOAT", "float16": "HALF", "int32": "INT32", "int8": "INT8"}
+_TRT_NAMES = {"float32": "FLOAT", "float16": "HALF", "int32": "INT32", "int8": "INT8", "float8_e4m3fn": "FP8"}
 
 
 def parse_network(tensorrt: TensorRT, builder: Any, graph: Graph, source: GraphSource) -> tuple[Any, Any]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..bundle import Bundle, Geometry, Graph, stage_graphs
+from ..bundle import Bundle, Geometry, Graph, split_precision, stage_graphs
 from ..errors import EngineError
 from .gpu import Gpu
 
@@ -95,7 +95,7 @@ def plan_engine(bundle: Bundle, precision: str | None, gpu: Gpu | None) -> Engin
     """
     chosen, graphs = stage_graphs(bundle, precision)
     geometry = bundle.manifest.geometry
-    element = _ELEMENT_NBYTES.get(chosen.removesuffix("-kv8"), 2)
+    element = _ELEMENT_NBYTES.get(split_precision(chosen)[0], 2)
     cache = geometry.cache_elements * _cache_element_nbytes(graphs["fill"])
     weights = sum(graph.weights.nbytes if graph.weights else graph.file.nbytes for graph in graphs.values())
     staging = cache // geometry.slots * geometry.chunk_frames

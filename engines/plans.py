@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ..bundle import Graph, PlanAudit
+from ..bundle import Graph, PlanAudit, split_precision
 from ..errors import BackendError, EngineError
 from .audit import audit_layers, check_precision, check_quantised, read_layers
 from .gpu import current_gpu
@@ -133,7 +133,7 @@ def configure(tensorrt: TensorRT, config: Any, stage: str, precision: str, optio
     if not tensorrt.strongly_typed:
         if precision.startswith("fp16"):
             config.set_flag(flags.FP16)
-        if precision.startswith("int8") or precision.endswith("-kv8"):
+        if precision.startswith("int8") or split_precision(precision)[1] == "int8":
             config.set_flag(flags.INT8)
         if options.precision_constraints != "none":
             config.set_flag(getattr(flags, f"{options.precision_constraints.upper()}_PRECISION_CONSTRAINTS"))

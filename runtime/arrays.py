@@ -132,7 +132,7 @@ class TensorBlock:
         """Return one row of a tensor as it lies on the device."""
         spec = self._specs[name]
         shape = spec.shape[1:]
-        return DeviceArray(self._memory, self.addresses()[name] + self._row_nbytes(name) * row, shape, spec.dtype)
+        return DeviceArray(self._memory, self.addresses()[name] + self._row_nbytes(name) * row, shape, spec.storage)
 
     def upload(self, name: str, row: int | None = None, count: int = 1) -> None:
         """Send a tensor's mirror to the device, or ``count`` of its rows from ``row`` on."""
@@ -152,7 +152,7 @@ class TensorBlock:
             self._mirror.close()
 
     def _view(self, spec: TensorSpec) -> Array:
-        return np.asarray(HostView(self._mirror, self._offsets[spec.name], spec.shape, spec.dtype))
+        return np.asarray(HostView(self._mirror, self._offsets[spec.name], spec.shape, spec.storage))
 
     def _row_nbytes(self, name: str) -> int:
         spec = self._specs[name]

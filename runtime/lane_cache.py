@@ -34,15 +34,15 @@ class LaneCache:
         self._device = device
         self._geometry = g
         self._blocks: list[CacheBlock] = []
-        self._dtype = _dtype(graphs["fill"].outputs, "present_k.0")
+        self._dtype = _storage(graphs["fill"].outputs, "present_k.0")
         self._context: CacheBlock | None = None
         self._spare_context: CacheBlock | None = None
         try:
             self._slab = self._allocate(self._slots_shape(g.rows, g.slots), self._dtype)
             self._staging = self._allocate(self._slots_shape(g.rows_per_request, g.chunk_frames), self._dtype)
             if g.context is not None:
-                # Floating point also beside an INT8 cache.
-                self._context_dtype = _dtype(graphs["fill"].outputs, "context_k.0")
+                # Floating point also beside a quantised cache.
+                self._context_dtype = _storage(graphs["fill"].outputs, "context_k.0")
                 self._context = self._allocate(self._context_shape(g.rows), self._context_dtype)
                 # Where a fill's context goes when the session keeps an earlier one.
                 self._spare_context = self._allocate(self._context_shape(g.rows_per_request), self._context_dtype)
@@ -217,5 +217,5 @@ class LaneCache:
         return framed
 
 
-def _dtype(specs: tuple[TensorSpec, ...], name: str) -> str:
-    return next(spec.dtype for spec in specs if spec.name == name)
+def _storage(specs: tuple[TensorSpec, ...], name: str) -> str:
+    return next(spec.storage for spec in specs if spec.name == name)

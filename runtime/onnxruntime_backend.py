@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = ["OnnxRuntimeBackend", "OnnxRuntimeCudaBackend"]
 
-_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int32)": "int32", "tensor(int8)": "int8"}
+_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int32)": "int32",
+    "tensor(int8)": "int8",
+    "tensor(float8e4m3fn)": "float8_e4m3fn",
+}
+# ONNX's number of the type: numpy, by whose types the others are bound, has no FP8.
+_FLOAT8 = 17
 _NO_CUDA_GRAPH = "-1"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -256,8 +264,8 @@ class OnnxRuntimeProgram:
             for spec in specs:
                 if spec.name not in addresses:
                     raise TensorMismatchError(spec.name, "has no address")
-                dtype, shape = np.dtype(spec.dtype).type, list(spec.shape)
-                bind(spec.name, self._memory, device.index, dtype, shape, addresses[spec.name])
+                dtype: Any = _FLOAT8 if spec.dtype == "float8_e4m3fn" else np.dtype(spec.dtype).type
+                bind(spec.name, self._memory, device.index, dtype, list(spec.shape), addresses[spec.name])
         return binding
 
 

@@ -46,7 +46,7 @@ class SnapshotForm:
     @classmethod
     def of(cls, geometry: Geometry, fill: Graph, precision: str, graphs_sha256: str) -> SnapshotForm:
         """Derive it from the sizes and the fill graph of a bundle."""
-        g, dtypes = geometry, {spec.name: np.dtype(spec.dtype) for spec in fill.outputs}
+        g, dtypes = geometry, {spec.name: np.dtype(spec.storage) for spec in fill.outputs}
         rows, tokens = g.rows_per_request, g.tokens_per_frame
         shape = (g.layers, 2, rows, tokens * g.heads, g.slots, g.head_size)
         tensors: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {"cache": (dtypes["present_k.0"], shape)}
@@ -109,8 +109,14 @@ class Snapshot:
         _check_origin(self.precision, self.graphs_sha256, form, source)
         _check_tensors({name: (one.dtype, one.shape) for name, one in self.tensors.items()}, form, source)
         for name, tensor in self.tensors.items():
-            if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+            if not _is_finite(tensor):
                 raise SessionError(f"{source}: '{name}' holds NaN or Inf; take the snapshot again")
+
+
+def _is_finite(tensor: Array) -> bool:
+    if tensor.dtype == np.uint8:  # E4M3, which has no Inf and whose NaN has every bit but the sign
+        return not bool((tensor & 0x7F == 0x7F).any())
+    return tensor.dtype.kind != "f" or bool(np.isfinite(tensor).all())
 
 
 _HEADER = ("precision", "graphs_sha256", "written", "chunks")
@@ -147,6 +153,7 @@ def _listed(file: Any) -> dict[str, tuple[np.dtype[Any] | str, tuple[int, ...]]]
         "F32": np.dtype(np.float32),
         "F16": np.dtype(np.float16),
         "I8": np.dtype(np.int8),
+        "U8": np.dtype(np.uint8),
     }
     found: dict[str, tuple[np.dtype[Any] | str, tuple[int, ...]]] = {}
     for name in file.keys():

@@ -24,7 +24,7 @@ _TYPES = {
     "BOOL": "bool",
     "UINT8": "uint8",
     "BF16": "bfloat16",
-    "FP8": "float8",
+    "FP8": "float8_e4m3fn",
 }
 # TensorRT's setTensorAddress, and setDeviceMemory as TensorRT 10 checks it (8.5 is content with 256).
 _ADDRESS_ALIGNMENT, _SCRATCH_ALIGNMENT = 256, 512

@@ -92,7 +92,7 @@ def first_graph(bundle: Bundle) -> Artifact:
         (
             put("graphs", "fp32", "fill", "inputs", 1, "dtype", value="int64"),
             "graphs.fp32.fill.inputs[1].dtype",
-            "wanted one of 'float32', 'float16', 'int32', 'int8', found 'int64'",
+            "wanted one of 'float32', 'float16', 'int32', 'int8', 'float8_e4m3fn', found 'int64'",
         ),
         (
             put("graphs", "fp16", "denoise", "file", "sha256", value=1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from calibrated import calibrate_copy
 
 from vdmrt.bundle import Bundle, open_bundle
 from vdmrt.calibration.cache_scales import CacheScales, choose_cache_scales, fold_cache
+from vdmrt.calibration.formats import FORMATS
 from vdmrt.calibration.graph_file import GraphFile, load_graph
 from vdmrt.calibration.instrument import open_session
 from vdmrt.calibration.linears import KEPT, choose_linears, find_linears, sites_of
@@ -31,7 +33,8 @@ def calibrated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> B
     """The tiny bundle with int8 and int8-fp16, an INT8 cache, and mlp.fc2 of block 1 kept."""
     folder = tmp_path_factory.mktemp("calibrated")
     calibrate_copy(tiny_bundle, folder, keep=("blocks.1.mlp.fc2",))
-    calibrate_copy(tiny_bundle, folder, precision="none", kv="int8")
+    for kv in ("int8", "fp8"):
+        calibrate_copy(tiny_bundle, folder, precision="none", kv=kv)
     return open_bundle(folder / "bundle")
 
 
@@ -146,7 +149,7 @@ def test_a_weight_is_rounded_to_one_of_its_neighbours_as_a_rule(calibrated: Bund
     assert np.mean(off < 1) > 0.85
 
 
-@pytest.mark.parametrize("precision", ["int8", "int8-fp16", "fp32-kv8", "fp16-kv8"])
+@pytest.mark.parametrize("precision", ["int8", "int8-fp16", "fp32-kv8", "fp16-kv8", "fp32-kvf8", "fp16-kvf8"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_checker_takes_every_graph(calibrated: Bundle, precision: str, stage: str) -> None:
     path = calibrated.locate(calibrated.manifest.graphs[precision][stage].file)
@@ -169,12 +172,14 @@ def test_onnx_runtime_fuses_every_pair_into_an_integer_product(calibrated: Bundl
     assert "DequantizeLinear" not in kinds
 
 
-def test_the_cache_is_int8_and_the_context_is_not(calibrated: Bundle) -> None:
-    for precision, floating in (("fp32-kv8", "float32"), ("fp16-kv8", "float16")):
-        fill = calibrated.manifest.graphs[precision]["fill"]
-        kinds = {spec.name.partition(".")[0]: spec.dtype for spec in (*fill.inputs, *fill.outputs)}
+@pytest.mark.parametrize(("kv", "dtype"), [("-kv8", "int8"), ("-kvf8", "float8_e4m3fn")])
+def test_the_cache_is_8_bit_and_the_context_is_not(calibrated: Bundle, kv: str, dtype: str) -> None:
+    for floating, wide in (("fp32", "float32"), ("fp16", "float16")):
+        fill = calibrated.manifest.graphs[floating + kv]["fill"]
+        specs = {spec.name.partition(".")[0]: spec for spec in (*fill.inputs, *fill.outputs)}
 
-        assert (kinds["past_k"], kinds["present_v"], kinds["context_k"]) == ("int8", "int8", floating)
+        assert (specs["past_k"].dtype, specs["present_v"].dtype, specs["context_k"].dtype) == (dtype, dtype, wide)
+        assert specs["past_k"].nbytes == math.prod(specs["past_k"].shape)
 
 
 def test_folding_the_cache_changes_nothing_but_the_cache(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -217,10 +222,21 @@ def test_pairs_of_rope_share_their_factor() -> None:
     rows = np.random.default_rng(9).standard_normal((64, 8)).astype(np.float32) * [1, 30, 1, 1, 8, 1, 1, 1]
     seen.add(rows.astype(np.float32), amax=np.abs(rows).max(0).astype(np.float32), mean=rows.mean(0))
 
-    chosen = choose_cache_scales({"k.0": seen, "v.0": seen}, rope=True)
+    chosen = choose_cache_scales({"k.0": seen, "v.0": seen}, FORMATS["int8"], rope=True)
 
     assert chosen["k.0"].exponents[0::2] == chosen["k.0"].exponents[1::2]
     assert chosen["v.0"].exponents[0::2] != chosen["v.0"].exponents[1::2]
+
+
+def test_an_fp8_cache_has_room_for_larger_values_and_no_factors() -> None:
+    seen = ChannelStatistics.empty(8)
+    rows = np.random.default_rng(9).standard_normal((64, 8)).astype(np.float32) * np.float32(3)
+    seen.add(rows, amax=np.abs(rows).max(0), mean=rows.mean(0))
+
+    chosen = choose_cache_scales({"k.0": seen}, FORMATS["fp8"], rope=False)["k.0"]
+
+    assert set(chosen.exponents) == {0.0}
+    assert 4 <= 448 * chosen.scale / np.abs(rows).max() < 4.1
 
 
 def test_a_bundle_without_fp32_is_widened_without_changing_a_weight(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -273,7 +289,7 @@ def test_a_quantisation_comes_back_from_its_file(calibrated: Bundle) -> None:
     quantisation = scales_of(calibrated, "int8")
 
     assert Quantisation.from_json(quantisation.to_json()) == quantisation
-    assert Quantisation.from_json(scales_of(calibrated, "fp32-kv8").to_json()).cache
+    assert Quantisation.from_json(scales_of(calibrated, "fp32-kvf8").to_json()) == scales_of(calibrated, "fp32-kvf8")
     with pytest.raises(CalibrationError, match="is no quantisation of vdmrt"):
         Quantisation.from_json("{}")
 

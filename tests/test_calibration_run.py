@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 from calibrated import calibrate_copy
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 import vdmrt
-from vdmrt.bundle import open_bundle
+from vdmrt.bundle import open_bundle, split_precision
 from vdmrt.calibration import observation, rollouts
 from vdmrt.calibration.calibrating import CalibrationRequest, calibrate
 from vdmrt.calibration.data import CalibrationSet, read_set
+from vdmrt.calibration.formats import FORMATS
 from vdmrt.calibration.observation import Observation
 from vdmrt.calibration.rollouts import plan_rollouts
 from vdmrt.calibration.statistics import ChannelStatistics
-from vdmrt.errors import BundleError, CalibrationError, MediaError
+from vdmrt.errors import BundleError, CalibrationError, MediaError, SessionError
 
 
 @pytest.fixture
@@ -136,14 +139,11 @@ def open_scales(bundle: Path) -> list[str]:
     return list(json.loads((bundle / "calibration" / "int8" / "scales.json").read_text())["linears"])
 
 
-@pytest.mark.parametrize("precision", ["int8", "int8-fp16", "fp8", "int8-kv8"])
+@pytest.mark.parametrize("precision", ["int8", "int8-fp16", "fp8", "int8-kv8", "fp32-kvf8", "int8-kvf8", "fp8-kvf8"])
 def test_what_was_added_runs_and_stays_near(tiny_bundle: Path, tmp_path: Path, precision: str) -> None:
-    calibrate_copy(
-        tiny_bundle,
-        tmp_path,
-        precision="fp8" if precision == "fp8" else "int8",
-        kv="int8" if precision.endswith("kv8") else None,
-    )
+    linears, kv = split_precision(precision)
+    kind = {"fp32": "none", "fp8": "fp8"}.get(linears, "int8")
+    calibrate_copy(tiny_bundle, tmp_path, precision=kind, kv=kv)
     first = np.load(tmp_path / "latents.npy")[0, :4]
 
     made = {}
@@ -151,14 +151,52 @@ def test_what_was_added_runs_and_stays_near(tiny_bundle: Path, tmp_path: Path, p
         with vdmrt.load(tmp_path / "bundle", precision=wanted, threads=1) as model, model.session(seed=3) as session:
             session.start(first)
             made[wanted] = session.step().latents
-            assert session.cache()[0].dtype == (np.int8 if wanted.endswith("kv8") else model_cache_type(wanted))
+            assert session.cache()[0].dtype == cache_type(wanted)
 
     error = np.linalg.norm(made[precision] - made["fp32"]) / np.linalg.norm(made["fp32"])
     assert 0 < error < 0.1
 
 
-def model_cache_type(precision: str) -> type:
-    return np.float16 if precision in ("fp8", "int8-fp16") else np.float32
+def cache_type(precision: str) -> type:
+    linears, kv = split_precision(precision)
+    floating = np.float16 if linears in ("fp8", "int8-fp16") else np.float32
+    return {"int8": np.int8, "fp8": np.uint8}.get(kv or "", floating)
+
+
+def test_an_fp8_cache_holds_the_keys_and_values_in_bytes_of_e4m3(tiny_bundle: Path, tmp_path: Path) -> None:
+    calibrate_copy(tiny_bundle, tmp_path, precision="none", kv="fp8")
+    scales = json.loads((tmp_path / "bundle" / "calibration" / "kvf8" / "scales.json").read_text())["cache"]
+    first = np.load(tmp_path / "latents.npy")[0, :4]
+
+    held = {}
+    for precision in ("fp32", "fp32-kvf8"):
+        with vdmrt.load(tmp_path / "bundle", precision=precision, threads=1) as model, model.session(seed=3) as session:
+            session.start(first)
+            held[precision] = session.cache()[0]
+
+    for (layer, part), exact in zip(np.ndindex(2, 2), held["fp32"].reshape(4, -1), strict=True):
+        scale = scales[f"{'kv'[part]}.{layer}"]["scale"]
+        stored = FORMATS["fp8"].decode(held["fp32-kvf8"][layer, part].reshape(-1)) * scale
+        # Three bits of mantissa round by a sixteenth at most; what a layer reads was rounded before.
+        assert np.abs(stored - exact).max() < np.abs(exact).max() / 8
+        assert 0 < np.linalg.norm(stored - exact) < 0.05 * np.linalg.norm(exact)
+
+
+def test_a_snapshot_of_an_fp8_cache_goes_on_where_it_was(tiny_bundle: Path, tmp_path: Path) -> None:
+    calibrate_copy(tiny_bundle, tmp_path, precision="none", kv="fp8")
+    with vdmrt.load(tmp_path / "bundle", precision="fp32-kvf8", threads=1) as model:
+        with model.session(seed=3) as session:
+            session.start(np.load(tmp_path / "latents.npy")[0, :4])
+            file = session.snapshot().save(tmp_path / "here.safetensors")
+            wanted = session.step().latents
+        with model.restore(file) as session:
+            assert np.array_equal(session.step().latents, wanted)
+        spoiled = load_file(file)
+        spoiled["cache"][0, 0, 0, 0, 0, 0] = 0x7F
+        with safe_open(file, framework="np") as opened:
+            save_file(spoiled, file, metadata=opened.metadata())
+        with pytest.raises(SessionError, match="'cache' holds NaN or Inf"):
+            model.restore(file)
 
 
 @pytest.mark.parametrize(
@@ -223,13 +261,8 @@ def test_an_option_that_does_not_fit_is_refused_and_the_bundle_stays(
 
 
 def test_a_cache_alone_needs_the_option_for_it(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="goes with --kv int8"):
+    with pytest.raises(ValueError, match="goes with --kv int8 or fp8"):
         CalibrationRequest(tmp_path, tmp_path, precision="none")
-
-
-def test_an_fp8_cache_is_refused_with_what_to_take(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--kv fp8 is not there: .* no smaller than an INT8 one; take --kv int8"):
-        CalibrationRequest(tmp_path, tmp_path, kv="fp8")
 
 
 def test_a_precision_that_was_not_made_says_how_to_make_it(tiny_bundle: Path) -> None:

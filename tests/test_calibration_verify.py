@@ -24,6 +24,7 @@ from vdmrt.errors import CalibrationError
 def calibrated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verified")
     calibrate_copy(tiny_bundle, folder, kv="int8")
+    calibrate_copy(tiny_bundle, folder, precision="none", kv="fp8")
     return folder / "bundle"
 
 
@@ -43,6 +44,14 @@ def test_a_result_is_written_into_the_bundle_and_said(calibrated: Path) -> None:
     assert "every gate held" in verdict.describe()
     assert 20 < accuracy.figures["free-psnr"] < 100
     assert 0 < accuracy.figures["cache-relative-l2"] < 0.1
+
+
+def test_an_fp8_cache_is_measured_too(calibrated: Path) -> None:
+    verdict = verify(quick(calibrated, precision="fp32-kvf8", gates={"teacher-psnr": 20.0}))
+
+    assert not verdict.missed
+    # E4M3's three bits of mantissa: relative errors of a sixteenth at most, a few percent in the mean.
+    assert 0.005 < verdict.accuracy.figures["cache-relative-l2"] < 0.05
 
 
 def test_a_graph_against_itself_is_the_same(calibrated: Path) -> None:

@@ -15,7 +15,7 @@ from computing_recorder import let_compute
 from fake_cuda import enabled_fake_cuda
 from tensorrt_recorder import RELEASES, Recorder, install
 
-from vdmrt.bundle import Bundle, list_engines, open_bundle, stage_graphs
+from vdmrt.bundle import Bundle, list_engines, open_bundle, split_precision, stage_graphs
 from vdmrt.calibration.calibrating import CalibrationRequest, calibrate
 from vdmrt.calibration.instrument import open_session
 from vdmrt.cli import main
@@ -24,6 +24,7 @@ from vdmrt.engines.building import _check_fp8
 from vdmrt.engines.gpu import Gpu
 from vdmrt.errors import EngineError
 
+QUANTISED = ["int8", "int8-fp16", "fp8", "int8-kv8", "int8-fp16-kv8", "int8-kvf8", "int8-fp16-kvf8"]
 NEW = [release for release in RELEASES if release != "8.5"]
 
 
@@ -31,7 +32,8 @@ NEW = [release for release in RELEASES if release != "8.5"]
 def calibrated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quantised")
     calibrate_copy(tiny_bundle, folder)
-    calibrate_copy(tiny_bundle, folder, kv="int8")
+    for kv in ("int8", "fp8"):
+        calibrate_copy(tiny_bundle, folder, kv=kv)
     calibrate_copy(tiny_bundle, folder, precision="fp8")
     return folder / "bundle"
 
@@ -43,7 +45,7 @@ def bundle(calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("release", NEW)
-@pytest.mark.parametrize("precision", ["int8", "int8-fp16", "fp8", "int8-kv8", "int8-fp16-kv8"])
+@pytest.mark.parametrize("precision", QUANTISED)
 def test_newer_releases_take_quantised_graphs_as_they_are(bundle: Bundle, release: str, precision: str) -> None:
     with enabled_fake_cuda(), install(release, gpu="vdmrt fake GPU", compute_capability="9.0"):
         engine = build_engines(bundle, precision=precision)
@@ -52,17 +54,22 @@ def test_newer_releases_take_quantised_graphs_as_they_are(bundle: Bundle, releas
     assert {"fill", "denoise"} <= set(engine.manifest.plans)
     assert f"-{precision}-" in engine.manifest.key
     cache = next(spec for spec in engine.plan("denoise").inputs if spec.name == "past_k.0")
-    assert (cache.dtype == "int8") is precision.endswith("-kv8")
+    floating = "float32" if precision == "int8" else "float16"
+    kind = {"int8": "int8", "fp8": "float8_e4m3fn"}.get(split_precision(precision)[1] or "", floating)
+    assert cache.dtype == kind
 
 
 def test_fp8_needs_a_gpu_that_has_it(bundle: Bundle) -> None:
     old = Gpu("NVIDIA A100", "8.0", 80 << 30, 108, 1_410_000_000, 1_593_000_000, 5120, "12.8", "")
 
     with pytest.raises(
-        EngineError, match=r"FP8 products need compute capability 8\.9 or newer, NVIDIA A100 has 8\.0; take int8-fp16"
+        EngineError,
+        match=r"need compute capability 8\.9 or newer, NVIDIA A100 has 8\.0; take int8-fp16",
     ):
         _check_fp8(bundle.manifest.graphs["fp8"], old)
-    _check_fp8(bundle.manifest.graphs["int8-fp16"], old)
+    with pytest.raises(EngineError, match=r"FP8 products and an FP8 cache need"):
+        _check_fp8(bundle.manifest.graphs["int8-fp16-kvf8"], old)
+    _check_fp8(bundle.manifest.graphs["int8-fp16-kv8"], old)
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-kv8"])
@@ -74,10 +81,10 @@ def test_int8_between_float32_is_lowered_for_8_5(bundle: Bundle, precision: str)
     assert flags >= {"INT8", "OBEY_PRECISION_CONSTRAINTS"} and "FP16" not in flags
 
 
-@pytest.mark.parametrize("precision", ["int8-fp16", "fp8"])
-def test_8_5_refuses_what_is_quantised_around_fp16(bundle: Bundle, precision: str) -> None:
+@pytest.mark.parametrize("precision", ["int8-fp16", "fp8", "int8-kvf8"])
+def test_8_5_refuses_what_is_quantised_around_fp16_or_is_fp8(bundle: Bundle, precision: str) -> None:
     with enabled_fake_cuda(), install("8.5", gpu="vdmrt fake GPU", compute_capability="9.0"):
-        with pytest.raises(EngineError, match=r"of opset 19, as quantised ones of FP16 are, and has no form"):
+        with pytest.raises(EngineError, match=r"of opset 19, as FP8 and quantised FP16 need, and has no form"):
             build_engines(bundle, precision=precision)
 
 
