@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import BundleError
 from .decoding import InvalidDocument, decode
-from .manifest import Artifact, Graph, Manifest, Precision, split_precision
+from .manifest import Artifact, Graph, Manifest, Precision
 from .validation import check_manifest, check_schema
 
 __all__ = ["Bundle", "BundleWriter", "amended_bundle", "new_bundle", "open_bundle", "rewrite_manifest", "sha256_of"]
@@ -222,7 +222,7 @@ def _carry_over(source: Path, target: Path) -> None:
 def _remedy(precision: str) -> str:
     if precision in ("fp32", "fp16"):
         return f"export again with --precision {precision}"
-    if precision.partition("-")[0] in ("int8", "fp8") or split_precision(precision)[1]:
+    if precision in typing.get_args(Precision):
         return "make it with vdmrt calibrate"
     return f"vdmrt knows {', '.join(typing.get_args(Precision))}"
 

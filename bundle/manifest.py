@@ -27,9 +27,9 @@ __all__ = [
 
 SCHEMA = 1
 # "int8" has float32 around its products (ONNX Runtime's CPU provider, TensorRT 8.5); "int8-fp16" and "fp8" have FP16
-# (TensorRT 10 and 11). "-kv8" adds an INT8 cache, "-kvf8" one of FP8.
+# (TensorRT 10 and 11); "fp16-mixed" is FP16 with some layers in float32. "-kv8" adds an INT8 cache, "-kvf8" one of FP8.
 Precision = Literal[
-    "fp32", "fp16", "int8", "int8-fp16", "fp8",
+    "fp32", "fp16", "fp16-mixed", "int8", "int8-fp16", "fp8",
     "fp32-kv8", "fp16-kv8", "int8-kv8", "int8-fp16-kv8", "fp8-kv8",
     "fp32-kvf8", "fp16-kvf8", "int8-kvf8", "int8-fp16-kvf8", "fp8-kvf8",
 ]  # fmt: skip

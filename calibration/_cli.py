@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from .bisection import Bisection
@@ -23,15 +24,13 @@ _GATE_MISSED = 3
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--data", required=True, type=click.Path(path_type=Path), help="Clips or latents: a file, or a folder of them."
-)
+@click.option("--data", type=click.Path(path_type=Path), help="Clips or latents: a file, or a folder of them.")
 @click.option(
     "--precision",
-    type=click.Choice(["int8", "fp8", "none"]),
+    type=click.Choice(["int8", "fp8", "none", "fp16"]),
     default="int8",
     show_default=True,
-    help="Of the blocks' linears; none for the cache alone.",
+    help="Of the blocks' linears; none for the cache alone; fp16 to leave layers out of the FP16 graphs.",
 )
 @click.option("--samples", default=96, show_default=True, help="Denoising runs to observe.")
 @click.option(
@@ -49,7 +48,12 @@ _GATE_MISSED = 3
     help="Of weights: GPTQ makes up for the error of each in those that follow.",
 )
 @click.option("--smooth", default=0.5, show_default=True, metavar="ALPHA", help="Of SmoothQuant; 0 for none.")
-@click.option("--keep", multiple=True, metavar="PATTERN", help="Linears that stay in floating point; repeatable.")
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="PATTERN",
+    help="What stays in floating point, of fp16 in float32; repeatable.",
+)
 @click.option(
     "--keep-fill", is_flag=True, help="Leave the cache fill in floating point: a little slower and a little nearer."
 )
@@ -75,8 +79,14 @@ def calibrate(bundle: Path, as_json: bool, accept_slower: bool, **given: Any) ->
 
     int8 adds "int8" (float32 around it: ONNX Runtime, TensorRT 8.5) and, where the bundle has FP16 graphs,
     "int8-fp16" (TensorRT 10 and 11); fp8 adds "fp8". A run that was stopped goes on where it was. INT8 is then timed
-    against floating point on this CPU; exit status 3 where it is not faster.
+    against floating point on this CPU; exit status 3 where it is not faster. fp16 observes nothing: it adds
+    "fp16-mixed", the FP16 graphs with what --keep names in float32.
     """
+    if given["precision"] == "fp16":
+        _mix(bundle, given["keep"], as_json)
+        return
+    if given["data"] is None:
+        raise click.UsageError(f"--precision {given['precision']} observes rollouts: give it clips with --data")
     from .calibrating import CalibrationRequest
     from .calibrating import calibrate as run
     from .speed import explain_slowness, measure_speed
@@ -92,6 +102,22 @@ def calibrate(bundle: Path, as_json: bool, accept_slower: bool, **given: Any) ->
         click.echo(explain_slowness(one), err=True)
     if slow and not accept_slower:
         sys.exit(_GATE_MISSED)
+
+
+def _mix(bundle: Path, keep: tuple[str, ...], as_json: bool) -> None:
+    """Keep layers of the FP16 graphs in float32."""
+    from .mixed import MixedRequest, mix_precisions
+
+    context = click.get_current_context()
+    taken = ("bundle", "precision", "keep", "as_json")
+    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    for name in sorted(set(given) - set(taken)):
+        option = f"--{name.replace('_', '-')}"
+        raise click.UsageError(f"--precision fp16 observes nothing: beside --keep it takes no {option}")
+    if not keep:
+        raise click.UsageError("--precision fp16 wants the layers that are computed in float32: name them with --keep")
+    summary = mix_precisions(MixedRequest(bundle, keep))
+    click.echo(json.dumps(dataclasses.asdict(summary), indent=1) if as_json else summary.describe())
 
 
 @click.command()
@@ -144,19 +170,21 @@ def verify(bundle: Path, gates: tuple[str, ...], bisect: bool | None, as_json: b
 
 
 def _bisect(request: VerifyRequest, by_itself: bool) -> Bisection | None:
-    """Bisect; where nobody asked for it, a failure is a line on stderr and the verdict stands."""
+    """Bisect; where nobody asked for it, a failure or Ctrl-C is a line on stderr and the verdict stands."""
     from ..errors import CalibrationError
     from .bisection import bisect_request
 
-    if not by_itself:
-        return bisect_request(request)
-    click.echo(
-        "a gate was missed: bisecting, which takes a while; Ctrl-C stops it, --no-bisect leaves it out", err=True
-    )
+    if by_itself:
+        click.echo(
+            "a gate was missed: bisecting, which takes a while; Ctrl-C stops it, --no-bisect leaves it out", err=True
+        )
     try:
-        return bisect_request(request)
-    except CalibrationError as error:
-        click.echo(f"no group could be named: {error}", err=True)
+        with _progress("bisecting, variants") as on_progress:
+            return bisect_request(request, on_progress=on_progress)
+    except (CalibrationError, KeyboardInterrupt) as error:
+        if not by_itself:
+            raise
+        click.echo(f"no group could be named: {str(error) or 'it was stopped'}", err=True)
     return None
 
 

@@ -18,9 +18,11 @@ from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
 from .data import CalibrationSet, read_set
 from .graph_file import GraphFile, load_graph
 from .guard import layers_of
-from .linears import find_linears
+from .linears import find_linears, group_of
+from .mixed import half_layers
 from .quantisation import Quantisation
 from .reference import reference_bundle, reference_graphs
+from .remedy import remedy_command
 from .rendering import codes_of, render
 from .sensitivity import Bench, estimate_speed, shares_of
 from .verification import DEFAULT_GATES, VerifyRequest, quantisation_of, session_options
@@ -31,6 +33,7 @@ __all__ = ["Bisection", "bisect", "bisect_request", "keep_from_half", "smallest_
 # What is stored between chunks, as one more group.
 _CACHE = "the cache"
 Graphs = Mapping[str, GraphFile]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Bisection:
         slower: How much longer a denoising step takes with them kept, where narrow products are twice as fast.
         weights_nbytes: What their weights take more.
         tried: Variants that were run.
+        remedy: The command that keeps them; "" where nothing is to be kept, or no command keeps it.
     """
 
     precision: str
@@ -58,6 +62,7 @@ class Bisection:
     slower: float
     weights_nbytes: int
     tried: int
+    remedy: str = ""
 
     def describe(self) -> str:
         """Say it in a line or two."""
@@ -70,21 +75,16 @@ class Bisection:
             f"{', '.join(self.groups)}\nkept in float32: {self.after:.1f} dB, {100 * self.share:.1f} % of a denoising "
             f"step's operations, which takes an estimated {self.slower:.2f} times as long, "
             f"{self.weights_nbytes / 2**20:.2f} MiB more of weights ({self.tried} variants tried)"
-            f"{self._remedy()}"
+            + (f"\nto keep them: {self.remedy}" if self.remedy else "")
         )
 
-    def _remedy(self) -> str:
-        """The options that keep the groups; an exported FP16 graph has none."""
-        if self.precision == "fp16":
-            return ""
-        keeps = [f"--keep '{group}.*'" for group in self.groups if group != _CACHE]
-        said = [f"vdmrt calibrate {' '.join(keeps)}"] if keeps else []
-        said += ["vdmrt calibrate without --kv"] if _CACHE in self.groups else []
-        return f"\nto keep them: {', and '.join(said)}"
 
-
-def bisect_request(request: VerifyRequest) -> Bisection:
+def bisect_request(request: VerifyRequest, *, on_progress: Progress = lambda done, total: None) -> Bisection:
     """Bisect what ``vdmrt verify`` measures; the bound is the gate on PSNR, teacher-forced before free-running.
+
+    Args:
+        request: What was measured.
+        on_progress: Called with the variants that were run and an estimate of their number.
 
     Raises:
         CalibrationError: As :func:`bisect`.
@@ -98,15 +98,25 @@ def bisect_request(request: VerifyRequest) -> Bisection:
         with Model(bundle, OnnxRuntimeBackend(threads=request.threads), precision) as model:
             data = read_set(request.data, model)
     bounds = [request.gates[name] for name in ("teacher-psnr", "free-psnr") if name in request.gates]
-    return bisect(
+    quantisation = quantisation_of(bundle, precision)
+    found = bisect(
         bundle,
         precision,
         data,
         bounds[0] if bounds else DEFAULT_GATES["teacher-psnr"],
-        quantisation_of(bundle, precision),
+        quantisation,
         options=session_options(request),
         threads=request.threads,
+        on_progress=on_progress,
     )
+    return dataclasses.replace(found, remedy=_remedy(bundle, found, quantisation, request)) if found.groups else found
+
+
+def _remedy(bundle: Bundle, found: Bisection, quantisation: Quantisation, request: VerifyRequest) -> str:
+    graphs = bundle.manifest.graphs[found.precision].values()
+    layers = list(quantisation.linears) or half_layers(load_graph(bundle, graph) for graph in graphs)
+    groups = [group for group in found.groups if group != _CACHE]
+    return remedy_command(bundle, found.precision, groups, layers, cache=_CACHE in found.groups, data=request.data)
 
 
 def bisect(
@@ -118,6 +128,7 @@ def bisect(
     *,
     options: Mapping[str, Any] | None = None,
     threads: int | None = None,
+    on_progress: Progress = lambda done, total: None,
 ) -> Bisection:
     """Find the groups of layers that keep a precision from its bound, by halves.
 
@@ -131,17 +142,19 @@ def bisect(
         quantisation: How the precision was quantised; of fp16 without linears.
         options: Further arguments of :meth:`Model.session`.
         threads: Of the CPU provider.
+        on_progress: Called with the variants that were run and an estimate of their number: what one culprit takes.
 
     Raises:
         CalibrationError: The precision is float32, or misses the bound even with every group in float32.
     """
     eight = bool(quantisation.linears or quantisation.cache)
-    if not eight and precision != "fp16":
-        raise CalibrationError(f"{precision} has nothing narrower than float32, so there is nothing to bisect")
     exact = reference_graphs(bundle)
     quantisations = {stage: _as_rendered(bundle, precision, stage, quantisation) for stage in exact if eight}
     half = {} if eight else {stage: load_graph(bundle, bundle.manifest.graphs[precision][stage]) for stage in exact}
     groups = _quantised_groups(quantisation) if eight else _half_groups(half)
+    if not groups:
+        raise CalibrationError(f"{precision} has nothing narrower than float32, so there is nothing to bisect")
+    estimate = 2 + 2 * len(groups).bit_length()
 
     def variant(kept: Sequence[str]) -> dict[str, GraphFile]:
         if not eight:
@@ -158,6 +171,7 @@ def bisect(
             key = tuple(sorted(kept))
             if key not in found:
                 found[key] = bench.measure_graphs(variant(kept), quantisation.format if quantisation.linears else None)
+                on_progress(len(found), max(estimate, len(found) + 1))
             return found[key]
 
         before = measure(())
@@ -218,7 +232,7 @@ def keep_from_half(graph: GraphFile, exact: GraphFile, kept: Sequence[str]) -> G
     for node in widened.nodes:
         nodes.append(node)
         for place, name in enumerate(node.output):
-            if name not in rounded or _group(layers[name]) in kept:
+            if name not in rounded or group_of(layers[name]) in kept:
                 continue
             node.output[place] = f"{name}.unrounded"
             nodes.append(make_node("Cast", [f"{name}.unrounded"], [f"{name}.half"], to=TensorProto.FLOAT16))
@@ -239,20 +253,12 @@ def _keep_from_quantised(graph: GraphFile, stage: str, quantisation: Quantisatio
 
 
 def _quantised_groups(quantisation: Quantisation) -> list[str]:
-    groups = sorted({_group(name) for name in quantisation.linears})
+    groups = sorted({group_of(name) for name in quantisation.linears})
     return [*groups, _CACHE] if quantisation.cache else groups
 
 
 def _half_groups(half: Graphs) -> list[str]:
-    found: dict[str, None] = {}
-    for graph in half.values():
-        layers = layers_of(graph)
-        found |= dict.fromkeys(_group(layers[name]) for name in half_tensors(graph))
-    return list(found)
-
-
-def _group(layer: str) -> str:
-    return layer.rpartition(".")[0] or layer
+    return list(dict.fromkeys(map(group_of, half_layers(half.values()))))
 
 
 def _told(

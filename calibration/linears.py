@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..errors import CalibrationError
 from .graph_file import GraphFile
 
-__all__ = ["KEPT", "Linear", "choose_linears", "find_linears", "sites_of"]
+__all__ = ["KEPT", "Linear", "choose_linears", "find_linears", "group_of", "sites_of"]
 
 # Kept in floating point unless asked: first and last layers, the timestep path, the text's projection and the merge of
 # the mask channel. They are a few percent of the work, and what they round is in every block's input.
@@ -41,7 +41,12 @@ class Linear:
     @property
     def group(self) -> str:
         """The part of a block that sensitivity is measured for: ``blocks.3.mlp``."""
-        return self.name.rpartition(".")[0] or self.name
+        return group_of(self.name)
+
+
+def group_of(layer: str) -> str:
+    """Return the part of a block that a layer belongs to: ``blocks.3.mlp`` of ``blocks.3.mlp.fc1``."""
+    return layer.rpartition(".")[0] or layer
 
 
 def find_linears(graph: GraphFile) -> list[Linear]:

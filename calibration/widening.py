@@ -11,7 +11,7 @@ from .graph_file import GraphFile
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["half_tensors", "infer_values", "widen"]
+__all__ = ["half_tensors", "infer_values", "tensor_types", "widen"]
 
 
 def widen(graph: GraphFile, *, idle_casts: bool = False) -> GraphFile:
@@ -47,7 +47,7 @@ def half_tensors(graph: GraphFile) -> list[str]:
     """Return the names of the FP16 tensors that the graph's nodes write, in order."""
     import onnx
 
-    types = _types(graph)
+    types = tensor_types(graph)
     return [name for node in graph.nodes for name in node.output if types.get(name) == onnx.TensorProto.FLOAT16]
 
 
@@ -55,7 +55,7 @@ def _drop_idle_casts(graph: GraphFile) -> None:
     """Leave out Casts from float32 to float32, except those whose result is an output of the graph."""
     import onnx
 
-    types = _types(graph)
+    types = tensor_types(graph)
     outputs = {value.name for value in graph.model.graph.output}
     origin: dict[str, str] = {}
     kept = []
@@ -70,8 +70,8 @@ def _drop_idle_casts(graph: GraphFile) -> None:
     graph.replace_nodes(kept)
 
 
-def _types(graph: GraphFile) -> dict[str, int]:
-    """Return the element type of every tensor."""
+def tensor_types(graph: GraphFile) -> dict[str, int]:
+    """Return the element type of every tensor, as ONNX numbers it, by name."""
     import onnx
 
     types = {name: value.type.tensor_type.elem_type for name, value in infer_values(graph).items()}

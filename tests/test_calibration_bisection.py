@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,15 @@ from calibrated import calibrate_copy
 from click.testing import CliRunner, Result
 
 from vdmrt.bundle import BundleWriter, open_bundle, rewrite_manifest
-from vdmrt.calibration.bisection import Bisection, bisect, smallest_cause
+from vdmrt.calibration.bisection import bisect, bisect_request, smallest_cause
 from vdmrt.calibration.data import CalibrationSet
 from vdmrt.calibration.graph_file import WeightsFile, load_graph, save_graph
 from vdmrt.calibration.metrics import psnr
+from vdmrt.calibration.mixed import MixedRequest, mix_precisions
 from vdmrt.calibration.quantisation import Quantisation
+from vdmrt.calibration.remedy import remedy_command
+from vdmrt.calibration.sensitivity import Bench
+from vdmrt.calibration.verification import VerifyRequest
 from vdmrt.cli import main
 from vdmrt.errors import CalibrationError
 
@@ -84,13 +90,85 @@ def test_the_command_bisects_a_quantised_precision(tiny_bundle: Path, tmp_path: 
     assert told["groups"]
 
 
-def test_the_options_that_keep_the_groups_are_told() -> None:
-    found = Bisection("int8-fp16", 40.0, 30.0, 41.0, ("blocks.0.mlp", "the cache"), 0.1, 1.1, 0, 3)
+def test_what_keeps_the_groups_of_a_quantised_precision_is_told_with_the_options_it_was_made_with(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    calibrate_copy(tiny_bundle, tmp_path, kv="int8", method="max", keep=("blocks.1.attn.*",), keep_fill=True)
+    bundle = open_bundle(tmp_path / "bundle")
+    layers = ["blocks.0.mlp.fc1", "blocks.0.mlp.fc2", "blocks.0.proj"]
 
-    told = found.describe()
+    both = remedy_command(bundle, "int8-kv8", ["blocks.0.mlp"], layers, cache=True, data=Path("my clips"))
+    cache = remedy_command(bundle, "int8-fp16-kv8", ["blocks.0"], layers, cache=False, data=None)
 
-    assert told.endswith("to keep them: vdmrt calibrate --keep 'blocks.0.mlp.*', and vdmrt calibrate without --kv")
-    assert "to keep" not in dataclasses.replace(found, precision="fp16").describe()
+    assert both == (
+        f"vdmrt calibrate {bundle.path} --data 'my clips' --precision int8 --keep 'blocks.1.attn.*' "
+        "--keep 'blocks.0.mlp.*' --samples 12 --method max --keep-fill"
+    )
+    # A pattern for the group would take the whole block.
+    assert "--kv int8 --keep 'blocks.1.attn.*' --keep blocks.0.proj --samples" in cache
+    assert "--data CLIPS" in cache
+
+
+def test_the_remedy_of_a_cache_alone_is_none(tiny_bundle: Path, tmp_path: Path) -> None:
+    calibrate_copy(tiny_bundle, tmp_path, precision="none", kv="int8")
+
+    assert remedy_command(open_bundle(tmp_path / "bundle"), "fp32-kv8", [], [], cache=True, data=None) == ""
+
+
+def test_the_remedy_of_fp16_is_a_command_that_brings_it_over_the_bound(cancelling: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(cancelling, tmp_path / "the bundle"))
+    told = json.loads(missed(bundle, 45, "--gate", "largest-fp16=1").stdout)["bisection"]
+    assert told["remedy"] == f"vdmrt calibrate '{bundle}' --precision fp16 --keep 'blocks.0.mlp.*'"
+
+    made = CliRunner().invoke(main, shlex.split(told["remedy"])[1:])
+
+    assert made.exit_code == 0, made.output
+    found = bisect(open_bundle(bundle), "fp16-mixed", NOTHING, 45.0, FLOAT, threads=1)
+    assert found.groups == ()
+    assert found.before >= 45 > told["before"]
+
+
+def test_the_remedy_of_what_is_mixed_keeps_what_was_kept(cancelling: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(cancelling, tmp_path / "bundle"))
+    mix_precisions(MixedRequest(path, ("blocks.1.attn.*",)))
+
+    found = bisect_request(
+        VerifyRequest(path, precision="fp16-mixed", chunks=1, seeds=1, threads=1, gates={"teacher-psnr": 45.0})
+    )
+
+    assert found.groups == ("blocks.0.mlp",)
+    assert found.remedy.endswith("--precision fp16 --keep 'blocks.1.attn.*' --keep 'blocks.0.mlp.*'")
+    assert found.describe().endswith(f"to keep them: {found.remedy}")
+
+
+def test_bisecting_tells_how_far_it_is(cancelling: Path) -> None:
+    told: list[tuple[int, int]] = []
+
+    found = bisect(
+        open_bundle(cancelling), "fp16", NOTHING, 45.0, FLOAT, threads=1, on_progress=lambda *far: told.append(far)
+    )
+
+    assert [done for done, _ in told] == list(range(1, found.tried + 1))
+    assert all(done < total for done, total in told)
+
+
+def test_ctrl_c_stops_the_bisection_and_the_verdict_stands(
+    cancelling: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Path(shutil.copytree(cancelling, tmp_path / "bundle"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+    def interrupt(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bench, "measure_graphs", interrupt)
+    done = missed(bundle, 1000)
+
+    assert done.exit_code == 3, done.output
+    assert "no group could be named: it was stopped" in done.stderr
+    assert json.loads(done.stdout)["missed"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def missed(bundle: Path, bound: float, *more: str) -> Result:

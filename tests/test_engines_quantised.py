@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,18 +14,21 @@ from calibrated import calibrate_copy
 from click.testing import CliRunner
 from computing_recorder import let_compute
 from fake_cuda import enabled_fake_cuda
-from tensorrt_recorder import RELEASES, Recorder, install
+from tensorrt_recorder import RELEASES, Call, Recorder, install
 
 from vdmrt.bundle import Bundle, list_engines, open_bundle, split_precision, stage_graphs
 from vdmrt.calibration.calibrating import CalibrationRequest, calibrate
+from vdmrt.calibration.graph_file import load_graph
 from vdmrt.calibration.instrument import open_session
+from vdmrt.calibration.linears import find_linears
+from vdmrt.calibration.mixed import MixedRequest, mix_precisions
 from vdmrt.cli import main
 from vdmrt.engines import build_engines, lower_graphs
 from vdmrt.engines.building import _check_fp8
 from vdmrt.engines.gpu import Gpu
 from vdmrt.errors import EngineError
 
-QUANTISED = ["int8", "int8-fp16", "fp8", "int8-kv8", "int8-fp16-kv8", "int8-kvf8", "int8-fp16-kvf8"]
+ADDED = ["fp16-mixed", "int8", "int8-fp16", "fp8", "int8-kv8", "int8-fp16-kv8", "int8-kvf8", "int8-fp16-kvf8"]
 NEW = [release for release in RELEASES if release != "8.5"]
 
 
@@ -35,6 +39,7 @@ def calibrated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     for kv in ("int8", "fp8"):
         calibrate_copy(tiny_bundle, folder, kv=kv)
     calibrate_copy(tiny_bundle, folder, precision="fp8")
+    mix_precisions(MixedRequest(folder / "bundle", ("blocks.0.mlp.*",)))
     return folder / "bundle"
 
 
@@ -45,8 +50,8 @@ def bundle(calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("release", NEW)
-@pytest.mark.parametrize("precision", QUANTISED)
-def test_newer_releases_take_quantised_graphs_as_they_are(bundle: Bundle, release: str, precision: str) -> None:
+@pytest.mark.parametrize("precision", ADDED)
+def test_newer_releases_take_added_graphs_as_they_are(bundle: Bundle, release: str, precision: str) -> None:
     with enabled_fake_cuda(), install(release, gpu="vdmrt fake GPU", compute_capability="9.0"):
         engine = build_engines(bundle, precision=precision)
 
@@ -79,6 +84,26 @@ def test_int8_between_float32_is_lowered_for_8_5(bundle: Bundle, precision: str)
 
     flags = {call.arguments["flag"].name for call in recorder.named("IBuilderConfig.set_flag")}
     assert flags >= {"INT8", "OBEY_PRECISION_CONSTRAINTS"} and "FP16" not in flags
+
+
+def test_8_5_is_held_to_float32_in_kept_layers_and_to_fp16_in_others(bundle: Bundle) -> None:
+    held: dict[str, str] = {}
+
+    def look(call: Call) -> None:
+        if call.name == "precision=":
+            layer: Any = recorder._alive[call.subject]
+            held[layer._node.name] = call.arguments["value"].name
+
+    with enabled_fake_cuda(), install("8.5", gpu="vdmrt fake GPU", compute_capability="9.0") as recorder:
+        recorder.before = look
+        build_engines(bundle, precision="fp16-mixed")
+
+    flags = {call.arguments["flag"].name for call in recorder.named("IBuilderConfig.set_flag")}
+    assert flags >= {"FP16", "OBEY_PRECISION_CONSTRAINTS"}
+    graph = load_graph(bundle, bundle.manifest.graphs["fp16-mixed"]["denoise"])
+    types = {one.name: held[one.node] for one in find_linears(graph) if one.name.startswith("blocks.")}
+    assert {name for name, kind in types.items() if kind == "FLOAT"} >= {"blocks.0.mlp.fc1", "blocks.0.mlp.fc2"}
+    assert (types["blocks.1.mlp.fc1"], types["blocks.0.attn.qkv"]) == ("HALF", "HALF")
 
 
 @pytest.mark.parametrize("precision", ["int8-fp16", "fp8", "int8-kvf8"])
@@ -173,7 +198,11 @@ def test_without_a_floating_point_engine_nothing_is_timed(text: Path, recorder: 
 def test_a_dry_run_plans_a_quantised_cache_in_half_the_bytes(bundle: Bundle) -> None:
     from vdmrt.engines import plan_engine
 
-    plans = {precision: plan_engine(bundle, precision, None) for precision in ("fp16", "int8-fp16", "int8-fp16-kv8")}
+    half = ("fp16", "fp16-mixed", "int8-fp16")
+    plans = {
+        precision: plan_engine(bundle, precision, None) for precision in (*half, "int8-fp16-kv8", "int8-fp16-kvf8")
+    }
 
-    assert plans["fp16"].cache_nbytes == plans["int8-fp16"].cache_nbytes == 2 * plans["int8-fp16-kv8"].cache_nbytes
+    (whole,) = {plans[precision].cache_nbytes for precision in half}
+    assert plans["int8-fp16-kv8"].cache_nbytes == plans["int8-fp16-kvf8"].cache_nbytes == whole // 2
     assert plans["int8-fp16"].precision == stage_graphs(bundle, "int8-fp16")[0]
