@@ -122,16 +122,9 @@ def _cost_table(bundle: Bundle) -> Any:
     from rich.table import Table
 
     table = Table(title="cost", title_justify="left")
-    for column in (
-        "precision",
-        "cache",
-        "written per chunk",
-        "weights",
-        "fill",
-        "denoising step",
-        "cache copies",
-    ):
-        table.add_column(column, justify="left" if column == "precision" else "right")
+    table.add_column("precision", no_wrap=True)
+    for column in ("cache", "written per chunk", "weights", "fill", "denoising step", "cache copies"):
+        table.add_column(column, justify="right")
     for precision, graphs in bundle.manifest.graphs.items():
         copied = sum(copy.nbytes for copy in graphs["denoise"].cache_copies)
         table.add_row(

@@ -243,7 +243,7 @@ class Session:
         """Return a copy of the KV cache and the latent frame in each slot, -1 for an empty one.
 
         Returns:
-            Cache [L, 2 (K, V), rows, S·H, K slots, d] in its own dtype, and the frames [K].
+            Cache [L, 2 (K, V), rows, S·H, K slots, d] in its own dtype, FP8 as bytes of uint8, and the frames [K].
         """
         with self._exclusive():
             frames = [self._ring.frame(slot) for slot in range(self._ring.slots)]
