@@ -77,7 +77,7 @@ def first_graph(bundle: Bundle) -> Artifact:
         (put("family", value="dit"), "family", "wanted one of 'ca2vdm', found 'dit'"),
         (put("graphs", value={}), "graphs", "wanted at least one precision, found none"),
         (put("graphs", value=[]), "graphs", "wanted an object, found a list"),
-        (put("graphs", "fp64", value={}), "graphs.fp64", "wanted fp32, fp16, int8"),
+        (put("graphs", "fp64", value={}), "graphs.fp64", "wanted fp32, fp16, fp16-mixed, int8"),
         (put("graphs", "fp32", value={}), "graphs.fp32", r"wanted 'fill' and 'denoise', found \[\]"),
         (
             put("graphs", "fp32", "fill", "inputs", 0, "shape", value=3),
