@@ -17,7 +17,6 @@ from .engine_manifest import ENGINE_SCHEMA, Check, EngineManifest, LayerCopy, Ma
 from .external_data import check_external_data, read_fields
 from .folder import Bundle, BundleWriter, amended_bundle, new_bundle, open_bundle, rewrite_manifest, sha256_of
 from .manifest import (
-    CACHE_SUFFIXES,
     SCHEMA,
     Accuracy,
     Artifact,
@@ -27,14 +26,13 @@ from .manifest import (
     Geometry,
     Graph,
     Manifest,
-    Precision,
     SamplerDefaults,
     ScheduleSpec,
     Speed,
     TensorSpec,
-    split_precision,
 )
 from .plan_file import read_plan, verify_engine, verify_engine_weights
+from .precision import CACHE_SUFFIXES, Precision, split_precision
 from .trust import cache_folder, is_trusted, record_trust
 
 __all__ = [

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .manifest import Artifact, Precision, TensorSpec
+from .manifest import Artifact, TensorSpec
+from .precision import Precision
 
 __all__ = ["ENGINE_SCHEMA", "Check", "EngineManifest", "LayerCopy", "Machine", "Plan", "PlanAudit"]
 

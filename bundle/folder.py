@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import BundleError
 from .decoding import InvalidDocument, decode
-from .manifest import Artifact, Graph, Manifest, Precision
+from .manifest import Artifact, Graph, Manifest
+from .precision import Precision
 from .validation import check_manifest, check_schema
 
 __all__ = ["Bundle", "BundleWriter", "amended_bundle", "new_bundle", "open_bundle", "rewrite_manifest", "sha256_of"]

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .decoding import InvalidDocument
-from .manifest import SCHEMA, Geometry, Graph, Manifest, Precision
+from .manifest import SCHEMA, Geometry, Graph, Manifest
+from .precision import Precision
 
 __all__ = ["check_manifest", "check_schema"]
 
