@@ -157,14 +157,15 @@ def verify(bundle: Path, gates: tuple[str, ...], bisect: bool | None, as_json: b
     request = VerifyRequest(bundle=bundle, gates=wanted, **given)
     with _progress("comparing, chunks") as on_progress:
         verdict = run(request, on_progress=on_progress)
-    told = json.loads(verdict.to_json())
-    lines = [verdict.describe()]
+    if not as_json:  # before what takes long and may be stopped
+        click.echo(verdict.describe())
     by_itself = bisect is None and bool(verdict.missed) and "fp16" in verdict.accuracy.precision
     found = _bisect(request, by_itself) if bisect or by_itself else None
-    if found is not None:
-        told["bisection"] = dataclasses.asdict(found)
-        lines.append(found.describe())
-    click.echo(json.dumps(told, indent=1) if as_json else "\n".join(lines))
+    if as_json:
+        told = {"bisection": dataclasses.asdict(found)} if found is not None else {}
+        click.echo(json.dumps({**json.loads(verdict.to_json()), **told}, indent=1))
+    elif found is not None:
+        click.echo(found.describe())
     if verdict.missed:
         sys.exit(_GATE_MISSED)
 

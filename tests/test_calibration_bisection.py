@@ -164,7 +164,12 @@ def test_ctrl_c_stops_the_bisection_and_the_verdict_stands(
 
     monkeypatch.setattr(Bench, "measure_graphs", interrupt)
     done = missed(bundle, 1000)
+    asked = CliRunner().invoke(
+        main, ["verify", str(bundle), "--precision", "fp16", "--chunks", "1", "--seeds", "1", "--bisect"]
+    )
 
+    assert asked.exit_code == 130
+    assert "fp16 against fp32, 1 rollouts of 1 chunks" in asked.stdout
     assert done.exit_code == 3, done.output
     assert "no group could be named: it was stopped" in done.stderr
     assert json.loads(done.stdout)["missed"]
