@@ -30,7 +30,7 @@ _GATE_MISSED = 3
     type=click.Choice(["int8", "fp8", "none", "fp16"]),
     default="int8",
     show_default=True,
-    help="Of the blocks' linears; none for the cache alone; fp16 to leave layers out of the FP16 graphs.",
+    help="Of the blocks' linears; none for the cache alone; fp16 for FP16 with some layers in float32.",
 )
 @click.option("--samples", default=96, show_default=True, help="Denoising runs to observe.")
 @click.option(
