@@ -19,7 +19,7 @@ from .mixed import MIXED
 __all__ = ["remedy_command"]
 
 # Not recorded, or said by themselves.
-_UNTOLD = ("bundle", "data", "text", "threads", "observations", "precision", "kv", "keep")
+_UNTOLD = {"bundle", "data", "text", "threads", "observations", "precision", "kv", "keep"}
 
 
 def remedy_command(
@@ -49,7 +49,8 @@ def remedy_command(
         return ""
     options = {"precision": made["precision"], "kv": kv, "keep": [*made["keep"], *patterns]}
     defaults = {field.name: field.default for field in dataclasses.fields(CalibrationRequest)}
-    changed = {name: made[name] for name in defaults if name not in _UNTOLD and made[name] != defaults[name]}
+    # A report that is older than an option has the default.
+    changed = {name: made[name] for name in defaults if name in made.keys() - _UNTOLD and made[name] != defaults[name]}
     text = ["--text", "TEXT.npy"] if bundle.manifest.geometry.text_width else []
     return shlex.join([*start, "--data", str(data or "CLIPS"), *_options({**options, **changed}), *text])
 

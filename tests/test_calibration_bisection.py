@@ -109,6 +109,20 @@ def test_what_keeps_the_groups_of_a_quantised_precision_is_told_with_the_options
     assert "--data CLIPS" in cache
 
 
+def test_a_report_older_than_an_option_has_its_default(tiny_bundle: Path, tmp_path: Path) -> None:
+    calibrate_copy(tiny_bundle, tmp_path)
+    bundle = open_bundle(tmp_path / "bundle")
+    report = next(one.report for one in bundle.manifest.calibrations if one.precision == "int8")
+    told = json.loads(bundle.locate(report).read_text())
+    del told["options"]["rounding"]
+    text = json.dumps(told)
+    bundle.locate(report).write_text(text + " " * (report.nbytes - len(text)))
+
+    command = remedy_command(bundle, "int8", ["blocks.0.mlp"], ["blocks.0.mlp.fc1"], cache=False, data=None)
+
+    assert command.endswith("--precision int8 --keep 'blocks.0.mlp.*' --samples 12")
+
+
 def test_the_remedy_of_a_cache_alone_is_none(tiny_bundle: Path, tmp_path: Path) -> None:
     calibrate_copy(tiny_bundle, tmp_path, precision="none", kv="int8")
 
