@@ -13,6 +13,7 @@ import click
 from . import __version__
 from .bundle import Bundle, Check, Engine, record_checks
 from .calibration._cli import calibrate, verify
+from .console.signals import exit_status, terminable
 from .engines._cli import build, inspect
 from .errors import EngineError, VdmrtError
 from .export._cli import export
@@ -21,7 +22,7 @@ from .runtime._profile_cli import profile
 
 __all__ = ["main"]
 
-_FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
+_FAILED, _MISUSED = 1, 2
 # Denoising steps of the chunk that an engine is checked with, and the work that a CPU does in well under a minute.
 _CHECKED_STEPS, _QUICK_FLOPS = 4, 2e12
 # Relative L2 of that chunk's latents; what is quantised rounds at other places than ONNX Runtime does.
@@ -39,9 +40,9 @@ class _Group(click.Group):
                 raise
             click.echo(f"Error: {error}", err=True)
             ctx.exit(_FAILED if isinstance(error, VdmrtError) else _MISUSED)
-        except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
-            ctx.exit(_INTERRUPTED)
+        except KeyboardInterrupt as error:
+            click.echo(f"Interrupted{f' by {error}' if str(error) else ''}.", err=True)
+            ctx.exit(exit_status(error))
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -54,6 +55,7 @@ def main(traceback: bool, quiet: bool) -> None:
     Results go to stdout, talk and progress to stderr. Exit status: 0 done, 1 failed, 2 misuse, 3 a gate was missed.
     """
     context = click.get_current_context()
+    context.with_resource(terminable())
     context.with_resource(_talking(logging.WARNING if quiet else logging.INFO))
     context.obj = _check_engine
 

@@ -13,11 +13,13 @@ NEVER_IMPORTED = {"tests", "benchmarks", "examples"}
 ALLOWED = {
     "errors": set[str](),
     "bundle": {"errors"},
-    "export": {"errors", "bundle"},
-    "engines": {"errors", "bundle"},
-    "runtime": {"errors", "bundle"},
-    "calibration": {"errors", "bundle", "runtime"},
-    "cli": {"__init__", "errors", "bundle", "export", "engines", "runtime", "calibration"},
+    "hosts": {"errors", "bundle"},
+    "console": {"errors", "bundle"},
+    "export": {"errors", "bundle", "hosts", "console"},
+    "engines": {"errors", "bundle", "hosts", "console"},
+    "runtime": {"errors", "bundle", "hosts", "console"},
+    "calibration": {"errors", "bundle", "hosts", "console", "runtime"},
+    "cli": {"__init__", "errors", "bundle", "hosts", "console", "export", "engines", "runtime", "calibration"},
     "__init__": {"errors", "bundle", "runtime"},
 }
 FOLDERS = sorted(init.parent.name for init in ROOT.glob("*/__init__.py"))
@@ -71,6 +73,12 @@ def test_every_room_has_its_rule() -> None:
 def test_rooms_import_only_downwards() -> None:
     for path in MODULES:
         assert imported_rooms(path) <= ALLOWED[room_of(path)], path
+
+
+def test_only_commands_talk_to_the_console() -> None:
+    for path in MODULES:
+        if "console" in imported_rooms(path):
+            assert path.name.endswith("cli.py"), path
 
 
 def test_contract_needs_the_standard_library_alone() -> None:

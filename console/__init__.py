@@ -1,0 +1,1 @@
+"""What the commands share: types of options, progress, signals, and the output streams."""

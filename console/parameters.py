@@ -1,0 +1,59 @@
+"""Types of options that several commands take. Each refuses a bad value before the command does anything."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..bundle.files import check_writable
+
+__all__ = ["Number", "OutputFile"]
+
+
+class Number(click.ParamType[float]):
+    """A finite number within bounds; NaN and infinities are refused."""
+
+    name = "NUMBER"
+
+    def __init__(self, low: float | None = None, high: float | None = None, *, above: float | None = None) -> None:
+        """Take ``low <= number <= high`` and ``above < number``; None for no bound."""
+        self._low, self._high, self._above = low, high, above
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the option."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        is_inside = (
+            math.isfinite(number)
+            and (self._low is None or number >= self._low)
+            and (self._high is None or number <= self._high)
+            and (self._above is None or number > self._above)
+        )
+        if not is_inside:
+            self.fail(f"wanted a number{self._describe()}, got {value!r}", param, ctx)
+        return number
+
+    def _describe(self) -> str:
+        bounds = ((" of at least", self._low), (" above", self._above), (" of at most", self._high))
+        return ",".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+
+
+class OutputFile(click.ParamType[Path]):
+    """A file to be written: its folder is there and can be written, and it replaces nothing but a regular file."""
+
+    name = "FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Check the path; the file itself is written at the end, whole or not at all."""
+
+        def fail(message: str) -> Exception:
+            return click.BadParameter(message, ctx, param)
+
+        path = Path(value)
+        check_writable(path, fail=fail)
+        return path

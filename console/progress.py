@@ -1,0 +1,64 @@
+"""Progress of long work: a bar on a terminal, else a line every few seconds."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["Advance", "show_progress"]
+
+# Called with what is done and the total, in the unit that the title names.
+Advance = Callable[[int, int], None]
+
+_log = logging.getLogger("vdmrt")
+
+
+@contextmanager
+def show_progress(
+    title: str, *, interval_s: float = 5.0, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Advance]:
+    """Show how far a block of work is, on stderr; nothing where ``--quiet`` was given.
+
+    Args:
+        title: What is done and counted, as "observing, denoising steps".
+        interval_s: Seconds between two lines where stderr is not a terminal.
+        clock: Returns seconds.
+
+    Yields:
+        A function to call with what is done and the total.
+    """
+    if not _log.isEnabledFor(logging.INFO):
+        yield lambda done, total: None
+    elif sys.stderr.isatty():
+        with _bar(title) as advance:
+            yield advance
+    else:
+        yield _Lines(title, interval_s, clock)
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+class _Lines:
+    """Logs a line when the interval has passed since the last one; nothing for work that is done before."""
+
+    def __init__(self, title: str, interval_s: float, clock: Callable[[], float]) -> None:
+        self._title, self._interval_s, self._clock = title, interval_s, clock
+        self._begun = self._logged = clock()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = self._clock()
+        if now - self._logged >= self._interval_s:
+            self._logged = now
+            _log.info("%s: %d of %d, %.0f s", self._title, done, total, now - self._begun)

@@ -1,0 +1,127 @@
+"""Files and folders that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vdmrt.bundle.files import check_writable, is_part, part_folder, replaced_file, write_file
+from vdmrt.errors import BundleError
+
+KILLED = """
+import os, pathlib, sys
+from vdmrt.bundle.files import PartFile, part_folder
+target = pathlib.Path(sys.argv[1])
+with part_folder(target) as folder:
+    (folder / "half").write_text("half")
+    PartFile(target).file.write(b"half")
+    os._exit(9)
+"""
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_written_whole(tmp_path: Path) -> None:
+    write_file(tmp_path / "report.json", "{}", fail=BundleError)
+
+    assert (tmp_path / "report.json").read_text() == "{}"
+    assert names_in(tmp_path) == ["report.json"]
+
+
+def test_a_file_obeys_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_file(tmp_path / "report.json", "{}", fail=BundleError)
+    finally:
+        os.umask(before)
+
+    assert (tmp_path / "report.json").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError("bad")])
+def test_what_was_there_survives_a_failure(tmp_path: Path, error: BaseException) -> None:
+    (tmp_path / "report.json").write_text("old")
+
+    with (
+        pytest.raises((KeyboardInterrupt, ValueError)),
+        replaced_file(tmp_path / "report.json", fail=BundleError) as file,
+    ):
+        file.write(b"new")
+        raise error
+
+    assert (tmp_path / "report.json").read_text() == "old"
+    assert names_in(tmp_path) == ["report.json"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "file")
+
+    write_file(tmp_path / "link", "text", fail=BundleError)
+
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there" / "file").read_text() == "text"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing/report", "there is no folder '.*missing'; make it first"),
+        ("folder", "it is a folder; give the path of a file"),
+        ("fifo", "it is not a regular file; give another path"),
+        ("file/report", "there is no folder"),
+    ],
+)
+def test_a_target_that_cannot_be_written_is_refused(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "fifo")
+
+    with pytest.raises(BundleError, match=f"'.*{name}' cannot be written: {reason}"):
+        write_file(tmp_path / name, "text", fail=BundleError)
+
+
+def test_a_device_is_not_replaced() -> None:
+    with pytest.raises(BundleError, match="'/dev/full' cannot be written: it is not a regular file"):
+        check_writable("/dev/full", fail=BundleError)
+
+    assert not Path("/dev/full").is_file()
+
+
+def test_parts_of_killed_writers_are_removed_by_the_next(tmp_path: Path) -> None:
+    target = tmp_path / "clip.mp4"
+    done = subprocess.run([sys.executable, "-c", KILLED, str(target)], timeout=60)
+    left = list(tmp_path.iterdir())
+
+    write_file(target, "whole", fail=BundleError)
+
+    assert done.returncode == 9
+    assert len(left) == 2 and all(is_part(path) for path in left)
+    assert names_in(tmp_path) == ["clip.mp4"]
+
+
+def test_parts_of_living_writers_stay(tmp_path: Path) -> None:
+    target = tmp_path / "clip.mp4"
+
+    with part_folder(target) as folder, replaced_file(target, fail=BundleError) as file:
+        write_file(target, "theirs", fail=BundleError)
+        assert folder.is_dir()
+        file.write(b"ours")
+
+    assert target.read_bytes() == b"ours"
+    assert names_in(tmp_path) == ["clip.mp4"]
+
+
+def test_other_hidden_files_are_not_touched(tmp_path: Path) -> None:
+    for name in (".clip.mp4.12345678.partial", ".other.mp4.12345678.part", ".clip.mp4.swp"):
+        (tmp_path / name).touch()
+
+    write_file(tmp_path / "clip.mp4", "text", fail=BundleError)
+
+    assert len(names_in(tmp_path)) == 4

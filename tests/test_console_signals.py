@@ -1,0 +1,34 @@
+"""Signals that end a command."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from vdmrt.console.signals import Terminated, exit_status, terminable
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_does_what_ctrl_c_does(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+
+    with pytest.raises(KeyboardInterrupt, match=number.name) as caught, terminable():
+        signal.raise_signal(number)
+
+    assert isinstance(caught.value, Terminated)
+    assert exit_status(caught.value) == 128 + number
+    assert signal.getsignal(number) is before
+
+
+def test_ctrl_c_has_its_own_status() -> None:
+    assert exit_status(KeyboardInterrupt()) == 130
+
+
+def test_nohup_is_obeyed() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with terminable():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
