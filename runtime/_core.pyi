@@ -2,6 +2,10 @@
 
 Memory crosses this border as integer addresses; who owns what is said at each call. A failed call of the CUDA driver is
 a DeviceError that names the call.
+
+``close`` of a device, of events and of a graph refuses with RuntimeError while a call uses the object without the GIL: in
+another thread, or around the callback that closes it. Nothing is changed then; close again when the call has returned.
+Memory has no such calls, because copies take addresses: whoever passes an address keeps its memory open.
 """
 
 from collections.abc import Callable
@@ -140,7 +144,8 @@ class Device:
             graph: Of this device.
             events: Of this device, more than ``steps``: event 0 is recorded before the first step, i after the i-th.
             steps: How many.
-            on_step: Called after each step with the number done; what it raises ends the loop.
+            on_step: Called after each step with the number done; what it raises ends the loop. It cannot close graph,
+                events or device.
 
         Returns:
             What the host did for each step, in microseconds.
@@ -154,7 +159,7 @@ class Device:
         """Give stream and context back. Closing twice is allowed.
 
         Raises:
-            RuntimeError: Memory, events or graphs of the device are still open.
+            RuntimeError: Memory, events or graphs of the device are still open, or a call uses the device.
         """
 
 class Memory:
@@ -182,10 +187,10 @@ class Memory:
             address: Of the first element.
             shape: Sizes of at most 8 axes.
             code: DLPack's type code: 0 signed, 1 unsigned, 2 floating point.
-            bits: Of an element.
+            bits: Of an element, 1 to 255.
 
         Raises:
-            ValueError: The tensor does not lie inside this memory.
+            ValueError: The tensor does not lie inside this memory, or an argument is out of range.
             RuntimeError: The memory is closed.
         """
 
@@ -206,7 +211,11 @@ class Events:
         """Return the milliseconds on the device's clock between two marks that it has passed."""
 
     def close(self) -> None:
-        """Destroy all of them, once the queue has passed them. Closing twice is allowed."""
+        """Destroy all of them, once the queue has passed them. Closing twice is allowed.
+
+        Raises:
+            RuntimeError: A replay or a wait uses them.
+        """
 
 class Graph:
     """A captured CUDA graph. Made by :meth:`Device.end_capture`.
@@ -218,7 +227,11 @@ class Graph:
     @property
     def nodes(self) -> int: ...
     def close(self) -> None:
-        """Destroy it, once the queue has passed it. Closing twice is allowed."""
+        """Destroy it, once the queue has passed it. Closing twice is allowed.
+
+        Raises:
+            RuntimeError: A replay uses it.
+        """
 
 class Ring:
     """Which latent frame lies in which slot: frame f in slot f mod ``slots``. Holds no memory.

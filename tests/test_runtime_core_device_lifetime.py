@@ -6,15 +6,34 @@ import ctypes
 import gc
 import importlib.util
 import resource
+import subprocess
 import sys
 import threading
 import weakref
+from pathlib import Path
 
 import pytest
 
 from vdmrt.errors import DeviceError
 from vdmrt.runtime import _core
 from vdmrt.runtime._core import Device, host_device
+
+CONSUMER = """
+#include <stdio.h>
+static struct { char tensor[56]; void (*deleter)(void *); } *managed; /* DLManagedTensor */
+void keep(void *tensor) { managed = tensor; }
+__attribute__((destructor)) static void end(void) { managed->deleter(managed); puts("released"); }
+"""
+CONSUMING_SCRIPT = """
+import ctypes, sys
+from vdmrt.runtime._core import host_device
+memory = host_device().allocate(24)
+capsule = ctypes.py_object(memory.dlpack(memory.address, (6,), 2, 32))
+ctypes.pythonapi.PyCapsule_GetPointer.restype = ctypes.c_void_p
+tensor = ctypes.pythonapi.PyCapsule_GetPointer(capsule, b"dltensor")
+ctypes.pythonapi.Py_IncRef(capsule)  # never deleted, so that the tensor is the library's alone
+ctypes.CDLL(sys.argv[1]).keep(ctypes.c_void_p(tensor))
+"""
 
 
 def test_closing_twice_is_allowed() -> None:
@@ -104,3 +123,16 @@ def test_module_loaded_twice_shares_nothing_and_goes_away() -> None:
     del second, spec
     gc.collect()
     assert [one() for one in gone] == [None, None, None]
+
+
+def test_a_consumer_of_dlpack_may_outlive_python(tmp_path: Path) -> None:
+    """A library that the process unloads last lets go of a tensor whose interpreter is gone."""
+    library = tmp_path / "consumer.so"
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)], input=CONSUMER, text=True, check=True
+    )
+
+    command = [sys.executable, "-c", CONSUMING_SCRIPT, str(library)]
+    done = subprocess.run(command, capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "released\n", "")

@@ -491,6 +491,10 @@ def test_a_tensor_outside_its_memory_is_refused() -> None:
         memory.dlpack(memory.address, (7,), 2, 32)
     with pytest.raises(ValueError, match="dlpack needs"):
         memory.dlpack(memory.address - 4, (2,), 2, 32)
+    with pytest.raises(ValueError, match="needs a tensor inside its memory"):
+        memory.dlpack(memory.address, (2**31, 2**31, 2**31), 2, 32)  # 2**93 elements, 0 in 64 bits
+    with pytest.raises(ValueError, match="dlpack needs 1 <= bits <= 255, got -8"):
+        memory.dlpack(memory.address, (2,), 2, -8)
     memory.close()
     with pytest.raises(RuntimeError, match="is closed and has no tensors"):
         memory.dlpack(1, (2,), 2, 32)

@@ -6,7 +6,7 @@
 #include <stdbool.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static vdmrt_cuda driver;      /* written once, with the lock held, before is_loaded is set */
+static vdmrt_cuda driver;      /* written with the lock held, and never again once is_loaded is set */
 static bool is_loaded = false; /* with the lock held */
 
 static const char *const NAMES[] = {
@@ -29,8 +29,7 @@ load_lock_held(void)
     for (size_t i = 0; i < CALL_COUNT; i++) {
         fields[i] = dlsym(library, NAMES[i]);
         if (fields[i] == NULL) {
-            dlclose(library);
-            return VDMRT_ERROR_OLD_DRIVER;
+            return VDMRT_ERROR_OLD_DRIVER; /* and the library stays open: vdmrt_cuda_version calls it */
         }
     }
     is_loaded = true;
@@ -103,7 +102,9 @@ int
 vdmrt_cuda_version(void)
 {
     int version = 0;
+    pthread_mutex_lock(&lock); /* an old driver is looked at anew by each vdmrt_cuda_open */
     bool is_known = driver.driver_version != NULL && driver.driver_version(&version) == CUDA_SUCCESS;
+    pthread_mutex_unlock(&lock);
     return is_known ? version : 0;
 }
 

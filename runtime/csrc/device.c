@@ -101,6 +101,21 @@ vdmrt_device_zero_2d(vdmrt_device device, uintptr_t address, size_t pitch, size_
 }
 
 vdmrt_status
+vdmrt_device_end_capture(vdmrt_device device, uintptr_t *graph, size_t *nodes)
+{
+    *graph = 0;
+    if (device.table->end_capture == NULL) {
+        return VDMRT_ERROR_UNSUPPORTED;
+    }
+    vdmrt_status status = device.table->end_capture(device.context, graph, nodes);
+    if (status != VDMRT_OK && *graph != 0) {
+        (void)device.table->destroy_graph(device.context, *graph);
+        *graph = 0;
+    }
+    return status;
+}
+
+vdmrt_status
 vdmrt_device_synchronize(vdmrt_device device)
 {
     return device.table->synchronize(device.context);

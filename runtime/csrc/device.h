@@ -4,7 +4,9 @@
  * All lengths are in bytes. Addresses are integers, because those of a GPU mean nothing to the CPU. A device
  * is a queue: the order of calls on it is the order of their effects, and a call may return before its effect
  * (it has not on the host). It may be used from several threads at once; two calls must not touch the same
- * bytes. Nothing here knows Python, raises or aborts: what can fail returns a status.
+ * bytes. Nothing is counted here: a device, an event, a graph or memory must be destroyed only when no call
+ * uses it, and the caller sees to that. Nothing here knows Python, raises or aborts: what can fail returns a
+ * status.
  */
 #ifndef VDMRT_DEVICE_H
 #define VDMRT_DEVICE_H
@@ -101,11 +103,13 @@ typedef struct vdmrt_device_table {
                             vdmrt_extent extent);
     vdmrt_status (*zero_2d)(void *context, uintptr_t address, size_t pitch, size_t width, size_t height);
     vdmrt_status (*synchronize)(void *context);
-    vdmrt_status (*synchronize_stream)(void *context, uintptr_t stream); /* (optional) anybody's; NULL: there are none */
+    vdmrt_status (*synchronize_stream)(void *context,
+                                       uintptr_t stream); /* (optional) anybody's; NULL: there are none */
     vdmrt_status (*locate)(void *context, uintptr_t address, int *index); /* (optional) NULL: all is here */
     vdmrt_status (*memory_info)(void *context, vdmrt_memory_info *info);
     vdmrt_status (*activate)(void *context);
-    /* Around a loop on one thread, so that none of its calls need look after the driver's state of the thread. */
+    /* Around a loop on one thread, so that none of its calls need look after the driver's state of the
+     * thread. */
     vdmrt_status (*enter)(void *context);
     vdmrt_status (*leave)(void *context);
     vdmrt_status (*create_event)(void *context, uintptr_t *event);
@@ -167,6 +171,9 @@ vdmrt_status vdmrt_device_copy_3d(vdmrt_device device, vdmrt_planes destination,
 /* Sets `height` rows of `width` bytes, `pitch` >= width bytes apart, to zero. */
 vdmrt_status vdmrt_device_zero_2d(vdmrt_device device, uintptr_t address, size_t pitch, size_t width,
                                   size_t height);
+
+/* Ends a capture and stores what it recorded; the caller destroys it. On failure *graph is 0. */
+vdmrt_status vdmrt_device_end_capture(vdmrt_device device, uintptr_t *graph, size_t *nodes);
 
 /* Waits until the queue is empty. */
 vdmrt_status vdmrt_device_synchronize(vdmrt_device device);

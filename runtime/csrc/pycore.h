@@ -19,12 +19,35 @@ typedef struct module_state {
     PyTypeObject *ring_type;
 } module_state;
 
+/*
+ * Who may close what. A device, events and a graph count in `calls` the calls that use their handles without
+ * the GIL; a device counts in `users` the objects that were made on it. While either is not 0, `close`
+ * refuses with RuntimeError and changes nothing. Memory counts in `exports` the tensors that were handed out,
+ * and `close` defers the release to the last of them; the calls that copy and fill take addresses, and
+ * whoever passes an address keeps its memory open. All counts change with the GIL held.
+ *
+ * A call parses its arguments first (their __index__ may close anything), then checks that its objects are
+ * open, and counts itself before it releases the GIL. It holds references too, so a destructor never meets a
+ * call.
+ */
+
+/* Runs a statement without the GIL as a call on `object`, which the caller has just found open. */
+#define VDMRT_WITHOUT_GIL(object, statement)                                                                 \
+    do {                                                                                                     \
+        (object)->calls += 1;                                                                                \
+        PyThreadState *suspended = PyEval_SaveThread();                                                      \
+        statement;                                                                                           \
+        PyEval_RestoreThread(suspended);                                                                     \
+        (object)->calls -= 1;                                                                                \
+    } while (0)
+
 typedef struct DeviceObject {
     PyObject_HEAD
     vdmrt_device device;
     bool is_open;
-    size_t allocated_nbytes; /* changed with the GIL held, as is what follows */
-    size_t users;            /* memory, events and graphs that are not released yet */
+    size_t allocated_nbytes;
+    size_t users; /* memory, events and graphs that are not released yet */
+    size_t calls; /* that run without the GIL */
 } DeviceObject;
 
 typedef struct MemoryObject {
@@ -42,15 +65,16 @@ typedef struct GraphObject {
     DeviceObject *device; /* owned */
     uintptr_t graph;      /* 0 once closed */
     size_t nodes;
+    size_t calls; /* that run without the GIL */
 } GraphObject;
 
 extern PyType_Spec vdmrt_device_spec, vdmrt_memory_spec, vdmrt_events_spec, vdmrt_graph_spec, vdmrt_ring_spec;
 
-/* New objects of a device; NULL with an exception set. */
+/* New objects of a device; NULL with an exception set. A graph is what the device has captured. */
 PyObject *vdmrt_make_device(module_state *state, vdmrt_device device);
 PyObject *vdmrt_make_memory(DeviceObject *device, size_t nbytes, bool is_pinned);
 PyObject *vdmrt_make_events(DeviceObject *device, size_t count);
-PyObject *vdmrt_make_graph(DeviceObject *device, uintptr_t graph, size_t nodes);
+PyObject *vdmrt_make_graph(DeviceObject *device);
 
 /* Device.replay */
 PyObject *vdmrt_replay_method(PyObject *device, PyObject *args, PyObject *kwargs);
@@ -94,6 +118,9 @@ PyObject *vdmrt_refuse_construction(const char *name, const char *maker);
 
 /* Whether a device may be used; else RuntimeError. */
 bool vdmrt_check_open(DeviceObject *device, const char *call);
+
+/* Whether no call uses what is to be closed; else RuntimeError. `object` names it, as "a graph". */
+bool vdmrt_check_idle(size_t calls, const char *object);
 
 /* An instance owns a reference to its heap type. */
 int vdmrt_traverse_type(PyObject *op, visitproc visit, void *arg);

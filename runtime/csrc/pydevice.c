@@ -56,6 +56,9 @@ device_close(PyObject *op, PyObject *Py_UNUSED(ignored))
             self->users);
         return NULL;
     }
+    if (!vdmrt_check_idle(self->calls, "a device")) {
+        return NULL;
+    }
     vdmrt_status status = device_release(self);
     if (status != VDMRT_OK) {
         return vdmrt_raise_status(op, NULL, status, "close", 0);
@@ -105,9 +108,7 @@ call_plain(PyObject *op, vdmrt_status (*function)(void *), const char *call)
     if (function == NULL) {
         return vdmrt_raise_status(op, self, VDMRT_ERROR_UNSUPPORTED, call, 0);
     }
-    Py_BEGIN_ALLOW_THREADS
-    status = function(self->device.context);
-    Py_END_ALLOW_THREADS
+    VDMRT_WITHOUT_GIL(self, status = function(self->device.context));
     if (status != VDMRT_OK) {
         return vdmrt_raise_status(op, self, status, call, 0);
     }
@@ -132,9 +133,8 @@ device_synchronize_stream(PyObject *op, PyObject *value)
         return NULL;
     }
     if (self->device.table->synchronize_stream != NULL) {
-        Py_BEGIN_ALLOW_THREADS
-        status = self->device.table->synchronize_stream(self->device.context, (uintptr_t)stream);
-        Py_END_ALLOW_THREADS
+        VDMRT_WITHOUT_GIL(
+            self, status = self->device.table->synchronize_stream(self->device.context, (uintptr_t)stream));
     }
     if (status != VDMRT_OK) {
         return vdmrt_raise_status(op, self, status, call, 0);
@@ -183,26 +183,7 @@ device_abort_capture(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 device_end_capture(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    DeviceObject *self = (DeviceObject *)op;
-    const vdmrt_device_table *table = self->device.table;
-    uintptr_t graph = 0;
-    size_t nodes = 0;
-    vdmrt_status status = VDMRT_ERROR_UNSUPPORTED;
-    if (!vdmrt_check_open(self, "end_capture")) {
-        return NULL;
-    }
-    if (table->end_capture != NULL) {
-        Py_BEGIN_ALLOW_THREADS
-        status = table->end_capture(self->device.context, &graph, &nodes);
-        if (status != VDMRT_OK && graph != 0) {
-            (void)table->destroy_graph(self->device.context, graph);
-        }
-        Py_END_ALLOW_THREADS
-    }
-    if (status != VDMRT_OK) {
-        return vdmrt_raise_status(op, self, status, "end_capture", 0);
-    }
-    return vdmrt_make_graph(self, graph, nodes);
+    return vdmrt_make_graph((DeviceObject *)op);
 }
 
 static PyObject *
@@ -235,9 +216,7 @@ copy_bytes(PyObject *op, PyObject *args, const char *call, vdmrt_direction direc
         !vdmrt_check_open(self, call)) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    status = vdmrt_device_copy(self->device, destination, source, nbytes, direction);
-    Py_END_ALLOW_THREADS
+    VDMRT_WITHOUT_GIL(self, status = vdmrt_device_copy(self->device, destination, source, nbytes, direction));
     if (status != VDMRT_OK) {
         return vdmrt_raise_status(op, self, status, call, 0);
     }
@@ -306,9 +285,7 @@ device_copy_3d(PyObject *op, PyObject *args, PyObject *kwargs)
     if (!vdmrt_check_open(self, call)) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    status = vdmrt_device_copy_3d(self->device, destination, source, extent);
-    Py_END_ALLOW_THREADS
+    VDMRT_WITHOUT_GIL(self, status = vdmrt_device_copy_3d(self->device, destination, source, extent));
     if (status != VDMRT_OK) {
         return vdmrt_raise_status(op, self, status, call, 0);
     }
@@ -339,9 +316,7 @@ device_zero_2d(PyObject *op, PyObject *args, PyObject *kwargs)
     if (!vdmrt_check_open(self, call)) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    status = vdmrt_device_zero_2d(self->device, address, pitch, width, height);
-    Py_END_ALLOW_THREADS
+    VDMRT_WITHOUT_GIL(self, status = vdmrt_device_zero_2d(self->device, address, pitch, width, height));
     if (status != VDMRT_OK) {
         return vdmrt_raise_status(op, self, status, call, 0);
     }
@@ -443,7 +418,7 @@ static PyMethodDef device_methods[] = {
     {"replay", (PyCFunction)(void (*)(void))vdmrt_replay_method, METH_VARARGS | METH_KEYWORDS,
      device_replay_doc},
     {"close", device_close, METH_NOARGS,
-     PyDoc_STR("close($self, /)\n--\n\nGive the queue back. Closing twice is allowed.")},
+     PyDoc_STR("close($self, /)\n--\n\nDestroy the queue, unless a call uses it. Closing twice is allowed.")},
     {NULL, NULL, 0, NULL},
 };
 

@@ -35,11 +35,15 @@ typedef struct exported {
     MemoryObject *memory; /* owned */
 } exported;
 
-/* Called by the consumer, from any thread. */
+/* Called by the consumer, from any thread, and maybe after Python has ended: then nothing can be released any
+ * more. */
 static void
 delete_exported(DLManagedTensor *managed)
 {
     exported *tensor = (exported *)managed;
+    if (!Py_IsInitialized()) {
+        return;
+    }
     PyGILState_STATE gil = PyGILState_Ensure();
     MemoryObject *memory = tensor->memory;
     memory->exports -= 1;
@@ -59,39 +63,50 @@ delete_capsule(PyObject *capsule)
     }
 }
 
-/* Fills shape from a tuple and returns the elements; -1 with an exception set. */
-static int64_t
+static bool
 parse_shape(PyObject *value, exported *tensor)
 {
     Py_ssize_t axes = PyTuple_Size(value);
-    int64_t elements = 1;
     if (axes < 0 || axes > DL_MAX_AXES) {
         PyErr_Format(PyExc_ValueError, "dlpack needs at most %d axes", DL_MAX_AXES);
-        return -1;
+        return false;
     }
     for (Py_ssize_t i = 0; i < axes; i++) {
         uint64_t side;
         if (!vdmrt_parse_integer("dlpack", "side", PyTuple_GetItem(value, i), 1, 1u << 31, &side)) {
-            return -1;
+            return false;
         }
         tensor->shape[i] = (int64_t)side;
-        elements *= (int64_t)side;
     }
     tensor->managed.dl_tensor.ndim = (int32_t)axes;
-    return elements;
+    return true;
+}
+
+/* Whether the tensor's elements fit into `room` bytes; divides, because their product may not fit a number.
+ */
+static bool
+fits(const exported *tensor, uint64_t element_nbytes, uint64_t room)
+{
+    uint64_t elements = room / element_nbytes;
+    for (int32_t i = 0; i < tensor->managed.dl_tensor.ndim; i++) {
+        elements /= (uint64_t)tensor->shape[i];
+    }
+    return elements > 0;
 }
 
 static bool
-fill_tensor(exported *tensor, MemoryObject *memory, PyObject *address_value, PyObject *shape, int code,
-            int bits)
+fill_tensor(exported *tensor, MemoryObject *memory, PyObject *address_value, PyObject *shape,
+            PyObject *code_value, PyObject *bits_value)
 {
-    uint64_t address;
+    uint64_t address, code, bits;
     uint64_t first = memory->address, end = memory->address + memory->nbytes;
-    int64_t elements = parse_shape(shape, tensor);
-    if (elements < 0 || !vdmrt_parse_integer("dlpack", "address", address_value, first, end, &address)) {
+    if (!parse_shape(shape, tensor) ||
+        !vdmrt_parse_integer("dlpack", "address", address_value, first, end, &address) ||
+        !vdmrt_parse_integer("dlpack", "code", code_value, 0, UINT8_MAX, &code) ||
+        !vdmrt_parse_integer("dlpack", "bits", bits_value, 1, UINT8_MAX, &bits)) {
         return false;
     }
-    if ((uint64_t)elements * (uint64_t)bits / 8 > end - address) {
+    if (!fits(tensor, (bits + 7) / 8, end - address)) {
         PyErr_SetString(PyExc_ValueError,
                         "dlpack needs a tensor inside its memory, got one that runs past it");
         return false;
@@ -105,7 +120,6 @@ fill_tensor(exported *tensor, MemoryObject *memory, PyObject *address_value, PyO
     dl->dtype.bits = (uint8_t)bits;
     dl->dtype.lanes = 1;
     dl->shape = tensor->shape;
-    tensor->managed.deleter = delete_exported;
     return true;
 }
 
@@ -114,9 +128,8 @@ vdmrt_dlpack_method(PyObject *op, PyObject *args, PyObject *kwargs)
 {
     MemoryObject *self = (MemoryObject *)op;
     static char *names[] = {"address", "shape", "code", "bits", NULL};
-    PyObject *address, *shape;
-    int code, bits;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!ii:dlpack", names, &address, &PyTuple_Type, &shape,
+    PyObject *address, *shape, *code, *bits;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!OO:dlpack", names, &address, &PyTuple_Type, &shape,
                                      &code, &bits)) {
         return NULL;
     }
@@ -129,22 +142,25 @@ vdmrt_dlpack_method(PyObject *op, PyObject *args, PyObject *kwargs)
     if (tensor == NULL) {
         return PyErr_NoMemory();
     }
-    if (!fill_tensor(tensor, self, address, shape, code, bits)) {
-        PyMem_Free(tensor);
-        return NULL;
-    }
-    PyObject *capsule = PyCapsule_New(&tensor->managed, "dltensor", delete_capsule);
-    if (capsule == NULL) {
-        PyMem_Free(tensor);
-        return NULL;
-    }
+    /* Exported from here on: an argument's __index__ may close the memory, which must not be released then.
+     */
     Py_INCREF(op);
     tensor->memory = self;
+    tensor->managed.deleter = delete_exported;
     self->exports += 1;
+
+    PyObject *capsule = NULL;
+    if (fill_tensor(tensor, self, address, shape, code, bits)) {
+        capsule = PyCapsule_New(&tensor->managed, "dltensor", delete_capsule);
+    }
+    if (capsule == NULL) {
+        delete_exported(&tensor->managed);
+    }
     return capsule;
 }
 
-/* Strides in elements, those of a contiguous tensor where the producer left them out; NULL with an exception. */
+/* Strides in elements, those of a contiguous tensor where the producer left them out; NULL with an exception.
+ */
 static PyObject *
 strides_of(const DLTensor *dl)
 {

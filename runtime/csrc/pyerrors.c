@@ -36,7 +36,8 @@ raise_device_error(PyObject *owner, const char *call, PyObject *message)
         goto done;
     }
     if (state == NULL || state->device_error == NULL) {
-        /* The interpreter exits and has cleared types and module already: nothing can be imported any more. */
+        /* The interpreter exits and has cleared types and module already: nothing can be imported any more.
+         */
         PyErr_Clear();
         PyErr_Format(PyExc_RuntimeError, "%s: %U", call, message);
         goto done;
@@ -211,6 +212,17 @@ vdmrt_check_open(DeviceObject *device, const char *call)
         PyErr_Format(PyExc_RuntimeError, "%s needs a device that is open, and this one was closed", call);
     }
     return device->is_open;
+}
+
+bool
+vdmrt_check_idle(size_t calls, const char *object)
+{
+    if (calls > 0) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "close needs %s that no call uses, found %zu in flight; close again when none is left",
+                     object, calls);
+    }
+    return calls == 0;
 }
 
 bool

@@ -16,7 +16,7 @@ vdmrt_make_memory(DeviceObject *device, size_t nbytes, bool is_pinned)
     vdmrt_status status;
     uintptr_t address;
     module_state *state = PyType_GetModuleState(Py_TYPE(device));
-    if (state == NULL || !vdmrt_check_open(device, call)) {
+    if (state == NULL) {
         return NULL;
     }
     /* Before the bytes, so that nothing is left to undo when either fails. */
@@ -28,11 +28,13 @@ vdmrt_make_memory(DeviceObject *device, size_t nbytes, bool is_pinned)
     memory->device = device;
     memory->nbytes = nbytes;
     memory->is_pinned = is_pinned;
+    if (!vdmrt_check_open(device, call)) {
+        Py_DECREF(memory);
+        return NULL;
+    }
 
-    Py_BEGIN_ALLOW_THREADS
-    status =
-        (is_pinned ? vdmrt_device_allocate_pinned : vdmrt_device_allocate)(device->device, nbytes, &address);
-    Py_END_ALLOW_THREADS
+    VDMRT_WITHOUT_GIL(device, status = (is_pinned ? vdmrt_device_allocate_pinned
+                                                  : vdmrt_device_allocate)(device->device, nbytes, &address));
     if (status != VDMRT_OK) {
         Py_DECREF(memory);
         return vdmrt_raise_status((PyObject *)device, device, status, call, nbytes);
@@ -54,10 +56,9 @@ vdmrt_memory_release(MemoryObject *self)
     }
     self->address = 0;
     self->device->allocated_nbytes -= self->is_pinned ? 0 : self->nbytes;
-    Py_BEGIN_ALLOW_THREADS
-    status =
-        (self->is_pinned ? vdmrt_device_release_pinned : vdmrt_device_release)(self->device->device, address);
-    Py_END_ALLOW_THREADS
+    VDMRT_WITHOUT_GIL(self->device,
+                      status = (self->is_pinned ? vdmrt_device_release_pinned
+                                                : vdmrt_device_release)(self->device->device, address));
     self->device->users -= 1;
     return status;
 }

@@ -1,4 +1,4 @@
-/* vdmrt.runtime._core.Events and Graph, and Device.replay, which runs one over the other. */
+/* vdmrt.runtime._core.Events, and Device.replay, which marks the steps of a graph with them. */
 #include "pycore.h"
 
 #include "replay.h"
@@ -7,14 +7,38 @@ typedef struct EventsObject {
     PyObject_HEAD
     DeviceObject *device; /* owned */
     vdmrt_events events;  /* count 0 once closed */
+    size_t calls;         /* that run without the GIL */
 } EventsObject;
 
-/* What the loop calls back with: the thread state that it gave up, and whom to tell. */
+/* What a loop without the GIL uses and calls back with. The references are borrowed from its arguments. */
 typedef struct listener {
-    PyThreadState *thread;
-    PyObject *on_step; /* borrowed; NULL for nobody */
+    PyThreadState *thread; /* that gave up the GIL */
+    EventsObject *events;
+    GraphObject *graph; /* NULL for none */
+    PyObject *on_step;  /* NULL for nobody */
     size_t steps_told;
 } listener;
+
+/* Gives up the GIL, counted as a call on events and graph, which the caller has just found open. */
+static void
+listener_enter(listener *self)
+{
+    self->events->calls += 1;
+    if (self->graph != NULL) {
+        self->graph->calls += 1;
+    }
+    self->thread = PyEval_SaveThread();
+}
+
+static void
+listener_leave(listener *self)
+{
+    PyEval_RestoreThread(self->thread);
+    self->events->calls -= 1;
+    if (self->graph != NULL) {
+        self->graph->calls -= 1;
+    }
+}
 
 /* Takes the GIL for a look at signals and tells of new steps. Returns false with an exception set. */
 static bool
@@ -46,15 +70,16 @@ PyObject *
 vdmrt_make_events(DeviceObject *device, size_t count)
 {
     module_state *state = PyType_GetModuleState(Py_TYPE(device));
-    if (state == NULL || !vdmrt_check_open(device, "events")) {
-        return NULL;
-    }
-    EventsObject *self = (EventsObject *)PyType_GenericAlloc(state->events_type, 0);
+    EventsObject *self = state == NULL ? NULL : (EventsObject *)PyType_GenericAlloc(state->events_type, 0);
     if (self == NULL) {
         return NULL;
     }
     Py_INCREF(device);
     self->device = device;
+    if (!vdmrt_check_open(device, "events")) {
+        Py_DECREF(self);
+        return NULL;
+    }
     vdmrt_status status = vdmrt_events_create(device->device, count, &self->events);
     if (status != VDMRT_OK) {
         Py_DECREF(self);
@@ -71,9 +96,7 @@ events_release(EventsObject *self)
     vdmrt_events events = self->events;
     self->events.count = 0;
     if (events.count > 0) {
-        Py_BEGIN_ALLOW_THREADS
-        status = vdmrt_events_destroy(&events);
-        Py_END_ALLOW_THREADS
+        VDMRT_WITHOUT_GIL(self->device, status = vdmrt_events_destroy(&events));
         self->device->users -= 1;
     }
     return status;
@@ -101,6 +124,9 @@ static PyObject *
 events_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     EventsObject *self = (EventsObject *)op;
+    if (!vdmrt_check_idle(self->calls, "events")) {
+        return NULL;
+    }
     vdmrt_status status = events_release(self);
     if (status != VDMRT_OK) {
         return vdmrt_raise_status(op, self->device, status, "close", 0);
@@ -109,13 +135,21 @@ events_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 static bool
-parse_event(EventsObject *self, const char *call, PyObject *value, size_t *index)
+check_events_open(EventsObject *self, const char *call)
 {
     if (self->events.count == 0) {
         PyErr_Format(PyExc_RuntimeError, "%s needs events that are open, and these were closed", call);
-        return false;
     }
-    return vdmrt_parse_size(call, "event", value, 0, self->events.count - 1, index);
+    return self->events.count > 0;
+}
+
+/* Looks before and after: the number's __index__ may have closed the events. */
+static bool
+parse_event(EventsObject *self, const char *call, PyObject *value, size_t *index)
+{
+    return check_events_open(self, call) &&
+           vdmrt_parse_size(call, "event", value, 0, self->events.count - 1, index) &&
+           check_events_open(self, call);
 }
 
 static PyObject *
@@ -142,9 +176,10 @@ events_wait(PyObject *op, PyObject *value)
     if (!parse_event(self, "wait", value, &index)) {
         return NULL;
     }
-    listener nobody = {.thread = PyEval_SaveThread()};
+    listener nobody = {.events = self};
+    listener_enter(&nobody);
     vdmrt_status status = vdmrt_events_wait(&self->events, index, listen, &nobody);
-    PyEval_RestoreThread(nobody.thread);
+    listener_leave(&nobody);
     if (vdmrt_status_kind(status) == VDMRT_ERROR_CANCELLED) {
         return NULL;
     }
@@ -191,7 +226,9 @@ static PyMethodDef events_methods[] = {
     {"elapsed_ms", events_elapsed_ms, METH_VARARGS,
      PyDoc_STR("elapsed_ms($self, first, last, /)\n--\n\nReturn the milliseconds between two passed marks.")},
     {"close", events_close, METH_NOARGS,
-     PyDoc_STR("close($self, /)\n--\n\nDestroy all of them. Closing twice is allowed.")},
+     PyDoc_STR(
+         "close($self, /)\n--\n\nWait for the queue and destroy them, unless a call uses them. Closing twice "
+         "is allowed.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -212,116 +249,6 @@ PyType_Spec vdmrt_events_spec = {
     .slots = events_slots,
 };
 
-/* Graph */
-
-static PyObject *
-graph_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    (void)type, (void)args, (void)kwargs;
-    return vdmrt_refuse_construction("Graph", "Device.end_capture");
-}
-
-PyObject *
-vdmrt_make_graph(DeviceObject *device, uintptr_t graph, size_t nodes)
-{
-    module_state *state = PyType_GetModuleState(Py_TYPE(device));
-    GraphObject *self = state == NULL ? NULL : (GraphObject *)PyType_GenericAlloc(state->graph_type, 0);
-    if (self == NULL) {
-        (void)device->device.table->destroy_graph(device->device.context, graph);
-        return NULL;
-    }
-    Py_INCREF(device);
-    self->device = device;
-    self->graph = graph;
-    self->nodes = nodes;
-    device->users += 1;
-    return (PyObject *)self;
-}
-
-/* Waits for the queue first: a graph must not be destroyed while it runs. */
-static vdmrt_status
-graph_release(GraphObject *self)
-{
-    vdmrt_device device = self->device->device;
-    uintptr_t graph = self->graph;
-    vdmrt_status passed = VDMRT_OK, destroyed = VDMRT_OK;
-    if (graph == 0) {
-        return VDMRT_OK;
-    }
-    self->graph = 0;
-    Py_BEGIN_ALLOW_THREADS
-    passed = vdmrt_device_synchronize(device);
-    destroyed = device.table->destroy_graph(device.context, graph);
-    Py_END_ALLOW_THREADS
-    self->device->users -= 1;
-    return passed != VDMRT_OK ? passed : destroyed;
-}
-
-static int
-graph_traverse(PyObject *op, visitproc visit, void *arg)
-{
-    GraphObject *self = (GraphObject *)op;
-    Py_VISIT(self->device);
-    return vdmrt_traverse_type(op, visit, arg);
-}
-
-static void
-graph_dealloc(PyObject *op)
-{
-    GraphObject *self = (GraphObject *)op;
-    PyObject_GC_UnTrack(op);
-    vdmrt_report_status(op, self->device, graph_release(self), "close", 0);
-    Py_DECREF(self->device);
-    vdmrt_free_object(op);
-}
-
-static PyObject *
-graph_close(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    GraphObject *self = (GraphObject *)op;
-    vdmrt_status status = graph_release(self);
-    if (status != VDMRT_OK) {
-        return vdmrt_raise_status(op, self->device, status, "close", 0);
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-graph_get_nodes(PyObject *op, void *Py_UNUSED(closure))
-{
-    return PyLong_FromSize_t(((GraphObject *)op)->nodes);
-}
-
-static PyMethodDef graph_methods[] = {
-    {"close", graph_close, METH_NOARGS,
-     PyDoc_STR("close($self, /)\n--\n\nDestroy it, once the queue has passed it. Closing twice is allowed.")},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyGetSetDef graph_getset[] = {
-    {"nodes", graph_get_nodes, NULL, PyDoc_STR("Kernels, copies and the like that one replay runs."), NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
-PyDoc_STRVAR(graph_doc, "A captured CUDA graph. Made by Device.end_capture.");
-
-static PyType_Slot graph_slots[] = {
-    {Py_tp_doc, (void *)graph_doc},
-    {Py_tp_new, graph_new},
-    {Py_tp_traverse, graph_traverse},
-    {Py_tp_dealloc, graph_dealloc},
-    {Py_tp_methods, graph_methods},
-    {Py_tp_getset, graph_getset},
-    {0, NULL},
-};
-
-PyType_Spec vdmrt_graph_spec = {
-    .name = "vdmrt.runtime._core.Graph",
-    .basicsize = sizeof(GraphObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-    .slots = graph_slots,
-};
-
 /* Device.replay */
 
 static PyObject *
@@ -338,19 +265,28 @@ list_of(const double *values, size_t count)
 }
 
 static bool
-check_replay(DeviceObject *self, GraphObject *graph, EventsObject *events, PyObject *steps_value,
-             size_t *steps)
+check_replay_open(GraphObject *graph, EventsObject *events)
+{
+    bool is_open = graph->graph != 0 && events->events.count > 0;
+    if (!is_open) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "replay needs a graph and events that are open, and one was closed");
+    }
+    return is_open;
+}
+
+/* Looks before and after: the number's __index__ may have closed one. */
+static bool
+parse_steps(DeviceObject *self, GraphObject *graph, EventsObject *events, PyObject *steps_value,
+            size_t *steps)
 {
     if (graph->device != self || events->device != self) {
         PyErr_SetString(PyExc_ValueError, "replay needs a graph and events of this device, got another's");
         return false;
     }
-    if (graph->graph == 0 || events->events.count == 0) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "replay needs a graph and events that are open, and one was closed");
-        return false;
-    }
-    return vdmrt_parse_size("replay", "steps", steps_value, 1, events->events.count - 1, steps);
+    return check_replay_open(graph, events) &&
+           vdmrt_parse_size("replay", "steps", steps_value, 1, events->events.count - 1, steps) &&
+           check_replay_open(graph, events);
 }
 
 PyObject *
@@ -366,14 +302,14 @@ vdmrt_replay_method(PyObject *op, PyObject *args, PyObject *kwargs)
     if (state == NULL ||
         !PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!O|O:replay", names, state->graph_type, &graph,
                                      state->events_type, &events, &steps_value, &on_step) ||
-        !check_replay(self, graph, events, steps_value, &steps)) {
+        !parse_steps(self, graph, events, steps_value, &steps)) {
         return NULL;
     }
     double *enqueue_us = PyMem_Calloc(steps, sizeof *enqueue_us);
     if (enqueue_us == NULL) {
         return PyErr_NoMemory();
     }
-    listener listener = {.on_step = on_step == Py_None ? NULL : on_step};
+    listener listener = {.events = events, .graph = graph, .on_step = on_step == Py_None ? NULL : on_step};
     const vdmrt_replay replay = {
         .graph = graph->graph,
         .events = &events->events,
@@ -383,9 +319,9 @@ vdmrt_replay_method(PyObject *op, PyObject *args, PyObject *kwargs)
         .poll_context = &listener,
         .wants_every_step = listener.on_step != NULL,
     };
-    listener.thread = PyEval_SaveThread();
+    listener_enter(&listener);
     vdmrt_status status = vdmrt_replay_run(&replay);
-    PyEval_RestoreThread(listener.thread);
+    listener_leave(&listener);
 
     PyObject *result = NULL;
     if (status == VDMRT_OK) {
