@@ -8,7 +8,7 @@ CORE = $(wildcard runtime/csrc/*.[ch])
 CFLAGS_CHECK = -std=c11 -D_GNU_SOURCE -DPy_LIMITED_API=0x030A0000 -Wall -Wextra -Werror -fsyntax-only
 
 .DEFAULT_GOAL = help
-.PHONY: demo dev check test test-browser test-slow bench wheel clean help
+.PHONY: demo dev check test test-sanitizers test-browser test-slow bench wheel clean help
 
 demo: $(READY)  ## Go on with a sky nobody has seen, and with a photograph; write clips to demo-out/.
 	$(BIN)/vdmrt demo --output demo-out
@@ -32,6 +32,9 @@ check: $(READY)  ## Lint, formatting, types, spelling, and C warnings as errors.
 test: $(READY)  ## Every test but the slow ones and those that need a browser.
 	$(BIN)/pytest -m "not slow and not browser"
 
+test-sanitizers: $(READY)  ## The C core's tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer (gcc).
+	$(BIN)/python tests/support/sanitized_tests.py address thread
+
 test-browser: $(READY)  ## What people see of the reports, in chromium (Debian: chromium, chromium-driver).
 	$(BIN)/pytest -m browser
 
@@ -53,4 +56,4 @@ clean:  ## Remove what was built; .venv keeps its packages, so that set-up stays
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

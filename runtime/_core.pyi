@@ -3,9 +3,9 @@
 Memory crosses this border as integer addresses; who owns what is said at each call. A failed call of the CUDA driver is
 a DeviceError that names the call.
 
-``close`` of a device, of events and of a graph refuses with RuntimeError while a call uses the object without the GIL: in
+``close`` of a device, of events or of a graph raises RuntimeError while a call uses the object without the GIL: in
 another thread, or around the callback that closes it. Nothing is changed then; close again when the call has returned.
-Memory has no such calls, because copies take addresses: whoever passes an address keeps its memory open.
+Memory has no such calls, because copies take addresses: the caller keeps the memory of an address open.
 """
 
 from collections.abc import Callable

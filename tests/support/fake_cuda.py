@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from sanitizers import chosen_flags
 
 SOURCES = Path(__file__).parents[1] / "fake_cuda"
 FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O1", "-g", "-fPIC", "-fvisibility=hidden")
@@ -237,7 +238,8 @@ def fake_cuda() -> Iterator[FakeCuda]:
 def build_library() -> Path:
     """Return the compiled driver, named by the hash of its sources in the folder for temporary files."""
     sources = sorted(SOURCES.glob("*.[ch]"))
-    text = b"".join(path.read_bytes() for path in sources) + " ".join(FLAGS + LINK_FLAGS).encode()
+    flags = (*FLAGS, *chosen_flags())
+    text = b"".join(path.read_bytes() for path in sources) + " ".join(flags + LINK_FLAGS).encode()
     folder = Path(tempfile.gettempdir()) / f"vdmrt-fake-cuda-{os.getuid()}"
     library = folder / f"libcuda-{hashlib.sha256(text).hexdigest()[:16]}.so.1"
     if not library.exists():
@@ -245,7 +247,7 @@ def build_library() -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             built = Path(scratch) / library.name
             inputs = [str(path) for path in sources if path.suffix == ".c"]
-            subprocess.run(["gcc", *FLAGS, *inputs, *LINK_FLAGS, "-o", str(built)], check=True)
+            subprocess.run(["gcc", *flags, *inputs, *LINK_FLAGS, "-o", str(built)], check=True)
             built.replace(library)  # at once, so that another test run never sees half a file
     return library
 
