@@ -31,6 +31,7 @@ from .manifest import (
     Speed,
     TensorSpec,
 )
+from .memory import available_nbytes
 from .plan_file import read_plan, verify_engine, verify_engine_weights
 from .precision import CACHE_SUFFIXES, Precision, split_precision
 from .trust import cache_folder, is_trusted, record_trust
@@ -64,6 +65,7 @@ __all__ = [
     "Speed",
     "TensorSpec",
     "amended_bundle",
+    "available_nbytes",
     "cache_folder",
     "check_engine",
     "check_external_data",
