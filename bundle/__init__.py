@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .cpu import describe_cpu
+from .cpu import describe_cpu, thread_count, usable_cpu_count
 from .engine import (
     ENGINE_MANIFEST,
     ENGINES_FOLDER,
@@ -86,6 +86,8 @@ __all__ = [
     "sha256_of",
     "split_precision",
     "stage_graphs",
+    "thread_count",
+    "usable_cpu_count",
     "verify_engine",
     "verify_engine_weights",
 ]

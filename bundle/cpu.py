@@ -1,12 +1,16 @@
-"""The CPU as what an engine is bound to: its architecture, and the instruction sets that kernels are chosen by."""
+"""The CPU: the instruction sets that an engine is bound to, and how many CPUs this process may use."""
 
 from __future__ import annotations
 
+import math
+import os
 import platform
 import re
 from pathlib import Path
 
-__all__ = ["describe_cpu"]
+from .cgroup import cgroup_folders, read_text
+
+__all__ = ["describe_cpu", "thread_count", "usable_cpu_count"]
 
 # Names of /proc/cpuinfo. By these ONNX Runtime chooses kernels, and with them the layout of what it packs.
 _SETS = (
@@ -18,11 +22,40 @@ _SETS = (
 
 def describe_cpu(path: Path = Path("/proc/cpuinfo")) -> str:
     """Return architecture and instruction sets, as "x86_64 avx avx2 fma"; where the system has no list, its name."""
-    try:
-        text = path.read_text(errors="replace")
-    except OSError:
-        text = ""
-    listed = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    listed = re.search(r"^(?:flags|Features)\s*:(.*)$", read_text(path), re.MULTILINE)
     has = set(listed[1].split()) if listed else set()
     sets = [name for name in _SETS if name in has] if has else platform.processor().split()
     return " ".join([platform.machine() or "unknown", *sets])
+
+
+def usable_cpu_count(root: Path = Path("/")) -> int:
+    """Return the CPUs that this process may use: those it may be scheduled on, or fewer by a control group's quota.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([allowed, *(math.ceil(quota) for quota in map(_quota, cgroup_folders("cpu", root)) if quota)])
+
+
+def thread_count(threads: int | None) -> int:
+    """Return a number of threads after checking it; None takes one for each CPU that this process may use.
+
+    Raises:
+        ValueError: It is not positive, or more than these CPUs.
+    """
+    most = usable_cpu_count()
+    if threads is None:
+        return most
+    if not 1 <= threads <= most:
+        raise ValueError(f"threads must be 1 <= threads <= {most}, the CPUs that this process may use, got {threads}")
+    return threads
+
+
+def _quota(folder: Path) -> float | None:
+    """Return the CPUs' worth of time that a control group may use, or None where it has no limit."""
+    text = read_text(folder / "cpu.max")  # version 2: microseconds of each period, or "max", and the period's
+    if not text:
+        text = f"{read_text(folder / 'cpu.cfs_quota_us')} {read_text(folder / 'cpu.cfs_period_us')}"
+    limited = re.fullmatch(r"([1-9]\d*) ([1-9]\d*)", text)
+    return int(limited[1]) / int(limited[2]) if limited else None

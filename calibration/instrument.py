@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..bundle import thread_count
 from .graph_file import GraphFile, WeightsFile, save_graph
 from .linears import Linear
 from .statistics import ChannelStatistics
@@ -91,15 +92,16 @@ def open_session(path: Path, *, threads: int | None = None, fused: bool = True) 
 
     Args:
         path: The graph.
-        threads: Of a product; None takes ONNX Runtime's default.
+        threads: Of a product; None takes one for each CPU that this process may use.
         fused: Whether Q/DQ pairs are fused; the CPU provider has no FP8 kernels, so FP8 wants False.
-    """
-    import os
 
+    Raises:
+        ValueError: ``threads`` is not positive, or more than these CPUs.
+    """
     import onnxruntime  # heavy: only where a graph is run
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = thread_count(threads)
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not fused:

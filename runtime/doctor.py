@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..bundle import usable_cpu_count
 from ._cuda_driver import CudaDriver, probe_driver
 from ._distributions import (
     EXTRAS,
@@ -120,7 +120,7 @@ def examine(
         vdmrt=__version__,
         python=f"{platform.python_version()} at {sys.executable}",
         platform=platform.platform(),
-        cpu_count=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpu_count=usable_cpu_count(),
         core_loads=core_loads,
         core=core_note,
         packages=list_packages(installed),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..bundle import Bundle, Manifest, open_bundle
+from ..bundle import Bundle, Manifest, open_bundle, thread_count
 from ..errors import BundleError
 from .array_input import ArrayInput, host_array
 from .arrays import checked_array
@@ -55,7 +55,7 @@ def load(
         backend: "auto" or one of :data:`BACKENDS`. What "auto" chose is logged in one line.
         device: "cpu", "cuda", "cuda:1" and so on; "auto" takes what the backend runs on.
         precision: "fp32" or "fp16"; None takes fp32 where the bundle has it.
-        threads: Threads of the CPU provider; None takes one for each CPU this process may use.
+        threads: Threads of the CPU provider, at most one for each CPU that this process may use; None takes as many.
         cuda_graph: Whether denoising steps on a GPU are captured once and replayed.
         trust_plans: Whether TensorRT plans may be loaded that this user's own cache did not record building: a plan is
             native code.
@@ -71,7 +71,9 @@ def load(
         BundleError: The folder is no bundle, of a newer schema, altered, or has not that precision.
         BackendError: The backend is not installed, does not run on the device, or refuses a graph.
         DeviceError: There is no driver, or no GPU of that number.
+        ValueError: ``threads`` is not positive, or more than these CPUs.
     """
+    thread_count(threads)  # before gigabytes are hashed
     bundle = open_bundle(path)
     bundle.graphs(precision)
     if verify:

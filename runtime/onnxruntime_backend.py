@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..bundle import Bundle, Graph, check_external_data
+from ..bundle import Bundle, Graph, check_external_data, thread_count
 from ..errors import BackendError, BundleError, DeviceError, TensorMismatchError
 from ._core import Device, cuda_device, host_device
 from ._distributions import onnxruntime_distributions
@@ -59,12 +58,10 @@ class OnnxRuntimeBackend:
 
         Raises:
             BackendError: ONNX Runtime is not installed, or is installed twice.
-            ValueError: ``threads`` is not positive.
+            ValueError: ``threads`` is not positive, or more than these CPUs.
         """
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
+        self.threads = thread_count(threads)
         self._module = _import_onnxruntime()
-        self.threads = threads or len(os.sched_getaffinity(0))
         self._spinning = spinning
         self.engine: EngineGraphs | None = None
 

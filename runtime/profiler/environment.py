@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 from pathlib import Path
 
 from ... import __version__
+from ...bundle import usable_cpu_count
 from .._cuda_driver import probe_driver
 from ..model import Model
 from .report import Environment
@@ -31,7 +31,7 @@ def describe_environment(model: Model) -> Environment:
         python=platform.python_version(),
         platform=platform.platform(),
         cpu=_find_cpu(),
-        cpu_count=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpu_count=usable_cpu_count(),
         device=device,
         gpu=gpu,
         driver=driver,
