@@ -21,26 +21,36 @@ Pictures = npt.NDArray[np.uint8]
 
 
 class PictureCodec:
-    """Encodes pictures to latents and decodes latents to pictures.
+    """Encodes pictures to latents and decodes latents to pictures. Several threads may share it.
 
     Attributes:
         kind: "preview" for the fixed map without a VAE, "vae" for a trained one.
         picture_size: Height and width of a pixel frame.
     """
 
+    __slots__ = ("_decode", "_encode", "_undo", "kind", "picture_size")
+
     def __init__(self, backend: Backend, bundle: _bundle.Bundle, codec: _bundle.Codec) -> None:
         self.kind = codec.kind
         self.picture_size = codec.picture_size
         # A queue of its own, so that decoding one chunk overlaps denoising the next.
         device = backend.open_device()
-        self._encode = _Stage(backend, device, bundle, "vae_encode", codec.encode)
-        self._decode = _Stage(backend, device, bundle, "vae_decode", codec.decode)
+        with ExitStack() as undo:
+            self._encode = _Stage(backend, device, bundle, "vae_encode", codec.encode)
+            undo.callback(self._encode.close)
+            self._decode = _Stage(backend, device, bundle, "vae_decode", codec.decode)
+            undo.callback(self._decode.close)
+            self._undo = undo.pop_all()
+
+    def __repr__(self) -> str:
+        return f"PictureCodec({self.kind!r}, picture_size={self.picture_size})"
 
     def encode(self, pictures: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Encode ``pictures``, uint8 [n, height, width, 3], to latents, float32 [n, c, h, w].
 
         Raises:
             TensorMismatchError: Dtype or size differ.
+            RuntimeError: The codec is closed.
         """
         wanted = (*self.picture_size, 3)
         if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1:] != wanted:
@@ -56,6 +66,7 @@ class PictureCodec:
 
         Raises:
             TensorMismatchError: Shape, dtype or values are not what the codec takes.
+            RuntimeError: The codec is closed.
         """
         shape = self._decode.item_shape
         planes = self._decode.run(checked_array("latents", latents, (None, *shape), "n, c, h, w"))
@@ -63,42 +74,46 @@ class PictureCodec:
         return np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
 
     def close(self) -> None:
-        """Free all memory."""
-        self._encode.close()
-        self._decode.close()
+        """Free all memory, once what other threads encode and decode is done. Closing twice is allowed."""
+        self._undo.close()
 
 
 class _Stage:
-    """One codec graph: [batch, ...] in, [batch, ...] out, the last batch padded. Several threads may share it."""
+    """One codec graph: [batch, ...] in, [batch, ...] out, the last batch padded. Several threads may share it.
+
+    Attributes:
+        item_shape: Shape of one item of the input's batch.
+    """
 
     def __init__(
         self, backend: Backend, device: Device, bundle: _bundle.Bundle, stage: str, graph: _bundle.Graph
     ) -> None:
         (source,), (target,) = graph.inputs, graph.outputs
-        self._device = device
+        self.item_shape = source.shape[1:]
         self._lock = threading.Lock()
+        self._closed = False
         with ExitStack() as undo:
-            self._program = backend.load(bundle, stage, graph)
-            undo.callback(self._program.close)
+            program = backend.load(bundle, stage, graph)
+            undo.callback(program.close)
             self._tensors = TensorBlock(device, (source, target))
             undo.callback(self._tensors.close)
-            nbytes = self._program.scratch_nbytes
+            nbytes = program.scratch_nbytes
             scratch = device.allocate(nbytes) if nbytes else None
             if scratch is not None:
                 undo.callback(scratch.close)
-            context = self._program.create_context(device, scratch.address if scratch is not None else 0)
+            context = program.create_context(device, scratch.address if scratch is not None else 0)
             undo.callback(context.close)
             self._call = context.bind(self._tensors.addresses())
             self._undo = undo.pop_all()
         self._names = source.name, target.name
 
-    @property
-    def item_shape(self) -> tuple[int, ...]:
-        """Shape of one item of the input's batch."""
-        return self._tensors[self._names[0]].shape[1:]
-
     def run(self, items: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         with self._lock:
+            if self._closed:
+                raise RuntimeError(
+                    "the codec is closed, with the model that it belonged to; take pictures before the model is "
+                    "closed, or load it again for model.codec"
+                )
             source, target = (self._tensors[name] for name in self._names)
             out = np.empty((len(items), *target.shape[1:]), np.float32)
             for first in range(0, len(items), len(source)):
@@ -111,4 +126,8 @@ class _Stage:
             return out
 
     def close(self) -> None:
-        self._undo.close()
+        with self._lock:  # what is being decoded is finished first
+            if not self._closed:
+                self._closed = True
+                del self._call, self._tensors  # with them goes the queue, while chunks still know the codec
+                self._undo.close()

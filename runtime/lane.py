@@ -56,6 +56,26 @@ class Lane:
         lock: Held while a graph of this lane runs or its tensors change.
     """
 
+    __slots__ = (
+        "_denoise_call",
+        "_fill",
+        "_fill_calls",
+        "_free",
+        "_inputs",
+        "_marks",
+        "_next",
+        "_owned",
+        "_scratch",
+        "_state",
+        "_stepper",
+        "_steps",
+        "cache",
+        "device",
+        "geometry",
+        "graphs_id",
+        "lock",
+    )
+
     def __init__(
         self,
         backend: Backend,
@@ -99,9 +119,12 @@ class Lane:
     def _working(self) -> Iterator[None]:
         """Hold the lock of an open lane."""
         with self.lock:
-            if not self._owned:
-                raise RuntimeError("the lane is closed, with the model that it belonged to; load the model again")
+            self._check_open()
             yield
+
+    def _check_open(self) -> None:
+        if not self._owned:
+            raise RuntimeError("the lane is closed, with the model that it belonged to; load the model again")
 
     @property
     def cache_nbytes(self) -> int:
@@ -114,17 +137,19 @@ class Lane:
         return isinstance(self._stepper, ReplayStepper)
 
     def lease(self) -> int | None:
-        """Lease a request slot, its cache empty; None where all are taken."""
-        with self._working():
-            if not self._free:
-                return None
-            self.clear(self._free[0])
+        """Lease a request slot, to be cleared before it is used; None where all are taken.
+
+        Does not wait for what the lane is running, nor does :meth:`release`: a list's calls are atomic.
+        """
+        self._check_open()
+        try:
             return self._free.pop(0)
+        except IndexError:
+            return None
 
     def release(self, request: int) -> None:
         """Give a request slot back."""
-        with self.lock:
-            self._free.append(request)
+        self._free.append(request)
 
     def clear(self, request: int) -> None:
         """Zero a request's cache, context and latent: invisible slots hold zeros, because 0 × NaN is NaN."""

@@ -7,7 +7,8 @@ import os
 import secrets
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle import Bundle, Manifest, open_bundle, thread_count
-from ..errors import BundleError
+from ..errors import BundleError, SessionError
 from .array_input import ArrayInput, host_array
 from .arrays import checked_array
 from .backend import Backend, Program
@@ -26,7 +27,7 @@ from .codec import PictureCodec
 from .lane import Lane
 from .samplers import SamplerTable, make_sampler
 from .schedules import Schedule
-from .session import Session
+from .session import Session, close_together
 from .session_settings import SessionSettings
 from .snapshot import Snapshot, SnapshotForm, read_snapshot
 
@@ -99,35 +100,74 @@ def load(
 
 
 class Model:
-    """A loaded bundle. Lanes share its programs only; each has its own cache.
+    """A loaded bundle. Lanes share its programs only; each has its own cache. Nothing of it can be set."""
 
-    Attributes:
-        bundle: What was loaded.
-        precision: Of the graphs that run.
-        backend: What runs them.
-        codec: Between pictures and latents, or None.
-    """
+    __slots__ = (
+        "__weakref__",
+        "_backend",
+        "_bundle",
+        "_closed",
+        "_codec",
+        "_cuda_graph",
+        "_graphs",
+        "_lanes",
+        "_lock",
+        "_null_text",
+        "_opening",
+        "_precision",
+        "_programs",
+        "_sessions",
+    )
 
     def __init__(self, bundle: Bundle, backend: Backend, precision: str | None, *, cuda_graph: bool = True) -> None:
-        self.bundle = bundle
-        self.backend = backend
-        self.precision, self._graphs = bundle.graphs(precision)
+        self._bundle = bundle
+        self._backend = backend
+        self._precision, self._graphs = bundle.graphs(precision)
         self._cuda_graph = cuda_graph
         self._lanes: list[Lane] = []
         self._sessions: list[Session] = []
         self._programs: dict[str, Program] = {}
-        self.codec: PictureCodec | None = None
+        self._codec: PictureCodec | None = None
         self._closed = False
-        self._lease_lock = threading.Lock()
+        # Of what follows and of the lists above. Never held while a lane is waited for, because a callback that a
+        # running lane calls may want it.
+        self._lock = threading.Lock()
+        self._opening = 0  # sessions that are being made
         manifest = bundle.manifest
         try:
             for stage in ("fill", "denoise"):
                 self._programs[stage] = backend.load(bundle, stage, self._graphs[stage])
-            self.codec = PictureCodec(backend, bundle, manifest.codec) if manifest.codec else None
+            self._codec = PictureCodec(backend, bundle, manifest.codec) if manifest.codec else None
             self._null_text = _read_null_text(bundle)
         except BaseException:
             self._unload()
             raise
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.manifest.name!r}, precision={self.precision!r}, backend={self.backend.name!r}, "
+            f"device={self.backend.device_name!r}, sessions={len(self._sessions)}, closed={self._closed})"
+        )
+
+    @property
+    def bundle(self) -> Bundle:
+        """What was loaded."""
+        return self._bundle
+
+    @property
+    def precision(self) -> str:
+        """Of the graphs that run."""
+        return self._precision
+
+    @property
+    def backend(self) -> Backend:
+        """What runs them."""
+        return self._backend
+
+    @property
+    def codec(self) -> PictureCodec | None:
+        """Between pictures and latents, or None."""
+        return self._codec
 
     @property
     def manifest(self) -> Manifest:
@@ -141,7 +181,12 @@ class Model:
         return sum(device.allocated_nbytes for device in devices.values())
 
     def program(self, stage: str) -> Program:
-        """Return the loaded graph of "fill" or "denoise"; it stays the model's."""
+        """Return the loaded graph of "fill" or "denoise"; it stays the model's.
+
+        Raises:
+            RuntimeError: The model is closed.
+        """
+        self._check_open()
         return self._programs[stage]
 
     def session(
@@ -179,8 +224,7 @@ class Model:
             DeviceError: A new lane does not fit into memory.
             RuntimeError: The model is closed.
         """
-        if self._closed:
-            raise RuntimeError("the model is closed; load it again")
+        self._check_open()
         if seed is not None and not 0 <= seed < 2**64:
             raise ValueError(f"seed must be 0 <= seed < 2**64, got {seed}")
         defaults = self.manifest.sampler
@@ -211,8 +255,7 @@ class Model:
             DeviceError: A new lane does not fit into memory.
             RuntimeError: The model is closed.
         """
-        if self._closed:
-            raise RuntimeError("the model is closed; load it again")
+        self._check_open()
         if seed is not None and not 0 <= seed < 2**64:
             raise ValueError(f"seed must be 0 <= seed < 2**64, got {seed}")
         digest = self.manifest.graphs_sha256(self.precision)
@@ -256,15 +299,21 @@ class Model:
         return time.perf_counter() - started
 
     def close(self) -> None:
-        """Close all sessions and free all memory, whatever fails. Closing twice is allowed.
+        """Close all sessions and free all memory; or nothing, where a session is in use. Closing twice is allowed.
 
         Raises:
-            SessionError: A session is in use in another thread.
+            SessionError: A session is in use, in another thread or by the call that this one comes from, as in an
+                ``on_step`` callback, or is being made. Everything stays open and usable.
             DeviceError: A call failed; everything was given back all the same.
         """
+        with self._lock:
+            if self._opening:
+                raise SessionError("the model stays open: a session is being made in another thread; close it later")
+            close_together(list(self._sessions), self._close_lanes)
+
+    def _close_lanes(self) -> None:
+        """Close all lanes and what they share; their sessions are closed."""
         self._closed = True
-        for session in list(self._sessions):
-            session.close()
         with ExitStack() as undo:
             undo.callback(self._unload)
             while self._lanes:
@@ -275,9 +324,8 @@ class Model:
             undo.callback(self.backend.close)
             while self._programs:
                 undo.callback(self._programs.popitem()[1].close)
-            codec, self.codec = self.codec, None
-            if codec is not None:
-                undo.callback(codec.close)
+            if self._codec is not None:
+                undo.callback(self._codec.close)
 
     def __enter__(self) -> Model:
         return self
@@ -286,6 +334,10 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the model is closed; load it again")
 
     def _make_table(self, sampler: str, steps: int, eta: float, shift: float) -> SamplerTable:
         manifest = self.manifest
@@ -317,8 +369,8 @@ class Model:
         table = self._make_table(settings.sampler, settings.steps, settings.eta, settings.shift)
         rows = table.padded(self.manifest.geometry.max_steps)
         level = None if settings.prefix_noise is None else table.prefix_noise(settings.prefix_noise)
-        lane, request = self._lease()
-        try:
+        with self._leased() as (lane, request):
+            lane.clear(request)
             lane.set_table(request, *rows)
             if prompt is not None:
                 lane.set_text(request, *prompt)
@@ -330,34 +382,49 @@ class Model:
                 table,
                 settings,
                 prefix_noise=level,
-                codec=self.codec,
+                codec=self._codec,
                 rollback_chunks=rollback_chunks,
                 on_close=self._sessions.remove,
             )
+            self._sessions.append(session)
+        return session
+
+    @contextmanager
+    def _leased(self) -> Iterator[tuple[Lane, int]]:
+        """Lease a request slot for a session that is made in the block; the model stays open until then.
+
+        The slot is given back if the block fails.
+        """
+        with self._lock:
+            self._check_open()
+            lane, request = self._lease()
+            self._opening += 1
+        try:
+            yield lane, request
         except BaseException:
             lane.release(request)
             raise
-        self._sessions.append(session)
-        return session
+        finally:
+            with self._lock:
+                self._opening -= 1
 
     def _lease(self) -> tuple[Lane, int]:
-        with self._lease_lock:
-            for lane in self._lanes:
-                request = lane.lease()
-                if request is not None:
-                    return lane, request
-            lane = Lane(
-                self.backend,
-                self.manifest.geometry,
-                self._graphs,
-                self._programs,
-                cuda_graph=self._cuda_graph,
-                graphs_id=(self.precision, self.manifest.graphs_sha256(self.precision)),
-            )
-            self._lanes.append(lane)
+        for lane in self._lanes:
             request = lane.lease()
-            assert request is not None, "a new lane has free requests"
-            return lane, request
+            if request is not None:
+                return lane, request
+        lane = Lane(
+            self.backend,
+            self.manifest.geometry,
+            self._graphs,
+            self._programs,
+            cuda_graph=self._cuda_graph,
+            graphs_id=(self.precision, self.manifest.graphs_sha256(self.precision)),
+        )
+        self._lanes.append(lane)
+        request = lane.lease()
+        assert request is not None, "a new lane has free requests"
+        return lane, request
 
     def _guidance(self, guidance: float | None) -> float | None:
         """Return the scale for the graph's rows, or None where it has none."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -19,6 +18,7 @@ from .array_input import ArrayInput, host_array
 from .arrays import Array, checked_array
 from .chunk import Chunk, Observer, Timings, staged
 from .codec import PictureCodec
+from .exclusive import Exclusive
 from .lane import FillTimes, Lane
 from .noise import Noise, NoiseSource
 from .sampler_table import PrefixNoise, SamplerTable
@@ -29,7 +29,7 @@ from .streaming import stream_ahead, stream_plainly
 from .undo_log import UndoLog
 from .window import context_frames, make_window, split_prefix
 
-__all__ = ["Session", "advance"]
+__all__ = ["Session", "advance", "close_together"]
 
 Latents = npt.NDArray[np.float32]
 
@@ -38,10 +38,25 @@ class Session:
     """One generation. Made by :meth:`Model.session`; use it in one thread at a time, and close it.
 
     Attributes:
-        table: The sampler.
-        settings: What it was asked for.
-        observer: Told of each stage; None tells nobody.
+        observer: Told of each stage; None tells nobody. Nothing else can be set.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_chunks",
+        "_codec",
+        "_exclusive",
+        "_lane",
+        "_noise",
+        "_on_close",
+        "_prefix_noise",
+        "_request",
+        "_ring",
+        "_settings",
+        "_table",
+        "_undo",
+        "observer",
+    )
 
     def __init__(
         self,
@@ -56,8 +71,8 @@ class Session:
         on_close: Callable[[Session], None],
     ) -> None:
         g = lane.geometry
-        self.table = table
-        self.settings = settings
+        self._table = table
+        self._settings = settings
         self._undo = UndoLog(lane.cache, request, g.slots, rollback_chunks)
         self._noise = NoiseSource(
             settings.seed,
@@ -72,9 +87,24 @@ class Session:
         self._prefix_noise = prefix_noise
         self._codec = codec
         self._on_close = on_close
-        self._busy = threading.Lock()
+        self._exclusive = Exclusive()
         self._chunks = 0
-        self._closed: str | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Session(seed={self.seed}, sampler={self.table.name!r}, steps={self.table.steps}, "
+            f"next_latent_frame={self.next_latent_frame}, closed={self.closed})"
+        )
+
+    @property
+    def table(self) -> SamplerTable:
+        """The sampler."""
+        return self._table
+
+    @property
+    def settings(self) -> SessionSettings:
+        """What it was asked for."""
+        return self._settings
 
     @property
     def seed(self) -> int:
@@ -99,7 +129,7 @@ class Session:
     @property
     def closed(self) -> bool:
         """Whether the session was closed, by its user or by a failure."""
-        return self._closed is not None
+        return self._exclusive.closed
 
     def start(self, first: ArrayInput, *, noise: Noise | None = None) -> None:
         """Begin a generation after given frames, forgetting any earlier one.
@@ -115,7 +145,7 @@ class Session:
             SessionError: More frames than slots, pictures without a codec, or the session is in use elsewhere.
             RuntimeError: The session is closed.
         """
-        with self._exclusive():
+        with self._used():
             latents = self._given_latents(self._host_array("first", first))
             with self._lane.lock:
                 self._forget()
@@ -134,7 +164,7 @@ class Session:
             SessionError: As :meth:`start`, or the session was not started.
             RuntimeError: The session is closed.
         """
-        with self._exclusive():
+        with self._used():
             self._check_started()
             latents = self._given_latents(self._host_array("frames", frames))
             with self._lane.lock:
@@ -187,7 +217,7 @@ class Session:
             DeviceError: A copy failed; the session is closed.
             RuntimeError: The session is closed.
         """
-        with self._exclusive(), self._lane.lock:
+        with self._used(), self._lane.lock:
             try:
                 self._ring, self._chunks = self._undo.undo(chunks)
                 self._lane.device.synchronize()
@@ -202,7 +232,7 @@ class Session:
             SessionError: The session is in use elsewhere.
             RuntimeError: The session is closed.
         """
-        with self._exclusive(), self._lane.lock:
+        with self._used(), self._lane.lock:
             self._forget()
 
     def snapshot(self) -> Snapshot:
@@ -212,7 +242,7 @@ class Session:
             SessionError: The session was not started, or is in use elsewhere.
             RuntimeError: The session is closed.
         """
-        with self._exclusive(), self._lane.lock:
+        with self._used(), self._lane.lock:
             self._check_started()
             lane, request = self._lane, self._request
             tensors = {"cache": lane.cache.read(request), **lane.text(request)}
@@ -227,7 +257,7 @@ class Session:
         Raises:
             DeviceError: A copy failed; the session is closed.
         """
-        with self._exclusive(), self._lane.lock:
+        with self._used(), self._lane.lock:
             self._forget()
             self._ring = Ring(self._ring.slots, written=snapshot.written)
             self._chunks = snapshot.chunks
@@ -245,7 +275,7 @@ class Session:
         Returns:
             Cache [L, 2 (K, V), rows, S·H, K slots, d] in its own dtype, FP8 as bytes of uint8, and the frames [K].
         """
-        with self._exclusive():
+        with self._used():
             frames = [self._ring.frame(slot) for slot in range(self._ring.slots)]
             return self._lane.cache.read(self._request), frames
 
@@ -253,10 +283,11 @@ class Session:
         """Give the request slot back. Closing twice is allowed.
 
         Raises:
-            SessionError: The session is in use in another thread.
+            SessionError: The session is in use, in another thread or by the call that this one comes from, as in an
+                ``on_step`` callback. It stays open.
         """
-        if self._closed is None:
-            with self._exclusive():
+        if not self.closed:
+            with self._exclusive.held():
                 self._close("the session was closed")
 
     def __enter__(self) -> Session:
@@ -267,20 +298,11 @@ class Session:
     ) -> None:
         self.close()
 
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        if not self._busy.acquire(blocking=False):
-            raise SessionError("the session is in use in another thread; give each thread a session of its own")
-        try:
-            if self._closed is not None:
-                raise RuntimeError(f"{self._closed}; make another with model.session()")
-            yield
-        finally:
-            self._busy.release()
+    def _used(self) -> AbstractContextManager[None]:
+        return self._exclusive.used()
 
-    def _close(self, reason: str) -> None:
-        if self._closed is None:
-            self._closed = reason
+    def _close(self, reason: str, remedy: str = "make another with model.session()") -> None:
+        if self._exclusive.close(f"{reason}; {remedy}"):
             with ExitStack() as undo:  # all of it, whatever fails
                 undo.callback(self._on_close, self)
                 undo.callback(self._lane.release, self._request)
@@ -437,7 +459,7 @@ def advance(
         raise ValueError("sessions that step together must share a lane; export with --requests for more of them")
     with ExitStack() as held:
         for session in sessions:
-            held.enter_context(session._exclusive())
+            held.enter_context(session._used())
             session._check_started()
         held.enter_context(lane.lock)
         started = time.perf_counter()
@@ -452,6 +474,25 @@ def advance(
             session._finish(made, one, drawn, step_times, started)
             for session, made, one, drawn in zip(sessions, latents, given, noise_ms, strict=True)
         ]
+
+
+def close_together(sessions: Sequence[Session], then: Callable[[], None]) -> None:
+    """Close all sessions of a model and then what they ran on, whatever fails; or nothing, where one is in use.
+
+    Raises:
+        SessionError: A session is in use; everything stays open.
+        DeviceError: A call failed; everything was closed all the same.
+    """
+    with ExitStack() as held:
+        try:
+            for session in sessions:
+                held.enter_context(session._exclusive.held())
+        except SessionError as error:
+            raise SessionError(f"the model stays open: {error}") from error
+        with ExitStack() as undo:
+            undo.callback(then)
+            for session in sessions:
+                undo.callback(session._close, "the session was closed with its model", "load the model again")
 
 
 def _denoise(lane: Lane, sessions: Sequence[Session], on_step: Callable[[int], None] | None) -> StepTimes:
