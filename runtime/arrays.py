@@ -39,11 +39,16 @@ class DeviceArray:
         dtype: Of the elements.
     """
 
+    __slots__ = ("address", "dtype", "memory", "shape")
+
     def __init__(self, memory: Memory, address: int, shape: tuple[int, ...], dtype: str) -> None:
         self.memory = memory
         self.address = address
         self.shape = shape
         self.dtype = np.dtype(dtype)
+
+    def __repr__(self) -> str:
+        return f"DeviceArray({self.dtype} {list(self.shape)} on {self.memory.device.name})"
 
     @property
     def nbytes(self) -> int:

@@ -42,7 +42,7 @@ class Timings:
     total_ms: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Chunk:
     """What one autoregressive step made.
 
@@ -60,8 +60,14 @@ class Chunk:
     latents: Latents
     timings: Timings
     device_latents: DeviceArray
-    _codec: PictureCodec | None = field(repr=False, default=None)
-    _observer: Observer | None = field(repr=False, default=None, compare=False)
+    _codec: PictureCodec | None = None
+    _observer: Observer | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        return (
+            f"Chunk(index={self.index}, first_latent_frame={self.first_latent_frame}, "
+            f"latents={self.latents.dtype} {list(self.latents.shape)}, total_ms={self.timings.total_ms:.1f})"
+        )
 
     @property
     def pictures(self) -> Pictures:
@@ -69,6 +75,7 @@ class Chunk:
 
         Raises:
             SessionError: The bundle has no codec.
+            RuntimeError: The model was closed.
         """
         if self._codec is None:
             raise SessionError("the bundle has no codec, so there are latents only")

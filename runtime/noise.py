@@ -16,7 +16,7 @@ __all__ = ["Noise", "NoiseSource"]
 Latents = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Noise:
     """Random numbers given by the caller instead of drawn from the seed; None draws.
 
@@ -29,6 +29,10 @@ class Noise:
     initial: ArrayInput | None = None
     steps: ArrayInput | None = None
     prefix: ArrayInput | None = None
+
+    def __repr__(self) -> str:
+        sources = (f"{name}={'drawn' if value is None else 'given'}" for name, value in vars(self).items())
+        return f"Noise({', '.join(sources)})"
 
 
 class NoiseSource:

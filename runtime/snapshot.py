@@ -60,7 +60,7 @@ class SnapshotForm:
         return cls(precision, graphs_sha256, tensors, g.slots)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Snapshot:
     """Where a session stood. Made by :meth:`Session.snapshot`, taken by :meth:`Model.restore`.
 
@@ -79,6 +79,13 @@ class Snapshot:
     chunks: int
     settings: SessionSettings
     tensors: Mapping[str, Array]
+
+    def __repr__(self) -> str:
+        nbytes = sum(tensor.nbytes for tensor in self.tensors.values())
+        return (
+            f"Snapshot(precision={self.precision!r}, seed={self.settings.seed}, written={self.written}, "
+            f"chunks={self.chunks}, tensors={nbytes} bytes)"
+        )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a file that :meth:`Model.restore` reads; whole or not at all, over one that is there."""
