@@ -9,7 +9,21 @@ import numpy as np
 from ._core import Device
 from .arrays import ALIGNMENT, Array, HostView, aligned
 
-__all__ = ["CacheBlock"]
+__all__ = ["BlockShape", "CacheBlock", "allocated_nbytes"]
+
+# L, 2 (K, V), rows, lines, columns
+BlockShape = tuple[int, int, int, int, int]
+
+
+def allocated_nbytes(shape: BlockShape, dtype: str) -> int:
+    """Return the bytes that a block takes, padding included."""
+    pitch = shape[4] * np.dtype(dtype).itemsize
+    return aligned(shape[0] * shape[1] * _plane_lines(shape, pitch) * pitch)
+
+
+def _plane_lines(shape: BlockShape, pitch: int) -> int:
+    step = ALIGNMENT // math.gcd(ALIGNMENT, pitch)
+    return -(-shape[2] * shape[3] // step) * step
 
 
 class CacheBlock:
@@ -25,7 +39,7 @@ class CacheBlock:
         plane_lines: Lines from one plane to the next, padding included.
     """
 
-    def __init__(self, device: Device, shape: tuple[int, int, int, int, int], dtype: str) -> None:
+    def __init__(self, device: Device, shape: BlockShape, dtype: str) -> None:
         """Allocate a block, all zero.
 
         Raises:
@@ -34,11 +48,9 @@ class CacheBlock:
         self._device = device
         self.shape = shape
         self.dtype = np.dtype(dtype)
-        layers, parts, rows, lines, columns = shape
-        self.pitch = columns * self.dtype.itemsize
-        step = ALIGNMENT // math.gcd(ALIGNMENT, self.pitch)
-        self.plane_lines = -(-rows * lines // step) * step
-        self._memory = device.allocate(aligned(layers * parts * self.plane_nbytes))
+        self.pitch = shape[4] * self.dtype.itemsize
+        self.plane_lines = _plane_lines(shape, self.pitch)
+        self._memory = device.allocate(allocated_nbytes(shape, dtype))
 
     @property
     def nbytes(self) -> int:

@@ -16,10 +16,11 @@ import numpy as np
 
 from ..bundle import Geometry, Graph, TensorSpec
 from ..errors import SessionError
-from ._core import Memory, Ring
+from ._core import Device, Memory, Ring
 from .arrays import Array, DeviceArray, TensorBlock
 from .backend import Backend, Call, ExecutionContext, Program
-from .lane_cache import LaneCache
+from .lane_cache import LaneCache, lane_cache_nbytes
+from .memory_limits import require_memory
 from .step_trial import StepTrial
 from .stepper import EagerStepper, ReplayStepper, StepTimes, capture
 from .window import Window
@@ -104,6 +105,8 @@ class Lane:
         self.graphs_id = graphs_id
         self.lock = threading.RLock()
         self.device = backend.open_device()
+        if self.device.is_host:  # a GPU's driver refuses what does not fit, and knows what is shared
+            _check_memory(self.device, geometry, graphs)
         self._free = list(range(geometry.requests))
         self._owned: list[_Closable] = []
         try:
@@ -412,6 +415,12 @@ class Lane:
     def _rows(self, request: int) -> slice:
         group = self.geometry.rows_per_request
         return slice(request * group, (request + 1) * group)
+
+
+def _check_memory(device: Device, geometry: Geometry, graphs: Mapping[str, Graph]) -> None:
+    """Compare the cache, which is nearly all that a lane allocates, with the memory that is there."""
+    remedy = "close sessions or other programs, or export again with fewer --slots or --requests"
+    require_memory(device, lane_cache_nbytes(geometry, graphs), "the KV cache of a lane", remedy)
 
 
 def _spec(specs: tuple[TensorSpec, ...], name: str) -> TensorSpec:

@@ -8,9 +8,9 @@ from ..bundle import Geometry, Graph, TensorSpec
 from ..errors import SessionError
 from ._core import Device, Ring
 from .arrays import Array
-from .cache_block import CacheBlock
+from .cache_block import BlockShape, CacheBlock, allocated_nbytes
 
-__all__ = ["LaneCache"]
+__all__ = ["LaneCache", "lane_cache_nbytes"]
 
 
 class LaneCache:
@@ -38,14 +38,14 @@ class LaneCache:
         self._context: CacheBlock | None = None
         self._spare_context: CacheBlock | None = None
         try:
-            self._slab = self._allocate(self._slots_shape(g.rows, g.slots), self._dtype)
-            self._staging = self._allocate(self._slots_shape(g.rows_per_request, g.chunk_frames), self._dtype)
+            self._slab = self._allocate(_slots_shape(g, g.rows, g.slots), self._dtype)
+            self._staging = self._allocate(_slots_shape(g, g.rows_per_request, g.chunk_frames), self._dtype)
             if g.context is not None:
                 # Floating point also beside a quantised cache.
                 self._context_dtype = _storage(graphs["fill"].outputs, "context_k.0")
-                self._context = self._allocate(self._context_shape(g.rows), self._context_dtype)
+                self._context = self._allocate(_context_shape(g, g.rows), self._context_dtype)
                 # Where a fill's context goes when the session keeps an earlier one.
-                self._spare_context = self._allocate(self._context_shape(g.rows_per_request), self._context_dtype)
+                self._spare_context = self._allocate(_context_shape(g, g.rows_per_request), self._context_dtype)
         except BaseException:
             self.close()
             raise
@@ -89,6 +89,20 @@ class LaneCache:
         """Copy the first ``count`` staged latent frames into the slots that come next in ``ring``."""
         self._copy_slots(request, ring, count, self._staging, into_slots=True)
 
+    @property
+    def device(self) -> Device:
+        """Where everything lies."""
+        return self._device
+
+    @property
+    def undo_nbytes(self) -> int:
+        """Bytes that :meth:`slots_block` and :meth:`context_block` allocate together."""
+        g = self._geometry
+        slots = allocated_nbytes(_slots_shape(g, g.rows_per_request, g.chunk_frames), self._dtype)
+        if self._context is None:
+            return slots
+        return slots + allocated_nbytes(_context_shape(g, g.rows_per_request), self._context_dtype)
+
     def slots_block(self) -> CacheBlock:
         """Allocate a block for what a chunk overwrites, to be closed by the caller.
 
@@ -96,7 +110,7 @@ class LaneCache:
             DeviceError: The device has not that much memory.
         """
         g = self._geometry
-        return CacheBlock(self._device, self._slots_shape(g.rows_per_request, g.chunk_frames), self._dtype)
+        return CacheBlock(self._device, _slots_shape(g, g.rows_per_request, g.chunk_frames), self._dtype)
 
     def context_block(self) -> CacheBlock | None:
         """Allocate a block for one request's context, to be closed by the caller; None where there is none.
@@ -104,9 +118,10 @@ class LaneCache:
         Raises:
             DeviceError: The device has not that much memory.
         """
+        g = self._geometry
         if self._context is None:
             return None
-        return CacheBlock(self._device, self._context_shape(self._geometry.rows_per_request), self._context_dtype)
+        return CacheBlock(self._device, _context_shape(g, g.rows_per_request), self._context_dtype)
 
     def save(self, request: int, ring: Ring, count: int, slots: CacheBlock, context: CacheBlock | None) -> None:
         """Copy to blocks what a fill of ``count`` latent frames is about to overwrite."""
@@ -162,17 +177,9 @@ class LaneCache:
         if first is not None:
             raise first
 
-    def _allocate(self, shape: tuple[int, int, int, int, int], dtype: str) -> CacheBlock:
+    def _allocate(self, shape: BlockShape, dtype: str) -> CacheBlock:
         self._blocks.append(CacheBlock(self._device, shape, dtype))
         return self._blocks[-1]
-
-    def _slots_shape(self, rows: int, frames: int) -> tuple[int, int, int, int, int]:
-        g = self._geometry
-        return (g.layers, 2, rows, g.tokens_per_frame * g.heads, frames * g.head_size)
-
-    def _context_shape(self, rows: int) -> tuple[int, int, int, int, int]:
-        g = self._geometry
-        return (g.layers, 2, rows, g.heads, g.context_frames * g.tokens_per_frame * g.head_size)
 
     def _copy_slots(self, request: int, ring: Ring, count: int, block: CacheBlock, *, into_slots: bool) -> None:
         g, slab = self._geometry, self._slab
@@ -215,6 +222,26 @@ class LaneCache:
         """Split the last axis of a block into frames (or tokens) and channels."""
         framed: Array = block.reshape(*block.shape[:-1], -1, self._geometry.head_size)
         return framed
+
+
+def lane_cache_nbytes(geometry: Geometry, graphs: Mapping[str, Graph]) -> int:
+    """Return the bytes that a lane's cache allocates: slab, staging buffer and cross-frame context."""
+    g, outputs = geometry, graphs["fill"].outputs
+    dtype = _storage(outputs, "present_k.0")
+    nbytes = allocated_nbytes(_slots_shape(g, g.rows, g.slots), dtype)
+    nbytes += allocated_nbytes(_slots_shape(g, g.rows_per_request, g.chunk_frames), dtype)
+    if g.context is not None:
+        dtype = _storage(outputs, "context_k.0")
+        nbytes += sum(allocated_nbytes(_context_shape(g, rows), dtype) for rows in (g.rows, g.rows_per_request))
+    return nbytes
+
+
+def _slots_shape(g: Geometry, rows: int, frames: int) -> BlockShape:
+    return (g.layers, 2, rows, g.tokens_per_frame * g.heads, frames * g.head_size)
+
+
+def _context_shape(g: Geometry, rows: int) -> BlockShape:
+    return (g.layers, 2, rows, g.heads, g.context_frames * g.tokens_per_frame * g.head_size)
 
 
 def _storage(specs: tuple[TensorSpec, ...], name: str) -> str:

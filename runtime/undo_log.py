@@ -10,6 +10,7 @@ from ..errors import SessionError
 from ._core import Ring
 from .cache_block import CacheBlock
 from .lane_cache import LaneCache
+from .memory_limits import free_nbytes, require_memory
 
 __all__ = ["UndoLog"]
 
@@ -36,8 +37,9 @@ class UndoLog:
         """Allocate places for ``depth`` cache fills of a request whose ring has ``slots`` slots.
 
         Raises:
-            DeviceError: The device has not that much memory. Nothing stays allocated.
+            DeviceError: The device has not that much memory. Nothing is allocated.
         """
+        _check_memory(cache, depth)
         self.depth = depth
         self._cache = cache
         self._request = request
@@ -107,3 +109,10 @@ class UndoLog:
     def close(self) -> None:
         """Free the memory. Closing twice is allowed."""
         self._close.close()
+
+
+def _check_memory(cache: LaneCache, depth: int) -> None:
+    if depth > 0:
+        most = free_nbytes(cache.device) // cache.undo_nbytes
+        what = f"the log of rollback_chunks={depth}"
+        require_memory(cache.device, depth * cache.undo_nbytes, what, f"at most rollback_chunks={most} fits")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from fake_cuda import FakeCuda
+from fake_cuda import FakeCuda, enabled_fake_cuda
 from host_function_backend import HostFunctionBackend
 from prometheus_client import CollectorRegistry
 
@@ -178,6 +178,42 @@ def test_a_copy_that_fails_in_a_rollback_closes_the_session(model: Model, fake_c
         session.rollback()
     with pytest.raises(RuntimeError, match="a rollback was interrupted and the session was closed"):
         session.step()
+
+
+@pytest.mark.parametrize("depth", [10**12, 10**30])
+def test_a_log_that_cannot_fit_is_refused_before_it_is_allocated(model: Model, fake_cuda: FakeCuda, depth: int) -> None:
+    model.session(**SETTINGS).close()  # type: ignore[arg-type]  # makes the lane
+    fake_cuda.clear_calls()
+
+    sentence = rf"log of rollback_chunks={depth} needs [\d,.]+ GiB, and \w+(:0)? has [\d,.]+ GiB available; at most "
+    with pytest.raises(DeviceError, match=sentence + r"rollback_chunks=\d+ fits"):
+        model.session(**SETTINGS, rollback_chunks=depth)  # type: ignore[arg-type]
+
+    assert "cuMemAlloc_v2" not in fake_cuda.counts()
+    with model.session(**SETTINGS, rollback_chunks=1) as session:  # type: ignore[arg-type]
+        session.start(given())
+
+
+def test_as_many_chunks_as_the_refusal_names_fit(tiny_bundle: Path) -> None:
+    with enabled_fake_cuda(memory_nbytes=1 << 20):
+        model = Model(open_bundle(tiny_bundle), HostFunctionBackend(), "fp32")
+        model.session(**SETTINGS).close()  # type: ignore[arg-type]  # makes the lane
+        session = model.session(**SETTINGS, rollback_chunks=most_chunks(model))  # type: ignore[arg-type]
+        assert session.undo_nbytes > 2**19
+        with pytest.raises(DeviceError, match="at most rollback_chunks=0 fits"):
+            model.session(**SETTINGS, rollback_chunks=1)  # type: ignore[arg-type]
+        model.close()
+        del model, session
+        gc.collect()
+
+
+def most_chunks(model: Model) -> int:
+    """Return the number that a refusal names as the most that fits."""
+    try:
+        model.session(**SETTINGS, rollback_chunks=10**12)  # type: ignore[arg-type]
+    except DeviceError as error:
+        return int(str(error).rpartition("rollback_chunks=")[2].split()[0])
+    raise AssertionError("a log of a million million chunks was not refused")
 
 
 @pytest.mark.parametrize("model", ["cuda"], indirect=True)
