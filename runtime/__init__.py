@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .chunk import Chunk, Timings
+    from .media import fit_pictures
     from .model import Model, load
     from .noise import Noise
     from .session import Session, advance
 
-__all__ = ["Chunk", "Model", "Noise", "Session", "Timings", "advance", "load"]
+__all__ = ["Chunk", "Model", "Noise", "Session", "Timings", "advance", "fit_pictures", "load"]
 
 _HOMES = {
     "Chunk": "chunk",
@@ -20,6 +21,7 @@ _HOMES = {
     "Session": "session",
     "Timings": "chunk",
     "advance": "session",
+    "fit_pictures": "media",
     "load": "model",
 }
 
@@ -29,3 +31,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    """List what is imported on first use too."""
+    return sorted({*globals(), *__all__})

@@ -54,9 +54,11 @@ class PictureCodec:
         """
         wanted = (*self.picture_size, 3)
         if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1:] != wanted:
+            found = f"{pictures.dtype} {list(pictures.shape)}"
             raise TensorMismatchError(
                 "pictures",
-                f"wanted uint8 [n, {wanted[0]}, {wanted[1]}, 3], found {pictures.dtype} {list(pictures.shape)}",
+                f"wanted uint8 [n, {wanted[0]}, {wanted[1]}, 3], found {found}; cut and resize them with "
+                "vdmrt.runtime.fit_pictures(pictures, model.codec.picture_size)",
             )
         planes = pictures.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0
         return self._encode.run(planes)

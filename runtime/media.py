@@ -9,19 +9,20 @@ import struct
 import tokenize
 import warnings
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import MediaError
+from ..errors import MediaError, TensorMismatchError
 
 if TYPE_CHECKING:
     from av import VideoFrame
     from PIL.Image import Image
 
-__all__ = ["read_clip", "read_latents", "read_picture"]
+__all__ = ["fit_pictures", "read_clip", "read_latents", "read_picture"]
 
 # Pillow and FFmpeg know formats that run programs (EPS) or open further files and addresses (HLS playlists):
 # only these are tried, whatever the file says it is.
@@ -124,6 +125,36 @@ def read_latents(path: str | Path) -> npt.NDArray[np.float32]:
         converted = np.ascontiguousarray(latents, np.float32)
     require_finite(converted, f"'{path}'")
     return converted
+
+
+def fit_pictures(pictures: Iterable[npt.NDArray[np.uint8]], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Cut pictures about their centers to the wanted aspect and resize them with antialiasing, as ``vdmrt run`` does.
+
+    Args:
+        pictures: RGB, uint8 [n, height, width, 3], or several [height, width, 3] of any sizes.
+        size: Wanted height and width in pixels: ``model.codec.picture_size``.
+
+    Returns:
+        RGB, [n, height, width, 3]; what :meth:`Session.start` takes.
+
+    Raises:
+        TensorMismatchError: There is no picture, or one has another dtype or shape.
+        ValueError: A size is not positive.
+    """
+    from PIL import Image
+
+    height, width = size
+    _require_positive(height=height, width=width)
+    fitted = []
+    for number, picture in enumerate(pictures):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
+            wanted = "wanted uint8 [n, height, width, 3]"
+            found = f"{picture.dtype} {list(picture.shape)}"
+            raise TensorMismatchError("pictures", f"{wanted}, found {found} as picture {number}")
+        fitted.append(_fit(Image.fromarray(np.ascontiguousarray(picture)), height, width))
+    if not fitted:
+        raise TensorMismatchError("pictures", "wanted at least 1 picture, found none")
+    return np.stack(fitted)
 
 
 def require_finite(latents: npt.NDArray[np.float32], what: str) -> None:

@@ -136,8 +136,8 @@ class Session:
 
         Args:
             first: Latents, floating point [n, c, h, w], or pictures, uint8 [n, height, width, 3], where the bundle has
-                a codec; 1 <= n <= slots. Of the host, or by DLPack or ``__cuda_array_interface__`` of the GPU that the
-                session is on. Copied.
+                a codec, of the codec's size (see :func:`~vdmrt.runtime.fit_pictures`); 1 <= n <= slots. Of the host,
+                or by DLPack or ``__cuda_array_interface__`` of the GPU that the session is on. Copied.
             noise: ``prefix`` to use instead of drawn numbers.
 
         Raises:

@@ -50,7 +50,8 @@ def test_latents_that_are_not_finite(model: Model, bad: float) -> None:
 
 def test_wrong_size_of_pictures(model: Model) -> None:
     with model.session(steps=2) as session:
-        with pytest.raises(TensorMismatchError, match=r"wanted uint8 \[n, 32, 48, 3\], found uint8 \[1, 8, 8, 3\]"):
+        sentence = r"wanted uint8 \[n, 32, 48, 3\], found uint8 \[1, 8, 8, 3\]; cut .* vdmrt.runtime.fit_pictures"
+        with pytest.raises(TensorMismatchError, match=sentence):
             session.start(np.zeros((1, 8, 8, 3), np.uint8))
 
 
