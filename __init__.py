@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["VdmrtError", "load"]
+__all__ = ["VdmrtError", "bundle", "errors", "load", "runtime"]
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from . import bundle, errors, runtime
     from .errors import VdmrtError
     from .runtime import load
+
+_HOMES = {"VdmrtError": "errors", "load": "runtime"}
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that ``import vdmrt`` costs next to nothing."""
-    if name == "load":
-        from .runtime import load
-
-        return load
-    if name == "VdmrtError":
-        from .errors import VdmrtError
-
-        return VdmrtError
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    if name in __all__:
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module 'vdmrt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List what is imported on first use too."""
+    return sorted({*globals(), *__all__})

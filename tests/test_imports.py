@@ -73,3 +73,31 @@ def test_every_offered_name_is_there(package: str) -> None:
     module = importlib.import_module(package)
 
     assert [name for name in getattr(module, "__all__", []) if not hasattr(module, name)] == []
+
+
+@pytest.mark.parametrize("package", ["vdmrt", "vdmrt.runtime"])
+def test_what_is_imported_on_first_use_is_listed(package: str) -> None:
+    module = importlib.import_module(package)
+
+    assert set(dir(module)) >= {*module.__all__, "__doc__"}
+
+
+def test_a_submodule_is_there_before_anything_was_loaded(tmp_path: Path) -> None:
+    """As the README writes it: by its full name, after ``import vdmrt`` alone."""
+    code = "import vdmrt; vdmrt.runtime.Noise; vdmrt.errors.VdmrtError; vdmrt.bundle.open_bundle"
+
+    assert "vdmrt.runtime.noise" in modules_loaded_by(code, tmp_path)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'vdmrt' has no attribute 'lode'"):
+        _ = importlib.import_module("vdmrt").lode
+    with pytest.raises(AttributeError, match="module 'vdmrt.runtime' has no attribute 'Nose'"):
+        _ = importlib.import_module("vdmrt.runtime").Nose
+
+
+def test_the_package_runs_as_a_module(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vdmrt", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0 and done.stdout.startswith("Usage: python -m vdmrt [OPTIONS] COMMAND")
