@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,16 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Geometry, Graph
+from ..bundle.files import replaced_file
 from ..errors import SessionError
 from .arrays import Array
 from .session_settings import SessionSettings
 
 __all__ = ["Snapshot", "SnapshotForm", "read_snapshot"]
 
-_SCHEMA = 1
-_KEY = "vdmrt_snapshot"  # of the one entry of safetensors' metadata
+_SCHEMA = 2  # 1 had no checksum
+# Of the entries of safetensors' metadata: the header as JSON, and the SHA-256 of header and tensors.
+_KEY, _CHECKSUM = "vdmrt_snapshot", "vdmrt_sha256"
 _MAX_WRITTEN = 2**48  # of the random numbers
 
 
@@ -88,24 +89,21 @@ class Snapshot:
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a file that :meth:`Model.restore` reads; whole or not at all, over one that is there."""
+        """Write a file that :meth:`Model.restore` reads, with a checksum of all of it.
+
+        It is written whole or not at all, over a regular file that is there; a link keeps pointing at its file.
+
+        Raises:
+            SessionError: The file cannot be written, or the path is something other than a regular file.
+        """
         from safetensors.numpy import save  # only where snapshots are written
 
-        header = {"schema": _SCHEMA, **{field: getattr(self, field) for field in _HEADER}}
-        header["settings"] = dataclasses.asdict(self.settings)
-        target = Path(path)
-        contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in self.tensors.items()}
-        data = save(contiguous, metadata={_KEY: json.dumps(header)})
-        handle, work = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.replace(work, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(work)
-            raise
-        return target
+        fields = {"schema": _SCHEMA, **{field: getattr(self, field) for field in _HEADER}}
+        header = json.dumps({**fields, "settings": dataclasses.asdict(self.settings)})
+        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in self.tensors.items()}
+        with replaced_file(path, fail=SessionError) as file:
+            file.write(save(tensors, metadata={_KEY: header, _CHECKSUM: _checksum(header, tensors)}))
+        return Path(path)
 
     def check(self, form: SnapshotForm, source: str) -> None:
         """Hold it against what a model can restore.
@@ -126,11 +124,19 @@ def _is_finite(tensor: Array) -> bool:
     return tensor.dtype.kind != "f" or bool(np.isfinite(tensor).all())
 
 
+def _checksum(header: str, tensors: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype.str} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.data)
+    return digest.hexdigest()
+
+
 _HEADER = ("precision", "graphs_sha256", "written", "chunks")
 
 
 def read_snapshot(path: str | os.PathLike[str], form: SnapshotForm) -> Snapshot:
-    """Read a snapshot; header and sizes are checked before any tensor is.
+    """Read a snapshot; header and sizes are checked before any tensor is read, and the checksum after.
 
     Raises:
         SessionError: There is no such file, it is truncated or foreign, or it does not fit the model.
@@ -138,9 +144,12 @@ def read_snapshot(path: str | os.PathLike[str], form: SnapshotForm) -> Snapshot:
     from safetensors import SafetensorError, safe_open  # only where snapshots are read
 
     source = str(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise SessionError(f"{source}: wanted a snapshot, found something that is not a regular file")
     try:
         with safe_open(source, framework="np") as file:
-            header = _read_header(file.metadata(), source)
+            metadata = file.metadata() or {}
+            header = _read_header(metadata, source)
             _check_origin(header["precision"], header["graphs_sha256"], form, source)
             _check_tensors(_listed(file), form, source)
             tensors = {name: file.get_tensor(name) for name in form.tensors}
@@ -151,6 +160,7 @@ def read_snapshot(path: str | os.PathLike[str], form: SnapshotForm) -> Snapshot:
             f"{source}: wanted a snapshot, found a part of one or something else ({error}); take it again with "
             "session.snapshot().save()"
         ) from error
+    _check_checksum(metadata, tensors, source)
     settings = SessionSettings(**header.pop("settings"))
     return Snapshot(settings=settings, tensors=tensors, **{field: header[field] for field in _HEADER})
 
@@ -170,14 +180,25 @@ def _listed(file: Any) -> dict[str, tuple[np.dtype[Any] | str, tuple[int, ...]]]
     return found
 
 
-def _read_header(metadata: Mapping[str, str] | None, source: str) -> dict[str, Any]:
+def _check_checksum(metadata: Mapping[str, str], tensors: Mapping[str, Array], source: str) -> None:
+    found, wanted = _checksum(metadata[_KEY], tensors), metadata.get(_CHECKSUM, "none")
+    if found != wanted:
+        raise SessionError(
+            f"{source}: its checksum is {wanted[:12]}, and its content has {found[:12]}: it was altered or damaged; "
+            "take the snapshot again (to go another way from it, model.restore(snapshot, seed=...))"
+        )
+
+
+def _read_header(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
     try:
-        header: dict[str, Any] = json.loads((metadata or {})[_KEY])
+        header: dict[str, Any] = json.loads(metadata[_KEY])
     except (KeyError, ValueError) as error:
         raise SessionError(f"{source}: is safetensors, but no snapshot of a session") from error
     found = header.get("schema") if isinstance(header, dict) else None
     if found != _SCHEMA:
-        raise SessionError(f"{source}: wanted a snapshot of schema {_SCHEMA}, found {found!r}; take it again")
+        raise SessionError(
+            f"{source}: wanted a snapshot of schema {_SCHEMA}, which has a checksum, found {found!r}; take it again"
+        )
     for path, fits in _FIELDS.items():
         value: Any = header
         for key in path.split("."):

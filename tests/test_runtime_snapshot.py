@@ -111,13 +111,19 @@ def test_what_no_frame_lies_in_is_zeroed(model: Model, tmp_path: Path) -> None:
             assert not restored.cache()[0][:, :, :, :, 2:].any()
 
 
-def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Path:
+def opened(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the metadata and the tensors of a snapshot."""
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
-    header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["vdmrt_snapshot"])
-    tensors = load(data)
+    return json.loads(data[8 : 8 + length])["__metadata__"], load(data)
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Path:
+    """Change a snapshot and leave its checksum as it was."""
+    metadata, tensors = opened(path)
+    header = json.loads(metadata["vdmrt_snapshot"])
     change(header, tensors)
-    path.write_bytes(save(tensors, metadata={"vdmrt_snapshot": json.dumps(header)}))
+    path.write_bytes(save(tensors, metadata={**metadata, "vdmrt_snapshot": json.dumps(header)}))
     return path
 
 
@@ -134,7 +140,10 @@ def poison(header: dict[str, Any], tensors: dict[str, Any]) -> None:
     [
         (lambda h, t: h.update(graphs_sha256="0" * 64), "was taken from graphs 000000000000, and this model's are "),
         (lambda h, t: h.update(precision="fp16"), "at precision 'fp16', and this model runs 'fp32'; load .*precision="),
-        (lambda h, t: h.update(schema=2), "wanted a snapshot of schema 1, found 2; take it again"),
+        (
+            lambda h, t: h.update(schema=1),
+            "a snapshot of schema 2, which has a checksum, found 1; take it again",
+        ),
         (lambda h, t: h.update(written=-1), "its header has -1 as written"),
         (lambda h, t: h.update(written=True), "its header has True as written"),
         (lambda h, t: h.pop("chunks"), "its header has nothing as chunks"),
@@ -146,7 +155,9 @@ def poison(header: dict[str, Any], tensors: dict[str, Any]) -> None:
         (lambda h, t: t.update(cache=t["cache"].astype(np.float64)), r"wanted 'cache' as float32 .*, found F64 "),
         (lambda h, t: t.pop("context"), r"wanted 'context' as float32 .*, found nothing"),
         (lambda h, t: t.update(more=np.zeros(2, np.float32)), r"wanted 'more' as nothing, found float32 \[2\]"),
-        (poison, "'cache' holds NaN or Inf"),
+        (lambda h, t: h["settings"].update(seed=4), "its checksum is .*, and its content has .*: it was altered"),
+        (lambda h, t: h.update(written=4), "its checksum is .*, and its content has .*: it was altered"),
+        (poison, "its checksum is .*, and its content has .*: it was altered"),
     ],
 )
 def test_a_snapshot_that_does_not_fit_is_refused(
@@ -159,6 +170,39 @@ def test_a_snapshot_that_does_not_fit_is_refused(
 
     with model.session(**SETTINGS) as session:  # type: ignore[arg-type]
         session.start(given())
+
+
+def test_no_bit_can_be_turned_over(model: Model, tmp_path: Path) -> None:
+    path, _ = taken(model, tmp_path / "sky.snapshot")
+    data = path.read_bytes()
+    head = 8 + int.from_bytes(data[:8], "little")
+    for place in [*range(0, head, 11), *range(head, len(data), 997), len(data) - 1]:
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        with pytest.raises(SessionError):
+            model.restore(path)
+
+    path.write_bytes(data)
+    model.restore(path).close()
+
+
+def test_a_snapshot_without_its_checksum_is_refused(model: Model, tmp_path: Path) -> None:
+    path, _ = taken(model, tmp_path / "sky.snapshot")
+    metadata, tensors = opened(path)
+    del metadata["vdmrt_sha256"]
+    path.write_bytes(save(tensors, metadata=metadata))
+
+    with pytest.raises(SessionError, match="its checksum is none, and its content has"):
+        model.restore(path)
+
+
+def test_a_snapshot_in_memory_that_holds_nan_is_refused(model: Model) -> None:
+    with model.session(**SETTINGS) as session:  # type: ignore[arg-type]
+        session.start(given())
+        snapshot = session.snapshot()
+    snapshot.tensors["cache"][0, 0, 0, 0, 0, 0] = np.nan
+
+    with pytest.raises(SessionError, match="'cache' holds NaN or Inf"):
+        model.restore(snapshot)
 
 
 def test_what_is_no_snapshot_is_refused(model: Model, tmp_path: Path) -> None:
@@ -174,6 +218,8 @@ def test_what_is_no_snapshot_is_refused(model: Model, tmp_path: Path) -> None:
         model.restore(path)
     with pytest.raises(SessionError, match="there is no such snapshot"):
         model.restore(tmp_path / "absent")
+    with pytest.raises(SessionError, match="wanted a snapshot, found something that is not a regular file"):
+        model.restore(tmp_path)
     with model.session(steps=2) as session, pytest.raises(SessionError, match="no frames to go on from"):
         session.snapshot()
     with pytest.raises(ValueError, match=r"seed must be 0 <= seed < 2\*\*64, got -1"):
