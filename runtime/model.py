@@ -12,19 +12,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..bundle import Bundle, Manifest, open_bundle, thread_count
-from ..errors import BundleError, SessionError
-from .array_input import ArrayInput, host_array
-from .arrays import checked_array
+from ..errors import SessionError
+from .array_input import ArrayInput
 from .backend import Backend, Program
 from .backend_choice import BACKENDS, BackendChoice, make_backend
 from .codec import PictureCodec
 from .lane import Lane
+from .prompt import Prompt, make_prompt, read_null_text
 from .samplers import SamplerTable, make_sampler
 from .schedules import Schedule
 from .session import Session, close_together
@@ -138,7 +136,7 @@ class Model:
             for stage in ("fill", "denoise"):
                 self._programs[stage] = backend.load(bundle, stage, self._graphs[stage])
             self._codec = PictureCodec(backend, bundle, manifest.codec) if manifest.codec else None
-            self._null_text = _read_null_text(bundle)
+            self._null_text = read_null_text(bundle)
         except BaseException:
             self._unload()
             raise
@@ -360,7 +358,7 @@ class Model:
     def _open_session(
         self,
         settings: SessionSettings,
-        prompt: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None,
+        prompt: Prompt | None,
         rollback_chunks: int,
     ) -> Session:
         """Lease a request slot and set it up."""
@@ -437,49 +435,5 @@ class Model:
             raise ValueError(f"the bundle has no null rows, so guidance must be 1, got {guidance}")
         return None
 
-    def _prompt(
-        self, text: ArrayInput | None, mask: ArrayInput | None
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
-        """Return text [rows_per_request, tokens, width] and mask; the null row uses the prompt's mask."""
-        g = self.manifest.geometry
-        if g.text_width == 0:
-            if text is not None or mask is not None:
-                raise ValueError("the model has no text; leave out text and text_mask")
-            return None
-        if text is None:
-            raise ValueError(f"the model wants text embeddings [tokens <= {g.text_tokens}, {g.text_width}], got none")
-        open_device = self.backend.open_device
-        mask = None if mask is None else host_array("text_mask", mask, open_device)
-        embeddings = checked_array("text", host_array("text", text, open_device), (None, g.text_width), "tokens, width")
-        tokens = len(embeddings)
-        counted = checked_array(
-            "text_mask",
-            np.ones(tokens) if mask is None else np.asarray(mask, np.float32),
-            (tokens,),
-            "tokens",
-        )
-        if tokens > g.text_tokens or not counted.any():
-            raise ValueError(
-                f"the model takes 1 to {g.text_tokens} tokens, got {tokens}, of which {np.count_nonzero(counted)} count"
-            )
-        padded = np.zeros((g.text_tokens, g.text_width), np.float32)
-        padded[:tokens] = embeddings
-        rows = [padded] if g.rows_per_request == 1 else [self._null_text, padded]
-        visible = np.zeros(g.text_tokens, np.float32)
-        visible[:tokens] = counted != 0
-        return np.stack(rows), np.stack([visible] * g.rows_per_request)
-
-
-def _read_null_text(bundle: Bundle) -> npt.NDArray[np.float32]:
-    g, artifact = bundle.manifest.geometry, bundle.manifest.null_text
-    if artifact is None:
-        if g.rows_per_request == 2:
-            raise BundleError("has null rows but no null text; export it again", path=bundle.path)
-        return np.zeros((0, 0), np.float32)
-    path = bundle.locate(artifact)
-    try:
-        return checked_array(
-            "null_text", np.load(path, allow_pickle=False), (g.text_tokens, g.text_width), "tokens, width"
-        )
-    except ValueError as error:
-        raise BundleError(f"is no array of numbers: {error}", path=path) from error
+    def _prompt(self, text: ArrayInput | None, mask: ArrayInput | None) -> Prompt | None:
+        return make_prompt(self.manifest.geometry, self._null_text, text, mask, self.backend.open_device)
