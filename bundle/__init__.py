@@ -31,6 +31,7 @@ from .manifest import (
     Speed,
     TensorSpec,
 )
+from .operators import OLDEST_PARSER_OPSET, find_unsupported
 from .plan_file import read_plan, verify_engine, verify_engine_weights
 from .precision import CACHE_SUFFIXES, Precision, split_precision
 from .trust import cache_folder, is_trusted, record_trust
@@ -40,6 +41,7 @@ __all__ = [
     "ENGINES_FOLDER",
     "ENGINE_MANIFEST",
     "ENGINE_SCHEMA",
+    "OLDEST_PARSER_OPSET",
     "SCHEMA",
     "Accuracy",
     "Artifact",
@@ -70,6 +72,7 @@ __all__ = [
     "describe_cpu",
     "engine_mismatches",
     "find_engine",
+    "find_unsupported",
     "is_trusted",
     "list_engines",
     "new_bundle",
