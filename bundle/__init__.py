@@ -31,6 +31,7 @@ from .manifest import (
     Speed,
     TensorSpec,
 )
+from .memory import available_nbytes
 from .operators import OLDEST_PARSER_OPSET, find_unsupported
 from .plan_file import read_plan, verify_engine, verify_engine_weights
 from .precision import CACHE_SUFFIXES, Precision, split_precision
@@ -66,6 +67,7 @@ __all__ = [
     "Speed",
     "TensorSpec",
     "amended_bundle",
+    "available_nbytes",
     "cache_folder",
     "check_engine",
     "check_external_data",

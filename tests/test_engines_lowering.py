@@ -199,7 +199,7 @@ def test_an_altered_exported_graph_is_not_lowered(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("node", "dtype", "sentence"),
     [
-        (onnx.helper.make_node("Mish", ["x"], ["y"], name="odd"), 1, r"node 'odd': ai\.onnx\.Mish is not supported by the"),
+        (onnx.helper.make_node("Mish", ["x"], ["y"], name="odd"), 1, r"'odd': ai\.onnx\.Mish is not supported by the"),
         (
             onnx.helper.make_node("Clip", ["x"], ["y"], name="low"),
             6,

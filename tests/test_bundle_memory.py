@@ -1,0 +1,82 @@
+"""The memory that a process can still take, by the system and by control groups of both versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vdmrt.bundle import available_nbytes
+
+GIB = 2**30
+
+
+def machine(root: Path, files: dict[str, str]) -> Path:
+    """Write files of the kernel below ``root``, on a machine with 8 GiB available."""
+    for name, text in {"proc/meminfo": "MemTotal: 16777216 kB\nMemAvailable:    8388608 kB\n", **files}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text + "\n")
+    return root
+
+
+def test_without_a_control_group_it_is_what_the_system_has(tmp_path: Path) -> None:
+    assert available_nbytes(machine(tmp_path, {})) == 8 * GIB
+
+
+def test_a_group_of_version_2_limits_it_and_its_file_cache_is_free(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/pod/app",
+        "sys/fs/cgroup/pod/app/memory.max": str(4 * GIB),
+        "sys/fs/cgroup/pod/app/memory.current": str(3 * GIB),
+        "sys/fs/cgroup/pod/app/memory.stat": f"anon 5\ninactive_file {GIB}\nactive_file 7\nfile {2 * GIB}",
+    }
+
+    assert available_nbytes(machine(tmp_path, files)) == 2 * GIB + 7
+
+
+def test_a_group_of_version_1_limits_it(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "5:cpu,cpuacct:/a\n4:memory:/a",
+        "sys/fs/cgroup/memory/a/memory.limit_in_bytes": str(2 * GIB),
+        "sys/fs/cgroup/memory/a/memory.usage_in_bytes": str(GIB),
+        "sys/fs/cgroup/memory/a/memory.stat": "active_file 1\ntotal_active_file 2\ntotal_inactive_file 3",
+    }
+
+    assert available_nbytes(machine(tmp_path, files)) == GIB + 5
+
+
+@pytest.mark.parametrize("limit", ["max", str(2**63 - 4096)])
+def test_a_group_without_a_limit_is_bound_by_the_one_around_it(tmp_path: Path, limit: str) -> None:
+    files = {
+        "proc/self/cgroup": "0::/pod/app",
+        "sys/fs/cgroup/pod/app/memory.max": limit,
+        "sys/fs/cgroup/pod/app/memory.current": "0",
+        "sys/fs/cgroup/pod/memory.max": str(3 * GIB),
+        "sys/fs/cgroup/pod/memory.current": "0",
+    }
+
+    assert available_nbytes(machine(tmp_path, files)) == 3 * GIB
+
+
+def test_a_container_that_sees_the_path_of_the_host_uses_its_own_mount(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "4:memory:/docker/0123",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": str(GIB),
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": str(GIB // 2),
+    }
+
+    assert available_nbytes(machine(tmp_path, files)) == GIB // 2
+
+
+def test_a_group_above_its_limit_leaves_nothing(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/",
+        "sys/fs/cgroup/memory.max": str(GIB),
+        "sys/fs/cgroup/memory.current": str(2 * GIB),
+    }
+
+    assert available_nbytes(machine(tmp_path, files)) == 0
+
+
+def test_this_machine_has_some() -> None:
+    assert 2**20 < available_nbytes() < 2**60
