@@ -35,6 +35,7 @@ from .memory import available_nbytes
 from .operators import OLDEST_PARSER_OPSET, find_unsupported
 from .plan_file import read_plan, verify_engine, verify_engine_weights
 from .precision import CACHE_SUFFIXES, Precision, split_precision
+from .sizes import format_nbytes
 from .trust import cache_folder, is_trusted, record_trust
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "engine_mismatches",
     "find_engine",
     "find_unsupported",
+    "format_nbytes",
     "is_trusted",
     "list_engines",
     "new_bundle",

@@ -184,9 +184,9 @@ def _options(given: dict[str, Any]) -> Any:
 
 def _print_models(bundle: Bundle, precision: str | None) -> None:
     """Print what a build of ONNX Runtime's engine would do."""
-    from ..bundle import ENGINES_FOLDER
+    from ..bundle import ENGINES_FOLDER, format_nbytes
     from .onnxruntime_models import ModelOptions, describe_cpu_machine, load_onnxruntime, model_key
-    from .planner import format_nbytes, plan_engine
+    from .planner import plan_engine
 
     chosen, _ = bundle.graphs(precision)
     machine = describe_cpu_machine(load_onnxruntime())

@@ -7,8 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..bundle import Bundle, Engine, Graph, Machine, Plan, list_engines
-from .planner import format_nbytes
+from ..bundle import Bundle, Engine, Graph, Machine, Plan, format_nbytes, list_engines
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..bundle import format_nbytes
 from ..errors import MediaError, SessionError
 from .chunk import Chunk, Timings
 from .clip_writer import ClipWriter
@@ -146,7 +147,7 @@ class Summary:
                 f"{self.sampler}, {self.steps} steps, seed {self.seed}; {self.backend}, {self.precision}",
                 f"denoising step {self.denoise_ms_median:.1f} ms, cache fill {self.fill_ms_median:.1f} ms (medians), "
                 f"{self.latent_frames_per_second:.2f} latent frames/s without the codec, "
-                f"KV cache {self.cache_nbytes / 2**20:.1f} MiB, {self.wall_seconds:.1f} s in all",
+                f"KV cache {format_nbytes(self.cache_nbytes)}, {self.wall_seconds:.1f} s in all",
             ]
         )
 

@@ -1,0 +1,30 @@
+"""Sizes in bytes are written for people, everywhere in the same way."""
+
+from __future__ import annotations
+
+import pytest
+
+from vdmrt.bundle import format_nbytes
+
+KIB, MIB, GIB, TIB = (2 ** (10 * power) for power in (1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"),
+    [
+        (0, "0 B"),
+        (5, "5 B"),
+        (1023, "1023 B"),
+        (2 * KIB, "2 KiB"),
+        (7.031 * KIB, "7.03 KiB"),
+        (999.6 * KIB, "1000 KiB"),
+        (1003 * KIB, "1003 KiB"),
+        (1023.9 * KIB, "1 MiB"),
+        (99.96 * MIB, "100 MiB"),
+        (5 * GIB, "5 GiB"),
+        (10.5 * TIB, "10.5 TiB"),
+        (5000 * TIB, "5000 TiB"),
+    ],
+)
+def test_bytes_have_three_digits_and_no_exponent(nbytes: float, text: str) -> None:
+    assert format_nbytes(nbytes) == text
