@@ -1,10 +1,15 @@
-"""Sizes in bytes, written for people."""
+"""Quantities written for people: bytes, and counts of things."""
 
 from __future__ import annotations
 
-__all__ = ["format_nbytes"]
+__all__ = ["format_count", "format_nbytes"]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def format_count(count: int, noun: str) -> str:
+    """Return a count with its noun, which gets an s unless there is one thing: "1 clip", "2 clips"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def format_nbytes(nbytes: float) -> str:

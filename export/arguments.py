@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ..errors import ExportError
 from .config import Context, Positions, TransformerConfig, check_values, find_size_misfit
 
-__all__ = ["PRESETS", "config_from_arguments", "load_config"]
+__all__ = ["PRESETS", "config_from_arguments", "load_config", "name_model"]
 
 # DiT's sizes (Peebles & Xie 2023, table 1); Ca2-VDM publishes XL/2.
 PRESETS: Mapping[str, Mapping[str, int]] = {
@@ -91,11 +91,23 @@ def load_config(source: str | Path, *, latent_size: tuple[int, int] | None = Non
         if latent_size is not None:
             misfit = find_size_misfit(latent_size, _patch_size(arguments))
             if misfit is not None:
-                raise ValueError(f"latent_size {misfit}")
+                raise ValueError(f"latent_size={latent_size[0]}x{latent_size[1]} {misfit}")
             arguments = {**arguments, "input_size": [1, *latent_size]}
         return config_from_arguments(arguments)
     except ExportError as error:
         raise ExportError(f"{source}: {error}") from error
+
+
+def name_model(source: str | Path) -> str:
+    """Return a name for the model of a configuration: the preset's, or the file's.
+
+    A file that is called only "config", as beside most checkpoints, is named by its folder.
+    """
+    if str(source) in PRESETS:
+        return str(source)
+    path = Path(source)
+    is_nameless = path.stem.lower() in ("config", "model", "transformer_config", "model_config")
+    return (path.resolve().parent.name if is_nameless else "") or path.stem
 
 
 def config_from_arguments(arguments: Mapping[str, Any]) -> TransformerConfig:

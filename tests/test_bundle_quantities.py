@@ -1,10 +1,10 @@
-"""Sizes in bytes are written for people, everywhere in the same way."""
+"""Quantities are written for people, everywhere in the same way."""
 
 from __future__ import annotations
 
 import pytest
 
-from vdmrt.bundle import format_nbytes
+from vdmrt.bundle import format_count, format_nbytes
 
 KIB, MIB, GIB, TIB = (2 ** (10 * power) for power in (1, 2, 3, 4))
 
@@ -28,3 +28,8 @@ KIB, MIB, GIB, TIB = (2 ** (10 * power) for power in (1, 2, 3, 4))
 )
 def test_bytes_have_three_digits_and_no_exponent(nbytes: float, text: str) -> None:
     assert format_nbytes(nbytes) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 clips"), (1, "1 clip"), (2, "2 clips")])
+def test_one_thing_is_not_a_plural(count: int, text: str) -> None:
+    assert format_count(count, "clip") == text
