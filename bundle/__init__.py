@@ -44,7 +44,7 @@ from .memory import available_nbytes
 from .operators import OLDEST_PARSER_OPSET, find_unsupported
 from .plan_file import read_plan, verify_engine, verify_engine_weights
 from .precision import CACHE_SUFFIXES, Precision, split_precision
-from .quantities import format_count, format_nbytes
+from .quantities import format_count, format_flops, format_nbytes
 from .trust import cache_folder, is_trusted, record_trust
 
 __all__ = [
@@ -87,6 +87,7 @@ __all__ = [
     "find_engine",
     "find_unsupported",
     "format_count",
+    "format_flops",
     "format_nbytes",
     "is_trusted",
     "list_engines",

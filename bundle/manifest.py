@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .precision import Precision
+from .quantities import format_count
 
 __all__ = [
     "SCHEMA",
@@ -291,7 +292,7 @@ class Accuracy:
         """Say it in one line."""
         told = ", ".join(f"{name} {value:.3g}" for name, value in self.figures.items())
         held = "every gate held" if self.passed else "A GATE WAS MISSED"
-        return f"{self.precision} against {self.against} over {self.chunks} chunks: {told}; {held}"
+        return f"{self.precision} against {self.against} over {format_count(self.chunks, 'chunk')}: {told}; {held}"
 
 
 @dataclass(frozen=True)

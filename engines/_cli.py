@@ -140,7 +140,9 @@ def build(
 @click.option("--verify", is_flag=True, help="Check every file's SHA-256 too, the engines' included.")
 def inspect(bundle: Path, as_json: bool, verify: bool) -> None:
     """Show what BUNDLE is: geometry, tensors, cache bytes, FLOPs, weights, nodes that copy the cache, engines."""
-    from .inspection import inspect_bundle, render_inspection
+    from ..console.tables import open_console
+    from .inspection import inspect_bundle
+    from .inspection_text import render_inspection
 
     opened = open_bundle(bundle)
     if verify:
@@ -150,9 +152,7 @@ def inspect(bundle: Path, as_json: bool, verify: bool) -> None:
     if as_json:
         click.echo(json.dumps(inspect_bundle(opened), indent=1))
         return
-    from rich.console import Console
-
-    render_inspection(opened, Console())
+    render_inspection(opened, open_console())
 
 
 def _build(bundle: Bundle, backend: str, precision: str | None, options: Any, gpu: int, force: bool) -> Engine:

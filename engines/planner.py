@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..bundle import Bundle, Geometry, Graph, format_nbytes, split_precision, stage_graphs
+from ..bundle import Bundle, Geometry, Graph, format_flops, format_nbytes, split_precision, stage_graphs
 from ..errors import EngineError
 from .gpu import Gpu
 
@@ -73,7 +73,7 @@ class EnginePlan:
             f"staging         {format_nbytes(self.staging_nbytes)} a lane",
             f"inputs, outputs {format_nbytes(self.sides_nbytes)} a lane",
             f"scratch         about {format_nbytes(self.scratch_nbytes)} a lane",
-            f"denoising step  {self.flops['denoise'] / 1e9:.4g} GFLOP, {moved} moved",
+            f"denoising step  {format_flops(self.flops['denoise'])}, {moved} moved",
         ]
         if step is not None:
             lines.append(f"roofline        {1e3 * step:.3g} ms a denoising step at this GPU's highest clocks ({bound})")

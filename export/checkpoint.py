@@ -71,7 +71,7 @@ def load_model(config: TransformerConfig, checkpoint: Path | Checkpoint) -> Caus
         CheckpointError: The checkpoint cannot be read, holds NaN or Inf, or is of another model.
         ExportError: The model needs more memory than is available.
     """
-    if isinstance(checkpoint, Path):
+    if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
     path = checkpoint.path
     weights = {name: tensor for name, tensor in checkpoint.tensors.items() if name.split(".")[-1] not in _REBUILT}

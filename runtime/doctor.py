@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..console.tables import open_console
 from ._cuda_driver import CudaDriver, probe_driver
 from ._distributions import (
     EXTRAS,
@@ -133,9 +134,7 @@ def examine(
 
 def render(report: Report, console: Console | None = None) -> None:
     """Print a report for people, on ``console`` or standard output."""
-    from rich.console import Console  # late, because onnxruntime_distributions is asked in every run
-
-    console = console or Console()
+    console = console or open_console()
     console.print(f"vdmrt {report.vdmrt}, Python {report.python}", markup=False, highlight=False)
     console.print(f"{report.platform}, {report.cpu_count} CPUs", markup=False, highlight=False)
     for title, rows in _sections(report):

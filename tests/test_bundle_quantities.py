@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vdmrt.bundle import format_count, format_nbytes
+from vdmrt.bundle import format_count, format_flops, format_nbytes
 
 KIB, MIB, GIB, TIB = (2 ** (10 * power) for power in (1, 2, 3, 4))
 
@@ -33,3 +33,10 @@ def test_bytes_have_three_digits_and_no_exponent(nbytes: float, text: str) -> No
 @pytest.mark.parametrize(("count", "text"), [(0, "0 clips"), (1, "1 clip"), (2, "2 clips")])
 def test_one_thing_is_not_a_plural(count: int, text: str) -> None:
     assert format_count(count, "clip") == text
+
+
+@pytest.mark.parametrize(
+    ("flops", "text"), [(999, "999 FLOP"), (4.807e9, "4.81 GFLOP"), (999.7e9, "1 TFLOP"), (1.234e18, "1234 PFLOP")]
+)
+def test_operations_have_three_digits_and_no_exponent(flops: float, text: str) -> None:
+    assert format_flops(flops) == text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from ...bundle import format_nbytes
+from ...bundle import format_count, format_flops, format_nbytes
 from .report import Comparison, Report
 from .statistics import Summary
 
@@ -46,10 +46,11 @@ def describe_comparison(comparison: Comparison) -> list[str]:
 
 def _head(report: Report) -> Iterator[str]:
     w, e = report.workload, report.environment
-    yield f"{w.name} ({w.bundle}): {w.backend}, {w.precision}, {w.sampler}, {w.steps} steps"
+    yield f"{w.name} ({w.bundle}): {w.backend}, {w.precision}, {w.sampler}, {format_count(w.steps, 'step')}"
     yield f"{e.gpu or e.cpu}, {e.cpu_count} CPUs, vdmrt {e.vdmrt}{f' ({e.commit})' if e.commit else ''}"
     yield (
-        f"{w.chunks} chunks of {w.chunk_frames} latent frames, {w.warmup_chunks} chunks of warm-up excluded, "
+        f"{format_count(w.chunks, 'chunk')} of {format_count(w.chunk_frames, 'latent frame')}, "
+        f"{format_count(w.warmup_chunks, 'chunk')} of warm-up excluded, "
         f"decoding {w.decoding}"
     )
     yield ""
@@ -119,7 +120,7 @@ def _tail(report: Report) -> Iterator[str]:
         yield f"Ceilings: {report.ceilings.describe()}"
         for stage in report.roofline:
             yield (
-                f"Roofline {stage.stage}: {stage.flops / 1e9:.4g} GFLOP, {format_nbytes(stage.nbytes)}, at best "
+                f"Roofline {stage.stage}: {format_flops(stage.flops)}, {format_nbytes(stage.nbytes)}, at best "
                 f"{stage.bound_ms:.3f} ms ({stage.limit}), {100 * stage.fraction:.1f}% reached"
             )
     if report.layers:
