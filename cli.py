@@ -15,7 +15,8 @@ from .bundle import Bundle, Check, Engine, record_checks
 from .calibration._cli import calibrate, verify
 from .console.signals import exit_status, terminable
 from .console.spelling import spell_options
-from .engines._cli import build, inspect
+from .engines._cli import build
+from .engines._inspect_cli import inspect
 from .errors import EngineError, VdmrtError
 from .export._cli import export
 from .runtime._cli import demo, doctor, run

@@ -1,8 +1,7 @@
-"""The commands ``vdmrt build`` and ``vdmrt inspect``."""
+"""The command ``vdmrt build``."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
@@ -12,10 +11,10 @@ from typing import Any, get_args
 
 import click
 
-from ..bundle import Bundle, Engine, Precision, list_engines, open_bundle, verify_engine
+from ..bundle import Bundle, Engine, Precision, open_bundle
 from ..errors import BackendError, EngineError
 
-__all__ = ["build", "inspect"]
+__all__ = ["build"]
 
 _log = logging.getLogger("vdmrt")
 _GATE_MISSED = 3
@@ -132,27 +131,6 @@ def build(
         click.echo(f"{engine.manifest.precision} is not {one.name}: {one.detail}; --accept-slower takes it", err=True)
     if slow and not accept_slower:
         sys.exit(_GATE_MISSED)
-
-
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--verify", is_flag=True, help="Check every file's SHA-256 too, the engines' included.")
-def inspect(bundle: Path, as_json: bool, verify: bool) -> None:
-    """Show what BUNDLE is: geometry, tensors, cache bytes, FLOPs, weights, nodes that copy the cache, engines."""
-    from ..console.tables import open_console
-    from .inspection import inspect_bundle
-    from .inspection_text import render_inspection
-
-    opened = open_bundle(bundle)
-    if verify:
-        opened.verify()
-        for engine in list_engines(opened):
-            verify_engine(engine)
-    if as_json:
-        click.echo(json.dumps(inspect_bundle(opened), indent=1))
-        return
-    render_inspection(opened, open_console())
 
 
 def _build(bundle: Bundle, backend: str, precision: str | None, options: Any, gpu: int, force: bool) -> Engine:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..console.tables import open_console
 from ._cuda_driver import CudaDriver, probe_driver
 from ._distributions import (
     EXTRAS,
@@ -134,7 +133,9 @@ def examine(
 
 def render(report: Report, console: Console | None = None) -> None:
     """Print a report for people, on ``console`` or standard output."""
-    console = console or open_console()
+    from rich.console import Console  # late, because onnxruntime_distributions is asked in every run
+
+    console = console or Console()
     console.print(f"vdmrt {report.vdmrt}, Python {report.python}", markup=False, highlight=False)
     console.print(f"{report.platform}, {report.cpu_count} CPUs", markup=False, highlight=False)
     for title, rows in _sections(report):

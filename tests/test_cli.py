@@ -234,7 +234,7 @@ def test_a_bundle_is_shown(tiny_bundle: Path) -> None:
     assert output.startswith(f"tiny (ca2vdm, predicts v) at {tiny_bundle}\nrandom weights: ")
     assert "7 slots, 2 requests × 1 row\n" in re.sub(" +\n", "\n", output)
     assert "preview, pictures 32 × 48" in output
-    assert re.search(r"denoising step +\d+ MFLOP", output)
+    assert re.search(r"denoising step +[\d.]+ MFLOP", output)
     assert "past_k.0 …" in output and "next_latent" in output
     assert "onnxscript" in output
 

@@ -1,9 +1,13 @@
-"""What ``vdmrt inspect`` prints of a bundle for people."""
+"""The command ``vdmrt inspect``."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import click
 
 from ..bundle import (
     Bundle,
@@ -16,20 +20,39 @@ from ..bundle import (
     format_flops,
     format_nbytes,
     list_engines,
+    open_bundle,
+    verify_engine,
 )
-from ..console.tables import make_table
-from .inspection import cache_nbytes, scatter_nbytes, weights_nbytes
+from ..console.tables import make_table, open_console
+from .inspection import cache_nbytes, inspect_bundle, scatter_nbytes, weights_nbytes
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["render_inspection"]
+__all__ = ["inspect"]
 
 _FIGURES = ("plan", "scratch", "built in", "layers", "layers by type", "products", "cache copies")
 
 
-def render_inspection(bundle: Bundle, console: Console) -> None:
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--verify", is_flag=True, help="Check every file's SHA-256 too, the engines' included.")
+def inspect(bundle: Path, as_json: bool, verify: bool) -> None:
+    """Show what BUNDLE is: geometry, tensors, cache bytes, FLOPs, weights, nodes that copy the cache, engines."""
+    opened = open_bundle(bundle)
+    if verify:
+        opened.verify()
+        for engine in list_engines(opened):
+            verify_engine(engine)
+    if as_json:
+        click.echo(json.dumps(inspect_bundle(opened), indent=1))
+        return
+    _print_bundle(opened, open_console())
+
+
+def _print_bundle(bundle: Bundle, console: Console) -> None:
     """Print a bundle for people.
 
     Raises:
