@@ -14,7 +14,9 @@ from . import __version__
 from .bundle import Bundle, Check, Engine, record_checks
 from .calibration._cli import calibrate, verify
 from .console.signals import exit_status, terminable
-from .engines._cli import build, inspect
+from .console.spelling import spell_options
+from .engines._cli import build
+from .engines._inspect_cli import inspect
 from .errors import EngineError, VdmrtError
 from .export._cli import export
 from .runtime._cli import demo, doctor, run
@@ -38,7 +40,8 @@ class _Group(click.Group):
         except (VdmrtError, ValueError, TypeError) as error:
             if ctx.params.get("traceback"):
                 raise
-            click.echo(f"Error: {error}", err=True)
+            command = self.get_command(ctx, ctx.invoked_subcommand or "") or self
+            click.echo(f"Error: {spell_options(str(error), command)}", err=True)
             ctx.exit(_FAILED if isinstance(error, VdmrtError) else _MISUSED)
         except KeyboardInterrupt as error:
             click.echo(f"Interrupted{f' by {error}' if str(error) else ''}.", err=True)

@@ -15,7 +15,16 @@ from .engine import (
 from .engine_lookup import check_engine, engine_mismatches, find_engine, rebuild_command
 from .engine_manifest import ENGINE_SCHEMA, Check, EngineManifest, LayerCopy, Machine, Plan, PlanAudit
 from .external_data import check_external_data, read_fields
-from .folder import Bundle, BundleWriter, amended_bundle, new_bundle, open_bundle, rewrite_manifest, sha256_of
+from .folder import (
+    Bundle,
+    BundleWriter,
+    amended_bundle,
+    check_place,
+    new_bundle,
+    open_bundle,
+    rewrite_manifest,
+    sha256_of,
+)
 from .manifest import (
     SCHEMA,
     Accuracy,
@@ -32,8 +41,10 @@ from .manifest import (
     TensorSpec,
 )
 from .memory import available_nbytes
+from .operators import OLDEST_PARSER_OPSET, find_unsupported
 from .plan_file import read_plan, verify_engine, verify_engine_weights
 from .precision import CACHE_SUFFIXES, Precision, split_precision
+from .quantities import format_count, format_flops, format_nbytes
 from .trust import cache_folder, is_trusted, record_trust
 
 __all__ = [
@@ -41,6 +52,7 @@ __all__ = [
     "ENGINES_FOLDER",
     "ENGINE_MANIFEST",
     "ENGINE_SCHEMA",
+    "OLDEST_PARSER_OPSET",
     "SCHEMA",
     "Accuracy",
     "Artifact",
@@ -69,9 +81,14 @@ __all__ = [
     "cache_folder",
     "check_engine",
     "check_external_data",
+    "check_place",
     "describe_cpu",
     "engine_mismatches",
     "find_engine",
+    "find_unsupported",
+    "format_count",
+    "format_flops",
+    "format_nbytes",
     "is_trusted",
     "list_engines",
     "new_bundle",

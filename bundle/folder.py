@@ -20,7 +20,16 @@ from .manifest import Artifact, Graph, Manifest
 from .precision import Precision
 from .validation import check_manifest, check_schema
 
-__all__ = ["Bundle", "BundleWriter", "amended_bundle", "new_bundle", "open_bundle", "rewrite_manifest", "sha256_of"]
+__all__ = [
+    "Bundle",
+    "BundleWriter",
+    "amended_bundle",
+    "check_place",
+    "new_bundle",
+    "open_bundle",
+    "rewrite_manifest",
+    "sha256_of",
+]
 
 _MANIFEST = "model.json"
 
@@ -116,6 +125,30 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     return Bundle(folder.resolve(), manifest)
 
 
+def check_place(path: str | os.PathLike[str], *, replace: bool = False) -> Path:
+    """Return the absolute path of a bundle to be made.
+
+    Args:
+        path: The folder to make.
+        replace: Whether a bundle that is there may be replaced.
+
+    Raises:
+        BundleError: The place is taken, or the folder around it is missing or read-only.
+    """
+    target = Path(path).absolute()
+    if not target.parent.is_dir():
+        raise BundleError(f"cannot be written: '{target.parent}' is no folder; make it first", path=target)
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise BundleError(f"cannot be written: '{target.parent}' is read-only; choose another place", path=target)
+    if not os.path.lexists(target):
+        return target
+    if not (target / _MANIFEST).is_file():
+        raise BundleError("is there already and is no bundle; choose another place", path=target)
+    if not replace:
+        raise BundleError("is there already; choose another place, or replace it with --force", path=target)
+    return target
+
+
 @contextmanager
 def new_bundle(path: str | os.PathLike[str], *, replace: bool = False) -> Iterator[BundleWriter]:
     """Write a bundle beside its place and rename it there when all of it is written; leave nothing on failure.
@@ -127,8 +160,7 @@ def new_bundle(path: str | os.PathLike[str], *, replace: bool = False) -> Iterat
     Raises:
         BundleError: The place is taken, or cannot be written.
     """
-    target = Path(path).absolute()
-    _check_place(target, replace=replace)
+    target = check_place(path, replace=replace)
     try:
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
@@ -226,17 +258,6 @@ def _remedy(precision: str) -> str:
     if precision in typing.get_args(Precision):
         return "make it with vdmrt calibrate"
     return f"vdmrt knows {', '.join(typing.get_args(Precision))}"
-
-
-def _check_place(target: Path, *, replace: bool) -> None:
-    if not target.parent.is_dir():
-        raise BundleError(f"cannot be written: '{target.parent}' is no folder; make it first", path=target)
-    if not os.path.lexists(target):
-        return
-    if not (target / _MANIFEST).is_file():
-        raise BundleError("is there already and is no bundle; choose another place", path=target)
-    if not replace:
-        raise BundleError("is there already; choose another place, or replace it with --force", path=target)
 
 
 def _move_into_place(work: Path, target: Path) -> None:

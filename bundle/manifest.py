@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .precision import Precision
+from .quantities import format_count
 
 __all__ = [
     "SCHEMA",
@@ -163,10 +164,23 @@ class Geometry:
             raise ValueError(
                 f"chunk_frames must be at least context_frames={self.context_frames}, got {self.chunk_frames}"
             )
-        if self.positions == "rope" and self.slots + self.chunk_frames > self.position_count:
+        self._check_slots()
+
+    def _check_slots(self) -> None:
+        """Refuse more slots than positions: latent frames that are visible together must not share one."""
+        most = self.position_count
+        if self.positions == "absolute":
+            if self.slots > most:  # never filled: no more latent frames than positions are ever made
+                raise ValueError(
+                    f"there are {most} absolute positions, and no more latent frames can be cached, "
+                    f"got slots={self.slots}; use slots={most} or fewer"
+                )
+        elif self.slots + self.chunk_frames > most:
+            fitting = most - self.chunk_frames
+            remedy = f"slots={fitting}" if fitting >= self.chunk_frames else f"chunk_frames={most // 2}"
             raise ValueError(
-                f"RoPE needs slots + chunk_frames <= {self.position_count} positions, "
-                f"got {self.slots} + {self.chunk_frames}"
+                f"there are {most} {self.positions} positions for the latent frames of cache and chunk together, "
+                f"got slots={self.slots}, chunk_frames={self.chunk_frames}; use {remedy} or fewer"
             )
 
     @property
@@ -278,7 +292,7 @@ class Accuracy:
         """Say it in one line."""
         told = ", ".join(f"{name} {value:.3g}" for name, value in self.figures.items())
         held = "every gate held" if self.passed else "A GATE WAS MISSED"
-        return f"{self.precision} against {self.against} over {self.chunks} chunks: {told}; {held}"
+        return f"{self.precision} against {self.against} over {format_count(self.chunks, 'chunk')}: {told}; {held}"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle, open_bundle
+from ..bundle import Bundle, format_nbytes, open_bundle
 from ..errors import CalibrationError
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
@@ -74,7 +74,7 @@ class Bisection:
             f"{self.precision}: {self.before:.1f} dB on short rollouts, wanted {self.bound:g}; at fault: "
             f"{', '.join(self.groups)}\nkept in float32: {self.after:.1f} dB, {100 * self.share:.1f} % of a denoising "
             f"step's operations, which takes an estimated {self.slower:.2f} times as long, "
-            f"{self.weights_nbytes / 2**20:.2f} MiB more of weights ({self.tried} variants tried)"
+            f"{format_nbytes(self.weights_nbytes)} more of weights ({self.tried} variants tried)"
             + (f"\nto keep them: {self.remedy}" if self.remedy else "")
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..bundle import Manifest
 from ..errors import CalibrationError
 from ..runtime.model import Model
 from .metrics import compare_latents, compare_pictures
@@ -205,10 +207,16 @@ def check_alike(reference: Model, model: Model) -> None:
     Raises:
         CalibrationError: They differ.
     """
-    for name in ("geometry", "prediction", "schedule"):
-        one, other = getattr(reference.manifest, name), getattr(model.manifest, name)
-        if one != other:
-            raise CalibrationError(f"the two bundles differ in {name}: {one} and {other}; they are different models")
+    one, other = (_traits(each.manifest) for each in (reference, model))
+    differing = [f"{name} {one[name]} and {other[name]}" for name in one if one[name] != other[name]]
+    if differing:
+        raise CalibrationError(f"the two bundles are of different models: {', '.join(differing)}")
+
+
+def _traits(manifest: Manifest) -> dict[str, Any]:
+    """Return by name what the bundles of one model have in common."""
+    schedule = {f"schedule.{name}": value for name, value in dataclasses.asdict(manifest.schedule).items()}
+    return {"prediction": manifest.prediction, **schedule, **dataclasses.asdict(manifest.geometry)}
 
 
 def _measure(model: Model, made: Latents, wanted: Latents, peak: float) -> Curve:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..bundle import sha256_of
+from ..bundle import format_count, sha256_of
 from ..errors import CalibrationError, MediaError
 from ..runtime.media import read_clip, require_finite
 from ..runtime.model import Model
@@ -38,8 +38,9 @@ class CalibrationSet:
 
     def describe(self) -> str:
         """Say in one line what it is."""
-        frames = sum(len(clip) for clip in self.clips)
-        return f"{len(self.clips)} clips, {frames} latent frames, from {len(self.files)} files, {self.sha256[:16]}"
+        clips, files = format_count(len(self.clips), "clip"), format_count(len(self.files), "file")
+        frames = format_count(sum(len(clip) for clip in self.clips), "latent frame")
+        return f"{clips}, {frames}, from {files}, {self.sha256[:16]}"
 
 
 def read_set(path: Path, model: Model) -> CalibrationSet:

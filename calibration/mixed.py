@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle, amended_bundle, open_bundle
+from ..bundle import Bundle, amended_bundle, format_nbytes, open_bundle
 from ..errors import CalibrationError
 from .graph_file import GraphFile, WeightsFile, load_graph
 from .guard import layers_of
@@ -67,7 +67,7 @@ class MixedSummary:
         return (
             f"{self.bundle}: now has {', '.join(self.precisions)}\n"
             f"computed in float32: {', '.join(self.kept)}\n"
-            f"{self.weights_nbytes / 2**20:.2f} MiB more of weights{origin}"
+            f"{format_nbytes(self.weights_nbytes)} more of weights{origin}"
         )
 
 

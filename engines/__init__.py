@@ -5,7 +5,7 @@ from __future__ import annotations
 from .audit import Layer, Tensor, audit_layers, check_precision, read_layers
 from .building import build_engines, choose_precision, describe_machine, trtexec_line
 from .gpu import Gpu, query_gpu
-from .inspection import cache_nbytes, inspect_bundle, render_inspection
+from .inspection import cache_nbytes, inspect_bundle
 from .keys import engine_key
 from .lowering import GraphSource, find_source, lower_graphs, needs_lowering
 from .onnxruntime_models import ModelOptions, build_models
@@ -39,6 +39,5 @@ __all__ = [
     "plan_engine",
     "query_gpu",
     "read_layers",
-    "render_inspection",
     "trtexec_line",
 ]

@@ -1,8 +1,7 @@
-"""The commands ``vdmrt build`` and ``vdmrt inspect``."""
+"""The command ``vdmrt build``."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
@@ -12,10 +11,10 @@ from typing import Any, get_args
 
 import click
 
-from ..bundle import Bundle, Engine, Precision, list_engines, open_bundle, verify_engine
+from ..bundle import Bundle, Engine, Precision, open_bundle
 from ..errors import BackendError, EngineError
 
-__all__ = ["build", "inspect"]
+__all__ = ["build"]
 
 _log = logging.getLogger("vdmrt")
 _GATE_MISSED = 3
@@ -134,27 +133,6 @@ def build(
         sys.exit(_GATE_MISSED)
 
 
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--verify", is_flag=True, help="Check every file's SHA-256 too, the engines' included.")
-def inspect(bundle: Path, as_json: bool, verify: bool) -> None:
-    """Show what BUNDLE is: geometry, tensors, cache bytes, FLOPs, weights, nodes that copy the cache, engines."""
-    from .inspection import inspect_bundle, render_inspection
-
-    opened = open_bundle(bundle)
-    if verify:
-        opened.verify()
-        for engine in list_engines(opened):
-            verify_engine(engine)
-    if as_json:
-        click.echo(json.dumps(inspect_bundle(opened), indent=1))
-        return
-    from rich.console import Console
-
-    render_inspection(opened, Console())
-
-
 def _build(bundle: Bundle, backend: str, precision: str | None, options: Any, gpu: int, force: bool) -> Engine:
     if backend == "onnxruntime":
         from .onnxruntime_models import build_models
@@ -184,9 +162,9 @@ def _options(given: dict[str, Any]) -> Any:
 
 def _print_models(bundle: Bundle, precision: str | None) -> None:
     """Print what a build of ONNX Runtime's engine would do."""
-    from ..bundle import ENGINES_FOLDER
+    from ..bundle import ENGINES_FOLDER, format_nbytes
     from .onnxruntime_models import ModelOptions, describe_cpu_machine, load_onnxruntime, model_key
-    from .planner import format_nbytes, plan_engine
+    from .planner import plan_engine
 
     chosen, _ = bundle.graphs(precision)
     machine = describe_cpu_machine(load_onnxruntime())

@@ -9,7 +9,18 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..bundle import Artifact, Bundle, Engine, EngineManifest, Graph, Machine, Plan, record_trust, stage_graphs
+from ..bundle import (
+    Artifact,
+    Bundle,
+    Engine,
+    EngineManifest,
+    Graph,
+    Machine,
+    Plan,
+    format_nbytes,
+    record_trust,
+    stage_graphs,
+)
 from ..errors import EngineError
 from .gpu import Gpu, query_gpu
 from .keys import engine_key
@@ -17,7 +28,7 @@ from .lowering import GraphSource, find_source, lower_graphs, needs_lowering
 from .network import CONSTRAINTS
 from .options import BuildOptions
 from .placing import find_built, place_engine, utc_now, verify_graphs
-from .planner import check_fit, format_nbytes, plan_engine
+from .planner import check_fit, plan_engine
 from .plans import BuiltPlan, build_plan
 from .progress import Progress
 from .release import TensorRT, load_tensorrt

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bundle import Bundle, Graph, sha256_of, stage_graphs
+from ..bundle import OLDEST_PARSER_OPSET, Bundle, Graph, find_unsupported, sha256_of, stage_graphs
 from ..errors import EngineError
 
 if TYPE_CHECKING:
@@ -25,48 +25,10 @@ __all__ = ["GraphSource", "find_source", "lower_graphs", "needs_lowering"]
 
 # Part of a lowered graph's name: raise it when the lowering changes.
 _LOWERING = 1
-_OPSET, _IR = 16, 8
+_OPSET, _IR = OLDEST_PARSER_OPSET, 8
 # What the exporter writes; quantised graphs of FP16 are newer.
 _NEWEST_OPSET = 18
 _FIRST_UNLOWERED = (8, 6)
-
-_FLOAT = frozenset({"float32", "float16"})
-_COUNTING = _FLOAT | {"int32", "int64"}
-_ANY = _COUNTING | {"bool"}
-# Operator → types of its first input, from operators.md of onnx-tensorrt at release/8.5-GA (INT64 is cast down to INT32
-# there). Only what exported graphs use; a new operator is looked up before it is added.
-_PARSED: dict[str, frozenset[str]] = {
-    "Add": _COUNTING,
-    "Cast": _ANY,
-    "Clip": _FLOAT,
-    "Concat": _ANY,
-    "Conv": _FLOAT,
-    "Cos": _FLOAT,
-    "DequantizeLinear": frozenset({"int8"}),
-    "Div": _COUNTING,
-    "Exp": _FLOAT,
-    "Expand": _ANY,
-    "Gather": _ANY,
-    "Gemm": _FLOAT,
-    "MatMul": _FLOAT,
-    "Min": _COUNTING,
-    "Mul": _COUNTING,
-    "Neg": _COUNTING,
-    "QuantizeLinear": frozenset({"float32"}),
-    "ReduceMean": _FLOAT,
-    "Reshape": _ANY,
-    "Sigmoid": _FLOAT,
-    "Sin": _FLOAT,
-    "Slice": _ANY,
-    "Softmax": _FLOAT,
-    "Split": _ANY,
-    "Sqrt": _FLOAT,
-    "Squeeze": _ANY,
-    "Sub": _COUNTING,
-    "Tanh": _FLOAT,
-    "Transpose": _ANY,
-    "Unsqueeze": _ANY,
-}
 
 
 @dataclass(frozen=True)
@@ -287,18 +249,10 @@ def _check_node(node: onnx.NodeProto, types: Mapping[str, str]) -> None:
     """Refuse what the parser lacks, and what did not mean the same in the opset that the graph is relabelled to."""
     import onnx
 
-    accepted = _PARSED.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-    if accepted is None:
-        raise EngineError(
-            f"node '{node.name}' is {node.domain or 'ai.onnx'}.{node.op_type}, which the parser of TensorRT 8.5 lacks; "
-            "use TensorRT 10 or newer"
-        )
-    found = types.get(node.input[0], "") if node.input else ""
-    if found and found not in accepted:
-        raise EngineError(
-            f"node '{node.name}' ({node.op_type}) reads {found}; the parser of TensorRT 8.5 takes "
-            f"{', '.join(sorted(accepted))}"
-        )
+    found = types.get(node.input[0]) if node.input else None
+    reason = find_unsupported(node.op_type, node.domain, found)
+    if reason is not None:
+        raise EngineError(f"node '{node.name}': {reason}; use TensorRT 10 or newer")
     if node.op_type == "ReduceMean":
         return  # ours, written for this opset
     before, after = (onnx.defs.get_schema(node.op_type, version, "").since_version for version in (_OPSET, 18))

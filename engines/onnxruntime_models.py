@@ -20,6 +20,7 @@ from ..bundle import (
     Machine,
     Plan,
     describe_cpu,
+    format_nbytes,
     sha256_of,
     stage_graphs,
 )
@@ -27,7 +28,6 @@ from ..errors import BackendError, EngineError
 from .engine_weights import EngineWeights
 from .keys import engine_key
 from .placing import find_built, place_engine, utc_now, verify_graphs
-from .planner import format_nbytes
 from .progress import Cancelled, Progress, run_beside
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..bundle import Bundle, Geometry, Graph, split_precision, stage_graphs
+from ..bundle import Bundle, Geometry, Graph, format_flops, format_nbytes, split_precision, stage_graphs
 from ..errors import EngineError
 from .gpu import Gpu
 
-__all__ = ["EnginePlan", "check_fit", "format_nbytes", "plan_engine"]
+__all__ = ["EnginePlan", "check_fit", "plan_engine"]
 
 # Of what a block computes with; the cache may be smaller.
 _ELEMENT_NBYTES = {"fp32": 4, "int8": 4}
@@ -73,7 +73,7 @@ class EnginePlan:
             f"staging         {format_nbytes(self.staging_nbytes)} a lane",
             f"inputs, outputs {format_nbytes(self.sides_nbytes)} a lane",
             f"scratch         about {format_nbytes(self.scratch_nbytes)} a lane",
-            f"denoising step  {self.flops['denoise'] / 1e9:.4g} GFLOP, {moved} moved",
+            f"denoising step  {format_flops(self.flops['denoise'])}, {moved} moved",
         ]
         if step is not None:
             lines.append(f"roofline        {1e3 * step:.3g} ms a denoising step at this GPU's highest clocks ({bound})")
@@ -136,14 +136,6 @@ def check_fit(plan: EnginePlan) -> None:
         f"the GPU's {format_nbytes(plan.memory_nbytes)}; export with fewer --requests or --slots, or build anyway "
         "with --force"
     )
-
-
-def format_nbytes(count: int) -> str:
-    """Write bytes for people."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} B"
 
 
 def _cache_element_nbytes(fill: Graph) -> int:

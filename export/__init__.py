@@ -6,9 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .arguments import PRESETS, load_config
     from .checkpoint import load_model, read_checkpoint
-    from .config import PRESETS, TransformerConfig, load_config
-    from .exporter import ExportOptions, export_bundle, random_model
+    from .config import TransformerConfig
+    from .exporter import export_bundle, random_model
+    from .options import ExportOptions
     from .transformer import CausalTransformer
     from .uncached import predict_uncached
 
@@ -26,12 +28,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "PRESETS": "config",
+    "PRESETS": "arguments",
     "CausalTransformer": "transformer",
-    "ExportOptions": "exporter",
+    "ExportOptions": "options",
     "TransformerConfig": "config",
     "export_bundle": "exporter",
-    "load_config": "config",
+    "load_config": "arguments",
     "load_model": "checkpoint",
     "predict_uncached": "uncached",
     "random_model": "exporter",

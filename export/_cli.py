@@ -6,15 +6,23 @@ import logging
 import re
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..bundle import ScheduleSpec
+from ..bundle import ScheduleSpec, check_place
+from ..console.stages import show_stages
 from ..errors import ExportError
+from ..hosts import needs_extra
+from .arguments import load_config, name_model
+from .checkpoint_files import checkpoint_files, checkpoint_sha256
+from .options import LARGEST_REQUESTS, ExportOptions, make_geometry
+
+if TYPE_CHECKING:
+    from .config import TransformerConfig
+    from .transformer import CausalTransformer
 
 __all__ = ["export"]
 
@@ -47,12 +55,38 @@ class LatentSize(click.ParamType[Any]):
     type=click.Choice(["fp32", "fp16"]),
     help="Types of weights and cache; give it twice for both.  [default: fp32]",
 )
-@click.option("--chunk-frames", default=8, show_default=True, help="Latent frames of one autoregressive step.")
-@click.option("--slots", default=25, show_default=True, help="Capacity of the KV cache in latent frames.")
-@click.option("--requests", default=1, show_default=True, help="Requests that one run carries.")
-@click.option("--max-steps", default=100, show_default=True, help="Most denoising steps.")
+@click.option(
+    "--chunk-frames",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Latent frames of one autoregressive step.",
+)
+@click.option(
+    "--slots", default=25, show_default=True, type=click.IntRange(1), help="Capacity of the KV cache in latent frames."
+)
+@click.option(
+    "--requests",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, LARGEST_REQUESTS),
+    help="Requests that one run carries.",
+)
+@click.option(
+    "--max-steps",
+    default=100,
+    show_default=True,
+    type=click.IntRange(1, ScheduleSpec().train_steps),
+    help="Most denoising steps.",
+)
 @click.option("--latent-size", type=LatentSize(), help="Instead of the configuration's.")
-@click.option("--random-init", type=int, metavar="SEED", help="Seeded random weights instead of a checkpoint.")
+@click.option("--weights", metavar="NAME", help="Which weights of a checkpoint with several.  [default: ema, if there]")
+@click.option(
+    "--random-init",
+    type=click.IntRange(0, 2**63 - 1),
+    metavar="SEED",
+    help="Seeded random weights instead of a checkpoint.",
+)
 @click.option(
     "--prediction",
     default="epsilon",
@@ -69,7 +103,7 @@ class LatentSize(click.ParamType[Any]):
 )
 @click.option("--deterministic", is_flag=True, help="Leave the noise input out: deterministic samplers only.")
 @click.option("--guidance/--no-guidance", default=True, help="Null rows for a model with text.  [default: on]")
-@click.option("--name", help="The model's name.  [default: the configuration's]")
+@click.option("--name", help="The model's name.  [default: that of the preset, or of the file or folder of --config]")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 def export(checkpoint: Path | None, config: str, output: Path, random_init: int | None, **given: Any) -> None:
     """Split CHECKPOINT into cache fill and cached denoise, and write a bundle.
@@ -78,13 +112,34 @@ def export(checkpoint: Path | None, config: str, output: Path, random_init: int 
     """
     if (checkpoint is None) == (random_init is None):
         raise click.UsageError("give either CHECKPOINT or --random-init SEED")
-    with _explain_missing():
-        from .checkpoint import checkpoint_sha256, load_model
-        from .config import PRESETS, load_config
-        from .exporter import ExportOptions, export_bundle, random_model
-
+    if checkpoint is None and given["weights"] is not None:
+        raise click.UsageError("--weights chooses among those of CHECKPOINT; leave it out with --random-init")
+    options = _options(given)
+    with needs_extra("export", "vdmrt export", fail=ExportError):
         architecture = load_config(config, latent_size=given["latent_size"])
-    options = ExportOptions(
+        make_geometry(architecture, options)
+        check_place(output, replace=given["force"])
+        if checkpoint is not None:
+            checkpoint_files(checkpoint)
+        from .exporter import export_bundle  # torch: imported when all that can be checked without it was
+
+        with show_stages() as progress:
+            model, origin = _make_model(architecture, checkpoint, given["weights"], random_init, progress)
+            bundle = export_bundle(
+                model,
+                output,
+                options,
+                name=given["name"] or name_model(config),
+                random_weights=checkpoint is None,
+                provenance={"command": shlex.join(["vdmrt", *sys.argv[1:]]), "config": config, **origin},
+                replace=given["force"],
+                progress=progress,
+            )
+    click.echo(bundle.path)
+
+
+def _options(given: dict[str, Any]) -> ExportOptions:
+    return ExportOptions(
         precisions=given["precisions"] or ("fp32",),
         chunk_frames=given["chunk_frames"],
         slots=given["slots"],
@@ -95,36 +150,30 @@ def export(checkpoint: Path | None, config: str, output: Path, random_init: int 
         prediction=given["prediction"],
         schedule=ScheduleSpec(given["schedule"]),
     )
-    provenance = {"command": shlex.join(["vdmrt", *sys.argv[1:]]), "config": config}
+
+
+def _make_model(
+    architecture: TransformerConfig,
+    checkpoint: Path | None,
+    weights: str | None,
+    seed: int | None,
+    progress: Callable[[str], None],
+) -> tuple[CausalTransformer, dict[str, str]]:
+    """Return the model, and what its provenance is to record of the weights."""
+    from .checkpoint import load_model, read_checkpoint
+    from .exporter import random_model
+
     if checkpoint is None:
-        assert random_init is not None
-        model = random_model(architecture, random_init)
-        provenance["checkpoint"] = f"none: random weights of seed {random_init}"
+        assert seed is not None
+        model = random_model(architecture, seed)
         _log.warning("the weights are random: whatever the model makes means nothing")
-    else:
-        _log.info("reading %s", checkpoint)
-        model = load_model(architecture, checkpoint)
-        provenance["checkpoint"] = str(checkpoint)
-        provenance["checkpoint_sha256"] = checkpoint_sha256(checkpoint)
-    bundle = export_bundle(
-        model,
-        output,
-        options,
-        name=given["name"] or (config if config in PRESETS else Path(config).stem),
-        random_weights=checkpoint is None,
-        provenance=provenance,
-        replace=given["force"],
-        progress=lambda stage: _log.info("tracing %s", stage),
-    )
-    click.echo(bundle.path)
-
-
-@contextmanager
-def _explain_missing() -> Iterator[None]:
-    """Turn a missing package into the command that installs it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ExportError(
-            f"{error.name} is not installed, and export needs it; install it with pip install 'vdmrt[export]'"
-        ) from error
+        return model, {"checkpoint": f"none: random weights of seed {seed}"}
+    progress(f"reading {checkpoint}")
+    found = read_checkpoint(checkpoint, weights=weights)
+    if len(found.sets) > 1:
+        taken, names = found.weights or "those without a name", ", ".join(found.sets)
+        _log.info("the checkpoint holds weights named %s: taking %s; --weights takes another", names, taken)
+    model = load_model(architecture, found)
+    progress(f"hashing {checkpoint}")
+    origin = {"checkpoint": str(checkpoint), "checkpoint_sha256": checkpoint_sha256(checkpoint)}
+    return model, origin | ({} if found.weights is None else {"weights": found.weights})

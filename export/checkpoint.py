@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import pickle
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..bundle import sha256_of
 from ..errors import CheckpointError
+from .checkpoint_files import checkpoint_files
 from .config import TransformerConfig
+from .memory import build_within_memory
 from .transformer import CausalTransformer
 
-__all__ = ["checkpoint_sha256", "load_model", "read_checkpoint"]
+__all__ = ["Checkpoint", "load_model", "read_checkpoint"]
 
 # Buffers are rebuilt from the configuration: an older checkpoint may hold them for another latent size.
 _REBUILT = frozenset(
@@ -34,102 +35,89 @@ _REBUILT = frozenset(
         "spatial_ctx_kv",
     }
 )
-# What trainers nest weights under, the one to prefer first.
-_NESTS = ("ema", "state_dict", "model", "module")
+# What trainers name sets of weights, the one to prefer first.
+_SETS = ("ema", "state_dict", "model", "module")
 _PREFIXES = ("module.", "model.", "_orig_mod.")
-_TORCH_SUFFIXES = frozenset({".pth", ".pt", ".bin", ".ckpt"})
 _LISTED = 5
 
 
-def load_model(config: TransformerConfig, checkpoint: Path) -> CausalTransformer:
+@dataclass(frozen=True)
+class Checkpoint:
+    """One set of weights of a checkpoint, mapped from its files and not yet read.
+
+    Attributes:
+        path: The file or folder.
+        tensors: The weights by their plain names.
+        weights: The set's name, as "ema"; None where the checkpoint holds one set without a name.
+        sets: Names of all sets in the checkpoint.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    weights: str | None
+    sets: tuple[str, ...]
+
+
+def load_model(config: TransformerConfig, checkpoint: Path | Checkpoint) -> CausalTransformer:
     """Build the transformer with a checkpoint's weights, float32.
+
+    The checkpoint's names and shapes are compared with the configuration before anything is allocated or read.
 
     Args:
         config: The architecture.
-        checkpoint: What :func:`read_checkpoint` takes.
+        checkpoint: What :func:`read_checkpoint` takes or returned.
 
     Raises:
         CheckpointError: The checkpoint cannot be read, holds NaN or Inf, or is of another model.
+        ExportError: The model needs more memory than is available.
     """
-    model = CausalTransformer(config)
-    weights = {
-        name: tensor for name, tensor in read_checkpoint(checkpoint).items() if name.split(".")[-1] not in _REBUILT
-    }
-    _check_fit(model.state_dict(), weights, checkpoint)
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = read_checkpoint(checkpoint)
+    path = checkpoint.path
+    weights = {name: tensor for name, tensor in checkpoint.tensors.items() if name.split(".")[-1] not in _REBUILT}
+    with torch.device("meta"):
+        wanted = CausalTransformer(config).state_dict()
+    _check_fit(wanted, weights, path)
+    converted = sum(4 * tensor.numel() for tensor in weights.values() if tensor.dtype != torch.float32)
+    model = build_within_memory(lambda: CausalTransformer(config), config.describe(), besides_nbytes=converted)
     for name in list(weights):
-        weights[name] = _finite(name, weights[name], checkpoint)
+        weights[name] = _finite(name, weights[name], path)
     model.load_state_dict(weights, strict=False)
     return model.eval().requires_grad_(False)
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint by their plain names.
+def read_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
+    """Map the tensors of a checkpoint; their values are read when they are used.
 
     Args:
         path: A ``.safetensors`` file, a ``.pth``, ``.pt``, ``.bin`` or ``.ckpt`` file (read with ``weights_only``), an
-            ``*.index.json`` of a sharded checkpoint, or a folder of any of these. Weights may be nested (``ema`` is
-            preferred, then ``state_dict``, ``model``, ``module``) and prefixed.
+            ``*.index.json`` of a sharded checkpoint, or a folder of any of these.
+        weights: Name of the set to take, where a file holds several. None prefers ``ema``, then ``state_dict``,
+            ``model`` and ``module``.
 
     Raises:
-        CheckpointError: The file is missing, foreign, truncated, or would need unpickling of code.
+        CheckpointError: The file is missing, foreign, truncated, would need unpickling of code, or does not contain
+            ``weights``.
     """
     tensors: dict[str, Tensor] = {}
+    chosen, sets = weights, dict[str, None]()
     for file in checkpoint_files(path):
-        tensors.update(_plain(_read_file(file), file))
-    return tensors
-
-
-def checkpoint_files(path: Path) -> list[Path]:
-    """Return the files that a checkpoint consists of.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    if path.name.endswith(".index.json"):
-        return _shards(path)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: no such checkpoint; wanted a file or a folder with .safetensors or .pth")
-    for pattern in ("*.index.json", "state_dict*.safetensors", "*.safetensors", "*.pth", "*.pt", "*.bin"):
-        found = sorted(path.glob(pattern))
-        if found:
-            return _shards(found[0]) if pattern == "*.index.json" else found
-    raise CheckpointError(f"{path}: the folder holds no .safetensors, .pth, .pt, .bin or .index.json file")
-
-
-def checkpoint_sha256(path: Path) -> str:
-    """Return one SHA-256 over all files of a checkpoint."""
-    digests = [sha256_of(file) for file in checkpoint_files(path)]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except OSError as error:
-        raise CheckpointError(f"{index}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index}: wanted JSON with a 'weight_map' from keys to files") from error
-    if not names:
-        raise CheckpointError(f"{index}: its 'weight_map' is empty; fetch the checkpoint again")
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise CheckpointError(f"{index}: shard {name!r} lies outside the index's folder")
-        if not (index.parent / name).is_file():
-            raise CheckpointError(f"{index}: shard '{name}' is missing; fetch the checkpoint again")
-    return [index.parent / name for name in names]
+        loaded = _read_file(file)
+        here = {name: value for name, value in _mappings(loaded) if _holds_tensors(value)}
+        name = _choose(here, weights, file)
+        tensors.update(_plain(loaded if name is None else here[name], file, here))
+        chosen, sets = chosen or name, sets | dict.fromkeys(here)
+    return Checkpoint(path, tensors, chosen, tuple(sets))
 
 
 def _read_file(path: Path) -> Mapping[str, Any]:
-    if path.suffix != ".safetensors" and path.suffix not in _TORCH_SUFFIXES:
-        raise CheckpointError(f"{path}: wanted .safetensors, .pth, .pt, .bin or .ckpt, found '{path.suffix}'")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a pickle protocol that it may not know: it fails where it does not
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            # Files of torch before 1.6 are no archives and cannot be mapped.
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: is damaged, or holds more than tensors and would run code when loaded; "
@@ -143,19 +131,45 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     return loaded
 
 
-def _plain(loaded: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """Unwrap nests and prefixes."""
-    for nest in _NESTS:
-        if isinstance(loaded.get(nest), Mapping):
-            return _plain(loaded[nest], path)
+def _mappings(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    for name, value in loaded.items():
+        if isinstance(name, str) and isinstance(value, Mapping):
+            yield name, value
+
+
+def _holds_tensors(loaded: Mapping[Any, Any]) -> bool:
+    """Whether a mapping holds named tensors, itself or in a set of its own."""
+    own = any(isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items())
+    return own or any(name in _SETS and _holds_tensors(value) for name, value in _mappings(loaded))
+
+
+def _choose(sets: Mapping[str, Any], weights: str | None, path: Path) -> str | None:
+    """Return the name of the set to take, or None for the tensors that have no set."""
+    if weights is None:
+        return next((name for name in _SETS if name in sets), None)
+    if weights not in sets:
+        found = f"it holds {', '.join(sets)}" if sets else "it holds one set without a name, which is taken by default"
+        raise CheckpointError(f"{path}: holds no weights named {weights!r}; {found}")
+    return weights
+
+
+def _plain(loaded: Mapping[Any, Any], path: Path, sets: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Unwrap further sets and prefixes."""
+    for name in _SETS:
+        if isinstance(loaded.get(name), Mapping) and _holds_tensors(loaded[name]):
+            return _plain(loaded[name], path, sets)
     tensors = {name: value for name, value in loaded.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors and sets:
+        raise CheckpointError(
+            f"{path}: holds weights named {', '.join(sets)}; choose with weights={next(iter(sets))!r}"
+        )
     if not tensors:
         raise CheckpointError(
             f"{path}: holds no tensors; found {', '.join(map(repr, list(loaded)[:_LISTED])) or 'nothing'}"
         )
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in tensors):
-            return _plain({name.removeprefix(prefix): value for name, value in tensors.items()}, path)
+            return _plain({name.removeprefix(prefix): value for name, value in tensors.items()}, path, sets)
     return tensors
 
 

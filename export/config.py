@@ -1,20 +1,30 @@
-"""The architecture of one Ca2-VDM transformer, read from the reference's own constructor names."""
+"""The architecture of one Ca2-VDM transformer."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from ..errors import ExportError
 
-__all__ = ["PRESETS", "Context", "Positions", "TransformerConfig", "load_config"]
+__all__ = ["Context", "Positions", "TransformerConfig", "check_values", "find_size_misfit"]
 
 Positions = Literal["cyclic", "rope", "absolute"]
 Context = Literal["previous", "first"]
+
+# Least and most of each number. The most are far beyond any model: they keep products of them within 64 bits.
+_BOUNDS: Mapping[str, tuple[int, int]] = {
+    "patch_size": (1, 2**10),
+    "latent_channels": (1, 2**12),
+    "hidden_size": (1, 2**17),
+    "depth": (1, 2**10),
+    "heads": (1, 2**12),
+    "position_count": (1, 2**20),
+    "text_tokens": (1, 2**20),
+    "text_width": (0, 2**20),
+}
+_LARGEST_SIDE, _LARGEST_FACTOR = 2**20, 2**10
 
 
 @dataclass(frozen=True)
@@ -62,23 +72,7 @@ class TransformerConfig:
     chunk_causal: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "latent_channels", "depth", "heads", "position_count", "hidden_size", "text_tokens"):
-            if getattr(self, name) < 1:
-                raise ExportError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.text_width < 0:
-            raise ExportError(f"text_width must be at least 0, got {self.text_width}")
-        for name in ("mlp_ratio", "space_scale", "time_scale"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ExportError(f"{name} must be positive and finite, got {getattr(self, name)}")
-        height, width = self.latent_size
-        if min(height, width) < 1 or height % self.patch_size or width % self.patch_size:
-            raise ExportError(
-                f"latent size must be a positive multiple of the patch size {self.patch_size}, got {height}x{width}"
-            )
-        if self.hidden_size % self.heads or self.hidden_size % 4:
-            raise ExportError(f"hidden_size must be a multiple of 4 and of heads={self.heads}, got {self.hidden_size}")
-        if self.positions == "rope" and self.head_size % 2:
-            raise ExportError(f"RoPE rotates pairs and needs an even head size, got {self.head_size}")
+        check_values(vars(self))
 
     @property
     def head_size(self) -> int:
@@ -95,221 +89,51 @@ class TransformerConfig:
         """Tokens S of one latent frame."""
         return self.grid[0] * self.grid[1]
 
+    def describe(self) -> str:
+        """Return the sizes that its memory depends on, for an error."""
+        height, width = self.latent_size
+        return f"a model of hidden size {self.hidden_size}, depth {self.depth} and latents of {height}x{width}"
+
     @property
     def output_channels(self) -> int:
         """Channels of the network's output: the prediction and, where it is learned, the variance value."""
         return self.latent_channels * (2 if self.learned_variance else 1)
 
 
-# DiT's sizes (Peebles & Xie 2023, table 1); Ca2-VDM publishes XL/2.
-PRESETS: Mapping[str, Mapping[str, int]] = {
-    "CausalSTDiT2-XL/2": {"hidden_size": 1152, "depth": 28, "num_heads": 16},
-    "CausalSTDiT2-L/2": {"hidden_size": 1024, "depth": 24, "num_heads": 16},
-    "CausalSTDiT2-B/2": {"hidden_size": 768, "depth": 12, "num_heads": 12},
-    "CausalSTDiT2-S/2": {"hidden_size": 384, "depth": 12, "num_heads": 6},
-}
-
-# What an uncustomised model of the paper has: three context frames, 25 cached + 8 new latent frames.
-_PRESET_DEFAULTS: Mapping[str, Any] = {
-    "input_size": [8, 32, 32],
-    "relative_tpe_mode": "cyclic",
-    "max_tpe_len": 33,
-    "spatial_attn_enhance": "prev_frames_3",
-}
-
-# Constructor arguments of the reference that do not change what is computed when sampling.
-_WITHOUT_EFFECT = {
-    "class_dropout_prob",
-    "enable_flashattn",
-    "enable_layernorm_kernel",
-    "enable_sequence_parallelism",
-    "drop_path",
-    "dtype",
-    "from_pretrained",
-    "no_temporal_pos_emb",
-    "type",
-}
-_KNOWN = {
-    "input_size",
-    "in_channels",
-    "patch_size",
-    "hidden_size",
-    "depth",
-    "num_heads",
-    "mlp_ratio",
-    "pred_sigma",
-    "caption_channels",
-    "model_max_length",
-    "space_scale",
-    "time_scale",
-    "temp_extra_in_channels",
-    "temp_extra_in_all_block",
-    "max_tpe_len",
-    "relative_tpe_mode",
-    "spatial_attn_enhance",
-    "cross_frame_attn",
-    "is_causal",
-}
-
-
-def load_config(source: str | Path, *, latent_size: tuple[int, int] | None = None) -> TransformerConfig:
-    """Read the architecture from a preset's name or from a JSON or YAML file.
+def check_values(values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> None:
+    """Check the attributes of a :class:`TransformerConfig` before it is made.
 
     Args:
-        source: A name of :data:`PRESETS`, or a file with the reference's constructor arguments, plain or under
-            ``model``. A ``type`` that names a preset supplies what the file leaves out.
-        latent_size: Height and width of a latent frame instead of the file's.
+        values: By attribute.
+        names: How errors name an attribute, where its user spells it otherwise.
 
     Raises:
-        ExportError: The file is missing or not JSON or YAML, or an argument is unknown or out of range.
+        ExportError: A value is out of range, or does not fit another one.
     """
-    arguments = {"type": str(source)} if str(source) in PRESETS else _read(Path(source))
-    if latent_size is not None:
-        arguments = {**arguments, "input_size": [1, *latent_size]}
-    try:
-        return config_from_arguments(arguments)
-    except ExportError as error:
-        raise ExportError(f"{source}: {error}") from error
+    names = names or {}
+    for name, (low, high) in _BOUNDS.items():
+        if not low <= values[name] <= high:
+            bound = f"at least {low}" if values[name] < low else f"at most {high}"
+            raise ExportError(f"{names.get(name, name)} must be {bound}, got {values[name]}")
+    for name in ("mlp_ratio", "space_scale", "time_scale"):
+        if not 0 < values[name] <= _LARGEST_FACTOR:
+            raise ExportError(f"{name} must be positive and at most {_LARGEST_FACTOR}, got {values[name]}")
+    misfit = find_size_misfit(values["latent_size"], values["patch_size"])
+    if misfit is not None:
+        height, width = values["latent_size"]
+        raise ExportError(f"{names.get('latent_size', 'latent_size')} {height}x{width} {misfit}")
+    _check_heads(values["hidden_size"], values["heads"], values["positions"], names.get("heads", "heads"))
 
 
-def config_from_arguments(arguments: Mapping[str, Any]) -> TransformerConfig:
-    """Translate the reference's constructor arguments.
-
-    Raises:
-        ExportError: An argument is unknown, missing, of the wrong kind or out of range.
-    """
-    unknown = sorted(str(name) for name in set(arguments) - _KNOWN - _WITHOUT_EFFECT)
-    if unknown:
-        raise ExportError(f"unknown argument {unknown[0]!r}; known are {', '.join(sorted(_KNOWN))}")
-    preset = PRESETS.get(str(arguments.get("type")), {})
-    merged = {**(_PRESET_DEFAULTS if preset else {}), **preset, **arguments}
-    if _flag(merged, "temp_extra_in_all_block", False):
-        raise ExportError("temp_extra_in_all_block must be false; a mask channel in every block is not supported")
-    try:
-        return _translate(merged)
-    except KeyError as error:
-        raise ExportError(f"argument {error.args[0]!r} is missing, and no preset supplies it") from error
+def find_size_misfit(size: tuple[int, int], patch_size: int) -> str | None:
+    """Return why a latent size does not fit a patch size, as the end of a sentence; None if it does."""
+    if all(0 < side <= _LARGEST_SIDE and side % patch_size == 0 for side in size):
+        return None
+    return f"is not two positive multiples of the patch size {patch_size}, at most {_LARGEST_SIDE}"
 
 
-def _translate(arguments: Mapping[str, Any]) -> TransformerConfig:
-    context, context_frames = _context(arguments)
-    *_, height, width = _numbers(arguments, "input_size", 2)
-    return TransformerConfig(
-        latent_size=(height, width),
-        latent_channels=_number(arguments, "in_channels", int, 4),
-        patch_size=_patch_size(arguments),
-        hidden_size=_number(arguments, "hidden_size", int),
-        depth=_number(arguments, "depth", int),
-        heads=_number(arguments, "num_heads", int),
-        mlp_ratio=_number(arguments, "mlp_ratio", float, 4.0),
-        learned_variance=_flag(arguments, "pred_sigma", True),
-        text_width=_number(arguments, "caption_channels", int, 0),
-        text_tokens=_number(arguments, "model_max_length", int, 120),
-        space_scale=_number(arguments, "space_scale", float, 1.0),
-        time_scale=_number(arguments, "time_scale", float, 1.0),
-        mask_channel=_mask_channel(arguments),
-        positions=_positions(arguments.get("relative_tpe_mode")),
-        position_count=_number(arguments, "max_tpe_len", int),
-        context=context,
-        context_frames=context_frames,
-        chunk_causal=_chunk_causal(arguments.get("is_causal", True)),
-    )
-
-
-_N = TypeVar("_N", int, float)
-
-
-def _number(arguments: Mapping[str, Any], name: str, kind: type[_N], default: _N | None = None) -> _N:
-    """Return an argument as a number; absent or null stands for the default, where there is one."""
-    value = arguments[name] if default is None else arguments.get(name)
-    if value is None and default is not None:
-        return default
-    whole = " whole" if kind is int else ""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ExportError(f"{name} must be a{whole} number, got {value!r}")
-    if kind(value) != value:
-        raise ExportError(f"{name} must be a{whole} number, got {value!r}")
-    return kind(value)
-
-
-def _numbers(arguments: Mapping[str, Any], name: str, least: int) -> list[int]:
-    value = arguments[name]
-    if not isinstance(value, (list, tuple)) or len(value) < least:
-        raise ExportError(f"{name} must be a list of at least {least} numbers, got {value!r}")
-    return [_number({name: side}, name, int) for side in value]
-
-
-def _flag(arguments: Mapping[str, Any], name: str, default: bool) -> bool:
-    value = arguments.get(name, default)
-    if not isinstance(value, bool):
-        raise ExportError(f"{name} must be true or false, got {value!r}")
-    return value
-
-
-def _patch_size(arguments: Mapping[str, Any]) -> int:
-    sides = _numbers({"patch_size": (1, 2, 2), **arguments}, "patch_size", 3)
-    if len(sides) != 3 or sides[0] != 1 or sides[1] != sides[2]:
-        raise ExportError(f"patch_size must be [1, p, p], got {sides}")
-    return sides[1]
-
-
-def _mask_channel(arguments: Mapping[str, Any]) -> bool:
-    count = _number(arguments, "temp_extra_in_channels", int, 0)
-    if count not in (0, 1):
-        raise ExportError(f"temp_extra_in_channels must be 0 or 1, got {count}")
-    return count == 1
-
-
-def _positions(value: Any) -> Positions:
-    if value is None:
-        return "absolute"
-    if value == "cyclic" or value == "rope":
-        return "cyclic" if value == "cyclic" else "rope"
-    raise ExportError(f"relative_tpe_mode must be 'cyclic', 'rope' or null, got {value!r}")
-
-
-def _chunk_causal(value: Any) -> bool:
-    if value is True or value == "partial":
-        return value is True
-    raise ExportError(f"is_causal must be true or 'partial', got {value!r}; other models cannot cache K and V")
-
-
-def _context(arguments: Mapping[str, Any]) -> tuple[Context | None, int]:
-    """Read the cross-frame context; ``cross_frame_attn`` is the older spelling."""
-    name = arguments.get("spatial_attn_enhance") or arguments.get("cross_frame_attn")
-    if name is None:
-        return None, 0
-    if name == "first_frame":
-        return "first", 1
-    prefix, _, count = str(name).rpartition("_")
-    if prefix in ("prev_frames", "prev_prefix") and count.isdigit() and int(count) >= 1:
-        return "previous", int(count)
-    raise ExportError(f"spatial_attn_enhance must be 'prev_frames_N', 'first_frame' or null, got {name!r}")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        presets = ", ".join(PRESETS)
-        raise ExportError(f"{path}: not a readable JSON or YAML file and no preset ({presets}): {error}") from error
-    document = _parse(path, text)
-    if isinstance(document, dict) and isinstance(document.get("model"), dict):
-        document = document["model"]
-    if not isinstance(document, dict):
-        raise ExportError(f"{path}: wanted a mapping of constructor arguments, found {type(document).__name__}")
-    return document
-
-
-def _parse(path: Path, text: str) -> Any:
-    if path.suffix == ".json":
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ExportError(f"{path}: not JSON: {error}") from error
-    import yaml  # only YAML files need it
-
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ExportError(f"{path}: neither JSON nor YAML: {str(error).splitlines()[0]}") from error
+def _check_heads(hidden_size: int, heads: int, positions: Positions, name: str) -> None:
+    if hidden_size % heads or hidden_size % 4:
+        raise ExportError(f"hidden_size must be a multiple of 4 and of {name}={heads}, got {hidden_size}")
+    if positions == "rope" and hidden_size // heads % 2:
+        raise ExportError(f"RoPE rotates pairs and needs an even head size, got {hidden_size // heads}")

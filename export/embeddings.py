@@ -42,13 +42,13 @@ def spatial_positions(rows: int, columns: int, width: int, scale: float) -> Tens
     Column first: the reference embeds (column, row), in row-major token order.
     """
     half = width // 2
-    by_row = sinusoids(torch.arange(rows, dtype=torch.float64) / scale, half)
-    by_column = sinusoids(torch.arange(columns, dtype=torch.float64) / scale, half)
+    by_row = sinusoids(torch.arange(rows, dtype=torch.float64) / scale, half).float()
+    by_column = sinusoids(torch.arange(columns, dtype=torch.float64) / scale, half).float()
     table = torch.cat(
         [by_column[None].expand(rows, -1, -1), by_row[:, None].expand(-1, columns, -1)],
         dim=-1,
     )
-    return table.reshape(1, rows * columns, width).float()
+    return table.reshape(1, rows * columns, width)
 
 
 def temporal_positions(count: int, width: int, scale: float) -> Tensor:

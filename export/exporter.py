@@ -6,8 +6,7 @@ import importlib.metadata
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,50 +20,20 @@ from ..bundle import (
     Graph,
     Manifest,
     SamplerDefaults,
-    ScheduleSpec,
     new_bundle,
     open_bundle,
 )
-from ..errors import ExportError
 from .codec import PreviewDecoder, PreviewEncoder
 from .config import TransformerConfig
 from .graphs import DenoiseGraph, FillGraph
+from .memory import build_within_memory
 from .onnx_graph import Exportable, export_graphs
+from .options import ExportOptions, Precision, make_geometry
 from .transformer import CausalTransformer
 
-__all__ = ["ExportOptions", "export_bundle", "make_geometry", "random_model"]
+__all__ = ["export_bundle", "random_model"]
 
-Precision = Literal["fp32", "fp16"]
 _log = logging.getLogger("vdmrt")
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What the graphs are made for; all of it is static in them.
-
-    Attributes:
-        precisions: Types of the blocks' weights and of the cache, each its own pair of graphs.
-        chunk_frames: Latent frames T of one autoregressive step.
-        slots: Capacity K of the cache in latent frames.
-        requests: Requests R that one run of the denoise graph carries.
-        max_steps: Most denoising steps.
-        guidance: Whether a model with text gets null rows for classifier-free guidance.
-        stochastic: Whether the denoise graph takes noise; without, deterministic samplers only.
-        prediction: What the network predicts.
-        schedule: The noise schedule it was trained with.
-        sampler: Defaults of a session.
-    """
-
-    precisions: tuple[Precision, ...] = ("fp32",)
-    chunk_frames: int = 8
-    slots: int = 25
-    requests: int = 1
-    max_steps: int = 100
-    guidance: bool = True
-    stochastic: bool = True
-    prediction: Literal["epsilon", "v", "flow"] = "epsilon"
-    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
-    sampler: SamplerDefaults | None = None
 
 
 def export_bundle(
@@ -91,13 +60,13 @@ def export_bundle(
         codec: A trained encoder, pictures [1, 3, H, W] in -1..1 to latent [1, c, h, w], and decoder, latent
             [T, c, h, w] to pictures [T, 3, H, W]; None writes the preview codec.
         replace: Whether a bundle that is there may be replaced.
-        progress: Called with the name of each stage before it starts.
+        progress: Called with what begins, as "tracing fill.fp32".
 
     Raises:
-        ExportError: The options do not fit the model, or a graph cannot be traced.
+        ValueError: The options do not fit the model.
+        ExportError: A graph cannot be traced, or the codec needs more memory than is available.
         BundleError: The bundle cannot be written.
     """
-    _check_options(options)
     geometry = make_geometry(model.config, options)
     if geometry.positions == "rope" and geometry.position_count != geometry.slots + geometry.chunk_frames:
         _log.warning(
@@ -135,56 +104,14 @@ def random_model(config: TransformerConfig, seed: int) -> CausalTransformer:
 
     Raises:
         ValueError: ``seed`` is out of range.
+        ExportError: The model needs more memory than is available.
     """
     if not 0 <= seed < 2**63:
         raise ValueError(f"the seed of random weights must be 0 <= seed < 2**63, got {seed}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return CausalTransformer(config).eval().requires_grad_(False)
-
-
-def _check_options(options: ExportOptions) -> None:
-    known = get_args(Precision)
-    if not options.precisions or set(options.precisions) - set(known):
-        raise ExportError(f"precisions must be {' or '.join(known)} or both, got {list(options.precisions)}")
-    if options.sampler is not None and options.sampler.steps > options.max_steps:
-        raise ExportError(
-            f"max_steps must be at least the default of sampler {options.sampler.name!r}, "
-            f"{options.sampler.steps} steps, got {options.max_steps}"
-        )
-
-
-def make_geometry(config: TransformerConfig, options: ExportOptions) -> Geometry:
-    """Return every size of the graphs that an architecture and options make.
-
-    Raises:
-        ExportError: The options do not fit the architecture.
-    """
-    try:
-        return Geometry(
-            layers=config.depth,
-            heads=config.heads,
-            head_size=config.head_size,
-            tokens_per_frame=config.tokens_per_frame,
-            latent_channels=config.latent_channels,
-            latent_height=config.latent_size[0],
-            latent_width=config.latent_size[1],
-            chunk_frames=options.chunk_frames,
-            slots=options.slots,
-            requests=options.requests,
-            rows_per_request=2 if config.text_width and options.guidance else 1,
-            max_steps=options.max_steps,
-            positions=config.positions,
-            position_count=config.position_count,
-            context=config.context,
-            context_frames=config.context_frames,
-            text_tokens=config.text_tokens if config.text_width else 0,
-            text_width=config.text_width,
-            learned_variance=config.learned_variance,
-            stochastic=options.stochastic,
-        )
-    except ValueError as error:
-        raise ExportError(f"the graphs cannot be made: {error}") from error
+        model = build_within_memory(lambda: CausalTransformer(config), config.describe())
+        return model.eval().requires_grad_(False)
 
 
 def _export_pair(
@@ -211,9 +138,15 @@ def _export_codec(
     if codec is None and geometry.latent_channels < 3:
         return None
     kind: Literal["preview", "vae"] = "preview" if codec is None else "vae"
-    encoder, decoder = codec or (PreviewEncoder(shape), PreviewDecoder(shape, geometry.chunk_frames))
+    encoder, decoder = codec or _preview_codec(shape, geometry.chunk_frames)
     graphs = export_graphs({"vae_encode": encoder, "vae_decode": decoder}, writer, kind, progress)
     return Codec(kind, graphs["vae_encode"], graphs["vae_decode"])
+
+
+def _preview_codec(shape: tuple[int, int, int], chunk_frames: int) -> tuple[Exportable, Exportable]:
+    what = f"the preview codec of latents of {shape[1]}x{shape[2]}"
+    encoder = build_within_memory(lambda: PreviewEncoder(shape), what)
+    return encoder, build_within_memory(lambda: PreviewDecoder(shape, chunk_frames), what)
 
 
 def _write_null_text(model: CausalTransformer, writer: BundleWriter) -> Artifact | None:

@@ -17,6 +17,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..bundle import BundleWriter, Graph, TensorSpec
 from ..errors import ExportError
@@ -89,7 +90,7 @@ def export_graphs(
         modules: By stage; set to evaluation.
         writer: The bundle in the making; gets ``graphs/<stage>.<label>.onnx`` and ``graphs/weights.<label>.bin``.
         label: The precision, or what else tells this set from others.
-        progress: Called with ``<stage>.<label>`` before each graph.
+        progress: Called with what begins, as "tracing fill.fp32".
 
     Raises:
         ExportError: A module cannot be traced, or its graph is not what was wanted.
@@ -97,16 +98,19 @@ def export_graphs(
     weights = WeightsFile(writer.path / "graphs" / f"weights.{label}.bin")
     graphs = {}
     for stage, module in modules.items():
-        progress(f"{stage}.{label}")
-        graphs[stage] = _export(module, writer, f"graphs/{stage}.{label}.onnx", weights)
+        progress(f"tracing {stage}.{label}")
+        model = _trace(module)
+        progress(f"writing {stage}.{label}")
+        graphs[stage] = _write(model, module, writer, f"graphs/{stage}.{label}.onnx", weights)
     if not weights.path.exists():
         return graphs
+    progress(f"hashing {weights.path.name}")
     record = writer.record(f"graphs/{weights.path.name}")
     return {stage: dataclasses.replace(graph, weights=record) for stage, graph in graphs.items()}
 
 
-def _export(module: Exportable, writer: BundleWriter, file: str, weights: WeightsFile) -> Graph:
-    model = _trace(module)
+def _write(model: ir.Model, module: Exportable, writer: BundleWriter, file: str, weights: WeightsFile) -> Graph:
+    """Write a traced module and its weights, check it, and count what a run of it costs."""
     graph = model.graph
     _drop_metadata(model)
     _strip_prefix(graph)
@@ -129,12 +133,11 @@ def _export(module: Exportable, writer: BundleWriter, file: str, weights: Weight
 
 
 def _trace(module: Exportable) -> ir.Model:
-    example = tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in module.inputs)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module.eval(),
-                example,
+                _example(module),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=[spec.name for spec in module.inputs],
@@ -145,6 +148,12 @@ def _trace(module: Exportable) -> ir.Model:
         raise ExportError(f"the graph cannot be traced: {error}") from error
     assert program is not None
     return program.model
+
+
+def _example(module: Exportable) -> tuple[torch.Tensor, ...]:
+    """Return inputs to trace with. They are fake and take no memory: a cache may be larger than the host's."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in module.inputs)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import click
 
 from ..bundle import Precision
+from ..console.tables import open_console
 
 __all__ = ["demo", "doctor", "run"]
 
@@ -99,5 +100,5 @@ def doctor(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), indent=1))
     else:
-        render(report)
+        render(report, open_console())
     sys.exit(1 if report.problems else 0)

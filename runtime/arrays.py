@@ -207,5 +207,5 @@ def checked_array(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]
         wanted = ", ".join("any" if side is None else str(side) for side in shape)
         raise TensorMismatchError(name, f"wanted [{axes}] = [{wanted}], found {list(array.shape)}")
     if not np.isfinite(array).all():
-        raise TensorMismatchError(name, f"holds NaN or Inf at {list(np.argwhere(~np.isfinite(array))[0])}")
+        raise TensorMismatchError(name, f"holds NaN or Inf at {np.argwhere(~np.isfinite(array))[0].tolist()}")
     return np.ascontiguousarray(array, np.float32)

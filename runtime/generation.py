@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..bundle import format_count, format_nbytes
 from ..errors import MediaError, SessionError
 from .chunk import Chunk, Timings
 from .clip_writer import ClipWriter
@@ -139,14 +140,15 @@ class Summary:
 
     def describe(self) -> str:
         """Say it in a few lines."""
+        frames, chunks = format_count(self.latent_frames, "latent frame"), format_count(self.chunks, "chunk")
+        steps = format_count(self.steps, "step")
         return "\n".join(
             [
-                f"{self.output}: {self.latent_frames} latent frames, {self.chunks} chunks"
-                f"{' (interrupted)' if self.interrupted else ''}",
-                f"{self.sampler}, {self.steps} steps, seed {self.seed}; {self.backend}, {self.precision}",
+                f"{self.output}: {frames}, {chunks}{' (interrupted)' if self.interrupted else ''}",
+                f"{self.sampler}, {steps}, seed {self.seed}; {self.backend}, {self.precision}",
                 f"denoising step {self.denoise_ms_median:.1f} ms, cache fill {self.fill_ms_median:.1f} ms (medians), "
                 f"{self.latent_frames_per_second:.2f} latent frames/s without the codec, "
-                f"KV cache {self.cache_nbytes / 2**20:.1f} MiB, {self.wall_seconds:.1f} s in all",
+                f"KV cache {format_nbytes(self.cache_nbytes)}, {self.wall_seconds:.1f} s in all",
             ]
         )
 
@@ -184,7 +186,7 @@ def generate(request: Request, *, on_clip: Callable[[npt.NDArray[Any], int], Non
                 if timings:
                     writer.close()
                     raise SessionError(
-                        f"{error}; '{request.output}' keeps the {len(timings)} chunks before it"
+                        f"{error}; '{request.output}' keeps the {format_count(len(timings), 'chunk')} before it"
                     ) from error
                 raise
             except KeyboardInterrupt:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle import format_count
+
 __all__ = ["COLUMNS", "PrefixNoise", "SamplerTable", "lay_out"]
 
 COLUMNS = ("a_x", "a_m", "b_x", "b_0", "b_h", "b_z", "r0", "r1")
@@ -74,7 +76,7 @@ class SamplerTable:
         """
         if self.steps > max_steps:
             raise ValueError(
-                f"The bundle was exported for at most {max_steps} steps, got {self.steps}; "
+                f"The bundle was exported for at most {format_count(max_steps, 'step')}, got {self.steps}; "
                 f"export again with --max-steps {self.steps}"
             )
         timesteps = np.zeros(max_steps + 1, np.float32)

@@ -385,8 +385,8 @@ def test_every_way_of_stepping_is_timed_and_gives_its_memory_back(check: Any) ->
 
 def export_recorded(rollout: Any, folder: Path) -> None:
     """Export the bundle of a recorded rollout."""
+    from vdmrt.export.arguments import config_from_arguments
     from vdmrt.export.checkpoint import load_model
-    from vdmrt.export.config import config_from_arguments
 
     config = json.loads((rollout.folder / "config.json").read_text())
     options = ExportOptions(

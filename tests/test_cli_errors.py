@@ -18,7 +18,7 @@ from vdmrt.cli import main
 from vdmrt.errors import BundleError
 
 FAILED, MISUSED = 1, 2
-CONFIG = {"input_size": [8, 4, 4], "hidden_size": 16, "depth": 1, "num_heads": 2, "max_tpe_len": 8}
+CONFIG = {"input_size": [8, 4, 4], "hidden_size": 16, "depth": 1, "num_heads": 2, "max_tpe_len": 33}
 
 
 def invoke(*arguments: object) -> Result:
@@ -256,18 +256,40 @@ def test_an_unknown_command_is_misuse() -> None:
         (["--random-init", "1"], MISUSED, "Missing option '--config'"),
         (["w.pth", "--config", "{config}"], FAILED, "w.pth: no such checkpoint; wanted a file or a folder with"),
         (["--config", "XL", "--random-init", "1"], FAILED, "XL: not a readable JSON or YAML file and no preset"),
-        (["--config", "{config}", "--random-init", "-1"], MISUSED, r"must be 0 <= seed < 2\*\*63, got -1"),
+        (["--config", "{config}", "--random-init", "-1"], MISUSED, "'--random-init': -1 is not in the range"),
         (
             ["--config", "{config}", "--random-init", "1", "--slots", "4"],
-            FAILED,
-            "slots must be at least chunk_frames=8",
+            MISUSED,
+            "slots must be at least --chunk-frames 8, got 4",
         ),
         (
-            ["--config", "{config}", "--random-init", "1", "--requests", "0"],
-            FAILED,
-            "requests must be at least 1, got 0",
+            ["--config", "{config}", "--random-init", "1", "--slots", "40"],
+            MISUSED,
+            "there are 33 absolute positions, .*, got --slots 40; use --slots 33 or fewer",
         ),
-        (["--config", "{config}", "--random-init", "1", "--max-steps", "0"], FAILED, "max_steps must be at least 1"),
+        (["--config", "{config}", "--random-init", "1", "--slots", "-4"], MISUSED, "'--slots': -4 is not in the range"),
+        (["--config", "{config}", "--random-init", "1", "--requests", "0"], MISUSED, "'--requests': 0 is not in the"),
+        (
+            ["--config", "{config}", "--random-init", "1", "--chunk-frames", "-1"],
+            MISUSED,
+            "'--chunk-frames': -1 is not",
+        ),
+        (["--config", "{config}", "--random-init", "1", "--max-steps", "0"], MISUSED, "'--max-steps': 0 is not in the"),
+        (
+            ["--config", "{config}", "--random-init", "1", "--max-steps", "99999999999"],
+            MISUSED,
+            "'--max-steps': 99999999999 is not in the range 1<=x<=1000",
+        ),
+        (
+            ["--config", "{config}", "--random-init", "1", "--weights", "ema"],
+            MISUSED,
+            "--weights chooses among those of CHECKPOINT; leave it out with --random-init",
+        ),
+        (
+            ["--config", "CausalSTDiT2-S/2", "--random-init", "1", "--latent-size", "100000x100000"],
+            FAILED,
+            "latents of 100000x100000 needs 3.64 TiB of memory, and .* is available; check its sizes, or export on",
+        ),
         (["--config", "{config}", "--random-init", "1", "--precision", "int4"], MISUSED, "'int4' is not one of"),
     ],
 )
@@ -294,7 +316,7 @@ def test_a_latent_size_that_does_not_divide_is_refused(config: Path, tmp_path: P
     common = ["--config", config, "--random-init", "1", "--output", tmp_path / "bundle"]
     result = invoke("export", *common, "--latent-size", "5x6")
 
-    assert_refused(result, FAILED, "small.json: latent size must be a positive multiple of the patch size 2, got 5x6")
+    assert_refused(result, MISUSED, "--latent-size 5x6 is not two positive multiples of the patch size 2, at most")
 
 
 @pytest.mark.parametrize(

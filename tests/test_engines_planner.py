@@ -15,7 +15,6 @@ from fake_cuda import Code, enabled_fake_cuda
 from vdmrt.bundle import Bundle, Machine, open_bundle, stage_graphs
 from vdmrt.engines import BuildOptions, Gpu, check_fit, engine_key, plan_engine, query_gpu, trtexec_line
 from vdmrt.engines.gpu import _driver_version, current_gpu
-from vdmrt.engines.planner import format_nbytes
 from vdmrt.engines.progress import Cancelled, run_beside
 from vdmrt.errors import BackendError, EngineError
 
@@ -133,11 +132,6 @@ def test_without_a_gpu_everything_fits(bundle: Bundle) -> None:
 
     check_fit(plan)
     assert not any("lanes" in line for line in plan.lines())
-
-
-@pytest.mark.parametrize(("count", "text"), [(5, "5 B"), (2048, "2 KiB"), (3 << 20, "3 MiB"), (5 << 30, "5 GiB")])
-def test_bytes_are_written_for_people(count: int, text: str) -> None:
-    assert format_nbytes(count) == text
 
 
 def test_the_gpu_is_asked_of_the_driver() -> None:

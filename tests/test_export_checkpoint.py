@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from vdmrt.errors import CheckpointError
 from vdmrt.export import CausalTransformer, TransformerConfig, load_model, random_model, read_checkpoint
-from vdmrt.export.checkpoint import checkpoint_sha256
+from vdmrt.export.checkpoint_files import checkpoint_sha256
 
 Weights = dict[str, Tensor]
 
@@ -85,10 +86,65 @@ def test_nests_and_prefixes_are_unwrapped(
     assert_loads(save(tmp_path / "it.pth", NESTS[nest](weights)), model)
 
 
-def test_averaged_weights_are_preferred(tmp_path: Path, model: CausalTransformer, weights: Weights) -> None:
+def with_several(weights: Weights) -> dict[str, Any]:
     raw = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    return {"model": raw, "state_dict": raw, "ema": weights, "opt": {"state": {0: torch.zeros(1)}}, "mine": raw}
 
-    assert_loads(save(tmp_path / "it.pth", {"model": raw, "state_dict": raw, "ema": weights}), model)
+
+def test_averaged_weights_are_preferred_and_named(tmp_path: Path, model: CausalTransformer, weights: Weights) -> None:
+    path = save(tmp_path / "it.pth", with_several(weights))
+    assert_loads(path, model)
+    checkpoint = read_checkpoint(path)
+
+    assert checkpoint.weights == "ema"
+    assert checkpoint.sets == ("model", "state_dict", "ema", "mine")
+
+
+@pytest.mark.parametrize("name", ["model", "mine"])
+def test_other_weights_can_be_chosen(tmp_path: Path, weights: Weights, name: str) -> None:
+    checkpoint = read_checkpoint(save(tmp_path / "it.pth", with_several(weights)), weights=name)
+
+    assert checkpoint.weights == name
+    assert not checkpoint.tensors[KEY].any()
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        (with_several, "it.pth: holds no weights named 'raw'; it holds model, state_dict, ema, mine$"),
+        (lambda weights: weights, "holds no weights named 'raw'; it holds one set without a name, which is taken by"),
+    ],
+)
+def test_weights_that_are_not_there_are_refused_with_those_that_are(
+    tmp_path: Path, weights: Weights, document: Callable[[Weights], Any], sentence: str
+) -> None:
+    with pytest.raises(CheckpointError, match=sentence):
+        read_checkpoint(save(tmp_path / "it.pth", document(weights)), weights="raw")
+
+
+def test_weights_of_an_unknown_name_have_to_be_chosen(tmp_path: Path, weights: Weights) -> None:
+    path = save(tmp_path / "it.pth", {"mine": weights, "yours": weights, "step": 3})
+    with pytest.raises(CheckpointError, match="holds weights named mine, yours; choose with weights='mine'"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["it.safetensors", "it.pth"])
+def test_a_configuration_that_contradicts_the_shapes_is_refused_before_anything_is_allocated(
+    tmp_path: Path, weights: Weights, name: str
+) -> None:
+    config = dataclasses.replace(SMALL, hidden_size=2**17, position_count=2**20)
+    with pytest.raises(CheckpointError, match=r"\d+ misshapen \(.* wanted \[131072.*give the --config it was trained"):
+        load_model(config, save(tmp_path / name, weights))
+
+
+@pytest.mark.parametrize("name", ["it.safetensors", "it.pth"])
+def test_weights_are_mapped_from_the_file(tmp_path: Path, weights: Weights, name: str) -> None:
+    path = save(tmp_path / name, weights)
+    checkpoint = read_checkpoint(path)
+
+    assert (checkpoint.weights, checkpoint.sets) == (None, ())
+    assert str(path) in Path("/proc/self/maps").read_text()
+    assert torch.equal(checkpoint.tensors[KEY], weights[KEY])
 
 
 def test_a_folder_of_several_files_is_read(tmp_path: Path, model: CausalTransformer, weights: Weights) -> None:

@@ -15,7 +15,9 @@ import pytest
 from vdmrt.bundle import SamplerDefaults
 from vdmrt.errors import ExportError
 from vdmrt.export import PRESETS, ExportOptions, TransformerConfig, export_bundle, load_config, random_model
-from vdmrt.export.config import config_from_arguments
+from vdmrt.export.arguments import config_from_arguments, name_model
+from vdmrt.export.config import Positions
+from vdmrt.export.options import make_geometry
 
 PLAIN: dict[str, Any] = {"input_size": [8, 8, 12], "hidden_size": 64, "depth": 2, "num_heads": 4, "max_tpe_len": 9}
 SMALL = TransformerConfig(latent_size=(4, 4), hidden_size=16, depth=1, heads=2, position_count=6)
@@ -132,22 +134,30 @@ def test_what_does_not_change_sampling_is_taken_and_ignored() -> None:
         ({"patch_size": [1, 0, 0]}, "patch_size must be at least 1, got 0"),
         ({"flavour": 1}, "unknown argument 'flavour'; known are caption_channels, cross_frame_attn, depth"),
         ({3: 1, "x": 2}, "unknown argument '3'; known are"),
-        ({"input_size": [8, 7, 8]}, "latent size must be a positive multiple of the patch size 2, got 7x8"),
-        ({"input_size": [8, 0, 8]}, "latent size must be a positive multiple of the patch size 2, got 0x8"),
+        (
+            {"input_size": [8, 7, 8]},
+            "input_size 7x8 is not two positive multiples of the patch size 2, at most 1048576",
+        ),
+        ({"input_size": [8, 0, 8]}, "input_size 0x8 is not two positive multiples of the patch size 2"),
         ({"input_size": 8}, "input_size must be a list of at least 2 numbers, got 8"),
         ({"input_size": [8, None, 8]}, "input_size must be a whole number, got None"),
-        ({"hidden_size": 66}, "hidden_size must be a multiple of 4 and of heads=4, got 66"),
-        ({"num_heads": 5}, "hidden_size must be a multiple of 4 and of heads=5, got 64"),
-        ({"num_heads": 0}, "heads must be at least 1, got 0"),
+        ({"hidden_size": 66}, "hidden_size must be a multiple of 4 and of num_heads=4, got 66"),
+        ({"num_heads": 5}, "hidden_size must be a multiple of 4 and of num_heads=5, got 64"),
+        ({"num_heads": 0}, "^num_heads must be at least 1, got 0"),
         ({"depth": -1}, "depth must be at least 1, got -1"),
         ({"depth": "deep"}, "depth must be a whole number, got 'deep'"),
         ({"depth": 2.5}, "depth must be a whole number, got 2.5"),
         ({"depth": True}, "depth must be a whole number, got True"),
         ({"mlp_ratio": float("nan")}, "mlp_ratio must be a number, got nan"),
-        ({"mlp_ratio": 0}, "mlp_ratio must be positive and finite, got 0"),
-        ({"time_scale": 0}, "time_scale must be positive and finite, got 0"),
-        ({"max_tpe_len": 0}, "position_count must be at least 1, got 0"),
-        ({"caption_channels": -4}, "text_width must be at least 0, got -4"),
+        ({"mlp_ratio": 0}, "mlp_ratio must be positive and at most 1024, got 0"),
+        ({"time_scale": 0}, "time_scale must be positive and at most 1024, got 0"),
+        ({"max_tpe_len": 0}, "max_tpe_len must be at least 1, got 0"),
+        ({"caption_channels": -4}, "caption_channels must be at least 0, got -4"),
+        ({"in_channels": 0}, "in_channels must be at least 1, got 0"),
+        ({"model_max_length": 0}, "model_max_length must be at least 1, got 0"),
+        ({"hidden_size": 10**9}, "hidden_size must be at most 131072, got 1000000000"),
+        ({"depth": 10**9}, "depth must be at most 1024, got 1000000000"),
+        ({"mlp_ratio": 1e300}, "mlp_ratio must be positive and at most 1024, got 1e[+]300"),
         ({"pred_sigma": "false"}, "pred_sigma must be true or false, got 'false'"),
         ({"temp_extra_in_channels": 2}, "temp_extra_in_channels must be 0 or 1, got 2"),
         (
@@ -209,6 +219,10 @@ def with_rope(config: TransformerConfig) -> TransformerConfig:
     return dataclasses.replace(config, positions="rope")
 
 
+def absolute(config: TransformerConfig) -> TransformerConfig:
+    return dataclasses.replace(config, positions="absolute")
+
+
 def with_context(config: TransformerConfig) -> TransformerConfig:
     return dataclasses.replace(config, context="previous", context_frames=3)
 
@@ -218,11 +232,15 @@ def with_context(config: TransformerConfig) -> TransformerConfig:
     [
         (with_context, {"chunk_frames": 2}, "chunk_frames must be at least context_frames=3, got 2"),
         (None, {"chunk_frames": 5, "slots": 4}, "slots must be at least chunk_frames=5, got 4"),
-        (with_rope, {"chunk_frames": 3, "slots": 4}, r"RoPE needs slots \+ chunk_frames <= 6 positions, got 4 \+ 3"),
+        (with_rope, {"chunk_frames": 3, "slots": 4}, "there are 6 rope positions .*, got slots=4, chunk_frames=3; use"),
+        (None, {"chunk_frames": 2, "slots": 5}, "there are 6 cyclic positions .*, got slots=5, .*; use slots=4 or"),
+        (None, {"chunk_frames": 2, "slots": 10**6}, "there are 6 cyclic positions .*, got slots=1000000"),
+        (None, {"chunk_frames": 4, "slots": 4}, "got slots=4, chunk_frames=4; use chunk_frames=3 or fewer"),
+        (absolute, {"chunk_frames": 2, "slots": 7}, "there are 6 absolute positions, .*, got slots=7; use slots=6 or"),
         (None, {"chunk_frames": 0}, "chunk_frames must be at least 1, got 0"),
         (None, {"slots": 0}, "slots must be at least 1, got 0"),
-        (None, {"requests": 0}, "requests must be at least 1, got 0"),
-        (None, {"max_steps": -1}, "max_steps must be at least 1, got -1"),
+        (None, {"requests": 0}, "requests must be at least 1 and at most 65536, got 0"),
+        (None, {"max_steps": 99999999999}, "max_steps must be at least 1 and at most 1000, got 99999999999"),
         (None, {"precisions": ()}, r"precisions must be fp32 or fp16 or both, got \[\]"),
         (None, {"precisions": ("int8",)}, r"precisions must be fp32 or fp16 or both, got \['int8'\]"),
         (
@@ -239,7 +257,7 @@ def test_options_that_do_not_fit_the_model_write_nothing(
     sentence: str,
 ) -> None:
     model = random_model(change(SMALL) if change else SMALL, 1)
-    with pytest.raises(ExportError, match=sentence):
+    with pytest.raises(ValueError, match=sentence):
         export_bundle(model, tmp_path / "bundle", ExportOptions(**options), name="it")
 
     assert list(tmp_path.iterdir()) == []
@@ -260,6 +278,48 @@ def test_rope_positions_that_are_not_slots_and_chunk_are_warned_about(
         export_bundle(random_model(with_rope(SMALL), 1), tmp_path / "it", options, name="it", progress=stop)
 
     assert ("RoPE has 6 positions, slots + chunk frames are 5" in caplog.text) is warned
+
+
+@pytest.mark.parametrize("positions", ["cyclic", "rope", "absolute"])
+def test_slots_may_be_as_many_as_there_are_positions_for(positions: Positions) -> None:
+    config = dataclasses.replace(SMALL, positions=positions)
+    slots = 6 if positions == "absolute" else 4
+
+    assert make_geometry(config, ExportOptions(chunk_frames=2, slots=slots)).slots == slots
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("CausalSTDiT2-XL/2", "CausalSTDiT2-XL/2"),
+        ("runs/clouds/config.json", "clouds"),
+        ("runs/clouds/Config.yaml", "clouds"),
+        ("runs/clouds.json", "clouds"),
+        ("/config.json", "config"),
+    ],
+)
+def test_a_model_is_named_by_its_preset_file_or_folder(path: str, name: str) -> None:
+    assert name_model(path) == name
+
+
+def test_a_field_is_named_as_the_dataclass_has_it() -> None:
+    with pytest.raises(ExportError, match="^heads must be at least 1, got 0$"):
+        dataclasses.replace(SMALL, heads=0)
+
+
+def test_a_model_beyond_the_memory_is_refused() -> None:
+    config = dataclasses.replace(SMALL, latent_size=(10**5, 10**5), hidden_size=1152)
+    sentence = r"hidden size 1152, depth 1 and latents of 100000x100000 needs 10\.6 TiB of memory, and .* available"
+    with pytest.raises(ExportError, match=sentence):
+        random_model(config, 1)
+
+
+def test_a_codec_beyond_the_memory_is_refused(tmp_path: Path) -> None:
+    model = random_model(dataclasses.replace(SMALL, latent_size=(2**19, 2)), 1)
+    with pytest.raises(ExportError, match="the preview codec of latents of 524288x2 needs 8 TiB of memory, and"):
+        export_bundle(model, tmp_path / "it", ExportOptions(chunk_frames=2, slots=4), name="it")
+
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])

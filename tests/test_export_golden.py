@@ -11,10 +11,10 @@ import torch
 from golden import Array, Case, assert_close
 from torch import Tensor
 
+from vdmrt.export.arguments import config_from_arguments
 from vdmrt.export.checkpoint import load_model, read_checkpoint
-from vdmrt.export.config import config_from_arguments
-from vdmrt.export.exporter import ExportOptions, make_geometry
 from vdmrt.export.graphs import DenoiseGraph, FillGraph, update
+from vdmrt.export.options import ExportOptions, make_geometry
 from vdmrt.export.transformer import CausalTransformer
 from vdmrt.export.uncached import predict_uncached
 from vdmrt.runtime.samplers import make_sampler
@@ -134,14 +134,14 @@ def test_state_dict_has_the_keys_and_shapes_of_the_reference(case: Case) -> None
     model = model_of(case)
 
     found = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    assert found == {name: tuple(tensor.shape) for name, tensor in read_checkpoint(case.folder).items()}
+    assert found == {name: tuple(tensor.shape) for name, tensor in read_checkpoint(case.folder).tensors.items()}
 
 
 @each_case
 def test_saved_weights_are_those_of_the_reference(case: Case) -> None:
     saved = model_of(case).state_dict()
 
-    for name, tensor in read_checkpoint(case.folder).items():
+    for name, tensor in read_checkpoint(case.folder).tensors.items():
         if name != "bov_token":
             torch.testing.assert_close(saved[name], tensor, rtol=0, atol=1e-6 if "pos_embed" in name else 0)
 

@@ -19,6 +19,7 @@ from vdmrt.errors import ExportError
 from vdmrt.export import CausalTransformer
 from vdmrt.export.costs import find_cache_copies
 from vdmrt.export.onnx_graph import Exportable, export_graphs
+from vdmrt.export.operators import check_operators
 
 
 def load_graphs(bundle: Path) -> Iterator[tuple[str, Graph, onnx.ModelProto]]:
@@ -207,8 +208,30 @@ class Refused(Exportable):
 def test_an_operator_outside_the_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "graphs").mkdir()
 
-    with pytest.raises(ExportError, match=r"is ai.onnx.Erf, which TensorRT's parser may not take"):
+    with pytest.raises(ExportError, match=r"ai.onnx.Erf is not supported by the parser of TensorRT 8.5"):
         export_graphs({"bad": Refused()}, BundleWriter(tmp_path), "fp32", lambda stage: None)
+
+
+def node_of(operator: str, dtype: ir.DataType, **attributes: int) -> ir.Node:
+    value = ir.Value(name="x", type=ir.TensorType(dtype), shape=ir.Shape([2, 3]))
+    return ir.node(operator, [value], attributes=attributes, name="it")
+
+
+@pytest.mark.parametrize(
+    ("node", "sentence"),
+    [
+        (node_of("Clip", ir.DataType.INT32), "node 'it': Clip reads int32; the parser .* accepts float16, float32"),
+        (node_of("ReduceMean", ir.DataType.FLOAT), r"'it' \(ReduceMean\) changed in opset 18, after 16"),
+        (node_of("Split", ir.DataType.FLOAT, num_outputs=3), r"'it' \(Split\) has num_outputs, which opset 16 lacks"),
+    ],
+)
+def test_a_node_that_the_oldest_parser_reads_otherwise_is_refused(node: ir.Node, sentence: str) -> None:
+    with pytest.raises(ExportError, match=sentence):
+        check_operators([node])
+
+
+def test_negative_integers_pass_in_export_as_in_lowering() -> None:
+    check_operators([node_of("Neg", ir.DataType.INT32)])
 
 
 def test_half_weights_are_those_of_the_blocks_only() -> None:

@@ -12,9 +12,9 @@ import pytest
 from golden import Array, Case, assert_close, frames_first, relative_error
 
 import vdmrt
+from vdmrt.export import ExportOptions, export_bundle
+from vdmrt.export.arguments import config_from_arguments
 from vdmrt.export.checkpoint import load_model
-from vdmrt.export.config import config_from_arguments
-from vdmrt.export.exporter import ExportOptions, export_bundle
 from vdmrt.runtime import Model, Noise, Session, advance
 
 ROLLOUTS = golden.rollouts()

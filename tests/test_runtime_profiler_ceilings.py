@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_a_copy_takes_a_quarter_of_what_is_free_at_most(fake_cuda: FakeCuda) -> 
     ceilings, _ = measure_gpu_ceilings(device, "float16", sides=(16,), libraries=LIBRARIES)
     device.close()
 
-    assert ceilings.copy.startswith(("7 MiB", "8 MiB"))
+    assert re.match(r"[78](\.\d+)? MiB", ceilings.copy)
 
 
 def test_without_cublas_there_is_a_copy_and_a_note_what_to_install(device: Device) -> None:

@@ -15,14 +15,14 @@ from tensorrt_engines import Machinery, clear_outputs, plan_of, tensorrt_machine
 from tensorrt_recorder import RELEASES
 
 import vdmrt
-from vdmrt.bundle import Graph, open_bundle
+from vdmrt.bundle import Graph, format_nbytes, open_bundle
 from vdmrt.errors import BackendError, DeviceError
 from vdmrt.runtime import Model
 from vdmrt.runtime.profiler import Report, Settings, profile
 from vdmrt.runtime.profiler.layer_times import LayerTime
 from vdmrt.runtime.profiler.layers import find_blocks, group_layers
 from vdmrt.runtime.profiler.tensorrt_layers import find_nodes, read_layer_kinds
-from vdmrt.runtime.profiler.text import describe_report, format_bytes
+from vdmrt.runtime.profiler.text import describe_report
 
 SKY = Path(__file__).parents[1] / "examples" / "sky" / "bundle"
 STEPS = 2
@@ -94,7 +94,7 @@ def test_a_gpu_has_an_enqueue_time_and_memory_of_its_own(machinery: Machinery) -
     assert report.stages["enqueue"].count == report.stages["step"].count == 2 * STEPS
     assert report.memory.device_nbytes is not None and report.memory.device_used_nbytes is not None
     assert 0 < report.memory.device_nbytes <= report.memory.device_used_nbytes < 1 << 30
-    assert f"whole GPU {format_bytes(report.memory.device_used_nbytes)}" in describe_report(report)
+    assert f"whole GPU {format_nbytes(report.memory.device_used_nbytes)}" in describe_report(report)
 
 
 def test_layers_stand_in_the_blocks_of_their_nodes(machinery: Machinery) -> None:

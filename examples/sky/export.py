@@ -13,7 +13,7 @@ from codec_training import load_codec
 from transformer_training import load_average
 
 from vdmrt.bundle import Bundle, SamplerDefaults, ScheduleSpec, sha256_of
-from vdmrt.export.exporter import ExportOptions, export_bundle
+from vdmrt.export import ExportOptions, export_bundle
 
 __all__ = ["LARGEST_NBYTES", "export_sky"]
 

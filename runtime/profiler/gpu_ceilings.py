@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
+from ...bundle import format_nbytes
 from ...errors import BackendError
 from .._core import Device, Memory
 from .cublas import Cublas
@@ -48,7 +49,7 @@ def measure_gpu_ceilings(
     copy_nbytes = max(1 << 20, min(copy_nbytes, device.memory_info()[0] // 4))
     copied_ms = _time_copy(device, copy_nbytes)
     bytes_per_second = 2 * copy_nbytes / copied_ms * 1e3
-    copy = f"{copy_nbytes >> 20} MiB within the device, read and written bytes, {_how()}"
+    copy = f"{format_nbytes(copy_nbytes)} within the device, read and written bytes, {_how()}"
     try:
         cublas = Cublas(device, libraries)
     except BackendError as error:

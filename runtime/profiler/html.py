@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ...bundle import format_nbytes
 from .charts import Bar, Series, draw_histogram, draw_lanes, draw_lines, draw_shares
 from .page import Page, Table
 from .recorder import Span
 from .report import Comparison, Report
 from .statistics import Interval, Summary
-from .text import format_bytes
 
 __all__ = ["render_html"]
 
@@ -92,8 +92,8 @@ def _cards(report: Report) -> Iterator[tuple[str, str]]:
     if report.rate.attainment is not None:
         yield f"{100 * report.rate.attainment:.1f} %", f"of deadlines met at {report.rate.target_fps:g} fps"
         yield f"{report.rate.stall_ms:.1f} ms", "a player stood still"
-    yield format_bytes(report.memory.cache_nbytes), "KV cache"
-    yield format_bytes(report.memory.copied_nbytes), "of it copied per denoising step"
+    yield format_nbytes(report.memory.cache_nbytes), "KV cache"
+    yield format_nbytes(report.memory.copied_nbytes), "of it copied per denoising step"
     if report.energy is not None:
         yield f"{report.energy.joules_per_frame:.2f} J", "a latent frame"
 
@@ -225,10 +225,10 @@ def _environment(report: Report) -> Table:
         ["platform", f"{e.platform}, Python {e.python}"],
         ["packages", ", ".join(f"{name} {version}" for name, version in e.packages.items())],
         ["bundle", w.bundle],
-        ["device memory without programs", "unknown" if m.device_nbytes is None else format_bytes(m.device_nbytes)],
-        ["in use on the whole GPU", "no GPU" if m.device_used_nbytes is None else format_bytes(m.device_used_nbytes)],
-        ["host memory, peak", format_bytes(m.host_peak_nbytes)],
-        ["moved per autoregressive step", format_bytes(m.scatter_nbytes)],
+        ["device memory without programs", "unknown" if m.device_nbytes is None else format_nbytes(m.device_nbytes)],
+        ["in use on the whole GPU", "no GPU" if m.device_used_nbytes is None else format_nbytes(m.device_used_nbytes)],
+        ["host memory, peak", format_nbytes(m.host_peak_nbytes)],
+        ["moved per autoregressive step", format_nbytes(m.scatter_nbytes)],
         ["measured", f"{report.rate.wall_ms / 1e3:.3g} s, of which stages cover {100 * report.rate.covered:.2f} %"],
     ]
     rows += [["note", note] for note in report.notes]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from ...bundle import format_count, format_flops, format_nbytes
 from .report import Comparison, Report
 from .statistics import Summary
 
-__all__ = ["describe_comparison", "describe_report", "format_bytes"]
+__all__ = ["describe_comparison", "describe_report"]
 
 _STAGES = (
     ("encode", "Encode"),
@@ -43,21 +44,13 @@ def describe_comparison(comparison: Comparison) -> list[str]:
     return lines
 
 
-def format_bytes(nbytes: float) -> str:
-    """Return a number of bytes for people."""
-    for unit in ("B", "KiB", "MiB"):
-        if nbytes < 1024:
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1024
-    return f"{nbytes:.2f} GiB"
-
-
 def _head(report: Report) -> Iterator[str]:
     w, e = report.workload, report.environment
-    yield f"{w.name} ({w.bundle}): {w.backend}, {w.precision}, {w.sampler}, {w.steps} steps"
+    yield f"{w.name} ({w.bundle}): {w.backend}, {w.precision}, {w.sampler}, {format_count(w.steps, 'step')}"
     yield f"{e.gpu or e.cpu}, {e.cpu_count} CPUs, vdmrt {e.vdmrt}{f' ({e.commit})' if e.commit else ''}"
     yield (
-        f"{w.chunks} chunks of {w.chunk_frames} latent frames, {w.warmup_chunks} chunks of warm-up excluded, "
+        f"{format_count(w.chunks, 'chunk')} of {format_count(w.chunk_frames, 'latent frame')}, "
+        f"{format_count(w.warmup_chunks, 'chunk')} of warm-up excluded, "
         f"decoding {w.decoding}"
     )
     yield ""
@@ -96,13 +89,13 @@ def _video(report: Report) -> Iterator[str]:
             f"{100 * rate.attainment:.1f}% of deadlines met, {rate.stall_ms:.1f} ms stalled"
         )
     yield (
-        f"KV Cache: {format_bytes(memory.cache_nbytes)}; moved per autoregressive step "
-        f"{format_bytes(memory.scatter_nbytes)}, copied per denoising step {format_bytes(memory.copied_nbytes)}"
+        f"KV Cache: {format_nbytes(memory.cache_nbytes)}; moved per autoregressive step "
+        f"{format_nbytes(memory.scatter_nbytes)}, copied per denoising step {format_nbytes(memory.copied_nbytes)}"
     )
-    device = f"device {format_bytes(memory.device_nbytes)} without programs, " if memory.device_nbytes else ""
+    device = f"device {format_nbytes(memory.device_nbytes)} without programs, " if memory.device_nbytes else ""
     if memory.device_used_nbytes is not None:
-        device += f"whole GPU {format_bytes(memory.device_used_nbytes)}, "
-    yield f"Memory: {device}host peak {format_bytes(memory.host_peak_nbytes)}"
+        device += f"whole GPU {format_nbytes(memory.device_used_nbytes)}, "
+    yield f"Memory: {device}host peak {format_nbytes(memory.host_peak_nbytes)}"
 
 
 def _curve(report: Report) -> Iterator[str]:
@@ -127,7 +120,7 @@ def _tail(report: Report) -> Iterator[str]:
         yield f"Ceilings: {report.ceilings.describe()}"
         for stage in report.roofline:
             yield (
-                f"Roofline {stage.stage}: {stage.flops / 1e9:.4g} GFLOP, {format_bytes(stage.nbytes)}, at best "
+                f"Roofline {stage.stage}: {format_flops(stage.flops)}, {format_nbytes(stage.nbytes)}, at best "
                 f"{stage.bound_ms:.3f} ms ({stage.limit}), {100 * stage.fraction:.1f}% reached"
             )
     if report.layers:

@@ -1,0 +1,195 @@
+"""The command ``vdmrt inspect``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..bundle import (
+    Bundle,
+    Engine,
+    Graph,
+    Machine,
+    Manifest,
+    Plan,
+    format_count,
+    format_flops,
+    format_nbytes,
+    list_engines,
+    open_bundle,
+    verify_engine,
+)
+from ..console.tables import make_table, open_console
+from .inspection import cache_nbytes, inspect_bundle, scatter_nbytes, weights_nbytes
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["inspect"]
+
+_FIGURES = ("plan", "scratch", "built in", "layers", "layers by type", "products", "cache copies")
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--verify", is_flag=True, help="Check every file's SHA-256 too, the engines' included.")
+def inspect(bundle: Path, as_json: bool, verify: bool) -> None:
+    """Show what BUNDLE is: geometry, tensors, cache bytes, FLOPs, weights, nodes that copy the cache, engines."""
+    opened = open_bundle(bundle)
+    if verify:
+        opened.verify()
+        for engine in list_engines(opened):
+            verify_engine(engine)
+    if as_json:
+        click.echo(json.dumps(inspect_bundle(opened), indent=1))
+        return
+    _print_bundle(opened, open_console())
+
+
+def _print_bundle(bundle: Bundle, console: Console) -> None:
+    """Print a bundle for people.
+
+    Raises:
+        EngineError: An engine's manifest is damaged.
+    """
+    m = bundle.manifest
+    _print_line(console, f"{m.name} ({m.family}, predicts {m.prediction}) at {bundle.path}", style="bold")
+    if m.random_weights:
+        _print_line(console, "random weights: whatever it makes means nothing", style="yellow")
+    console.print(make_table("", _model_rows(m)))
+    _print_table(console, _cost_table(bundle))
+    for precision in m.graphs:
+        for told in (m.accuracy_of(precision), m.speed_of(precision)):
+            if told is not None:
+                _print_line(console, told.describe())
+    for precision, graphs in m.graphs.items():
+        for stage, graph in graphs.items():
+            _print_copies(console, f"{stage}.{precision}", graph)
+    tensors = _tensor_rows(next(iter(m.graphs.values())))
+    _print_table(console, make_table("tensors", tensors, header=("graph", "", "name", "dtype", "shape")))
+    for engine in list_engines(bundle):
+        _print_engine(console, engine, bundle)
+    _print_table(console, make_table("provenance", m.provenance.items()))
+
+
+def _print_line(console: Console, line: str, *, style: str | None = None) -> None:
+    """Print what may hold brackets, which rich would take for markup, and paths, which it would break."""
+    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_table(console: Console, table: Table) -> None:
+    console.print()
+    console.print(table)
+
+
+def _model_rows(m: Manifest) -> Iterator[tuple[str, str]]:
+    g, sampler = m.geometry, m.sampler
+    yield "latent", f"{g.latent_channels} channels, {g.latent_height} × {g.latent_width}, {g.tokens_per_frame} tokens"
+    yield "transformer", f"{format_count(g.layers, 'layer')}, {format_count(g.heads, 'head')} of {g.head_size}"
+    steps = format_count(g.max_steps, "denoising step")
+    yield "chunk", f"{format_count(g.chunk_frames, 'latent frame')}, at most {steps}"
+    requests, rows = format_count(g.requests, "request"), format_count(g.rows_per_request, "row")
+    yield "KV cache", f"{format_count(g.slots, 'slot')}, {requests} × {rows}"
+    yield "positions", f"{g.positions}, table of {g.position_count}"
+    yield "context", f"{g.context} {format_count(g.context_frames, 'latent frame')}" if g.context else "none"
+    yield "text", f"{format_count(g.text_tokens, 'token')} of {g.text_width}" if g.text_width else "none"
+    yield "sampler", f"{sampler.name}, {format_count(sampler.steps, 'step')}, guidance {sampler.guidance:g}"
+    yield "codec", f"{m.codec.kind}, pictures {' × '.join(map(str, m.codec.picture_size))}" if m.codec else "none"
+
+
+def _cost_table(bundle: Bundle) -> Table:
+    """Return what a lane takes and a run costs, a column for each precision."""
+    graphs = bundle.manifest.graphs
+    fill, denoise = ([stages[stage] for stages in graphs.values()] for stage in ("fill", "denoise"))
+    figures = {
+        "KV cache": [format_nbytes(cache_nbytes(bundle, precision)) for precision in graphs],
+        "written to it per chunk": [format_nbytes(scatter_nbytes(bundle, precision)) for precision in graphs],
+        "copied of it per step": [format_nbytes(sum(copy.nbytes for copy in graph.cache_copies)) for graph in denoise],
+        "weights": [format_nbytes(weights_nbytes(graph)) for graph in denoise],
+        "cache fill": [format_flops(graph.flops) for graph in fill],
+        "denoising step": [format_flops(graph.flops) for graph in denoise],
+    }
+    rows = [(name, *values) for name, values in figures.items()]
+    return make_table("cost", rows, header=("", *graphs), right=True)
+
+
+def _print_copies(console: Console, stage: str, graph: Graph) -> None:
+    for copy in graph.cache_copies:
+        line = f"{stage}: {copy.operator} '{copy.node}' copies {format_nbytes(copy.nbytes)} of '{copy.tensor}' a run"
+        _print_line(console, line)
+
+
+def _tensor_rows(graphs: Mapping[str, Graph]) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each tensor; of those that every layer has, for the first layer's."""
+    for stage, graph in graphs.items():
+        for side, specs in (("in", graph.inputs), ("out", graph.outputs)):
+            for spec in specs:
+                stem, _, layer = spec.name.partition(".")
+                if layer in ("", "0"):
+                    name = f"{stem}.0 …" if layer else stem
+                    yield stage, side, name, spec.dtype, ", ".join(map(str, spec.shape))
+
+
+def _print_engine(console: Console, engine: Engine, bundle: Bundle) -> None:
+    manifest = engine.manifest
+    console.print()
+    _print_line(console, f"engine {manifest.key}", style="bold")
+    _print_line(console, f"{_describe_machine(manifest.machine)}, built {manifest.created}")
+    console.print(_plan_table(manifest.plans))
+    graphs = bundle.manifest.graphs.get(manifest.precision, {})
+    for stage, plan in manifest.plans.items():
+        wanted = sum(copy.nbytes for copy in graphs[stage].cache_copies) if stage in graphs else 0
+        found = sum(copy.nbytes for copy in plan.audit.cache_copies) if plan.audit else 0
+        if found or wanted:
+            line = (
+                f"{stage}: the plan copies {format_nbytes(found)} of the cache a run, the graph {format_nbytes(wanted)}"
+            )
+            _print_line(console, line)
+    for check in manifest.checks:
+        style = None if check.passed else "yellow"
+        _print_line(console, f"{check.name}: {'yes' if check.passed else 'no'}, {check.detail}", style=style)
+
+
+def _describe_machine(machine: Machine) -> str:
+    if machine.backend == "onnxruntime":
+        return f"ONNX Runtime {machine.onnxruntime}, {machine.provider}, on a CPU with {machine.cpu}"
+    return (
+        f"TensorRT {machine.tensorrt} on {machine.gpu} (compute capability {machine.compute_capability}, driver "
+        f"{machine.driver or 'not known'} for CUDA {machine.cuda})"
+    )
+
+
+def _plan_table(plans: Mapping[str, Plan]) -> Table:
+    """Return what was built, a column for each stage."""
+    figures = [_plan_figures(plan) for plan in plans.values()]
+    rows = [(name, *(each.get(name, "") for each in figures)) for name in _FIGURES if any(name in e for e in figures)]
+    return make_table("", rows, header=("", *plans))
+
+
+def _plan_figures(plan: Plan) -> dict[str, str]:
+    figures = {
+        "plan": format_nbytes(plan.file.nbytes),
+        "scratch": format_nbytes(plan.scratch_nbytes),
+        "built in": f"{plan.build_seconds:.1f} s",
+    }
+    if plan.audit is None:
+        return figures
+    audit, products = plan.audit, dict(plan.audit.products)
+    if audit.unknown_products:
+        products["out of sight"] = audit.unknown_products
+    return figures | {
+        "layers": str(audit.layers),
+        "layers by type": _describe_counts(audit.precisions),
+        "products": _describe_counts(products),
+        "cache copies": format_nbytes(sum(copy.nbytes for copy in audit.cache_copies)),
+    }
+
+
+def _describe_counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))

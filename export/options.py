@@ -1,0 +1,96 @@
+"""Options of an export, and the sizes that follow from them. Checked without torch, before weights are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from ..bundle import Geometry, SamplerDefaults, ScheduleSpec
+from .config import TransformerConfig
+
+__all__ = ["LARGEST_REQUESTS", "ExportOptions", "Precision", "make_geometry"]
+
+Precision = Literal["fp32", "fp16"]
+# Requests × (steps + 1) rows of the sampler's table are indexed by int32.
+LARGEST_REQUESTS = 2**16
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What the graphs are made for; all of it is static in them.
+
+    Attributes:
+        precisions: Types of the blocks' weights and of the cache, each its own pair of graphs.
+        chunk_frames: Latent frames T of one autoregressive step.
+        slots: Capacity K of the cache in latent frames.
+        requests: Requests R that one run of the denoise graph carries.
+        max_steps: Most denoising steps.
+        guidance: Whether a model with text gets null rows for classifier-free guidance.
+        stochastic: Whether the denoise graph takes noise; without, deterministic samplers only.
+        prediction: What the network predicts.
+        schedule: The noise schedule it was trained with.
+        sampler: Defaults of a session.
+    """
+
+    precisions: tuple[Precision, ...] = ("fp32",)
+    chunk_frames: int = 8
+    slots: int = 25
+    requests: int = 1
+    max_steps: int = 100
+    guidance: bool = True
+    stochastic: bool = True
+    prediction: Literal["epsilon", "v", "flow"] = "epsilon"
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    sampler: SamplerDefaults | None = None
+
+    def __post_init__(self) -> None:
+        """Check what does not depend on the model.
+
+        Raises:
+            ValueError: An option is out of range.
+        """
+        known = get_args(Precision)
+        if not self.precisions or set(self.precisions) - set(known):
+            raise ValueError(f"precisions must be {' or '.join(known)} or both, got {list(self.precisions)}")
+        _check_range("requests", self.requests, LARGEST_REQUESTS)
+        _check_range("max_steps", self.max_steps, self.schedule.train_steps)
+        if self.sampler is not None and self.sampler.steps > self.max_steps:
+            raise ValueError(
+                f"max_steps must be at least the default of sampler {self.sampler.name!r}, "
+                f"{self.sampler.steps} steps, got {self.max_steps}"
+            )
+
+
+def make_geometry(config: TransformerConfig, options: ExportOptions) -> Geometry:
+    """Return every size of the graphs that an architecture and options make.
+
+    Raises:
+        ValueError: The options do not fit the architecture.
+    """
+    return Geometry(
+        layers=config.depth,
+        heads=config.heads,
+        head_size=config.head_size,
+        tokens_per_frame=config.tokens_per_frame,
+        latent_channels=config.latent_channels,
+        latent_height=config.latent_size[0],
+        latent_width=config.latent_size[1],
+        chunk_frames=options.chunk_frames,
+        slots=options.slots,
+        requests=options.requests,
+        rows_per_request=2 if config.text_width and options.guidance else 1,
+        max_steps=options.max_steps,
+        positions=config.positions,
+        position_count=config.position_count,
+        context=config.context,
+        context_frames=config.context_frames,
+        text_tokens=config.text_tokens if config.text_width else 0,
+        text_width=config.text_width,
+        learned_variance=config.learned_variance,
+        stochastic=options.stochastic,
+    )
+
+
+def _check_range(name: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise ValueError(f"{name} must be at least 1 and at most {most}, got {value}")
