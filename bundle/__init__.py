@@ -33,6 +33,7 @@ from .manifest import (
 )
 from .plan_file import read_plan, verify_engine, verify_engine_weights
 from .precision import CACHE_SUFFIXES, Precision, split_precision
+from .resolution import choose_measured_precision, choose_precision, precision_candidates
 from .trust import cache_folder, is_trusted, record_trust
 
 __all__ = [
@@ -67,6 +68,8 @@ __all__ = [
     "cache_folder",
     "check_engine",
     "check_external_data",
+    "choose_measured_precision",
+    "choose_precision",
     "describe_cpu",
     "engine_mismatches",
     "find_engine",
@@ -75,6 +78,7 @@ __all__ = [
     "new_bundle",
     "open_bundle",
     "open_engine",
+    "precision_candidates",
     "read_fields",
     "read_plan",
     "rebuild_command",

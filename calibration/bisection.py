@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle, open_bundle
+from ..bundle import Bundle, choose_measured_precision, open_bundle
 from ..errors import CalibrationError
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
@@ -92,7 +92,7 @@ def bisect_request(request: VerifyRequest, *, on_progress: Progress = lambda don
         MediaError: The data cannot be read.
     """
     bundle = open_bundle(request.bundle)
-    precision, _ = bundle.graphs(request.precision or list(bundle.manifest.graphs)[-1])
+    precision = choose_measured_precision(bundle, request.precision)
     data = CalibrationSet((), (), "")
     if request.data is not None:
         with Model(bundle, OnnxRuntimeBackend(threads=request.threads), precision) as model:

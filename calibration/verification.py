@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Accuracy, Bundle, open_bundle, rewrite_manifest
+from ..bundle import Accuracy, Bundle, choose_measured_precision, open_bundle, rewrite_manifest
 from ..errors import CalibrationError
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
@@ -163,7 +163,7 @@ def verify(request: VerifyRequest, *, on_progress: Callable[[int, int], None] = 
         MediaError: The data cannot be read.
     """
     bundle = open_bundle(request.bundle)
-    precision, _ = bundle.graphs(request.precision or list(bundle.manifest.graphs)[-1])
+    precision = choose_measured_precision(bundle, request.precision)
     bundle.verify()
     comparison, guard = _compare(bundle, precision, request, on_progress)
     figures = {**comparison.figures(), "largest-fp16": guard.highest}
