@@ -15,6 +15,7 @@ from ..bundle import Bundle, choose_measured_precision, open_bundle
 from ..errors import CalibrationError
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
+from ..runtime.session_arguments import session_arguments
 from .data import CalibrationSet, read_set
 from .graph_file import GraphFile, load_graph
 from .guard import layers_of
@@ -25,7 +26,7 @@ from .reference import reference_bundle, reference_graphs
 from .remedy import remedy_command
 from .rendering import codes_of, render
 from .sensitivity import Bench, estimate_speed, shares_of
-from .verification import DEFAULT_GATES, VerifyRequest, quantisation_of, session_options
+from .verification import DEFAULT_GATES, VerifyRequest, quantisation_of
 from .widening import half_tensors, widen
 
 __all__ = ["Bisection", "bisect", "bisect_request", "keep_from_half", "smallest_cause"]
@@ -105,7 +106,7 @@ def bisect_request(request: VerifyRequest, *, on_progress: Progress = lambda don
         data,
         bounds[0] if bounds else DEFAULT_GATES["teacher-psnr"],
         quantisation,
-        options=session_options(request),
+        options=session_arguments(request),
         threads=request.threads,
         on_progress=on_progress,
     )

@@ -31,7 +31,7 @@ class Size(click.ParamType[Any]):
         """Parse the option."""
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", str(value).lower())
         nbytes = int(float(found[1]) * _UNITS[found[2]]) if found else 0
-        if nbytes < 1:
+        if not 1 <= nbytes < 2**63:
             self.fail(f"wanted a size like 4GiB or 512MiB, got {value!r}", param, ctx)
         return nbytes
 

@@ -21,7 +21,7 @@ def with_precisions(path: Path, *names: str) -> Bundle:
     """Return a bundle whose graphs go by these names."""
     bundle = open_bundle(path)
     graphs = dict.fromkeys(names, bundle.manifest.graphs["fp16"])
-    return Bundle(bundle.path, dataclasses.replace(bundle.manifest, graphs=graphs))  # type: ignore[arg-type]
+    return Bundle(bundle.path, dataclasses.replace(bundle.manifest, graphs=graphs))
 
 
 @pytest.mark.parametrize(("backend", "candidates"), [("tensorrt", ("fp16", "fp32")), ("onnxruntime", ("fp32", "fp16"))])
