@@ -80,10 +80,6 @@ class CalibrationRequest(SamplingOptions):
 
     def __post_init__(self) -> None:
         SamplingOptions.__post_init__(self)
-        if self.samples < 1:
-            raise ValueError(f"--samples must be at least 1, got {self.samples}")
-        if not 0 <= self.smooth <= 1:
-            raise ValueError(f"--smooth must be 0 to 1, got {self.smooth}")
         if self.budget is not None and not 0 < self.budget < math.inf:
             raise ValueError(f"--budget must be a finite number of dB above 0, got {self.budget}")
         if self.precision == "none" and self.kv is None:

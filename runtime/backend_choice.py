@@ -42,7 +42,9 @@ def make_backend(bundle: Bundle, options: LoadOptions, *, verify: bool = True) -
 
 
 def _automatic(bundle: Bundle, options: LoadOptions, index: int | None, verify: bool) -> tuple[Backend, str]:
-    gpus = () if options.device == "cpu" else probe_driver().gpus
+    if options.device == "cpu":
+        return _onnxruntime(bundle, options, None, verify)
+    gpus = probe_driver().gpus
     if not gpus and index is None:
         return _onnxruntime(bundle, options, None, verify)
     why = f"{bundle.path}: has no TensorRT engine; build one with vdmrt build"

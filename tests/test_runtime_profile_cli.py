@@ -66,17 +66,7 @@ def test_what_is_deployed_can_be_profiled(text_bundle: Path, tmp_path: Path) -> 
     np.save(tmp_path / "text.npy", np.zeros((2, 8), np.float32))
     np.save(tmp_path / "mask.npy", np.ones(2, np.float32))
     text = ["--text", tmp_path / "text.npy", "--text-mask", tmp_path / "mask.npy", "--guidance", "3"]
-    loading = [
-        "--device",
-        "cpu",
-        "--no-engine",
-        "--no-cuda-graph",
-        "--trust-plans",
-        "--precision",
-        "fp32",
-        "--threads",
-        1,
-    ]
+    loading = "--device cpu --no-engine --no-cuda-graph --trust-plans --precision fp32 --threads 1".split()
 
     done = profiled(text_bundle, *QUICK, *text, *loading)
 
