@@ -45,6 +45,7 @@ from .operators import OLDEST_PARSER_OPSET, find_unsupported
 from .plan_file import read_plan, verify_engine, verify_engine_weights
 from .precision import CACHE_SUFFIXES, Precision, split_precision
 from .quantities import format_count, format_flops, format_nbytes
+from .resolution import choose_measured_precision, choose_precision, precision_candidates
 from .trust import cache_folder, is_trusted, record_trust
 
 __all__ = [
@@ -82,6 +83,8 @@ __all__ = [
     "check_engine",
     "check_external_data",
     "check_place",
+    "choose_measured_precision",
+    "choose_precision",
     "describe_cpu",
     "engine_mismatches",
     "find_engine",
@@ -94,6 +97,7 @@ __all__ = [
     "new_bundle",
     "open_bundle",
     "open_engine",
+    "precision_candidates",
     "read_fields",
     "read_plan",
     "rebuild_command",

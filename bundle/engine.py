@@ -54,18 +54,17 @@ class Engine:
             raise EngineError(f"{self.path}: has plans for {found}, none for '{stage}'; build it again") from None
 
 
-def stage_graphs(bundle: Bundle, precision: str | None) -> tuple[str, dict[str, Graph]]:
-    """Return a precision and every graph that is run at it, by stage, the codec's included.
+def stage_graphs(bundle: Bundle, precision: str) -> dict[str, Graph]:
+    """Return every graph that is run at a precision, by stage, the codec's included.
 
     Raises:
-        BundleError: The bundle has not that precision.
+        BundleError: The bundle does not have that precision.
     """
-    chosen, graphs = bundle.graphs(precision)
-    stages = dict(graphs)
+    stages = dict(bundle.graphs(precision))
     if bundle.manifest.codec is not None:
         stages["vae_encode"] = bundle.manifest.codec.encode
         stages["vae_decode"] = bundle.manifest.codec.decode
-    return chosen, stages
+    return stages
 
 
 def open_engine(path: str | os.PathLike[str]) -> Engine:

@@ -11,6 +11,7 @@ from ..errors import BundleError, EngineError
 from .engine import Engine, list_engines, stage_graphs
 from .engine_manifest import EngineManifest, Machine
 from .folder import Bundle
+from .resolution import precision_candidates
 
 __all__ = ["check_engine", "engine_mismatches", "find_engine", "rebuild_command"]
 
@@ -25,29 +26,34 @@ def find_engine(
     """Return the newest engine of a bundle that fits its graphs and this machine.
 
     Args:
-        bundle: Where engines lie.
-        precision: Of the graphs.
+        bundle: Where the engines are.
+        precision: Of the graphs; None takes the first of :func:`precision_candidates` that has such an engine.
         machine: What is here.
         gpu: Which GPU of it, for the command that rebuilds.
         lean_runtime: Whether a lean runtime is there for version-compatible plans of another TensorRT.
 
     Raises:
-        BundleError: The bundle has not that precision.
-        EngineError: There is none; says what each engine of that backend and precision was built for.
+        BundleError: The bundle does not have that precision.
+        EngineError: There is none; names what each engine of that backend and precision was built for.
     """
-    chosen, _ = bundle.graphs(precision)
+    candidates = precision_candidates(bundle, precision, machine.backend)
+    engines = list_engines(bundle, machine.backend)
     others = []
-    for engine in list_engines(bundle, machine.backend):
-        if engine.manifest.precision != chosen:
-            continue
-        found = engine_mismatches(engine, bundle, machine, lean_runtime=lean_runtime)
-        if not found:
-            return engine
-        others.append(f"{engine.manifest.key}: {'; '.join(found)}")
-    command = rebuild_command(bundle, chosen, machine.backend, gpu)
-    if not others:
-        raise EngineError(f"{bundle.path}: has no {chosen} engine; build one with {command}")
-    raise EngineError(f"{bundle.path}: no {chosen} engine fits; build one with {command}. " + " | ".join(others))
+    for wanted in candidates:
+        for engine in engines:
+            if engine.manifest.precision != wanted:
+                continue
+            found = engine_mismatches(engine, bundle, machine, lean_runtime=lean_runtime)
+            if not found:
+                return engine
+            others.append(f"{engine.manifest.key}: {'; '.join(found)}")
+    named = " or ".join(candidates)
+    command = rebuild_command(bundle, candidates[0], machine.backend, gpu)
+    if others:
+        raise EngineError(f"{bundle.path}: no {named} engine fits; build one with {command}. " + " | ".join(others))
+    there = ", ".join(dict.fromkeys(engine.manifest.precision for engine in engines))
+    hint = f", or name the precision of one that is there: {there}" if there else ""
+    raise EngineError(f"{bundle.path}: has no {named} engine; build one with {command}{hint}")
 
 
 def engine_mismatches(
@@ -151,7 +157,7 @@ def _capability(machine: Machine) -> tuple[int, ...]:
 
 def _graph_mismatches(manifest: EngineManifest, bundle: Bundle) -> Iterator[str]:
     try:
-        _, graphs = stage_graphs(bundle, manifest.precision)
+        graphs = stage_graphs(bundle, manifest.precision)
     except BundleError:
         yield f"built from {manifest.precision} graphs, the bundle has {', '.join(bundle.manifest.graphs)}"
         return

@@ -83,20 +83,16 @@ class Bundle:
                     path=path,
                 )
 
-    def graphs(self, precision: str | None) -> tuple[str, Mapping[str, Graph]]:
-        """Return a precision and its graphs; None takes fp32 where it is there, the exact one, else the first.
+    def graphs(self, precision: str) -> Mapping[str, Graph]:
+        """Return the graphs of a precision, by stage; see :mod:`~vdmrt.bundle.resolution` where none is named.
 
         Raises:
-            BundleError: The bundle has not that precision.
+            BundleError: The bundle does not have that precision.
         """
         graphs = self.manifest.graphs
-        chosen = precision or ("fp32" if "fp32" in graphs else next(iter(graphs)))
-        if chosen not in graphs:
-            raise BundleError(
-                f"has {', '.join(graphs)}, not {chosen!r}; {_remedy(chosen)}",
-                path=self.path,
-            )
-        return chosen, graphs[chosen]
+        if precision not in graphs:
+            raise BundleError(f"has {', '.join(graphs)}, not {precision!r}; {_remedy(precision)}", path=self.path)
+        return graphs[precision]
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:

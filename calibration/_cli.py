@@ -13,6 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from ..console.parameters import Number, OutputFile
+from ..console.sections import SectionedCommand
+from ..runtime._options_cli import precision_option, sampling_options, seed_option, threads_option
+
 if TYPE_CHECKING:
     from .bisection import Bisection
     from .verification import VerifyRequest
@@ -22,7 +26,7 @@ __all__ = ["calibrate", "verify"]
 _GATE_MISSED = 3
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Clips or latents: a file, or a folder of them.")
 @click.option(
@@ -32,7 +36,7 @@ _GATE_MISSED = 3
     show_default=True,
     help="Of the blocks' linears; none for the cache alone; fp16 for FP16 with some layers in float32.",
 )
-@click.option("--samples", default=96, show_default=True, help="Denoising runs to observe.")
+@click.option("--samples", default=96, show_default=True, type=click.IntRange(1), help="Denoising runs to observe.")
 @click.option(
     "--method",
     type=click.Choice(["max", "percentile", "mse", "entropy"]),
@@ -47,7 +51,14 @@ _GATE_MISSED = 3
     show_default=True,
     help="Of weights: GPTQ makes up for the error of each in those that follow.",
 )
-@click.option("--smooth", default=0.5, show_default=True, metavar="ALPHA", help="Of SmoothQuant; 0 for none.")
+@click.option(
+    "--smooth",
+    default=0.5,
+    show_default=True,
+    type=Number(0, 1),
+    metavar="ALPHA",
+    help="Of SmoothQuant, 0 to 1; 0 for none.",
+)
 @click.option(
     "--keep",
     multiple=True,
@@ -58,22 +69,22 @@ _GATE_MISSED = 3
     "--keep-fill", is_flag=True, help="Leave the cache fill in floating point: a little slower and a little nearer."
 )
 @click.option(
-    "--budget", type=float, metavar="DB", help="Keep the most sensitive groups in floating point until PSNR is so high."
+    "--budget",
+    type=Number(above=0),
+    metavar="DB",
+    help="Keep the most sensitive groups in floating point until PSNR is so high, in dB.",
 )
 @click.option("--kv", type=click.Choice(["int8", "fp8"]), help="Quantise the cache too.")
-@click.option("--seed", default=0, show_default=True, help="Of all noise and choices.")
-@click.option("--steps", type=int, help="Denoising steps of the rollouts.  [default: the bundle's]")
-@click.option("--sampler", help="Of the rollouts.  [default: the bundle's]")
-@click.option("--guidance", type=float, help="Of the rollouts.  [default: the bundle's]")
-@click.option("--text", type=click.Path(path_type=Path), help="Text embeddings, .npy [tokens, width].")
+@seed_option(0, "Seed of all noise and choices.")
 @click.option(
     "--observations",
     type=click.Path(path_type=Path),
     help="Folder that keeps what was observed, for further calibrations on the same data.",
 )
-@click.option("--threads", type=int, help="Threads of the CPU provider.  [default: one for each CPU]")
 @click.option("--accept-slower", is_flag=True, help="Exit with 0 also where INT8 is not faster than floating point.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@sampling_options
+@threads_option
 def calibrate(bundle: Path, as_json: bool, accept_slower: bool, **given: Any) -> None:
     """Observe real rollouts of BUNDLE and add graphs of lower precision to it.
 
@@ -120,28 +131,25 @@ def _mix(bundle: Path, keep: tuple[str, ...], as_json: bool) -> None:
     click.echo(json.dumps(dataclasses.asdict(summary), indent=1) if as_json else summary.describe())
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--precision", help="What is measured.  [default: the last that the bundle has]")
+@precision_option("What is measured.  [default: the last that the bundle got]")
 @click.option("--against", default="fp32", show_default=True, help="fp32, or another bundle.")
 @click.option("--data", type=click.Path(path_type=Path), help="Clips or latents to go on from.  [default: noise]")
-@click.option("--chunks", default=20, show_default=True, help="Autoregressive steps.")
-@click.option("--seeds", default=4, show_default=True, help="Rollouts.")
+@click.option("--chunks", default=20, show_default=True, type=click.IntRange(1), help="Autoregressive steps.")
+@click.option("--seeds", default=4, show_default=True, type=click.IntRange(1), help="Rollouts, each with its own seed.")
 @click.option(
     "--gate", "gates", multiple=True, metavar="FIGURE=NUMBER", help="A bound, as teacher-psnr=35; repeatable."
 )
-@click.option("--steps", type=int, help="Denoising steps.  [default: the bundle's]")
-@click.option("--sampler", help="[default: the bundle's]")
-@click.option("--guidance", type=float, help="[default: the bundle's]")
-@click.option("--text", type=click.Path(path_type=Path), help="Text embeddings, .npy [tokens, width].")
 @click.option(
     "--bisect/--no-bisect",
     default=None,
     help="Find the groups of layers at fault and their price.  [default: where FP16 misses a gate]",
 )
-@click.option("--report", type=click.Path(path_type=Path), help="Write a page with curves and frames, .html.")
-@click.option("--threads", type=int, help="Threads of the CPU provider.  [default: one for each CPU]")
+@click.option("--report", type=OutputFile(), help="Write a page with curves and frames, .html; replaces an older one.")
 @click.option("--json", "as_json", is_flag=True, help="Print figures and curves as JSON.")
+@sampling_options
+@threads_option
 def verify(bundle: Path, gates: tuple[str, ...], bisect: bool | None, as_json: bool, **given: Any) -> None:
     """Measure what a precision of BUNDLE costs over long rollouts; exit status 3 where a gate is missed.
 

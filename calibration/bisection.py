@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle, format_nbytes, open_bundle
+from ..bundle import Bundle, choose_measured_precision, format_nbytes, open_bundle
 from ..errors import CalibrationError
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
+from ..runtime.session_arguments import session_arguments
 from .data import CalibrationSet, read_set
 from .graph_file import GraphFile, load_graph
 from .guard import layers_of
@@ -25,7 +26,7 @@ from .reference import reference_bundle, reference_graphs
 from .remedy import remedy_command
 from .rendering import codes_of, render
 from .sensitivity import Bench, estimate_speed, shares_of
-from .verification import DEFAULT_GATES, VerifyRequest, quantisation_of, session_options
+from .verification import DEFAULT_GATES, VerifyRequest, quantisation_of
 from .widening import half_tensors, widen
 
 __all__ = ["Bisection", "bisect", "bisect_request", "keep_from_half", "smallest_cause"]
@@ -92,7 +93,7 @@ def bisect_request(request: VerifyRequest, *, on_progress: Progress = lambda don
         MediaError: The data cannot be read.
     """
     bundle = open_bundle(request.bundle)
-    precision, _ = bundle.graphs(request.precision or list(bundle.manifest.graphs)[-1])
+    precision = choose_measured_precision(bundle, request.precision)
     data = CalibrationSet((), (), "")
     if request.data is not None:
         with Model(bundle, OnnxRuntimeBackend(threads=request.threads), precision) as model:
@@ -105,7 +106,7 @@ def bisect_request(request: VerifyRequest, *, on_progress: Progress = lambda don
         data,
         bounds[0] if bounds else DEFAULT_GATES["teacher-psnr"],
         quantisation,
-        options=session_options(request),
+        options=session_arguments(request),
         threads=request.threads,
         on_progress=on_progress,
     )

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from ..bundle import CACHE_SUFFIXES, Bundle, Calibration, Graph, amended_bundle, open_bundle
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
+from ..runtime.sampling_options import SamplingOptions
+from ..runtime.session_arguments import session_arguments
 from .cache_scales import CacheScales, choose_cache_scales, fold_cache, fold_statistics
 from .data import CalibrationSet, read_set
 from .formats import FORMATS
@@ -33,14 +34,14 @@ from .sensitivity import Sensitivity, fit_budget
 __all__ = ["CalibrationRequest", "CalibrationSummary", "calibrate", "publish", "quantise"]
 
 # Options that are no part of what was made.
-_NOT_TOLD = ("bundle", "data", "text", "threads", "observations")
+_NOT_TOLD = ("bundle", "data", "text", "text_mask", "threads", "observations")
 _log = logging.getLogger("vdmrt")
 Target = Literal["int8", "fp8", "none"]
 
 
 @dataclass(frozen=True)
-class CalibrationRequest:
-    """What to make; the names are the options of ``vdmrt calibrate``.
+class CalibrationRequest(SamplingOptions):
+    """What to make; the names are the options of ``vdmrt calibrate``. Those of sampling are of the rollouts.
 
     Attributes:
         bundle: The bundle's folder.
@@ -57,10 +58,6 @@ class CalibrationRequest:
             rounds stays in the cache.
         kv: "int8" or "fp8" for a quantised cache, or None.
         seed: Of all noise and choices.
-        steps: Denoising steps of the rollouts; None takes the bundle's default, as for what follows.
-        sampler: The sampler of the rollouts.
-        guidance: Its scale.
-        text: Text embeddings, .npy [tokens, width].
         threads: Threads of the CPU provider.
         observations: Folder in which statistics are kept for further calibrations on the same data; None keeps them in
             the bundle until the graphs are written.
@@ -78,14 +75,13 @@ class CalibrationRequest:
     keep_fill: bool = False
     kv: Literal["int8", "fp8"] | None = None
     seed: int = 0
-    steps: int | None = None
-    sampler: str | None = None
-    guidance: float | None = None
-    text: Path | None = None
     threads: int | None = None
     observations: Path | None = None
 
     def __post_init__(self) -> None:
+        SamplingOptions.__post_init__(self)
+        if self.budget is not None and not 0 < self.budget < math.inf:
+            raise ValueError(f"--budget must be a finite number of dB above 0, got {self.budget}")
         if self.precision == "none" and self.kv is None:
             raise ValueError("--precision none quantises no linear, so it goes with --kv int8 or fp8")
         if self.budget is not None and self.precision == "none":
@@ -165,7 +161,7 @@ def calibrate(
             samples=request.samples,
             seed=request.seed,
             threads=request.threads,
-            options=_options(request),
+            options=session_arguments(request),
             resume=request.observations or bundle.path / "calibration",
             on_progress=on_progress,
         )
@@ -178,7 +174,7 @@ def calibrate(
                 quantisation,
                 data,
                 request.budget,
-                options=_options(request),
+                options=session_arguments(request),
                 threads=request.threads,
                 on_progress=on_progress,
             )
@@ -218,14 +214,6 @@ def quantise(
         rounding=request.rounding,
     )
     return dataclasses.replace(made, cache=cache)
-
-
-def _options(request: CalibrationRequest) -> dict[str, Any]:
-    given = {"steps": request.steps, "sampler": request.sampler, "guidance": request.guidance}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if request.text is not None:
-        options["text"] = np.load(request.text, allow_pickle=False)
-    return options
 
 
 def publish(

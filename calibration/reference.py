@@ -20,7 +20,9 @@ def source_precision(bundle: Bundle) -> str:
     Raises:
         BundleError: It has neither.
     """
-    return bundle.graphs("fp32" if "fp32" in bundle.manifest.graphs else "fp16")[0]
+    precision = "fp32" if "fp32" in bundle.manifest.graphs else "fp16"
+    bundle.graphs(precision)
+    return precision
 
 
 def reference_graphs(bundle: Bundle) -> dict[str, GraphFile]:

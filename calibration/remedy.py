@@ -19,7 +19,7 @@ from .mixed import MIXED
 __all__ = ["remedy_command"]
 
 # Not recorded, or said by themselves.
-_UNTOLD = {"bundle", "data", "text", "threads", "observations", "precision", "kv", "keep"}
+_UNTOLD = {"bundle", "data", "text", "text_mask", "threads", "observations", "precision", "kv", "keep"}
 
 
 def remedy_command(

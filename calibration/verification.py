@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..bundle import Accuracy, Bundle, open_bundle, rewrite_manifest
+from ..bundle import Accuracy, Bundle, choose_measured_precision, open_bundle, rewrite_manifest
 from ..errors import CalibrationError
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
+from ..runtime.sampling_options import SamplingOptions
+from ..runtime.session_arguments import session_arguments
 from .comparison import Comparison, Contender, Latents, check_alike, compare_rollouts, given_frames
 from .data import read_set
 from .guard import SAFE, Guard, Large
@@ -33,7 +33,6 @@ __all__ = [
     "VerifyRequest",
     "parse_gate",
     "quantisation_of",
-    "session_options",
     "verify",
 ]
 
@@ -67,8 +66,8 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class VerifyRequest:
-    """What to measure; the names are the options of ``vdmrt verify``.
+class VerifyRequest(SamplingOptions):
+    """What to measure; the names are the options of ``vdmrt verify``. Those of sampling are inherited.
 
     Attributes:
         bundle: The bundle's folder.
@@ -78,10 +77,6 @@ class VerifyRequest:
         chunks: Autoregressive steps.
         seeds: Rollouts.
         gates: Bounds by figure.
-        steps: Denoising steps; None takes the bundle's default, as for what follows.
-        sampler: The sampler.
-        guidance: Its scale.
-        text: Text embeddings, .npy [tokens, width].
         report: An HTML file to write, or None.
         threads: Threads of the CPU provider.
     """
@@ -93,14 +88,11 @@ class VerifyRequest:
     chunks: int = 20
     seeds: int = 4
     gates: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_GATES))
-    steps: int | None = None
-    sampler: str | None = None
-    guidance: float | None = None
-    text: Path | None = None
     report: Path | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        SamplingOptions.__post_init__(self)
         for name in ("chunks", "seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
@@ -163,7 +155,7 @@ def verify(request: VerifyRequest, *, on_progress: Callable[[int, int], None] = 
         MediaError: The data cannot be read.
     """
     bundle = open_bundle(request.bundle)
-    precision, _ = bundle.graphs(request.precision or list(bundle.manifest.graphs)[-1])
+    precision = choose_measured_precision(bundle, request.precision)
     bundle.verify()
     comparison, guard = _compare(bundle, precision, request, on_progress)
     figures = {**comparison.figures(), "largest-fp16": guard.highest}
@@ -202,7 +194,7 @@ def _compare(
             check_alike(wanted, model)
             guard = Guard(bundle, precision, Path(folder))
             given = given_frames(wanted, clips, seeds)
-            _watch(guard, wanted, tapped, given[0], session_options(request))
+            _watch(guard, wanted, tapped, given[0], session_arguments(request))
             cache = quantisation_of(bundle, precision).cache
             shadow = shadow_of_bundle(bundle, precision, cache, threads=request.threads)
             compared = compare_rollouts(
@@ -212,7 +204,7 @@ def _compare(
                 given=given,
                 seeds=seeds,
                 chunks=request.chunks,
-                options=session_options(request),
+                options=session_arguments(request),
                 on_progress=on_progress,
             )
             return compared[precision], guard
@@ -236,15 +228,6 @@ def quantisation_of(bundle: Bundle, precision: str) -> Quantisation:
         if made.precision == precision:
             return Quantisation.from_json(bundle.locate(made.scales).read_text(encoding="utf-8"))
     return Quantisation("int8", "max", {}, {})
-
-
-def session_options(request: VerifyRequest) -> dict[str, Any]:
-    """Return the further arguments of a session."""
-    given = {"steps": request.steps, "sampler": request.sampler, "guidance": request.guidance}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if request.text is not None:
-        options["text"] = np.load(request.text, allow_pickle=False)
-    return options
 
 
 def _judge(figures: Mapping[str, float], gates: Mapping[str, float]) -> Sequence[tuple[str, float, str, bool]]:

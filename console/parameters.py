@@ -10,7 +10,7 @@ import click
 
 from ..bundle.files import check_writable
 
-__all__ = ["Number", "OutputFile"]
+__all__ = ["Number", "Numbers", "OutputFile"]
 
 
 class Number(click.ParamType[float]):
@@ -43,10 +43,28 @@ class Number(click.ParamType[float]):
         return ",".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
 
 
+class Numbers(click.ParamType[tuple[float, ...]]):
+    """Numbers between commas, each within the same bounds."""
+
+    name = "NUMBERS"
+
+    def __init__(self, each: Number) -> None:
+        """Take what ``each`` takes, once or more."""
+        self._each = each
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse the option."""
+        return tuple(self._each.convert(part, param, ctx) for part in str(value).split(","))
+
+
 class OutputFile(click.ParamType[Path]):
     """A file to be written: its folder is there and can be written, and it replaces nothing but a regular file."""
 
     name = "FILE"
+
+    def __init__(self, suffixes: tuple[str, ...] = ()) -> None:
+        """Take a name that ends in one of ``suffixes``, in capitals or not; any name where there are none."""
+        self._suffixes = suffixes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Check the path; the file itself is written at the end, whole or not at all."""
@@ -55,5 +73,7 @@ class OutputFile(click.ParamType[Path]):
             return click.BadParameter(message, ctx, param)
 
         path = Path(value)
+        if self._suffixes and path.suffix.lower() not in self._suffixes:
+            raise fail(f"'{path}' must end in {' or '.join(self._suffixes)}, got suffix {path.suffix!r}")
         check_writable(path, fail=fail)
         return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .audit import Layer, Tensor, audit_layers, check_precision, read_layers
-from .building import build_engines, choose_precision, describe_machine, trtexec_line
+from .building import build_engines, describe_machine, trtexec_line
 from .gpu import Gpu, query_gpu
 from .inspection import cache_nbytes, inspect_bundle
 from .keys import engine_key
@@ -28,7 +28,6 @@ __all__ = [
     "cache_nbytes",
     "check_fit",
     "check_precision",
-    "choose_precision",
     "describe_machine",
     "engine_key",
     "find_source",

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import click
 
-from ..bundle import Bundle, Engine, Precision, open_bundle
+from ..bundle import Bundle, Engine, Precision, choose_precision, open_bundle
 from ..errors import BackendError, EngineError
 
 __all__ = ["build"]
@@ -30,7 +30,7 @@ class Size(click.ParamType[Any]):
         """Parse the option."""
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", str(value).lower())
         nbytes = int(float(found[1]) * _UNITS[found[2]]) if found else 0
-        if nbytes < 1:
+        if not 1 <= nbytes < 2**63:
             self.fail(f"wanted a size like 4GiB or 512MiB, got {value!r}", param, ctx)
         return nbytes
 
@@ -166,7 +166,7 @@ def _print_models(bundle: Bundle, precision: str | None) -> None:
     from .onnxruntime_models import ModelOptions, describe_cpu_machine, load_onnxruntime, model_key
     from .planner import plan_engine
 
-    chosen, _ = bundle.graphs(precision)
+    chosen = choose_precision(bundle, precision, "onnxruntime")
     machine = describe_cpu_machine(load_onnxruntime())
     plan = plan_engine(bundle, chosen, None)
     click.echo(f"weights         {format_nbytes(plan.weights_nbytes)}, where they are, and what the optimiser changes")
@@ -179,7 +179,7 @@ def _print_models(bundle: Bundle, precision: str | None) -> None:
 def _print_plan(bundle: Bundle, precision: str | None, options: Any, gpu_index: int) -> None:
     """Print what a build would do; what hangs on a GPU or on TensorRT only where they are."""
     from ..bundle import ENGINES_FOLDER, stage_graphs
-    from .building import choose_precision, describe_machine, describe_options, trtexec_line
+    from .building import describe_machine, describe_options, trtexec_line
     from .gpu import query_gpu
     from .keys import engine_key
     from .lowering import find_source
@@ -193,7 +193,8 @@ def _print_plan(bundle: Bundle, precision: str | None, options: Any, gpu_index: 
         options.check(tensorrt)
     except BackendError as error:
         _log.warning("%s", error)
-    chosen, graphs = stage_graphs(bundle, choose_precision(bundle, precision))
+    chosen = choose_precision(bundle, precision, "tensorrt")
+    graphs = stage_graphs(bundle, chosen)
     for line in plan_engine(bundle, chosen, gpu).lines():
         click.echo(line)
     if gpu is not None and tensorrt is not None:

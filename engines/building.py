@@ -17,6 +17,7 @@ from ..bundle import (
     Graph,
     Machine,
     Plan,
+    choose_precision,
     format_nbytes,
     record_trust,
     stage_graphs,
@@ -34,7 +35,7 @@ from .progress import Progress
 from .release import TensorRT, load_tensorrt
 from .timing import read_timing_cache, save_timing_cache, timing_cache_path
 
-__all__ = ["build_engines", "choose_precision", "describe_machine", "describe_options", "trtexec_line"]
+__all__ = ["build_engines", "describe_machine", "describe_options", "trtexec_line"]
 
 _log = logging.getLogger("vdmrt")
 _FIRST_FP8 = (8, 9)
@@ -57,7 +58,7 @@ def build_engines(
 
     Args:
         bundle: Gets ``engines/<key>``.
-        precision: Of the graphs; None takes fp16 where the bundle has it.
+        precision: Of the graphs; None takes what :func:`~vdmrt.bundle.choose_precision` takes for TensorRT.
         options: How to build; None takes every default.
         gpu: Which GPU, in the driver's order.
         force: Whether to build what is there already, and what the planner says does not fit.
@@ -65,7 +66,7 @@ def build_engines(
 
     Raises:
         BackendError: There is no such GPU or no TensorRT, or TensorRT refuses.
-        BundleError: The bundle has not that precision, or a file of it was altered.
+        BundleError: The bundle does not have that precision, or a file of it was altered.
         EngineError: It does not fit, cannot be written, or is not what was asked.
         KeyboardInterrupt: It was interrupted.
     """
@@ -73,7 +74,8 @@ def build_engines(
     tensorrt = load_tensorrt(found_gpu)
     options = options or BuildOptions()
     options.check(tensorrt)
-    chosen, graphs = stage_graphs(bundle, choose_precision(bundle, precision))
+    chosen = choose_precision(bundle, precision, "tensorrt")
+    graphs = stage_graphs(bundle, chosen)
     _check_fp8(graphs, found_gpu)
     plan = plan_engine(bundle, chosen, found_gpu)
     for line in plan.lines():
@@ -102,12 +104,6 @@ def _check_fp8(graphs: Mapping[str, Graph], gpu: Gpu) -> None:
             f"FP8 products and an FP8 cache need compute capability {'.'.join(map(str, _FIRST_FP8))} or newer, "
             f"{gpu.name} has {gpu.compute_capability}; take int8-fp16 or fp16"
         )
-
-
-def choose_precision(bundle: Bundle, precision: str | None) -> str:
-    """Return the given precision, or fp16 where the bundle has it, else what it has."""
-    graphs = bundle.manifest.graphs
-    return precision or ("fp16" if "fp16" in graphs else next(iter(graphs)))
 
 
 def describe_machine(gpu: Gpu, tensorrt: TensorRT) -> Machine:

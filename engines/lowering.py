@@ -54,7 +54,7 @@ def needs_lowering(version: str) -> bool:
 
 def lower_graphs(
     bundle: Bundle,
-    precision: str | None = None,
+    precision: str,
     *,
     release: str = "8.5",
     progress: Callable[[str], None] = lambda stage: None,
@@ -74,7 +74,7 @@ def lower_graphs(
         BundleError: The bundle has not that precision, or a graph is missing.
         EngineError: An operator has no form that this release takes, or onnx is not installed.
     """
-    _, graphs = stage_graphs(bundle, precision)
+    graphs = stage_graphs(bundle, precision)
     if not needs_lowering(release):
         return {stage: bundle.locate(graph.file) for stage, graph in graphs.items()}
     paths = {}

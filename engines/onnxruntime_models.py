@@ -19,6 +19,7 @@ from ..bundle import (
     Graph,
     Machine,
     Plan,
+    choose_precision,
     describe_cpu,
     format_nbytes,
     sha256_of,
@@ -75,7 +76,7 @@ def build_models(
 
     Args:
         bundle: Gets ``engines/<key>``.
-        precision: Of the graphs; None takes what a run takes: fp32 where the bundle has it.
+        precision: Of the graphs; None takes what :func:`~vdmrt.bundle.choose_precision` takes for ONNX Runtime.
         options: How to optimise; None takes every default.
         force: Whether to build what is there already.
         progress: Called with a line of text now and then, from any thread.
@@ -89,7 +90,8 @@ def build_models(
     module = load_onnxruntime()
     options = options or ModelOptions()
     machine = describe_cpu_machine(module)
-    chosen, graphs = stage_graphs(bundle, precision)
+    chosen = choose_precision(bundle, precision, machine.backend)
+    graphs = stage_graphs(bundle, chosen)
     key = model_key(bundle, chosen, machine, options)
     found = None if force else find_built(bundle, key, machine)
     if found is not None:
@@ -149,7 +151,7 @@ def describe_cpu_machine(module: Any) -> Machine:
 
 def model_key(bundle: Bundle, precision: str, machine: Machine, options: ModelOptions) -> str:
     """Return the name of the engine's folder."""
-    return engine_key(precision, stage_graphs(bundle, precision)[1], machine, options.to_manifest())
+    return engine_key(precision, stage_graphs(bundle, precision), machine, options.to_manifest())
 
 
 def _need_onnx() -> None:

@@ -82,7 +82,7 @@ class EnginePlan:
         return lines
 
 
-def plan_engine(bundle: Bundle, precision: str | None, gpu: Gpu | None) -> EnginePlan:
+def plan_engine(bundle: Bundle, precision: str, gpu: Gpu | None) -> EnginePlan:
     """Say what an engine of a bundle will take.
 
     Args:
@@ -93,9 +93,9 @@ def plan_engine(bundle: Bundle, precision: str | None, gpu: Gpu | None) -> Engin
     Raises:
         BundleError: The bundle has not that precision.
     """
-    chosen, graphs = stage_graphs(bundle, precision)
+    graphs = stage_graphs(bundle, precision)
     geometry = bundle.manifest.geometry
-    element = _ELEMENT_NBYTES.get(split_precision(chosen)[0], 2)
+    element = _ELEMENT_NBYTES.get(split_precision(precision)[0], 2)
     cache = geometry.cache_elements * _cache_element_nbytes(graphs["fill"])
     weights = sum(graph.weights.nbytes if graph.weights else graph.file.nbytes for graph in graphs.values())
     staging = cache // geometry.slots * geometry.chunk_frames
@@ -104,9 +104,9 @@ def plan_engine(bundle: Bundle, precision: str | None, gpu: Gpu | None) -> Engin
     lane = cache + staging + sides + scratch
     denoise = graphs["denoise"]
     # What 8 bit products reach is not in the tables.
-    peak = gpu.peak_flops(chosen) if gpu and denoise.quantised is None else None
+    peak = gpu.peak_flops(precision) if gpu and denoise.quantised is None else None
     return EnginePlan(
-        precision=chosen,
+        precision=precision,
         weights_nbytes=weights,
         cache_nbytes=cache,
         staging_nbytes=staging,

@@ -6,57 +6,40 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
-from ..bundle import Precision
+from ..console.parameters import Number, OutputFile
+from ..console.sections import SectionedCommand
 from ..console.tables import open_console
+from ._options_cli import load_options, sampling_options, seed_option
+from .load_options import LoadOptions
 
 __all__ = ["demo", "doctor", "run"]
 
 
-@click.command()
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(cls=SectionedCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--image", type=click.Path(path_type=Path), help="Go on from a picture.")
-@click.option("--video", type=click.Path(path_type=Path), help="Go on from the first pixel frames of a clip.")
-@click.option("--latents", type=click.Path(path_type=Path), help="Go on from latents, .npy [n, c, h, w].")
-@click.option("--given", type=int, help="Pixel frames taken of --video.  [default: a chunk and one]")
-@click.option("--chunks", default=10, show_default=True, help="Autoregressive steps.")
-@click.option("--steps", type=int, help="Denoising steps.  [default: the bundle's]")
-@click.option("--sampler", help="iddpm, ddpm, ddim, dpm-solver++ or flow-euler.  [default: the bundle's]")
-@click.option("--guidance", type=float, help="Scale of classifier-free guidance.  [default: the bundle's]")
-@click.option("--text", type=click.Path(path_type=Path), help="Text embeddings, .npy [tokens, width].")
-@click.option("--text-mask", type=click.Path(path_type=Path), help="1 for a token that counts, .npy [tokens].")
-@click.option("--prefix-noise", type=int, help="Training timestep of the noise on cached frames.  [default: none]")
-@click.option("--seed", type=int, help="Of all noise.  [default: random, and reported]")
-@click.option("--fps", default=8.0, show_default=True, help="Pixel frames per second of the clip.")
+@click.option("--image", type=_FILE, help="Go on from a picture.")
+@click.option("--video", type=_FILE, help="Go on from the first pixel frames of a clip.")
+@click.option("--latents", type=_FILE, help="Go on from latents, .npy [n, c, h, w].")
+@click.option("--given", type=click.IntRange(1), help="Pixel frames taken of --video.  [default: a chunk and one]")
+@click.option("--chunks", default=10, show_default=True, type=click.IntRange(1), help="Autoregressive steps.")
+@seed_option(None, "Seed of all noise, below 2**64.  [default: random, and reported]")
+@click.option("--fps", default=8.0, show_default=True, type=Number(above=0), help="Pixel frames a second of the clip.")
 @click.option(
-    "--precision",
-    type=click.Choice(get_args(Precision)),
-    metavar="PRECISION",
-    help="fp32, fp16, or what vdmrt calibrate added, as int8.  [default: fp32 where the bundle has it]",
+    "--output",
+    required=True,
+    type=OutputFile((".mp4", ".gif", ".npy")),
+    help="OUT.mp4, OUT.gif or OUT.npy (latents).",
 )
-@click.option("--backend", default="auto", show_default=True, help="auto, tensorrt or onnxruntime.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=int, help="Threads of the CPU provider.  [default: one for each CPU]")
-@click.option(
-    "--cuda-graph/--no-cuda-graph", default=True, show_default=True, help="Capture a denoising step and replay it."
-)
-@click.option("--trust-plans", is_flag=True, help="Load TensorRT plans that this user did not build: native code.")
-@click.option(
-    "--lean-runtime",
-    type=click.Path(path_type=Path),
-    help="TensorRT's libnvinfer_lean of the release that built version-compatible plans: native code.",
-)
-@click.option(
-    "--engine/--no-engine",
-    "use_engine",
-    default=True,
-    help="Run ONNX Runtime's graphs from an engine of the bundle that fits.  [default: engine]",
-)
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="OUT.mp4, OUT.gif or OUT.npy (latents).")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@sampling_options
+@load_options
 def run(bundle: Path, as_json: bool, **given: Any) -> None:
     """Generate from BUNDLE, chunk by chunk, and write a clip or latents.
 
@@ -70,7 +53,7 @@ def run(bundle: Path, as_json: bool, **given: Any) -> None:
         sys.exit(130)
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.option(
     "--output",
     default="demo-out",
@@ -78,14 +61,24 @@ def run(bundle: Path, as_json: bool, **given: Any) -> None:
     type=click.Path(path_type=Path),
     help="Folder for the clip and the contact sheet.",
 )
-@click.option("--sky", default=7, show_default=True, help="Seed of the sky and of all noise, below 1,000,000.")
-@click.option("--chunks", default=10, show_default=True, help="Autoregressive steps of 8 pixel frames.")
-@click.option("--steps", type=int, help="Denoising steps.  [default: the bundle's]")
-def demo(output: Path, sky: int, chunks: int, steps: int | None) -> None:
+@click.option(
+    "--sky",
+    default=7,
+    show_default=True,
+    type=click.IntRange(0, 999_999),
+    metavar="SEED",
+    help="Seed of the sky and of all noise, below 1,000,000.",
+)
+@click.option(
+    "--chunks", default=10, show_default=True, type=click.IntRange(1), help="Autoregressive steps of 8 pixel frames."
+)
+@click.option("--steps", type=click.IntRange(1), help="Denoising steps of a chunk.  [default: the bundle's]")
+@load_options
+def demo(output: Path, sky: int, chunks: int, steps: int | None, **given: Any) -> None:
     """Go on with a sky time-lapse that the shipped model has never seen; write a clip and a contact sheet."""
     from .demo import run_demo
 
-    summary, sheet = run_demo(output, sky=sky, chunks=chunks, steps=steps)
+    summary, sheet = run_demo(output, sky=sky, chunks=chunks, steps=steps, loading=LoadOptions(**given))
     click.echo(summary.describe())
     click.echo(f"{sheet}: every pixel frame, the given ones framed in orange")
 

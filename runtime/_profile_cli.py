@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..console.parameters import Number, Numbers, OutputFile
+from ..console.sections import SectionedCommand
+from ._options_cli import load_options, sampling_options, seed_option
+from .profiler.settings import DECODING
+
 if TYPE_CHECKING:
     from .profiler import Report
 
@@ -19,49 +24,60 @@ _MISSED = 3
 _log = logging.getLogger("vdmrt")
 
 
-def _split_numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[float, ...]:
-    """Read numbers between commas, as trtexec takes them."""
-    try:
-        return tuple(float(number) for number in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"wanted numbers between commas, such as 90,95,99, got {value!r}") from None
-
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
-
-
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--backend", default="auto", show_default=True, help="auto, onnxruntime or tensorrt.")
 @click.option(
-    "--precision", type=click.Choice(["fp32", "fp16"]), help="Of the graphs.  [default: fp32 where the bundle has it]"
+    "--chunks",
+    type=click.IntRange(1),
+    help="Autoregressive steps, at least.  [default: past a full cache, 10 or more]",
 )
-@click.option("--threads", type=int, help="Threads of the CPU provider.  [default: one for each CPU]")
-@click.option("--chunks", type=int, help="Autoregressive steps, at least.  [default: past a full cache, 10 or more]")
-@click.option("--duration", type=float, help="Seconds to measure, at least.")
-@click.option("--steps", type=int, help="Denoising steps.  [default: the bundle's]")
-@click.option("--sampler", help="iddpm, ddpm, ddim, dpm-solver++ or flow-euler.  [default: the bundle's]")
-@click.option("--warmup", default=2, show_default=True, help="Chunks made first and not counted, after a cold one.")
-@click.option("--decoding", default="serial", show_default=True, help="serial, overlapped with the next chunk, or off.")
-@click.option("--target-fps", type=float, help="Frames a second that are wanted; judges deadlines.")
+@click.option("--duration", type=Number(above=0), metavar="SECONDS", help="Seconds to measure, at least.")
+@click.option(
+    "--warmup",
+    default=2,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Chunks made first and not counted, after a cold one.",
+)
+@click.option(
+    "--decoding",
+    type=click.Choice(DECODING),
+    default="serial",
+    show_default=True,
+    help="After each chunk, overlapped with the next one, or off.",
+)
+@click.option("--target-fps", type=Number(above=0), metavar="FPS", help="Frames a second wanted; judges deadlines.")
 @click.option(
     "--percentile",
     "percentiles",
-    callback=_split_numbers,
+    type=Numbers(Number(above=0, high=100)),
     default="90,95,99",
     show_default=True,
-    help="Percentiles, in percent.",
+    help="Percentiles, in percent, between commas.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the noise and of the frames to go on from.")
-@click.option("--trace", "trace_file", type=_FILE, help="Write a trace for ui.perfetto.dev or chrome://tracing.")
-@click.option("--against", help="Compare in turn: another bundle, or settings such as precision=fp16,steps=4.")
+@seed_option(0, "Seed of the noise and of the frames to go on from.")
+@click.option("--trace", "trace_file", type=OutputFile(), help="Write a trace for ui.perfetto.dev or chrome://tracing.")
+@click.option(
+    "--against",
+    metavar="OTHER",
+    help="Compare in turn: another bundle, or options of sampling and of what runs it, as precision=int8,engine=off.",
+)
 @click.option("--layers", is_flag=True, help="Time every layer of the graphs, in a pass of its own.")
 @click.option("--nvtx", is_flag=True, help="Mark the stages for Nsight Systems: nsys profile vdmrt profile ...")
 @click.option("--roofline/--no-roofline", default=True, help="Measure the device's ceilings.  [default: roofline]")
-@click.option("--fail-above", type=float, metavar="MS", help="Exit 3 if the median chunk takes longer, codec included.")
-@click.option("--fail-below", type=float, metavar="FPS", help="Exit 3 if fewer frames a second come, codec included.")
-@click.option("--json", "json_file", type=_FILE, help="Write the report as JSON.")
-@click.option("--html", "html_file", type=_FILE, help="Write the report as one HTML page.")
+@click.option(
+    "--fail-above",
+    type=Number(above=0),
+    metavar="MS",
+    help="Exit 3 if the median chunk takes more milliseconds, codec included.",
+)
+@click.option(
+    "--fail-below", type=Number(above=0), metavar="FPS", help="Exit 3 if fewer frames a second come, codec included."
+)
+@click.option("--json", "json_file", type=OutputFile(), help="Write the report as JSON.")
+@click.option("--html", "html_file", type=OutputFile(), help="Write the report as one HTML page.")
+@sampling_options
+@load_options
 def profile(
     bundle: Path,
     against: str | None,
@@ -83,10 +99,6 @@ def profile(
     from .profiler.text import describe_report
     from .profiler.trace import render_trace
 
-    for path in (json_file, html_file, trace_file):
-        # Before minutes of measuring, not after.
-        if path is not None and not path.parent.is_dir():
-            raise click.UsageError(f"'{path}' cannot be written: there is no folder '{path.parent}'; make it first")
     report = measure(Settings(bundle=bundle, **given), against=against, say=_log.info)
     click.echo(describe_report(report))
     _write(json_file, report.to_json)

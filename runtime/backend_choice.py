@@ -3,84 +3,67 @@
 from __future__ import annotations
 
 import logging
-import re
-from dataclasses import dataclass
-from pathlib import Path
 
-from ..bundle import Bundle
-from ..errors import BackendError
+from ..bundle import Bundle, choose_precision, find_engine, list_engines
+from ..errors import EngineError
 from ._cuda_driver import probe_driver
 from .backend import Backend
+from .load_options import LoadOptions, gpu_index
 
-__all__ = ["BACKENDS", "BackendChoice", "make_backend"]
+__all__ = ["make_backend"]
 
-BACKENDS = ("tensorrt", "onnxruntime")
 _log = logging.getLogger("vdmrt")
+_CUDA_PROVIDER, _CPU_PROVIDER = "ONNX Runtime's CUDA provider", "ONNX Runtime on the CPU"
 
 
-@dataclass(frozen=True)
-class BackendChoice:
-    """What the caller of :func:`vdmrt.load` asked for; see there."""
+def make_backend(bundle: Bundle, options: LoadOptions, *, verify: bool = True) -> tuple[Backend, str]:
+    """Make the backend that was asked for, and choose the precision that it runs.
 
-    backend: str
-    device: str
-    precision: str | None = None
-    threads: int | None = None
-    cuda_graph: bool = True
-    trust_plans: bool = False
-    lean_runtime: Path | None = None
-    use_engine: bool = True
-    verify: bool = True
+    "auto" takes TensorRT where an engine of a precision that may be taken fits this GPU and this TensorRT; else ONNX
+    Runtime, on the GPU where its CUDA provider is installed, and says why.
 
-
-def make_backend(bundle: Bundle, choice: BackendChoice) -> Backend:
-    """Make the backend that was asked for; for "auto" the fastest one that is there.
+    Args:
+        bundle: What is to run.
+        options: What was asked for.
+        verify: Whether the SHA-256 of an engine's weights is checked.
 
     Raises:
-        BackendError: The name or the device is unknown, they do not go together, or the backend is not installed.
+        BundleError: The bundle does not have the precision.
+        EngineError: TensorRT was asked for, and no engine fits.
+        BackendError: The backend is not installed, or does not run on the device.
         DeviceError: There is no driver, or no GPU of that number.
     """
-    if choice.backend not in ("auto", *BACKENDS):
-        raise BackendError(f"backend must be auto or one of {', '.join(BACKENDS)}, got {choice.backend!r}")
-    index = _gpu_index(choice.device)
-    if choice.backend == "tensorrt":
-        if choice.device == "cpu":
-            raise BackendError("TensorRT runs on a GPU only; choose device='cuda', or backend='onnxruntime'")
-        return _tensorrt(bundle, choice, index or 0)
-    if choice.backend == "onnxruntime":
-        return _onnxruntime(bundle, choice, index)
-    return _automatic(bundle, choice, index)
+    index = gpu_index(options.device)
+    if options.backend == "tensorrt":
+        return _tensorrt(bundle, options, index or 0)
+    if options.backend == "onnxruntime":
+        return _onnxruntime(bundle, options, index, verify)
+    return _automatic(bundle, options, index, verify)
 
 
-def _gpu_index(device: str) -> int | None:
-    """Return the GPU's number, or None for "cpu" and "auto"."""
-    if device in ("auto", "cpu"):
-        return None
-    match = re.fullmatch(r"cuda(?::(\d+))?", device)
-    if match is None:
-        raise BackendError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
-    return int(match[1] or 0)
-
-
-def _automatic(bundle: Bundle, choice: BackendChoice, index: int | None) -> Backend:
-    """TensorRT where a GPU and an engine for it are there, else ONNX Runtime, on the GPU if its provider loads."""
-    if choice.device == "cpu":
-        return _onnxruntime(bundle, choice, None)
+def _automatic(bundle: Bundle, options: LoadOptions, index: int | None, verify: bool) -> tuple[Backend, str]:
+    if options.device == "cpu":
+        return _onnxruntime(bundle, options, None, verify)
     gpus = probe_driver().gpus
     if not gpus and index is None:
-        return _onnxruntime(bundle, choice, None)
-    from ..bundle import list_engines
-
+        return _onnxruntime(bundle, options, None, verify)
+    why = f"{bundle.path}: has no TensorRT engine; build one with vdmrt build"
     if list_engines(bundle, "tensorrt"):
-        return _tensorrt(bundle, choice, index or 0)
+        try:
+            return _tensorrt(bundle, options, index or 0)
+        except EngineError as error:
+            why = str(error)
     if index is not None or _has_cuda_provider():
-        return _onnxruntime(bundle, choice, index or 0)
+        _log.warning("running on %s, not on TensorRT: %s", _CUDA_PROVIDER, why)
+        return _onnxruntime(bundle, options, index or 0, verify)
     _log.warning(
-        "%s is there, but neither an engine in the bundle nor ONNX Runtime's CUDA provider: running on the CPU; "
-        "run vdmrt build, or pip install 'vdmrt[cuda]'",
+        "running on %s although %s is there: ONNX Runtime has no CUDA provider (pip install 'vdmrt[cuda]'), and "
+        "TensorRT cannot run the bundle: %s",
+        _CPU_PROVIDER,
         gpus[0].name,
+        why,
     )
-    return _onnxruntime(bundle, choice, None)
+    return _onnxruntime(bundle, options, None, verify)
 
 
 def _has_cuda_provider() -> bool:
@@ -91,18 +74,24 @@ def _has_cuda_provider() -> bool:
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
-def _onnxruntime(bundle: Bundle, choice: BackendChoice, index: int | None) -> Backend:
+def _onnxruntime(bundle: Bundle, options: LoadOptions, index: int | None, verify: bool) -> tuple[Backend, str]:
     from .onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeCudaBackend
 
-    if index is None:
-        backend = OnnxRuntimeBackend(threads=choice.threads)
-        if choice.use_engine:
-            backend.use_engine(bundle, choice.precision, verify=choice.verify)
-        return backend
-    return OnnxRuntimeCudaBackend(index=index, cuda_graph=choice.cuda_graph)
+    precision = choose_precision(bundle, options.precision, "onnxruntime")
+    if index is not None:
+        return OnnxRuntimeCudaBackend(index=index, cuda_graph=options.cuda_graph), precision
+    backend = OnnxRuntimeBackend(threads=options.threads)
+    if options.use_engine:
+        backend.use_engine(bundle, options.precision, verify=verify)
+    return backend, backend.engine.precision if backend.engine else precision
 
 
-def _tensorrt(bundle: Bundle, choice: BackendChoice, index: int) -> Backend:
+def _tensorrt(bundle: Bundle, options: LoadOptions, index: int) -> tuple[Backend, str]:
     from .tensorrt_backend import TensorRtBackend
+    from .tensorrt_module import open_tensorrt
 
-    return TensorRtBackend(device_index=index, trust_plans=choice.trust_plans, lean_runtime=choice.lean_runtime)
+    machine = open_tensorrt(index).machine
+    has_lean_runtime = options.lean_runtime is not None
+    engine = find_engine(bundle, options.precision, machine, gpu=index, lean_runtime=has_lean_runtime)
+    backend = TensorRtBackend(device_index=index, trust_plans=options.trust_plans, lean_runtime=options.lean_runtime)
+    return backend, engine.manifest.precision

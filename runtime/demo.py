@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ..errors import BundleError, MediaError
 from .clip_writer import write_contact_sheet
 from .generation import Request, Summary, generate
+from .load_options import LoadOptions
 
 __all__ = ["run_demo"]
 
@@ -19,7 +20,9 @@ _TRAINING_SKIES = 1_000_000  # those from here on are not unseen
 _GIVEN = 9  # a chunk and one: enough to see which way the wind blows
 
 
-def run_demo(output: Path, *, sky: int, chunks: int, steps: int | None) -> tuple[Summary, Path]:
+def run_demo(
+    output: Path, *, sky: int, chunks: int, steps: int | None, loading: LoadOptions | None = None
+) -> tuple[Summary, Path]:
     """Render the first frames of a sky, generate what follows, and write a clip and a contact sheet.
 
     Args:
@@ -27,6 +30,7 @@ def run_demo(output: Path, *, sky: int, chunks: int, steps: int | None) -> tuple
         sky: Seed of the sky and of all noise; the model was trained on other ones.
         chunks: Autoregressive steps.
         steps: Denoising steps; None takes the bundle's default.
+        loading: How the bundle is loaded; None takes every default.
 
     Returns:
         What was done, and the contact sheet.
@@ -45,6 +49,7 @@ def run_demo(output: Path, *, sky: int, chunks: int, steps: int | None) -> tuple
         chunks=chunks,
         steps=steps,
         seed=sky,
+        **vars(loading or LoadOptions()),
     )
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -19,9 +19,12 @@ from ..bundle import format_count, format_nbytes
 from ..errors import MediaError, SessionError
 from .chunk import Chunk, Timings
 from .clip_writer import ClipWriter
+from .load_options import LoadOptions
 from .media import read_clip, read_latents, read_picture
-from .model import Model, load
+from .model import Model, open_model
+from .sampling_options import SamplingOptions
 from .session import Session
+from .session_arguments import session_arguments
 
 __all__ = ["Request", "Summary", "generate"]
 
@@ -29,8 +32,8 @@ _log = logging.getLogger("vdmrt")
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to generate; the names are the options of ``vdmrt run``.
+class Request(LoadOptions, SamplingOptions):
+    """What to generate; the names are the options of ``vdmrt run``. Those of loading and sampling are inherited.
 
     Attributes:
         bundle: The bundle's folder.
@@ -41,22 +44,8 @@ class Request:
         frames: Pictures, uint8 [n, height, width, 3], or latents to go on from, instead of a file.
         given: Pixel frames taken of ``video``; None takes a chunk and one.
         chunks: Autoregressive steps.
-        steps: Denoising steps; None takes the bundle's default, as for what follows.
-        sampler: The sampler.
-        guidance: Scale of classifier-free guidance.
-        text: Text embeddings, .npy [tokens, width].
-        text_mask: 1 for a token that counts, .npy [tokens].
-        prefix_noise: Training timestep of the noise on cached frames.
         seed: Of all noise; None takes a random one.
         fps: Pixel frames per second of the clip.
-        precision: "fp32", "fp16", or what ``vdmrt calibrate`` added.
-        backend: "auto" or a backend's name.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        threads: Threads of the CPU provider.
-        cuda_graph: Whether denoising steps on a GPU are captured once and replayed.
-        trust_plans: Whether TensorRT plans of others may be loaded.
-        lean_runtime: TensorRT's library for version-compatible plans of another release.
-        use_engine: Whether ONNX Runtime's CPU provider runs the graphs of an engine that fits.
     """
 
     bundle: Path
@@ -67,31 +56,17 @@ class Request:
     frames: npt.NDArray[Any] | None = None
     given: int | None = None
     chunks: int = 10
-    steps: int | None = None
-    sampler: str | None = None
-    guidance: float | None = None
-    text: Path | None = None
-    text_mask: Path | None = None
-    prefix_noise: int | None = None
     seed: int | None = None
     fps: float = 8.0
-    precision: str | None = None
-    backend: str = "auto"
-    device: str = "auto"
-    threads: int | None = None
-    cuda_graph: bool = True
-    trust_plans: bool = False
-    lean_runtime: Path | None = None
-    use_engine: bool = True
 
     def __post_init__(self) -> None:
+        LoadOptions.__post_init__(self)
+        SamplingOptions.__post_init__(self)
         sources = [name for name in ("image", "video", "latents", "frames") if getattr(self, name) is not None]
         if len(sources) != 1:
             raise ValueError(f"give exactly one of --image, --video and --latents, got {len(sources)}")
         if self.chunks < 1:
             raise ValueError(f"--chunks must be at least 1, got {self.chunks}")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"--steps must be at least 1, got {self.steps}")
         if not 0 < self.fps < math.inf:
             raise ValueError(f"--fps must be positive and finite, got {self.fps}")
         if self.given is not None and (self.given < 1 or self.video is None):
@@ -165,11 +140,15 @@ def generate(request: Request, *, on_clip: Callable[[npt.NDArray[Any], int], Non
         ValueError: A number is out of range.
     """
     started = time.perf_counter()
-    with ClipWriter(request.output, frames_per_second=request.fps) as writer, _load(request) as model:
+    arguments = session_arguments(request)
+    with (
+        ClipWriter(request.output, frames_per_second=request.fps) as writer,
+        open_model(request.bundle, request) as model,
+    ):
         wants_pictures = request.output.suffix.lower() != ".npy"
         _warn(model, wants_pictures, request.output)
         first = _read_first(request, model)
-        with model.session(**_options(request)) as session:
+        with model.session(seed=request.seed, **arguments) as session:
             session.start(first)
             given = _given(first, model, wants_pictures)
             writer.append(given)
@@ -197,20 +176,6 @@ def generate(request: Request, *, on_clip: Callable[[npt.NDArray[Any], int], Non
     if on_clip is not None:
         on_clip(np.concatenate(written), len(given))
     return summary
-
-
-def _load(request: Request) -> Model:
-    return load(
-        request.bundle,
-        backend=request.backend,
-        device=request.device,
-        precision=request.precision,
-        threads=request.threads,
-        cuda_graph=request.cuda_graph,
-        trust_plans=request.trust_plans,
-        lean_runtime=request.lean_runtime,
-        use_engine=request.use_engine,
-    )
 
 
 def _warn(model: Model, wants_pictures: bool, output: Path) -> None:
@@ -246,35 +211,6 @@ def _read_first(request: Request, model: Model) -> npt.NDArray[Any]:
     geometry = model.manifest.geometry
     count = request.given or min(geometry.chunk_frames + 1, geometry.slots)
     return read_clip(request.video, height=height, width=width, count=count)
-
-
-def _options(request: Request) -> dict[str, Any]:
-    return {
-        "seed": request.seed,
-        "sampler": request.sampler,
-        "steps": request.steps,
-        "guidance": request.guidance,
-        "prefix_noise": request.prefix_noise,
-        "text": _read_array(request.text, "text embeddings, .npy [tokens, width]"),
-        "text_mask": _read_array(request.text_mask, "a text mask, .npy [tokens]"),
-    }
-
-
-def _read_array(path: Path | None, wanted: str) -> npt.NDArray[Any] | None:
-    """Read numbers; mapped first, because that holds the header against the file's length."""
-    if path is None:
-        return None
-    try:
-        with path.open("rb") as file:
-            np.lib.format.read_magic(file)
-        array: npt.NDArray[Any] = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-    except FileNotFoundError as error:
-        raise MediaError(f"'{path}' does not exist, {wanted} was wanted") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise MediaError(f"'{path}' is not {wanted}: {error}") from error
-    if array.dtype.kind not in "fiub":
-        raise MediaError(f"'{path}' is not {wanted}: it holds {array.dtype}")
-    return array
 
 
 def _given(first: npt.NDArray[Any], model: Model, wants_pictures: bool) -> npt.NDArray[Any]:

@@ -15,13 +15,14 @@ from types import TracebackType
 
 import numpy as np
 
-from ..bundle import Bundle, Manifest, open_bundle, thread_count
+from ..bundle import Bundle, Manifest, open_bundle
 from ..errors import SessionError
 from .array_input import ArrayInput
 from .backend import Backend, Program
-from .backend_choice import BACKENDS, BackendChoice, make_backend
+from .backend_choice import make_backend
 from .codec import PictureCodec
 from .lane import Lane
+from .load_options import BACKENDS, LoadOptions
 from .prompt import Prompt, make_prompt, read_null_text
 from .samplers import SamplerTable, make_sampler
 from .schedules import Schedule
@@ -29,7 +30,7 @@ from .session import Session, close_together
 from .session_settings import SessionSettings
 from .snapshot import Snapshot, SnapshotForm, read_snapshot
 
-__all__ = ["BACKENDS", "Model", "load"]
+__all__ = ["BACKENDS", "Model", "load", "open_model"]
 
 _log = logging.getLogger("vdmrt")
 
@@ -51,9 +52,11 @@ def load(
 
     Args:
         path: The bundle's folder.
-        backend: "auto" or one of :data:`BACKENDS`. What "auto" chose is logged in one line.
+        backend: "auto" or one of :data:`BACKENDS`. "auto" takes TensorRT where the bundle has an engine that fits, else
+            ONNX Runtime. What it chose is logged in one line, and why it is not TensorRT on a machine with a GPU.
         device: "cpu", "cuda", "cuda:1" and so on; "auto" takes what the backend runs on.
-        precision: "fp32" or "fp16"; None takes fp32 where the bundle has it.
+        precision: Of the graphs; None takes one that has an engine for this machine: for TensorRT fp16 before fp32, for
+            ONNX Runtime fp32 before fp16, and the first where none has. What ``vdmrt calibrate`` made is named.
         threads: Threads of the CPU provider, at most one for each CPU that this process may use; None takes as many.
         cuda_graph: Whether denoising steps on a GPU are captured once and replayed.
         trust_plans: Whether TensorRT plans may be loaded that this user's own cache did not record building: a plan is
@@ -67,33 +70,38 @@ def load(
         The model; close it, or use it in a ``with``.
 
     Raises:
-        BundleError: The folder is no bundle, of a newer schema, altered, or has not that precision.
+        BundleError: The folder is no bundle, of a newer schema, altered, or does not have that precision.
+        EngineError: TensorRT was asked for, and no engine of the bundle fits.
         BackendError: The backend is not installed, does not run on the device, or refuses a graph.
         DeviceError: There is no driver, or no GPU of that number.
-        ValueError: ``threads`` is not positive, or more than these CPUs.
+        ValueError: The backend or the device is unknown, they do not go together, or a number is out of range.
     """
-    thread_count(threads)  # before gigabytes are hashed
-    bundle = open_bundle(path)
-    bundle.graphs(precision)
-    if verify:
-        bundle.verify()
-    wanted = BackendChoice(
-        backend,
-        device,
+    options = LoadOptions(
+        backend=backend,
+        device=device,
         precision=precision,
         threads=threads,
         cuda_graph=cuda_graph,
         trust_plans=trust_plans,
         lean_runtime=None if lean_runtime is None else Path(lean_runtime),
         use_engine=use_engine,
-        verify=verify,
     )
-    chosen = make_backend(bundle, wanted)
-    _log.info("backend %s: %s", chosen.name, chosen.describe())
+    return open_model(path, options, verify=verify)
+
+
+def open_model(path: str | os.PathLike[str], options: LoadOptions, *, verify: bool = True) -> Model:
+    """Load a bundle as the options say; see :func:`load`."""
+    bundle = open_bundle(path)
+    if options.precision is not None:
+        bundle.graphs(options.precision)
+    if verify:
+        bundle.verify()
+    backend, precision = make_backend(bundle, options, verify=verify)
+    _log.info("backend %s, %s: %s", backend.name, precision, backend.describe())
     try:
-        return Model(bundle, chosen, precision, cuda_graph=cuda_graph)
+        return Model(bundle, backend, precision, cuda_graph=options.cuda_graph)
     except BaseException:
-        chosen.close()
+        backend.close()
         raise
 
 
@@ -117,10 +125,10 @@ class Model:
         "_sessions",
     )
 
-    def __init__(self, bundle: Bundle, backend: Backend, precision: str | None, *, cuda_graph: bool = True) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, precision: str, *, cuda_graph: bool = True) -> None:
         self._bundle = bundle
         self._backend = backend
-        self._precision, self._graphs = bundle.graphs(precision)
+        self._precision, self._graphs = precision, bundle.graphs(precision)
         self._cuda_graph = cuda_graph
         self._lanes: list[Lane] = []
         self._sessions: list[Session] = []

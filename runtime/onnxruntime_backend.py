@@ -69,12 +69,12 @@ class OnnxRuntimeBackend:
         """Run a bundle's optimised graphs where one of its engines fits; one that does not is warned of.
 
         Args:
-            bundle: Where engines lie.
-            precision: Of the graphs.
+            bundle: Where the engines are.
+            precision: Of the graphs; None takes the first candidate that has an engine.
             verify: Whether the SHA-256 of the engine's weights is checked.
 
         Raises:
-            BundleError: The bundle has not that precision.
+            BundleError: The bundle does not have that precision.
         """
         version = str(self._module.__version__)
         self.engine = find_engine_graphs(bundle, precision, version=version, provider=self._provider, verify=verify)

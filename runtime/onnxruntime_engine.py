@@ -13,6 +13,7 @@ from ..bundle import (
     describe_cpu,
     find_engine,
     list_engines,
+    precision_candidates,
     read_plan,
     verify_engine_weights,
 )
@@ -30,20 +31,20 @@ def find_engine_graphs(
 
     Args:
         bundle: Where engines lie.
-        precision: Of the graphs.
+        precision: Of the graphs; None takes the first candidate that has an engine.
         version: ONNX Runtime's.
         provider: Its execution provider.
         verify: Whether the SHA-256 of the engine's weights is checked; lengths and graphs always are.
 
     Raises:
-        BundleError: The bundle has not that precision.
+        BundleError: The bundle does not have that precision.
     """
-    chosen, _ = bundle.graphs(precision)
+    candidates = precision_candidates(bundle, precision, "onnxruntime")
     machine = Machine(onnxruntime=version, provider=provider, cpu=describe_cpu())
     try:
-        if not any(engine.manifest.precision == chosen for engine in list_engines(bundle, machine.backend)):
+        if not any(engine.manifest.precision in candidates for engine in list_engines(bundle, machine.backend)):
             return None
-        return EngineGraphs(bundle, find_engine(bundle, chosen, machine), verify=verify)
+        return EngineGraphs(bundle, find_engine(bundle, precision, machine), verify=verify)
     except EngineError as error:
         _log.warning("running the graphs as they were exported, not an engine: %s", error)
         return None
@@ -65,6 +66,11 @@ class EngineGraphs:
     def key(self) -> str:
         """The engine's name."""
         return self.engine.manifest.key
+
+    @property
+    def precision(self) -> str:
+        """Of its graphs."""
+        return self.engine.manifest.precision
 
     def read(self, bundle: Bundle, stage: str, graph: Graph) -> bytes | None:
         """Return the optimised graph of a stage; None where it was made of another graph than this.

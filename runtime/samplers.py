@@ -7,23 +7,10 @@ from numpy.typing import NDArray
 
 from .iddpm import iddpm_tables
 from .sampler_table import COLUMNS, PrefixNoise, SamplerTable, lay_out
+from .sampling_options import PREDICTIONS, SAMPLERS
 from .schedules import Schedule, spaced_timesteps
 
 __all__ = ["COLUMNS", "PREDICTIONS", "SAMPLERS", "PrefixNoise", "SamplerTable", "make_sampler"]
-
-PREDICTIONS = ("epsilon", "v", "flow")
-"""What a model predicts: the noise (Ho et al. 2020), v = sqrt(abar) noise - sqrt(1 - abar) x0
-(Salimans and Ho 2022), or the velocity noise - x0 of a rectified flow (Liu et al. 2022)."""
-
-_DIFFUSION = ("epsilon", "v")
-SAMPLERS = {
-    "iddpm": _DIFFUSION,
-    "ddpm": _DIFFUSION,
-    "ddim": _DIFFUSION,
-    "dpm-solver++": _DIFFUSION,
-    "flow-euler": ("flow",),
-}
-"""Every sampler and the predictions that it fits."""
 
 Float64 = NDArray[np.float64]
 

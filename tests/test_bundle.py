@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -17,7 +16,6 @@ from hypothesis import strategies as st
 
 from vdmrt.bundle import (
     Artifact,
-    Bundle,
     Geometry,
     Graph,
     Manifest,
@@ -145,21 +143,6 @@ def test_a_relative_path_is_made_absolute(tiny_bundle: Path) -> None:
 
     assert bundle.path == tiny_bundle.resolve()
     assert all(path.is_absolute() for path in paths)
-
-
-def test_fp32_is_taken_where_nothing_else_is_asked_for(tiny_bundle: Path) -> None:
-    bundle = open_bundle(tiny_bundle)
-
-    assert bundle.graphs(None)[0] == "fp32"
-    assert bundle.graphs("fp16")[0] == "fp16"
-
-
-def test_the_only_precision_is_taken_where_there_is_no_fp32(tiny_bundle: Path) -> None:
-    bundle = open_bundle(tiny_bundle)
-    graphs = {"fp16": bundle.manifest.graphs["fp16"]}
-    half = Bundle(bundle.path, dataclasses.replace(bundle.manifest, graphs=graphs))
-
-    assert half.graphs(None) == ("fp16", graphs["fp16"])
 
 
 def test_a_whole_number_stands_for_a_number(tiny_bundle: Path, tmp_path: Path) -> None:

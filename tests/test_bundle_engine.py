@@ -48,7 +48,7 @@ def write_engine(bundle: Bundle, key: str = "key", machine: Machine = HERE, **ch
     folder = bundle.path / "engines" / key
     folder.mkdir(parents=True)
     plans = {}
-    for stage, graph in stage_graphs(bundle, "fp16")[1].items():
+    for stage, graph in stage_graphs(bundle, "fp16").items():
         data = f"plan of {stage} in {key}".encode()
         (folder / f"{stage}.plan").write_bytes(data)
         plans[stage] = Plan(

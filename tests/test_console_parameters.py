@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from vdmrt.console.parameters import Number, OutputFile
+from vdmrt.console.parameters import Number, Numbers, OutputFile
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "five", "", "-0.1", "1.5"])
@@ -22,6 +22,20 @@ def test_a_lower_bound_can_be_left_out() -> None:
 
     assert Number(above=0).convert("0.5", None, None) == 0.5
     assert Number().convert("-1e9", None, None) == -1e9
+
+
+def test_numbers_between_commas_are_each_within_bounds() -> None:
+    percents = Numbers(Number(above=0, high=100))
+
+    assert percents.convert("50,99.5", None, None) == (50.0, 99.5)
+    with pytest.raises(click.BadParameter, match="wanted a number above 0, of at most 100, got '101'"):
+        percents.convert("50,101", None, None)
+
+
+def test_an_output_has_one_of_the_suffixes_that_are_wanted(tmp_path: Path) -> None:
+    assert OutputFile((".mp4", ".gif")).convert(str(tmp_path / "A.GIF"), None, None) == tmp_path / "A.GIF"
+    with pytest.raises(click.BadParameter, match="a.avi' must end in .mp4 or .gif, got suffix '.avi'"):
+        OutputFile((".mp4", ".gif")).convert(str(tmp_path / "a.avi"), None, None)
 
 
 def test_an_output_is_checked_when_it_is_parsed(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_every_release_builds_every_stage(place: Place) -> None:
     assert (manifest.machine.gpu, manifest.machine.compute_capability) == ("vdmrt fake GPU", "9.0")
     assert place.leftovers() == [engine.path.name] == [manifest.key]
     assert find_engine(place.bundle, "fp16", manifest.machine) == engine
-    for stage, graph in stage_graphs(place.bundle, "fp16")[1].items():
+    for stage, graph in stage_graphs(place.bundle, "fp16").items():
         plan = engine.plan(stage)
         assert (plan.graph_sha256, plan.inputs, plan.outputs) == (graph.file.sha256, graph.inputs, graph.outputs)
         assert plan.scratch_nbytes == place.recorder.scratch_nbytes
@@ -215,7 +215,7 @@ def test_inputs_and_outputs_lie_as_arrays_do(place: Place) -> None:
     place.build()
 
     formats = place.recorder.named("ITensor.allowed_formats=")
-    sides = sum(len(graph.inputs) + len(graph.outputs) for graph in stage_graphs(place.bundle, "fp16")[1].values())
+    sides = sum(len(graph.inputs) + len(graph.outputs) for graph in stage_graphs(place.bundle, "fp16").values())
     assert len(formats) == sides
     assert {call.arguments["value"] for call in formats} == {1 << int(place.recorder.module.TensorFormat.LINEAR)}
 

@@ -29,7 +29,7 @@ def bundle(tiny_bundle: Path) -> Bundle:
 
 def key(bundle: Bundle, **changed: Any) -> str:
     parts: dict[str, Any] = {"precision": "fp16", "machine": MACHINE, "options": {}, **changed}
-    graphs = parts.pop("graphs", stage_graphs(bundle, "fp16")[1])
+    graphs = parts.pop("graphs", stage_graphs(bundle, "fp16"))
     return engine_key(parts["precision"], graphs, parts["machine"], parts["options"])
 
 
@@ -53,7 +53,7 @@ def test_every_part_of_the_machine_makes_another_key(bundle: Bundle, name: str) 
 
 
 def test_graphs_weights_and_options_make_another_key(bundle: Bundle) -> None:
-    graphs = stage_graphs(bundle, "fp16")[1]
+    graphs = stage_graphs(bundle, "fp16")
     fill = graphs["fill"]
     assert fill.weights is not None
     other_graph = dataclasses.replace(fill, file=dataclasses.replace(fill.file, sha256="0" * 64))
@@ -88,7 +88,7 @@ def test_cache_and_staging_are_exact(bundle: Bundle) -> None:
 
 
 def test_weights_are_counted_once_for_each_plan(bundle: Bundle) -> None:
-    _, graphs = stage_graphs(bundle, "fp16")
+    graphs = stage_graphs(bundle, "fp16")
 
     wanted = sum(graph.weights.nbytes for graph in graphs.values() if graph.weights)
     assert plan_engine(bundle, "fp16", None).weights_nbytes == wanted

@@ -27,7 +27,7 @@ def on_cuda(fake_cuda: FakeCuda) -> Iterator[Callable[..., Model]]:
     """Load bundles onto the fake GPU; nothing may be left of them afterwards."""
     models: list[Model] = []
 
-    def load(bundle: Path, precision: str | None = None, *, cuda_graph: bool = True) -> Model:
+    def load(bundle: Path, precision: str = "fp32", *, cuda_graph: bool = True) -> Model:
         models.append(Model(open_bundle(bundle), HostFunctionBackend(), precision, cuda_graph=cuda_graph))
         return models[-1]
 

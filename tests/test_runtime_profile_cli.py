@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -61,11 +62,41 @@ def test_a_gate_that_held_exits_0(tiny_bundle: Path) -> None:
     assert profiled(tiny_bundle, *QUICK, "--fail-above", "1e9", "--fail-below", "0.001").exit_code == 0
 
 
-def test_percentiles_that_are_no_numbers_are_misuse(tiny_bundle: Path) -> None:
-    done = profiled(tiny_bundle, "--percentile", "fast")
+def test_what_is_deployed_can_be_profiled(text_bundle: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "text.npy", np.zeros((2, 8), np.float32))
+    np.save(tmp_path / "mask.npy", np.ones(2, np.float32))
+    text = ["--text", tmp_path / "text.npy", "--text-mask", tmp_path / "mask.npy", "--guidance", "3"]
+    loading = "--device cpu --no-engine --no-cuda-graph --trust-plans --precision fp32 --threads 1".split()
 
-    assert done.exit_code == 2
-    assert "wanted numbers between commas, such as 90,95,99, got 'fast'" in done.stderr
+    done = profiled(text_bundle, *QUICK, *text, *loading)
+
+    assert done.exit_code == 0, done.output
+    assert "CPU provider, 1 threads, fp32" in done.stdout
+
+
+def test_text_that_does_not_fit_is_refused(text_bundle: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "text.npy", np.zeros((2, 7), np.float32))
+    done = profiled(text_bundle, *QUICK, "--text", tmp_path / "text.npy")
+
+    assert done.exit_code == 1
+    assert "wanted [tokens, width] = [any, 8], found [2, 7]" in done.stderr
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16-mixed", "fp8-kv8"])
+def test_every_precision_can_be_asked_for(tiny_bundle: Path, precision: str) -> None:
+    done = profiled(tiny_bundle, "--precision", precision)
+
+    assert done.exit_code == 1
+    assert f"has fp32, fp16, not '{precision}'; make it with vdmrt calibrate" in done.stderr
+
+
+@pytest.mark.parametrize("other", ["nowhere", "precision=int8"])
+def test_what_cannot_be_compared_is_refused_before_anything_is_measured(tiny_bundle: Path, other: str) -> None:
+    done = profiled(tiny_bundle, "--against", other)
+
+    assert done.exit_code == 1
+    assert "no bundle: it holds no model.json" in done.stderr or "not 'int8'" in done.stderr
+    assert "measuring" not in done.stderr
 
 
 def test_a_page_and_a_trace_are_written(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -95,6 +95,11 @@ def test_a_folder_is_a_bundle_and_the_rest_are_settings(tmp_path: Path) -> None:
     assert parse_other(mine, "steps=4,backend=onnxruntime,threads=1") == dataclasses.replace(
         mine, steps=4, backend="onnxruntime", threads=1
     )
+    assert parse_other(
+        mine, "engine=off,cuda-graph=no,guidance=2.5,lean-runtime=a.so,device=cpu"
+    ) == dataclasses.replace(
+        mine, use_engine=False, cuda_graph=False, guidance=2.5, lean_runtime=Path("a.so"), device="cpu"
+    )
     odd = tmp_path / "a=b"
     odd.mkdir()
     assert parse_other(mine, str(odd)).bundle == odd
@@ -104,7 +109,10 @@ def test_a_folder_is_a_bundle_and_the_rest_are_settings(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("speed=9", "--against takes a bundle, or bundle, backend, .*'speed=9'"),
-        ("steps=few", "wants a number, got 'few'"),
+        ("steps=few", "--against steps wants a number, got 'few'"),
+        ("engine=", "--against engine wants on or off, got ''"),
+        ("steps=0", "steps must be at least 1, got 0"),
+        ("guidance=nan", "guidance must be finite, got nan"),
     ],
 )
 def test_other_settings_that_are_none_are_refused(text: str, message: str) -> None:

@@ -34,7 +34,7 @@ def build(machinery: Machinery, options: BuildOptions) -> Engine:
 def run_all(machinery: Machinery) -> dict[str, bool]:
     """Load every stage, enqueue it once, and return by stage whether it may be captured."""
     backend, capturable = TensorRtBackend(), {}
-    for stage, graph in stage_graphs(machinery.bundle, "fp16")[1].items():
+    for stage, graph in stage_graphs(machinery.bundle, "fp16").items():
         program = backend.load(machinery.bundle, stage, graph)
         device = backend.open_device()
         tensors = Tensors(device, graph, program.scratch_nbytes)
@@ -52,7 +52,7 @@ def test_stripped_plans_get_the_bundles_weights_at_loading(machinery: Machinery,
 
     run_all(machinery)
 
-    graphs = stage_graphs(machinery.bundle, "fp16")[1]
+    graphs = stage_graphs(machinery.bundle, "fp16")
     models = [call.arguments["model"] for call in machinery.recorder.named("refit_from_file")]
     assert engine.manifest.stripped
     assert models == [str(machinery.bundle.path / graphs[stage].file.file) for stage in STAGES]

@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
+from ..load_options import LoadOptions
 from ..model import Model
+from ..sampling_options import SamplingOptions
 from .measurement import Rollout
 from .report import Comparison, Ratio
 from .settings import Settings
@@ -19,34 +23,40 @@ __all__ = ["Side", "compare", "parse_other", "stay_open"]
 
 # As many as an interval of 99 % wants.
 _ROUNDS = 8
-_READERS: Mapping[str, Callable[[str], object]] = {
-    "bundle": Path,
-    "backend": str,
-    "precision": str,
-    "threads": int,
-    "steps": int,
-    "sampler": str,
-}
+_SETTINGS = {"bundle": Path, **get_type_hints(LoadOptions), **get_type_hints(SamplingOptions)}
+_ENGINE = "use_engine"  # --engine
+_SWITCH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 
 
 def parse_other(settings: Settings, text: str) -> Settings:
-    """Read what to compare with: a bundle's folder, or settings that differ, such as ``precision=fp16,steps=4``.
+    """Read what to compare with: a bundle's folder, or settings that differ, such as ``precision=int8,engine=off``.
+
+    The names are those of the options of loading and sampling, and ``bundle``; what is a switch takes on or off.
 
     Raises:
-        ValueError: A setting is unknown or malformed.
+        ValueError: A setting is unknown, malformed or out of range.
     """
     if "=" not in text or Path(text).exists():
         return dataclasses.replace(settings, bundle=Path(text))
-    changed: dict[str, object] = {}
+    changed: dict[str, Any] = {}
     for part in text.split(","):
-        name, _, value = part.partition("=")
-        if name not in _READERS:
-            raise ValueError(f"--against takes a bundle, or {', '.join(_READERS)} with a value, got {part!r}")
-        try:
-            changed[name] = _READERS[name](value)
-        except ValueError as error:
-            raise ValueError(f"--against {name} wants a number, got {value!r}") from error
-    return dataclasses.replace(settings, **changed)  # type: ignore[arg-type]  # each value was read by its type
+        option, _, value = part.partition("=")
+        name = _ENGINE if option == "engine" else option.replace("-", "_")
+        if name not in _SETTINGS:
+            known = ", ".join(name.removeprefix("use_").replace("_", "-") for name in _SETTINGS)
+            raise ValueError(f"--against takes a bundle, or {known} with a value, got {part!r}")
+        changed[name] = _read(option, _SETTINGS[name], value)
+    return dataclasses.replace(settings, **changed)
+
+
+def _read(option: str, hint: Any, value: str) -> object:
+    """Read a setting by the type of its field, None left out."""
+    kind = next((one for one in get_args(hint) if one is not NoneType), hint)
+    try:
+        return _SWITCH[value] if kind is bool else kind(value)
+    except (ValueError, KeyError) as error:
+        wanted = "on or off" if kind is bool else "a number"
+        raise ValueError(f"--against {option} wants {wanted}, got {value!r}") from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,7 +42,7 @@ def profile_layers(model: Model, settings: Settings) -> tuple[Layer, ...]:
         times = time_layers(model, backend, settings)
     else:
         times = time_nodes(model, backend, settings)
-    graphs = model.bundle.graphs(model.precision)[1]
+    graphs = model.bundle.graphs(model.precision)
     return tuple(
         layer
         for stage, layers in times.items()

@@ -15,6 +15,7 @@ from ...bundle import Geometry
 from ..chunk import Chunk, Timings
 from ..model import Model
 from ..session import Session
+from ..session_arguments import session_arguments
 from .nvtx import NvtxRanges
 from .recorder import Recorder, Span
 from .settings import Settings
@@ -71,9 +72,9 @@ class Rollout:
         """Make the session; nothing runs yet."""
         self._geometry = model.manifest.geometry
         self._given = _make_frames(model, settings)
-        self.session: Session = model.session(
-            seed=settings.seed, sampler=settings.sampler, steps=settings.steps, text=_make_prompt(model, settings.seed)
-        )
+        arguments = session_arguments(settings)
+        arguments.setdefault("text", _make_prompt(model, settings.seed))
+        self.session: Session = model.session(seed=settings.seed, **arguments)
         self.decodes = settings.decoding != "off" and model.codec is not None
 
     def start(self) -> None:

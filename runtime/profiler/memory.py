@@ -19,7 +19,7 @@ def measure_memory(model: Model, cache_nbytes: int, device_used_nbytes: int | No
         cache_nbytes: The KV cache of its lane.
         device_used_nbytes: In use on the whole GPU.
     """
-    graphs = model.bundle.graphs(model.precision)[1]
+    graphs = model.bundle.graphs(model.precision)
     denoise = graphs["denoise"]
     return Memory(
         cache_nbytes=cache_nbytes,

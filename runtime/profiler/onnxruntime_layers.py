@@ -31,7 +31,7 @@ def time_nodes(model: Model, backend: OnnxRuntimeBackend, settings: Settings) ->
         profiling.engine = backend.engine
         with Model(model.bundle, profiling, model.precision) as profiled:
             roll(profiled, settings)
-            graphs = model.bundle.graphs(model.precision)[1]
+            graphs = model.bundle.graphs(model.precision)
             return {stage: read_node_times(profiling.finish(graphs[stage])) for stage in ("denoise", "fill")}
 
 

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 
-from ..model import Model, load
+from ...bundle import open_bundle
+from ..load_options import LoadOptions
+from ..model import Model, open_model
 from .compare import Side, compare, parse_other, stay_open
 from .environment import describe_environment
 from .layers import describe_layers, find_timed_backend, profile_layers
@@ -51,6 +53,8 @@ def profile(
     """
     say = say or (lambda text: None)
     other = None if against is None else parse_other(settings, against)
+    if other is not None:  # before minutes of measuring, not after
+        _check_bundle(other)
     with ExitStack() as opened:
         load_ms = None
         if model is None:
@@ -84,13 +88,13 @@ def load_model(settings: Settings, *, verify: bool = True) -> Model:
     Raises:
         VdmrtError: The bundle or the backend fails.
     """
-    return load(
-        settings.bundle,
-        backend=settings.backend,
-        precision=settings.precision,
-        threads=settings.threads,
-        verify=verify,
-    )
+    return open_model(settings.bundle, settings, verify=verify)
+
+
+def _check_bundle(settings: Settings) -> None:
+    bundle = open_bundle(settings.bundle)
+    if settings.precision is not None:
+        bundle.graphs(settings.precision)
 
 
 def _reload(settings: Settings) -> Model:
@@ -98,7 +102,7 @@ def _reload(settings: Settings) -> Model:
 
 
 def _loads_alike(one: Settings, other: Settings) -> bool:
-    names = ("bundle", "backend", "precision", "threads")
+    names = ("bundle", *(field.name for field in dataclasses.fields(LoadOptions)))
     return all(getattr(one, name) == getattr(other, name) for name in names)
 
 

@@ -73,7 +73,7 @@ def place_stages(model: Model, ceilings: Ceilings, stages: Mapping[str, Summary]
     """Place the denoising step, the cache fill and the decoding of a chunk under the roofline, if it is whole."""
     if ceilings.flops_per_second is None:
         return ()
-    graphs = model.bundle.graphs(model.precision)[1]
+    graphs = model.bundle.graphs(model.precision)
     runs = {"step": (graphs["denoise"], 1), "fill": (graphs["fill"], 1)}
     codec = model.manifest.codec
     if codec is not None and "decode" in stages:

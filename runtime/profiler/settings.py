@@ -6,24 +6,22 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..load_options import LoadOptions
+from ..sampling_options import SamplingOptions
+
 __all__ = ["DECODING", "Settings"]
 
 DECODING = ("serial", "overlapped", "off")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What to profile and how.
+class Settings(LoadOptions, SamplingOptions):
+    """What to profile and how. The options of loading and sampling are inherited.
 
     Attributes:
         bundle: The bundle's folder.
-        backend: "auto" or a backend's name.
-        precision: "fp32" or "fp16"; None takes fp32 where the bundle has it.
-        threads: Threads of the CPU provider; None takes one for each CPU.
         chunks: Autoregressive steps to measure at least; None fills the cache from empty and wraps it, 10 at least.
         duration: Seconds to measure at least; None ends with the chunks.
-        steps: Denoising steps; None takes the bundle's default, as for the sampler.
-        sampler: The sampler.
         warmup: Chunks that are made first and not counted.
         target_fps: Frames a second that are wanted; None judges no deadline.
         percentiles: Which, in percent.
@@ -35,13 +33,8 @@ class Settings:
     """
 
     bundle: Path
-    backend: str = "auto"
-    precision: str | None = None
-    threads: int | None = None
     chunks: int | None = None
     duration: float | None = None
-    steps: int | None = None
-    sampler: str | None = None
     warmup: int = 2
     target_fps: float | None = None
     percentiles: tuple[float, ...] = (90.0, 95.0, 99.0)
@@ -52,6 +45,8 @@ class Settings:
     nvtx: bool = False
 
     def __post_init__(self) -> None:
+        LoadOptions.__post_init__(self)
+        SamplingOptions.__post_init__(self)
         if self.chunks is not None and self.chunks < 1:
             raise ValueError(f"--chunks must be at least 1, got {self.chunks}")
         if self.warmup < 0:

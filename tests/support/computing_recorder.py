@@ -30,7 +30,7 @@ def let_compute(recorder: Recorder, bundle: Bundle, precision: str, *, error: fl
         error: Relative error that is added to every floating output.
     """
     driver = ctypes.CDLL("libcuda.so.1")
-    _, graphs = stage_graphs(bundle, precision)
+    graphs = stage_graphs(bundle, precision)
     sessions = {
         stage: onnxruntime.InferenceSession(str(bundle.locate(graph.file)), providers=["CPUExecutionProvider"])
         for stage, graph in graphs.items()

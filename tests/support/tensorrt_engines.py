@@ -157,7 +157,7 @@ def write_engine(
         trusted: Whether this user has a record of building it.
         manifest: What stands in the manifest instead.
     """
-    _, graphs = stage_graphs(bundle, precision)
+    graphs = stage_graphs(bundle, precision)
     key = str(manifest.pop("key", f"{precision}-{recorder.release}"))
     folder = bundle.path / ENGINES_FOLDER / key
     folder.mkdir(parents=True)
