@@ -15,7 +15,28 @@ from .engine import (
 from .engine_lookup import check_engine, engine_mismatches, find_engine, rebuild_command
 from .engine_manifest import ENGINE_SCHEMA, Check, EngineManifest, LayerCopy, Machine, Plan, PlanAudit
 from .external_data import check_external_data, read_fields
-from .folder import Bundle, BundleWriter, amended_bundle, new_bundle, open_bundle, rewrite_manifest, sha256_of
+from .files import (
+    PartFile,
+    check_writable,
+    explained_writing,
+    is_part,
+    part_folder,
+    replace_folder,
+    replaced_file,
+    write_error,
+    write_file,
+)
+from .folder import (
+    Bundle,
+    BundleWriter,
+    amended_bundle,
+    check_bundle_place,
+    new_bundle,
+    open_bundle,
+    rewrite_manifest,
+    sha256_of,
+)
+from .interruption import uninterrupted
 from .manifest import (
     SCHEMA,
     Accuracy,
@@ -56,6 +77,7 @@ __all__ = [
     "LayerCopy",
     "Machine",
     "Manifest",
+    "PartFile",
     "Plan",
     "PlanAudit",
     "Precision",
@@ -65,25 +87,35 @@ __all__ = [
     "TensorSpec",
     "amended_bundle",
     "cache_folder",
+    "check_bundle_place",
     "check_engine",
     "check_external_data",
+    "check_writable",
     "describe_cpu",
     "engine_mismatches",
+    "explained_writing",
     "find_engine",
+    "is_part",
     "is_trusted",
     "list_engines",
     "new_bundle",
     "open_bundle",
     "open_engine",
+    "part_folder",
     "read_fields",
     "read_plan",
     "rebuild_command",
     "record_checks",
     "record_trust",
+    "replace_folder",
+    "replaced_file",
     "rewrite_manifest",
     "sha256_of",
     "split_precision",
     "stage_graphs",
+    "uninterrupted",
     "verify_engine",
     "verify_engine_weights",
+    "write_error",
+    "write_file",
 ]
