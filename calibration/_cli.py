@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from ..console.parameters import OutputFile
+
 if TYPE_CHECKING:
     from .bisection import Bisection
     from .verification import VerifyRequest
@@ -139,7 +141,7 @@ def _mix(bundle: Path, keep: tuple[str, ...], as_json: bool) -> None:
     default=None,
     help="Find the groups of layers at fault and their price.  [default: where FP16 misses a gate]",
 )
-@click.option("--report", type=click.Path(path_type=Path), help="Write a page with curves and frames, .html.")
+@click.option("--report", type=OutputFile(), help="Write a page with curves and frames, .html; replaces an older one.")
 @click.option("--threads", type=int, help="Threads of the CPU provider.  [default: one for each CPU]")
 @click.option("--json", "as_json", is_flag=True, help="Print figures and curves as JSON.")
 def verify(bundle: Path, gates: tuple[str, ...], bisect: bool | None, as_json: bool, **given: Any) -> None:
