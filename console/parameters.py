@@ -48,6 +48,10 @@ class OutputFile(click.ParamType[Path]):
 
     name = "FILE"
 
+    def __init__(self, suffixes: tuple[str, ...] = ()) -> None:
+        """Take a name that ends in one of ``suffixes``, in capitals or not; any name where there are none."""
+        self._suffixes = suffixes
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Check the path; the file itself is written at the end, whole or not at all."""
 
@@ -55,5 +59,7 @@ class OutputFile(click.ParamType[Path]):
             return click.BadParameter(message, ctx, param)
 
         path = Path(value)
+        if self._suffixes and path.suffix.lower() not in self._suffixes:
+            raise fail(f"'{path}' must end in {' or '.join(self._suffixes)}, got suffix {path.suffix!r}")
         check_writable(path, fail=fail)
         return path

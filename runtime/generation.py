@@ -56,6 +56,7 @@ class Request:
         trust_plans: Whether TensorRT plans of others may be loaded.
         lean_runtime: TensorRT's library for version-compatible plans of another release.
         use_engine: Whether ONNX Runtime's CPU provider runs the graphs of an engine that fits.
+        force: Whether an output that is there is replaced.
     """
 
     bundle: Path
@@ -82,6 +83,7 @@ class Request:
     trust_plans: bool = False
     lean_runtime: Path | None = None
     use_engine: bool = True
+    force: bool = False
 
     def __post_init__(self) -> None:
         sources = [name for name in ("image", "video", "latents", "frames") if getattr(self, name) is not None]
@@ -105,7 +107,7 @@ class Summary:
         output: The file.
         chunks: Autoregressive steps that were finished.
         latent_frames: Latent frames in the file, the given ones included.
-        interrupted: Whether Ctrl-C ended it early.
+        interrupted: The signal that ended it early, as "SIGINT" for Ctrl-C, or None.
         seed: Of all noise.
         sampler: The sampler.
         steps: Denoising steps.
@@ -123,7 +125,7 @@ class Summary:
     output: str
     chunks: int
     latent_frames: int
-    interrupted: bool
+    interrupted: str | None
     seed: int
     sampler: str
     steps: int
@@ -163,6 +165,8 @@ def generate(request: Request, *, on_clip: Callable[[npt.NDArray[Any], int], Non
         ValueError: A number is out of range.
     """
     started = time.perf_counter()
+    if request.output.exists() and not request.force:
+        raise MediaError(f"'{request.output}' is there already; choose another name, or replace it with --force")
     with ClipWriter(request.output, frames_per_second=request.fps) as writer, _load(request) as model:
         wants_pictures = request.output.suffix.lower() != ".npy"
         _warn(model, wants_pictures, request.output)
@@ -173,7 +177,7 @@ def generate(request: Request, *, on_clip: Callable[[npt.NDArray[Any], int], Non
             writer.append(given)
             # What was written is kept for on_clip alone: a long clip does not fit into memory.
             timings, written = [], [given]
-            interrupted = False
+            interrupted = None
             try:
                 for chunk in _stream(session, request.chunks):
                     timings.append(chunk.timings)
@@ -187,8 +191,8 @@ def generate(request: Request, *, on_clip: Callable[[npt.NDArray[Any], int], Non
                         f"{error}; '{request.output}' keeps the {len(timings)} chunks before it"
                     ) from error
                 raise
-            except KeyboardInterrupt:
-                interrupted = True
+            except KeyboardInterrupt as error:
+                interrupted = str(error) or "SIGINT"  # vdmrt's own handlers give a signal's name
                 _log.warning("interrupted after %d chunks; keeping what was made", len(timings))
             writer.close()
             summary = _summarize(request, model, session, timings, writer.count, interrupted, started)
@@ -316,7 +320,7 @@ def _summarize(
     session: Session,
     timings: list[Timings],
     count: int,
-    interrupted: bool,
+    interrupted: str | None,
     started: float,
 ) -> Summary:
     steps = [step for timing in timings for step in timing.denoise_ms]
