@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from ..bundle import ScheduleSpec
+from ..bundle import ScheduleSpec, check_bundle_place
 from ..errors import ExportError
 
 __all__ = ["export"]
@@ -78,6 +78,7 @@ def export(checkpoint: Path | None, config: str, output: Path, random_init: int 
     """
     if (checkpoint is None) == (random_init is None):
         raise click.UsageError("give either CHECKPOINT or --random-init SEED")
+    check_bundle_place(output, replace=given["force"])
     with _explain_missing():
         from .checkpoint import checkpoint_sha256, load_model
         from .config import PRESETS, load_config
