@@ -12,7 +12,7 @@ CFLAGS_CHECK = -std=c11 -D_GNU_SOURCE -DPy_LIMITED_API=0x030A0000 -Wall -Wextra 
 
 demo: $(READY)  ## Go on with a sky nobody has seen, and with a photograph; write clips to demo-out/.
 	$(BIN)/vdmrt demo --output demo-out
-	$(BIN)/vdmrt run examples/sky/bundle --image examples/rocket.jpg --seed 7 --output demo-out/rocket.mp4
+	$(BIN)/vdmrt run examples/sky/bundle --image examples/rocket.jpg --seed 7 --force --output demo-out/rocket.mp4
 
 dev: $(READY)  ## Make .venv with vdmrt (editable), its C core and every tool; done once.
 

@@ -15,6 +15,7 @@ from .bundle import Bundle, Check, Engine, record_checks
 from .calibration._cli import calibrate, verify
 from .console.signals import exit_status, terminable
 from .console.spelling import spell_options
+from .console.streams import guarded_streams
 from .engines._cli import build
 from .engines._inspect_cli import inspect
 from .errors import EngineError, VdmrtError
@@ -34,18 +35,46 @@ _AGREES, _AGREES_QUANTISED = {"fp32": 1e-3, "fp16": 1e-2}, 5e-2
 class _Group(click.Group):
     """Prints what a caller can mend without a traceback: exit 1 for an error of ours, 2 for misuse."""
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command and exit, with signals and streams looked after; click's own where the caller wants no exit."""
+        if not extra.pop("standalone_mode", True):
+            return super().main(*args, **extra, standalone_mode=False)  # type: ignore[call-overload]
+        try:
+            with terminable(), guarded_streams():
+                sys.exit(self._run(*args, **extra))
+        except KeyboardInterrupt as error:  # while the process was ending already
+            sys.exit(exit_status(error))
+
+    def _run(self, *args: Any, **extra: Any) -> int:
+        """Run a command; return the exit status."""
+        try:
+            return self.main(*args, **extra, standalone_mode=False) or 0
+        except click.ClickException as error:
+            error.show()
+            return error.exit_code
+        except click.Abort as error:
+            reason = str(error.__cause__ or "")
+            click.echo(f"Interrupted{f' by {reason}' if reason else ''}.", err=True)
+            return exit_status(error.__cause__)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (VdmrtError, ValueError, TypeError) as error:
+        except (VdmrtError, OSError, ValueError, TypeError) as error:
             if ctx.params.get("traceback"):
                 raise
             command = self.get_command(ctx, ctx.invoked_subcommand or "") or self
-            click.echo(f"Error: {spell_options(str(error), command)}", err=True)
-            ctx.exit(_FAILED if isinstance(error, VdmrtError) else _MISUSED)
+            click.echo(f"Error: {spell_options(_sentence(error), command)}", err=True)
+            ctx.exit(_FAILED if isinstance(error, VdmrtError | OSError) else _MISUSED)
         except KeyboardInterrupt as error:
-            click.echo(f"Interrupted{f' by {error}' if str(error) else ''}.", err=True)
-            ctx.exit(exit_status(error))
+            raise click.Abort from error
+
+
+def _sentence(error: Exception) -> str:
+    """Return an error in words; the system's own name their file last and begin with a number."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error) or type(error).__name__
+    return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -55,10 +84,11 @@ class _Group(click.Group):
 def main(traceback: bool, quiet: bool) -> None:
     """Deploy causal video diffusion models: export, build, run and measure them.
 
-    Results go to stdout, talk and progress to stderr. Exit status: 0 done, 1 failed, 2 misuse, 3 a gate was missed.
+    Results go to stdout, messages and progress to stderr. Exit status: 0 done, 1 failed, 2 misuse, 3 a gate was missed,
+    130 interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, 141 the reader of stdout is gone (as in "| head").
+    Messages that stderr cannot take are lost; the command goes on.
     """
     context = click.get_current_context()
-    context.with_resource(terminable())
     context.with_resource(_talking(logging.WARNING if quiet else logging.INFO))
     context.obj = _check_engine
 

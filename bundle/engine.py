@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import EngineError
 from .decoding import InvalidDocument, decode
 from .engine_manifest import ENGINE_SCHEMA, Check, EngineManifest, Plan
+from .files import write_file
 from .folder import Bundle
 from .manifest import Graph
 
@@ -116,19 +116,8 @@ def record_checks(engine: Engine, checks: tuple[Check, ...]) -> Engine:
         EngineError: It cannot be written.
     """
     manifest = dataclasses.replace(engine.manifest, checks=checks)
-    file = engine.path / ENGINE_MANIFEST
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{ENGINE_MANIFEST}.", dir=engine.path)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
-                out.write(json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
-            os.chmod(name, 0o644)
-            os.replace(name, file)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as error:
-        raise EngineError(f"{file}: cannot be written: {error.strerror}") from error
+    text = json.dumps(dataclasses.asdict(manifest), indent=1) + "\n"
+    write_file(engine.path / ENGINE_MANIFEST, text, fail=EngineError)
     return Engine(engine.path, manifest)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -18,11 +17,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["PartFile", "check_writable", "is_part", "part_folder", "replaced_file", "write_error", "write_file"]
+from .interruption import uninterrupted
+
+__all__ = [
+    "PartFile",
+    "check_writable",
+    "explained_writing",
+    "is_part",
+    "part_folder",
+    "replace_folder",
+    "replaced_file",
+    "write_error",
+    "write_file",
+]
 
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NAME_LENGTH = 48  # characters of the target's name: at most 192 bytes, and a name may have 255
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
 Fail = Callable[[str], Exception]
 
@@ -40,32 +52,34 @@ def check_writable(path: str | os.PathLike[str], *, fail: Fail) -> Path:
         fail: Makes the error from a sentence; an exception class will do.
 
     Raises:
-        Exception: Whatever ``fail`` makes: the folder is missing or read-only, or the path is taken by something other
-            than a regular file.
+        Exception: Whatever ``fail`` makes: the folder is missing or cannot be written, or the path is taken by
+            something other than a regular file.
     """
-    target = Path(os.path.realpath(path))
-    folder = target.parent
+    target = _resolve_file(path, fail)
     try:
-        mode = target.stat().st_mode if target.exists() else None
+        # Only making a file shows it: os.access says yes to root, and nothing of quotas.
+        PartFile(target).discard()
     except OSError as error:
-        raise write_error(path, error, fail) from error
-    if mode is not None and stat.S_ISDIR(mode):
-        raise fail(f"'{path}' cannot be written: it is a folder; give the path of a file")
-    if mode is not None and not stat.S_ISREG(mode):
-        raise fail(f"'{path}' cannot be written: it is not a regular file; give another path")
-    if not folder.is_dir():
-        raise fail(f"'{path}' cannot be written: there is no folder '{folder}'; make it first")
-    if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
-        raise fail(f"'{path}' cannot be written: the folder '{folder}' is read-only; choose another place")
-    if mode is not None and not os.access(target, os.W_OK):
-        raise fail(f"'{path}' cannot be written: the file is write-protected; choose another place")
+        raise fail(f"'{path}' cannot be written: {_reason(error)}; choose another place") from error
     return target
 
 
 def write_error(path: str | os.PathLike[str], error: OSError, fail: Fail) -> Exception:
     """Make the exception for a write that failed, with the system's reason in a sentence."""
-    reason = f"the disk is full ({error.strerror})" if error.errno in _DISK_FULL else error.strerror or str(error)
-    return fail(f"'{path}' cannot be written: {reason}; nothing was left half written")
+    return fail(f"'{path}' cannot be written: {_reason(error)}; nothing was left half written")
+
+
+@contextmanager
+def explained_writing(path: str | os.PathLike[str], *, fail: Fail) -> Iterator[None]:
+    """Turn an OSError of the block, which writes ``path``, into a sentence.
+
+    Raises:
+        Exception: Whatever ``fail`` makes.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error, fail) from error
 
 
 class PartFile:
@@ -100,9 +114,10 @@ class PartFile:
         """Remove the part. Does nothing after :meth:`keep`."""
         if self.file.closed:
             return
-        self._path.unlink(missing_ok=True)
-        with suppress(OSError):  # closing flushes, which fails where the disk is full
-            self.file.close()
+        with uninterrupted():
+            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # closing flushes, which fails where the disk is full
+                self.file.close()
 
 
 @contextmanager
@@ -119,16 +134,14 @@ def replaced_file(path: str | os.PathLike[str], *, fail: Fail) -> Iterator[Binar
     Raises:
         Exception: Whatever ``fail`` makes: the target cannot be written. Nothing is left, and what was there stays.
     """
-    target = check_writable(path, fail=fail)
-    try:
+    target = _resolve_file(path, fail)
+    with explained_writing(path, fail=fail):
         part = PartFile(target)
         try:
             yield part.file
             part.keep()
         finally:
             part.discard()
-    except OSError as error:
-        raise write_error(path, error, fail) from error
 
 
 def write_file(path: str | os.PathLike[str], data: str | bytes, *, fail: Fail) -> None:
@@ -141,7 +154,7 @@ def write_file(path: str | os.PathLike[str], data: str | bytes, *, fail: Fail) -
 def part_folder(target: Path) -> Iterator[Path]:
     """Make a folder beside its target in which to write, and remove what is still there when the block ends.
 
-    The block renames the folder to its target when all of it is written.
+    The block calls :func:`replace_folder` when all of it is written.
 
     Raises:
         OSError: It cannot be made.
@@ -151,8 +164,28 @@ def part_folder(target: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(handle)
+        with uninterrupted():
+            _remove(path)
+            os.close(handle)
+
+
+def replace_folder(part: Path, target: Path) -> None:
+    """Give a part folder that is written its target's name, and the part's name to a folder that had it before.
+
+    The two are exchanged at once where the system can, so that not even a kill in between loses the old one.
+
+    Raises:
+        OSError: The disk is full, or the target cannot be replaced; it is what it was.
+    """
+    for path in (*part.rglob("*"), part):
+        if not path.is_symlink():
+            _sync(path)
+    with uninterrupted():
+        if not os.path.lexists(target):
+            part.rename(target)
+        elif not _exchange(part, target):
+            _exchange_in_turn(part, target)
+    _sync(target.parent)
 
 
 def remove_stale_parts(target: Path) -> None:
@@ -163,18 +196,46 @@ def remove_stale_parts(target: Path) -> None:
                 _remove_unlocked(path)
 
 
+def _resolve_file(path: str | os.PathLike[str], fail: Fail) -> Path:
+    """Return the absolute path behind links; refuse what no regular file can be made of."""
+    target = Path(os.path.realpath(path))
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if not target.parent.is_dir():
+            raise fail(f"'{path}' cannot be written: there is no folder '{target.parent}'; make it first") from None
+        return target
+    except OSError as error:
+        raise fail(f"'{path}' cannot be written: {_reason(error)}; choose another place") from error
+    if stat.S_ISDIR(mode):
+        raise fail(f"'{path}' cannot be written: it is a folder; give the path of a file")
+    if not stat.S_ISREG(mode):
+        raise fail(f"'{path}' cannot be written: it is not a regular file; give another path")
+    if not os.access(target, os.W_OK):
+        raise fail(f"'{path}' cannot be written: the file is write-protected; choose another place")
+    return target
+
+
+def _reason(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    return f"the disk is full ({reason})" if error.errno in _DISK_FULL else reason
+
+
 def _remove_unlocked(path: Path) -> None:
     with suppress(OSError):  # it is gone, or somebody writes it
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         try:
-            if not _lock(handle):
-                return
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink()
+            if _lock(handle):
+                _remove(path)
         finally:
             os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():  # a link that was replaced by a folder is one
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _create_locked(target: Path) -> tuple[Path, BinaryIO]:
@@ -206,7 +267,7 @@ def _make_locked(target: Path) -> tuple[Path, int]:
 
 
 def _part_path(target: Path) -> Path:
-    return target.with_name(f".{target.name[:_NAME_LENGTH]}.{secrets.token_hex(4)}.part")
+    return target.with_name(f".{target.name[:_NAME_LENGTH]}.{os.urandom(4).hex()}.part")
 
 
 def _lock(handle: int) -> bool:
@@ -218,3 +279,34 @@ def _lock(handle: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names at once; False where the system or the file system cannot."""
+    import ctypes
+
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except AttributeError:
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    return bool(rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
+
+
+def _exchange_in_turn(part: Path, target: Path) -> None:
+    aside = _part_path(target)
+    target.rename(aside)
+    try:
+        part.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+    aside.rename(part)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -7,15 +7,15 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import typing
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import BundleError
 from .decoding import InvalidDocument, decode
+from .files import explained_writing, is_part, part_folder, replace_folder, write_file
 from .manifest import Artifact, Graph, Manifest
 from .precision import Precision
 from .validation import check_manifest, check_schema
@@ -24,7 +24,7 @@ __all__ = [
     "Bundle",
     "BundleWriter",
     "amended_bundle",
-    "check_place",
+    "check_bundle_place",
     "new_bundle",
     "open_bundle",
     "rewrite_manifest",
@@ -121,30 +121,6 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     return Bundle(folder.resolve(), manifest)
 
 
-def check_place(path: str | os.PathLike[str], *, replace: bool = False) -> Path:
-    """Return the absolute path of a bundle to be made.
-
-    Args:
-        path: The folder to make.
-        replace: Whether a bundle that is there may be replaced.
-
-    Raises:
-        BundleError: The place is taken, or the folder around it is missing or read-only.
-    """
-    target = Path(path).absolute()
-    if not target.parent.is_dir():
-        raise BundleError(f"cannot be written: '{target.parent}' is no folder; make it first", path=target)
-    if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise BundleError(f"cannot be written: '{target.parent}' is read-only; choose another place", path=target)
-    if not os.path.lexists(target):
-        return target
-    if not (target / _MANIFEST).is_file():
-        raise BundleError("is there already and is no bundle; choose another place", path=target)
-    if not replace:
-        raise BundleError("is there already; choose another place, or replace it with --force", path=target)
-    return target
-
-
 @contextmanager
 def new_bundle(path: str | os.PathLike[str], *, replace: bool = False) -> Iterator[BundleWriter]:
     """Write a bundle beside its place and rename it there when all of it is written; leave nothing on failure.
@@ -156,28 +132,30 @@ def new_bundle(path: str | os.PathLike[str], *, replace: bool = False) -> Iterat
     Raises:
         BundleError: The place is taken, or cannot be written.
     """
-    target = check_place(path, replace=replace)
-    try:
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise BundleError(f"cannot be written: {error.strerror}", path=target) from error
-    try:
+    target = _free_place(path, replace=replace)
+    with explained_writing(target, fail=BundleError), part_folder(target) as work:
         (work / "graphs").mkdir()
         yield BundleWriter(work)
-        work.chmod(0o755)
-        _move_into_place(work, target)
-    except OSError as error:
-        raise BundleError(f"cannot be written: {error.strerror or error}; nothing was left", path=target) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        replace_folder(work, target)
+
+
+def check_bundle_place(path: str | os.PathLike[str], *, replace: bool = False) -> None:
+    """Refuse a place that :func:`new_bundle` would refuse, before any work is done.
+
+    Raises:
+        BundleError: The place is taken, or cannot be written.
+    """
+    target = _free_place(path, replace=replace)
+    with explained_writing(target, fail=BundleError), part_folder(target):
+        pass
 
 
 @contextmanager
 def amended_bundle(bundle: Bundle, *, without: Collection[str] = ()) -> Iterator[BundleWriter]:
     """Write a bundle anew with further files, and put it in the old one's place when all of it is written.
 
-    What the folder holds is carried over by hard links, so that nothing large is copied; the caller adds files, never
-    changes one that was carried over, and finishes the manifest.
+    What the folder holds is carried over by hard links, so that nothing large is copied; what writers that were killed
+    left there is not. The caller adds files, never changes one that was carried over, and finishes the manifest.
 
     Args:
         bundle: What is amended.
@@ -189,7 +167,9 @@ def amended_bundle(bundle: Bundle, *, without: Collection[str] = ()) -> Iterator
     with new_bundle(bundle.path, replace=True) as writer:
         for source in sorted(bundle.path.rglob("*")):
             file = source.relative_to(bundle.path)
-            if source.is_file() and not source.is_symlink() and file.as_posix() not in {_MANIFEST, *without}:
+            is_unfinished = any(is_part(part) for part in (file, *file.parents))
+            is_plain = source.is_file() and not source.is_symlink()
+            if is_plain and not is_unfinished and file.as_posix() not in {_MANIFEST, *without}:
                 _carry_over(source, writer.path / file)
         yield writer
 
@@ -200,13 +180,8 @@ def rewrite_manifest(bundle: Bundle, manifest: Manifest) -> Bundle:
     Raises:
         BundleError: It cannot be written.
     """
-    work = bundle.path / f".{_MANIFEST}.{os.getpid()}"
-    try:
-        work.write_text(json.dumps(dataclasses.asdict(manifest), indent=1) + "\n", encoding="utf-8")
-        os.replace(work, bundle.path / _MANIFEST)
-    except OSError as error:
-        work.unlink(missing_ok=True)
-        raise BundleError(f"cannot be written: {error.strerror}", path=bundle.path / _MANIFEST) from error
+    text = json.dumps(dataclasses.asdict(manifest), indent=1) + "\n"
+    write_file(bundle.path / _MANIFEST, text, fail=BundleError)
     return Bundle(bundle.path, manifest)
 
 
@@ -256,21 +231,18 @@ def _remedy(precision: str) -> str:
     return f"vdmrt knows {', '.join(typing.get_args(Precision))}"
 
 
-def _move_into_place(work: Path, target: Path) -> None:
-    """Rename; a bundle in the way is kept aside until the new one stands."""
-    if not target.exists():
-        work.rename(target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    try:
-        target.rename(aside / "bundle")
-        work.rename(target)
-    except BaseException:  # Ctrl-C between the two renames must not lose the old one either
-        if not os.path.lexists(target):
-            (aside / "bundle").rename(target)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+def _free_place(path: str | os.PathLike[str], *, replace: bool) -> Path:
+    """Return the absolute path of a bundle to be made; refuse one that is taken."""
+    target = Path(path).absolute()
+    if not target.parent.is_dir():
+        raise BundleError(f"cannot be written: '{target.parent}' is no folder; make it first", path=target)
+    with explained_writing(target, fail=BundleError), suppress(FileNotFoundError):
+        target.lstat()
+        if not (target / _MANIFEST).is_file():
+            raise BundleError("is there already and is no bundle; choose another place", path=target)
+        if not replace:
+            raise BundleError("is there already; choose another place, or replace it with --force", path=target)
+    return target
 
 
 def _inside(folder: Path, name: str) -> Path:

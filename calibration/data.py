@@ -44,7 +44,7 @@ class CalibrationSet:
 
 
 def read_set(path: Path, model: Model) -> CalibrationSet:
-    """Read a file, or every file of a folder in the order of their names.
+    """Read a file, or every file of a folder in the order of their names, but hidden ones.
 
     Args:
         path: ``.npy`` with latents [n, c, h, w] or pictures uint8 [n, height, width, 3], either of them with clips
@@ -55,14 +55,19 @@ def read_set(path: Path, model: Model) -> CalibrationSet:
         CalibrationError: There is no file, or a clip is too short or of another size.
         MediaError: A file cannot be read, or holds NaN.
     """
-    files = sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else [path]
+    files = _visible_files(path) if path.is_dir() else [path]
     if not files:
-        raise CalibrationError(f"--data '{path}' is an empty folder; give clips or latents")
+        raise CalibrationError(f"--data '{path}' is a folder without files; give clips or latents")
     clips = [_checked(clip, file, model) for file in files for clip in _read(file, model)]
     if not clips:
         raise CalibrationError(f"--data '{path}' holds no clip; give clips or latents")
     digest = hashlib.sha256("".join(sha256_of(file) for file in files).encode())
     return CalibrationSet(tuple(clips), tuple(file.name for file in files), digest.hexdigest())
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    """Leave out what writers have not finished, and what other programs hide, such as .DS_Store."""
+    return sorted(one for one in folder.iterdir() if one.is_file() and not one.name.startswith("."))
 
 
 def _read(file: Path, model: Model) -> list[npt.NDArray[Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle, Geometry
+from ..bundle import Bundle, Geometry, replaced_file
 from ..errors import CalibrationError
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
@@ -53,14 +52,16 @@ class Observation:
         return sum(one.nbytes for _, one in self._entries())
 
     def save(self, path: Path) -> None:
-        """Write it, all or nothing."""
+        """Write it, all or nothing.
+
+        Raises:
+            CalibrationError: It cannot be written.
+        """
         arrays: dict[str, Array] = {"head": np.array(json.dumps([self.done, self.strata.counts]))}
         for name, one in self._entries():
             arrays |= {f"{name}|{part}": np.asarray(value) for part, value in vars(one).items()}
-        handle, work = tempfile.mkstemp(dir=path.parent, suffix=".npz")
-        with os.fdopen(handle, "wb") as file:
+        with replaced_file(path, fail=CalibrationError) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes the names for flags
-        os.replace(work, path)
 
     @classmethod
     def load(cls, path: Path) -> Observation:

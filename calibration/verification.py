@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Accuracy, Bundle, choose_measured_precision, open_bundle, rewrite_manifest
+from ..bundle import Accuracy, Bundle, choose_measured_precision, open_bundle, rewrite_manifest, write_file
 from ..errors import CalibrationError
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
@@ -176,7 +176,7 @@ def verify(request: VerifyRequest, *, on_progress: Callable[[int, int], None] = 
         told = {"bundle": bundle.manifest.name, "precision": precision, "against": accuracy.against}
         told |= {"rollouts": f"{request.seeds} of {request.chunks} chunks", "verdict": accuracy.describe()}
         page = render_report(f"{precision} against {accuracy.against}", told, comparison, gates)
-        request.report.write_text(page, encoding="utf-8")
+        write_file(request.report, page, fail=CalibrationError)
     return Verdict(accuracy, missed, comparison, tuple(guard.over()))
 
 

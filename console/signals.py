@@ -43,7 +43,7 @@ def terminable() -> Iterator[None]:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
-def exit_status(error: KeyboardInterrupt) -> int:
+def exit_status(error: BaseException | None) -> int:
     """Return what a shell reports of a process that a signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + (error.signal if isinstance(error, Terminated) else signal.SIGINT)
 

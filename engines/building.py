@@ -234,8 +234,8 @@ def _keep_timings(path: Path, timings: bytes, progress: Progress) -> None:
     """Keep what was measured, whatever becomes of the build; a cache that cannot be kept costs time, no more."""
     try:
         save_timing_cache(path, timings)
-    except OSError as error:
-        progress(f"the timing cache is not kept: {path}: {error.strerror}")
+    except EngineError as error:
+        progress(f"the timing cache is not kept: {error}")
 
 
 def _explain_skipped(tensorrt: TensorRT) -> str:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..bundle import explained_writing, part_folder, uninterrupted
 from ..errors import EngineError
 
-__all__ = ["claim", "publish"]
+__all__ = ["claim"]
 
-_log = logging.getLogger("vdmrt")
 _POLL_S = 0.2
 
 
@@ -38,45 +35,17 @@ def claim(folder: Path, key: str, waiting: Callable[[], None] = lambda: None) ->
         EngineError: The place cannot be written.
     """
     lock = folder / f".{key}.lock"
-    try:
+    with explained_writing(folder / key, fail=EngineError):
         folder.mkdir(exist_ok=True)
         handle = _lock(lock, waiting)
-    except OSError as error:
-        raise EngineError(f"{folder}: cannot be written: {error.strerror}") from error
-    try:
-        for stale in folder.glob(f".{key}.*.building"):
-            shutil.rmtree(stale, ignore_errors=True)
         try:
-            work = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".building", dir=folder))
-        except OSError as error:
-            raise EngineError(f"{folder}: cannot be written: {error.strerror}") from error
-        try:
-            yield work
+            with part_folder(folder / key) as work:
+                yield work
         finally:
-            shutil.rmtree(work, ignore_errors=True)
-    finally:
-        # Removed before it is released, so that nobody who waits takes a lock that has no name any more (see _lock).
-        lock.unlink(missing_ok=True)
-        os.close(handle)
-
-
-def publish(work: Path, target: Path) -> None:
-    """Rename a whole engine to its place; an engine that stood there goes.
-
-    Raises:
-        OSError: It cannot be renamed.
-    """
-    for path in work.iterdir():
-        _sync(path)
-    work.chmod(0o755)
-    if target.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".building", dir=target.parent))
-        target.rename(aside / "engine")
-        work.rename(target)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        work.rename(target)
-    _sync(target.parent)
+            # Removed before it is released, so that nobody who waits takes a lock that has no name any more (_lock).
+            with uninterrupted():
+                lock.unlink(missing_ok=True)
+                os.close(handle)
 
 
 def _lock(path: Path, waiting: Callable[[], None]) -> int:
@@ -107,11 +76,3 @@ def _is_at(handle: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:
         return False
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bundle import OLDEST_PARSER_OPSET, Bundle, Graph, find_unsupported, sha256_of, stage_graphs
+from ..bundle import OLDEST_PARSER_OPSET, Bundle, Graph, find_unsupported, sha256_of, stage_graphs, write_file
 from ..errors import EngineError
 
 if TYPE_CHECKING:
@@ -158,7 +157,7 @@ def _lower(model: onnx.ModelProto, path: Path, source_sha256: str) -> None:
     types = _types_of(model)
     for node in model.graph.node:
         _check_node(node, types)
-    _write(path, model.SerializeToString())
+    write_file(path, model.SerializeToString(), fail=EngineError)
     if all((path.parent / location).is_file() for location in _check_locations(model)):  # not where weights come later
         onnx.checker.check_model(str(path))
     document = {
@@ -167,7 +166,7 @@ def _lower(model: onnx.ModelProto, path: Path, source_sha256: str) -> None:
         "types": types,
         "products": {node.name: types[node.output[0]] for node in nodes if node.op_type in ("Gemm", "MatMul")},
     }
-    _write(_types_path(path), json.dumps(document).encode())
+    write_file(_types_path(path), json.dumps(document), fail=EngineError)
 
 
 def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -271,19 +270,3 @@ def _check_locations(model: onnx.ModelProto) -> set[str]:
         if location != os.path.basename(location):
             raise EngineError(f"the graph wants weights from '{location}', which is no plain file name")
     return locations
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as error:
-        raise EngineError(f"{path}: cannot be written: {error.strerror}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -24,10 +23,11 @@ from ..bundle import (
     engine_mismatches,
     is_trusted,
     open_engine,
+    replace_folder,
     sha256_of,
 )
 from ..errors import BundleError, EngineError
-from .claims import claim, publish
+from .claims import claim
 from .progress import Progress
 
 __all__ = ["find_built", "place_engine", "utc_now", "verify_graphs"]
@@ -80,14 +80,10 @@ def place_engine(
         if found is not None:
             return found
         before = _opened(folder / key)
-        try:
-            manifest = build(work)
-            text = json.dumps(dataclasses.asdict(manifest), indent=1) + "\n"
-            (work / ENGINE_MANIFEST).write_text(text, encoding="utf-8")
-            publish(work, folder / key)
-        except OSError as error:
-            why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-            raise EngineError(f"{folder / key}: the engine cannot be written: {why}; nothing was left") from error
+        manifest = build(work)
+        text = json.dumps(dataclasses.asdict(manifest), indent=1) + "\n"
+        (work / ENGINE_MANIFEST).write_text(text, encoding="utf-8")
+        replace_folder(work, folder / key)
     engine = open_engine(folder / key)
     if before is not None:
         progress(compare_plans(before, engine))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Machine, cache_folder
+from ..bundle import Machine, cache_folder, explained_writing, write_file
 from ..errors import EngineError
 from .progress import Progress
 from .release import TensorRT
@@ -51,14 +49,8 @@ def save_timing_cache(path: Path, data: bytes) -> None:
     """Write the file whole or not at all.
 
     Raises:
-        OSError: It cannot be written.
+        EngineError: It cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with explained_writing(path, fail=EngineError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, data, fail=EngineError)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..bundle import ScheduleSpec, check_place
+from ..bundle import ScheduleSpec, check_bundle_place
 from ..console.stages import show_stages
 from ..errors import ExportError
 from ..hosts import needs_extra
@@ -118,7 +118,7 @@ def export(checkpoint: Path | None, config: str, output: Path, random_init: int 
     with needs_extra("export", "vdmrt export", fail=ExportError):
         architecture = load_config(config, latent_size=given["latent_size"])
         make_geometry(architecture, options)
-        check_place(output, replace=given["force"])
+        check_bundle_place(output, replace=given["force"])
         if checkpoint is not None:
             checkpoint_files(checkpoint)
         from .exporter import export_bundle  # torch: imported when all that can be checked without it was

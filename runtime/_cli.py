@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,20 +38,21 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     type=OutputFile((".mp4", ".gif", ".npy")),
     help="OUT.mp4, OUT.gif or OUT.npy (latents).",
 )
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @sampling_options
 @load_options
 def run(bundle: Path, as_json: bool, **given: Any) -> None:
     """Generate from BUNDLE, chunk by chunk, and write a clip or latents.
 
-    Ctrl-C ends after the denoising step and keeps what was made so far.
+    Ctrl-C and SIGTERM end it after the denoising step and keep what was made so far.
     """
     from .generation import Request, generate
 
     summary = generate(Request(bundle=bundle, **given))
     click.echo(json.dumps(dataclasses.asdict(summary), indent=1) if as_json else summary.describe())
-    if summary.interrupted:
-        sys.exit(130)
+    if summary.interrupted is not None:
+        sys.exit(128 + signal.Signals[summary.interrupted])
 
 
 @click.command(cls=SectionedCommand)
@@ -59,7 +61,7 @@ def run(bundle: Path, as_json: bool, **given: Any) -> None:
     default="demo-out",
     show_default=True,
     type=click.Path(path_type=Path),
-    help="Folder for the clip and the contact sheet.",
+    help="Folder for the clip and the contact sheet; those of an earlier demo are replaced.",
 )
 @click.option(
     "--sky",
@@ -81,6 +83,8 @@ def demo(output: Path, sky: int, chunks: int, steps: int | None, **given: Any) -
     summary, sheet = run_demo(output, sky=sky, chunks=chunks, steps=steps, loading=LoadOptions(**given))
     click.echo(summary.describe())
     click.echo(f"{sheet}: every pixel frame, the given ones framed in orange")
+    if summary.interrupted is not None:
+        sys.exit(128 + signal.Signals[summary.interrupted])
 
 
 @click.command()

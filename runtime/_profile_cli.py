@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..bundle import write_file
 from ..console.parameters import Number, Numbers, OutputFile
 from ..console.sections import SectionedCommand
+from ..errors import VdmrtError
 from ._options_cli import load_options, sampling_options, seed_option
 from .profiler.settings import DECODING
 
@@ -91,7 +93,7 @@ def profile(
     """Measure BUNDLE: first frame, stages, rates, deadlines, memory.
 
     Medians come first, warm-up is excluded and said, and a figure that cannot be trusted says why. With --fail-above or
-    --fail-below it gates a CI job.
+    --fail-below it gates a CI job. Files that are written replace those of an earlier run.
     """
     from .profiler import Settings
     from .profiler import profile as measure
@@ -100,16 +102,17 @@ def profile(
     from .profiler.trace import render_trace
 
     report = measure(Settings(bundle=bundle, **given), against=against, say=_log.info)
-    click.echo(describe_report(report))
+    # The files first: whoever reads stdout may have closed it.
     _write(json_file, report.to_json)
     _write(html_file, lambda: render_html(report))
     _write(trace_file, lambda: render_trace(report))
+    click.echo(describe_report(report))
     _gate(report, fail_above, fail_below)
 
 
 def _write(path: Path | None, make: Callable[[], str]) -> None:
     if path is not None:
-        path.write_text(make(), encoding="utf-8")
+        write_file(path, make(), fail=VdmrtError)
         _log.info("wrote %s", path)
 
 

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import math
-import os
-import secrets
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from ..bundle import PartFile, check_writable, explained_writing, replaced_file, uninterrupted
 from ..errors import MediaError
 from ._encoders import Encoder, LatentsEncoder, VideoEncoder, require_pictures
 
@@ -27,7 +22,6 @@ CLIP_SUFFIXES = (".mp4", ".gif")
 LATENTS_SUFFIXES = (".npy",)
 WRITER_SUFFIXES = CLIP_SUFFIXES + LATENTS_SUFFIXES
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHUNK_LENGTH = 16  # frames of a whole clip between two looks for Ctrl-C
 _BORDER = 4  # pixels round each picture of a contact sheet
 _GIVEN_COLOUR, _MADE_COLOUR = (255, 140, 0), (24, 24, 24)
@@ -59,10 +53,10 @@ class ClipWriter:
         if not 0 < frames_per_second < math.inf:
             raise ValueError(f"frames_per_second must be positive and finite, got {frames_per_second!r}")
         self.path = Path(path)
-        check_output(self.path)
+        target = check_output(self.path)
         rate = Fraction(frames_per_second).limit_denominator(1001)
-        with _writing(self.path):
-            self._part = _PartFile(self.path)
+        with self._explained():
+            self._part = PartFile(target)
         try:
             self._encoder = _encoder_for(self.path.suffix.lower(), self._part.file, rate)
         except BaseException:
@@ -76,7 +70,7 @@ class ClipWriter:
         return self._encoder.count
 
     def append(self, pictures: npt.NDArray[Any]) -> None:
-        """Write the next pixel frames, or latent frames: all of them, also where Ctrl-C comes meanwhile.
+        """Write the next pixel frames, or latent frames: all of them, also where Ctrl-C or SIGTERM comes meanwhile.
 
         Args:
             pictures: For ``.mp4`` and ``.gif`` RGB uint8, [n, height, width, 3]; for ``.npy`` floating,
@@ -90,7 +84,7 @@ class ClipWriter:
         if self._closed:
             raise RuntimeError(f"the writer of '{self.path}' is closed")
         try:
-            with _writing(self.path), _uninterrupted():
+            with self._explained(), uninterrupted():
                 self._encoder.append(pictures)
         except MediaError:
             self.discard()
@@ -106,7 +100,7 @@ class ClipWriter:
             return
         try:
             if self.count > 0:
-                with _writing(self.path), _uninterrupted():
+                with self._explained(), uninterrupted():
                     self._encoder.finish()
                     self._part.keep()
         finally:
@@ -115,9 +109,10 @@ class ClipWriter:
     def discard(self) -> None:
         """Remove what was written, without an error. After :meth:`close` it does nothing."""
         if not self._closed:
-            self._closed = True
-            self._encoder.abandon()
-            self._part.discard()
+            with uninterrupted():
+                self._closed = True
+                self._encoder.abandon()
+                self._part.discard()
 
     def __enter__(self) -> ClipWriter:
         return self
@@ -130,23 +125,21 @@ class ClipWriter:
         else:
             self.discard()
 
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained_writing(self.path, fail=MediaError)
 
-def check_output(path: str | Path, *, suffixes: tuple[str, ...] = WRITER_SUFFIXES) -> None:
-    """Refuse an output path that could not be written in the end.
+
+def check_output(path: str | Path, *, suffixes: tuple[str, ...] = WRITER_SUFFIXES) -> Path:
+    """Refuse an output path that could not be written in the end, and return the file behind its links.
 
     Raises:
-        MediaError: The suffix is none of ``suffixes``, the path is a folder, or its folder is missing or not
+        MediaError: The suffix is none of ``suffixes``, the path is no regular file, or its folder is missing or not
             writable.
     """
-    path = Path(path)
-    if path.suffix.lower() not in suffixes:
-        raise MediaError(f"'{path}' must end in {' or '.join(suffixes)}, got suffix {path.suffix!r}")
-    if os.path.isdir(path):
-        raise MediaError(f"'{path}' is a folder, a file to write was wanted")
-    if not os.path.isdir(path.parent):
-        raise MediaError(f"'{path}' cannot be written: there is no folder '{path.parent}'")
-    with _writing(path):
-        _PartFile(path).discard()  # os.access says yes to root where the folder then says no
+    suffix = Path(path).suffix
+    if suffix.lower() not in suffixes:
+        raise MediaError(f"'{path}' must end in {' or '.join(suffixes)}, got suffix {suffix!r}")
+    return check_writable(path, fail=MediaError)
 
 
 def write_clip(path: str | Path, pictures: npt.NDArray[np.uint8], *, frames_per_second: float) -> None:
@@ -203,13 +196,8 @@ def write_contact_sheet(path: str | Path, pictures: npt.NDArray[np.uint8], *, gi
     if not 0 <= given <= len(pictures):
         raise ValueError(f"given must be 0 to {len(pictures)}, got {given!r}")
     sheet = Image.fromarray(_lay_out(pictures, given))
-    with _writing(path):
-        part = _PartFile(path)
-        try:
-            sheet.save(part.file, format="PNG")
-            part.keep()
-        finally:
-            part.discard()
+    with replaced_file(path, fail=MediaError) as file:
+        sheet.save(file, format="PNG")
 
 
 def _lay_out(pictures: npt.NDArray[np.uint8], given: int) -> npt.NDArray[np.uint8]:
@@ -232,54 +220,6 @@ def _write_whole(writer: ClipWriter, pictures: npt.NDArray[Any]) -> None:
         writer.close()
     finally:
         writer.discard()
-
-
-class _PartFile:
-    """A file beside its target that takes the target's name when kept and vanishes when discarded."""
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-        # Not tempfile's: its files are closed to all other users, and stay so when renamed.
-        self._path: Path = target.with_name(f".{target.stem[:40]}-{secrets.token_hex(4)}.part")
-        self.file: BinaryIO = open(self._path, "xb")
-
-    def keep(self) -> None:
-        self.file.close()
-        os.replace(self._path, self._target)
-
-    def discard(self) -> None:
-        with suppress(OSError):  # closing flushes, which fails where the disk is full
-            self.file.close()
-        self._path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        reason = f"the disk is full ({e.strerror})" if e.errno in _DISK_FULL else e.strerror or str(e)
-        raise MediaError(f"'{path}' cannot be written: {reason}; nothing was left half written") from e
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Put off Ctrl-C until the block has ended.
-
-    Within an encoder KeyboardInterrupt would lose a packet, and in FFmpeg's calls back into Python be swallowed.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before is None:
-        yield  # it is raised in the main thread alone; a handler that is not Python's cannot be put back
-        return
-    caught: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if caught:
-            signal.raise_signal(signal.SIGINT)
 
 
 def _encoder_for(suffix: str, file: BinaryIO, rate: Fraction) -> Encoder:

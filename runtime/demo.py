@@ -26,7 +26,7 @@ def run_demo(
     """Render the first frames of a sky, generate what follows, and write a clip and a contact sheet.
 
     Args:
-        output: The folder for both; made where it is missing.
+        output: The folder for both; made where it is missing. Those of an earlier demo are replaced.
         sky: Seed of the sky and of all noise; the model was trained on other ones.
         chunks: Autoregressive steps.
         steps: Denoising steps; None takes the bundle's default.
@@ -50,6 +50,7 @@ def run_demo(
         steps=steps,
         seed=sky,
         **vars(loading or LoadOptions()),
+        force=True,
     )
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -46,6 +46,7 @@ class Request(LoadOptions, SamplingOptions):
         chunks: Autoregressive steps.
         seed: Of all noise; None takes a random one.
         fps: Pixel frames per second of the clip.
+        force: Whether an output that is there is replaced.
     """
 
     bundle: Path
@@ -58,6 +59,7 @@ class Request(LoadOptions, SamplingOptions):
     chunks: int = 10
     seed: int | None = None
     fps: float = 8.0
+    force: bool = False
 
     def __post_init__(self) -> None:
         LoadOptions.__post_init__(self)
@@ -81,7 +83,7 @@ class Summary:
         output: The file.
         chunks: Autoregressive steps that were finished.
         latent_frames: Latent frames in the file, the given ones included.
-        interrupted: Whether Ctrl-C ended it early.
+        interrupted: The signal that ended it early, as "SIGINT" for Ctrl-C, or None.
         seed: Of all noise.
         sampler: The sampler.
         steps: Denoising steps.
@@ -99,7 +101,7 @@ class Summary:
     output: str
     chunks: int
     latent_frames: int
-    interrupted: bool
+    interrupted: str | None
     seed: int
     sampler: str
     steps: int
@@ -140,6 +142,8 @@ def generate(request: Request, *, on_clip: Callable[[npt.NDArray[Any], int], Non
         ValueError: A number is out of range.
     """
     started = time.perf_counter()
+    if request.output.exists() and not request.force:
+        raise MediaError(f"'{request.output}' is there already; choose another name, or replace it with --force")
     arguments = session_arguments(request)
     with (
         ClipWriter(request.output, frames_per_second=request.fps) as writer,
@@ -154,7 +158,7 @@ def generate(request: Request, *, on_clip: Callable[[npt.NDArray[Any], int], Non
             writer.append(given)
             # What was written is kept for on_clip alone: a long clip does not fit into memory.
             timings, written = [], [given]
-            interrupted = False
+            interrupted = None
             try:
                 for chunk in _stream(session, request.chunks):
                     timings.append(chunk.timings)
@@ -168,8 +172,8 @@ def generate(request: Request, *, on_clip: Callable[[npt.NDArray[Any], int], Non
                         f"{error}; '{request.output}' keeps the {format_count(len(timings), 'chunk')} before it"
                     ) from error
                 raise
-            except KeyboardInterrupt:
-                interrupted = True
+            except KeyboardInterrupt as error:
+                interrupted = str(error) or "SIGINT"  # vdmrt's own handlers give a signal's name
                 _log.warning("interrupted after %d chunks; keeping what was made", len(timings))
             writer.close()
             summary = _summarize(request, model, session, timings, writer.count, interrupted, started)
@@ -254,7 +258,7 @@ def _summarize(
     session: Session,
     timings: list[Timings],
     count: int,
-    interrupted: bool,
+    interrupted: str | None,
     started: float,
 ) -> Summary:
     steps = [step for timing in timings for step in timing.denoise_ms]

@@ -22,6 +22,8 @@ from vdmrt.bundle import (
     SamplerDefaults,
     ScheduleSpec,
     TensorSpec,
+    amended_bundle,
+    check_bundle_place,
     new_bundle,
     open_bundle,
 )
@@ -205,3 +207,30 @@ def test_a_link_to_a_bundle_is_replaced_and_not_followed(tmp_path: Path) -> None
 
     assert name_in(tmp_path / "bundle") == "old"
     assert name_in(tmp_path / "link") == "new"
+
+
+def test_what_killed_writers_left_is_not_carried_over(tiny_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    inside, beside = tmp_path / "bundle" / "engines" / ".key.0123abcd.part", tmp_path / ".bundle.0123abcd.part"
+    for folder in (inside, beside):
+        folder.mkdir(parents=True)
+        (folder / "half.plan").touch()
+    (tmp_path / "bundle" / ".model.json.0123abcd.part").touch()
+    (tmp_path / "bundle" / ".gitattributes").touch()
+    bundle = open_bundle(tmp_path / "bundle")
+    with amended_bundle(bundle) as writer:
+        writer.finish(bundle.manifest)
+
+    found = {path.name for path in (tmp_path / "bundle").rglob(".*")}
+    assert found == {".gitattributes"}
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_place_is_checked_before_the_work(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "bundle", "old")
+
+    with pytest.raises(BundleError, match="is there already; choose another place, or replace it with --force"):
+        check_bundle_place(tmp_path / "bundle")
+    check_bundle_place(tmp_path / "bundle", replace=True)
+    check_bundle_place(tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

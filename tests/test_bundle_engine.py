@@ -242,7 +242,7 @@ def test_a_check_that_is_not_required_keeps_nothing_from_running(bundle: Bundle)
 
 def test_what_is_being_written_is_no_engine(bundle: Bundle) -> None:
     engine = write_engine(bundle)
-    engine.path.rename(engine.path.with_name(".key.x.building"))
+    engine.path.rename(engine.path.with_name(".key.0123abcd.part"))
     (bundle.path / "engines" / "empty").mkdir()
 
     assert list_engines(bundle) == ()

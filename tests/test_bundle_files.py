@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from vdmrt.bundle.files import check_writable, is_part, part_folder, replaced_file, write_file
+from vdmrt.bundle.files import (
+    _exchange_in_turn,
+    check_writable,
+    is_part,
+    part_folder,
+    replace_folder,
+    replaced_file,
+    write_file,
+)
 from vdmrt.errors import BundleError
 
 KILLED = """
@@ -125,3 +133,54 @@ def test_other_hidden_files_are_not_touched(tmp_path: Path) -> None:
     write_file(tmp_path / "clip.mp4", "text", fail=BundleError)
 
     assert len(names_in(tmp_path)) == 4
+
+
+def test_a_folder_takes_the_place_of_another_whole(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        with part_folder(tmp_path / "bundle") as folder:
+            (folder / text).write_text(text)
+            replace_folder(folder, tmp_path / "bundle")
+
+    assert names_in(tmp_path / "bundle") == ["new"]
+    assert names_in(tmp_path) == ["bundle"]
+
+
+def test_a_folder_that_was_not_finished_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    with pytest.raises(KeyboardInterrupt), part_folder(tmp_path / "bundle") as folder:
+        (folder / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    assert names_in(tmp_path) == ["bundle"]
+    assert names_in(tmp_path / "bundle") == []
+
+
+def test_folders_are_exchanged_where_the_system_cannot_do_it_at_once(tmp_path: Path) -> None:
+    for name in ("part", "target"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"was {name}").touch()
+    _exchange_in_turn(tmp_path / "part", tmp_path / "target")
+
+    assert names_in(tmp_path) == ["part", "target"]
+    assert names_in(tmp_path / "target") == ["was part"]
+
+
+def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    with pytest.raises(FileNotFoundError):
+        _exchange_in_turn(tmp_path / "missing", tmp_path / "target")
+
+    assert names_in(tmp_path) == ["target"]
+
+
+def test_a_folder_that_takes_no_files_is_refused() -> None:
+    with pytest.raises(BundleError, match="'/proc/self/page.html' cannot be written: .*; choose another place"):
+        check_writable("/proc/self/page.html", fail=BundleError)
+
+
+def test_a_check_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("old")
+    check_writable(tmp_path / "page.html", fail=BundleError)
+
+    assert names_in(tmp_path) == ["page.html"]
+    assert (tmp_path / "page.html").read_text() == "old"

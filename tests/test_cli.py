@@ -164,7 +164,7 @@ def test_the_summary_is_json_where_a_program_reads_it(tiny_bundle: Path, latents
         "codec", "random_weights", "cache_nbytes", "denoise_ms_median", "fill_ms_median",
         "latent_frames_per_second", "wall_seconds",
     }  # fmt: skip
-    assert (summary["chunks"], summary["latent_frames"], summary["interrupted"]) == (2, 8, False)
+    assert (summary["chunks"], summary["latent_frames"], summary["interrupted"]) == (2, 8, None)
     assert (summary["sampler"], summary["steps"], summary["seed"]) == ("ddim", 2, 7)
     assert (summary["precision"], summary["codec"], summary["random_weights"]) == ("fp16", "preview", True)
     assert summary["cache_nbytes"] == 2 * open_bundle(tiny_bundle).manifest.geometry.cache_elements
@@ -213,7 +213,7 @@ def test_ctrl_c_keeps_what_was_made(tiny_bundle: Path, latents: Path, tmp_path: 
     assert process.returncode == 130, stderr
     assert f"[W] interrupted after {summary['chunks']} chunks; keeping what was made" in stderr
     assert "Traceback" not in stderr
-    assert summary["interrupted"] and summary["chunks"] > 10
+    assert summary["interrupted"] == "SIGINT" and summary["chunks"] > 10
     assert summary["latent_frames"] == len(read_latents(output))
     assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []
 
@@ -293,6 +293,22 @@ def test_the_console_script_runs() -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == "Error: nowhere: no bundle: it holds no model.json; make one with vdmrt export\n"
+
+
+def test_a_run_replaces_a_clip_where_it_is_asked_to(tiny_bundle: Path, latents: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.npy"
+    output.write_bytes(b"old")
+    succeed("run", tiny_bundle, "--latents", latents, *QUICK, "--output", output, "--force")
+
+    assert len(read_latents(output)) == 8
+
+
+def test_a_demo_replaces_the_one_before(tmp_path: Path) -> None:
+    for sky in ("11", "12"):
+        result = succeed("demo", "--output", tmp_path, "--chunks", "1", "--steps", "2", "--sky", sky)
+
+    assert "seed 12" in result.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sky.mp4", "sky.png"]
 
 
 def test_the_demo_makes_a_clip_and_a_contact_sheet(tmp_path: Path) -> None:

@@ -142,7 +142,21 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_bundle_is_read(
     (tmp_path / "folder.mp4").mkdir()
     result = invoke("run", "nowhere", "--image", "nowhere.png", "--output", tmp_path / output)
 
-    assert_refused(result, MISUSED, sentence)
+    assert_refused(result, MISUSED, f"Invalid value for '--output': .*{sentence}")
+
+
+def test_a_run_never_overwrites_unasked(tmp_path: Path) -> None:
+    (tmp_path / "out.mp4").write_text("old")
+    result = invoke("run", "nowhere", "--image", "nowhere.png", "--output", tmp_path / "out.mp4")
+
+    assert_refused(result, FAILED, "out.mp4' is there already; choose another name, or replace it with --force")
+    assert (tmp_path / "out.mp4").read_text() == "old"
+
+
+def test_an_error_of_the_system_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "model.json").mkdir()
+
+    assert_refused(invoke("inspect", tmp_path), FAILED, "model.json: cannot be read: Is a directory")
 
 
 def test_a_bundle_without_codec_takes_and_makes_latents_only(tiny_bundle: Path, first: Path, tmp_path: Path) -> None:

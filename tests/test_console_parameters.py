@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 import pytest
 
+from vdmrt.cli import main
 from vdmrt.console.parameters import Number, Numbers, OutputFile
+from vdmrt.runtime.clip_writer import WRITER_SUFFIXES
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "five", "", "-0.1", "1.5"])
@@ -44,3 +46,19 @@ def test_an_output_is_checked_when_it_is_parsed(tmp_path: Path) -> None:
 
     assert OutputFile().convert(str(tmp_path / "page.html"), None, None) == tmp_path / "page.html"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_has_a_suffix_that_says_what_it_is(tmp_path: Path) -> None:
+    kind = OutputFile((".mp4", ".gif"))
+
+    with pytest.raises(click.BadParameter, match=r"out.avi' must end in .mp4 or .gif, got suffix '.avi'"):
+        kind.convert(str(tmp_path / "out.avi"), None, None)
+    assert kind.convert(str(tmp_path / "out.GIF"), None, None) == tmp_path / "out.GIF"
+
+
+def test_run_takes_the_suffixes_that_can_be_written(tmp_path: Path) -> None:
+    (output,) = (option for option in main.commands["run"].params if option.name == "output")
+    assert isinstance(output.type, OutputFile)
+
+    for suffix in WRITER_SUFFIXES:
+        output.type.convert(str(tmp_path / f"out{suffix}"), None, None)

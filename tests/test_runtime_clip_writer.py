@@ -263,7 +263,7 @@ def test_latents_and_sheets_have_their_own_suffix(tmp_path: Path) -> None:
 def test_a_folder_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").mkdir()
 
-    with pytest.raises(MediaError, match=r"clip\.mp4' is a folder, a file to write was wanted"):
+    with pytest.raises(MediaError, match=r"clip\.mp4' cannot be written: it is a folder; give"):
         check_output(tmp_path / "clip.mp4")
 
 
@@ -281,7 +281,7 @@ def test_a_folder_that_may_not_be_written_is_refused() -> None:
         if os.geteuid() == 0:
             os.seteuid(65534)
         try:
-            with pytest.raises(MediaError, match=r"clip\.mp4' cannot be written: Permission denied; nothing was"):
+            with pytest.raises(MediaError, match=r"clip\.mp4' cannot be written: Permission denied; choose another"):
                 check_output(f"{folder}/clip.mp4")
         finally:
             os.seteuid(os.getuid())

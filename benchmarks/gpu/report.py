@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from vdmrt.bundle import write_file
 
 from .settings import Settings
 from .stage import Result
@@ -60,9 +61,7 @@ class Report:
 
 
 def _replace(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.new")
-    scratch.write_text(text + "\n", encoding="utf-8")
-    os.replace(scratch, path)
+    write_file(path, text + "\n", fail=OSError)
 
 
 def line_of(record: dict[str, Any]) -> str:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vdmrt.bundle import replaced_file
+
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` beside its place and rename it there."""
+    """Write ``state`` whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    work = path.with_suffix(".part")
-    torch.save(state, work)
-    os.replace(work, path)
+    with replaced_file(path, fail=OSError) as file:
+        torch.save(state, file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
