@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 from .cpu import describe_cpu, thread_count, usable_cpu_count
-from .engine import (
-    ENGINE_MANIFEST,
-    ENGINES_FOLDER,
-    Engine,
-    list_engines,
-    open_engine,
-    record_checks,
-    stage_graphs,
-)
+from .engine import ENGINE_MANIFEST, ENGINES_FOLDER, Engine, list_engines, open_engine, record_checks, stage_graphs
 from .engine_lookup import check_engine, engine_mismatches, find_engine, rebuild_command
 from .engine_manifest import ENGINE_SCHEMA, Check, EngineManifest, LayerCopy, Machine, Plan, PlanAudit
 from .external_data import check_external_data, read_fields
@@ -96,9 +88,9 @@ __all__ = [
     "check_bundle_place",
     "check_engine",
     "check_external_data",
+    "check_writable",
     "choose_measured_precision",
     "choose_precision",
-    "check_writable",
     "describe_cpu",
     "engine_mismatches",
     "explained_writing",
@@ -113,8 +105,8 @@ __all__ = [
     "new_bundle",
     "open_bundle",
     "open_engine",
-    "precision_candidates",
     "part_folder",
+    "precision_candidates",
     "read_fields",
     "read_plan",
     "rebuild_command",
@@ -127,8 +119,8 @@ __all__ = [
     "split_precision",
     "stage_graphs",
     "thread_count",
-    "usable_cpu_count",
     "uninterrupted",
+    "usable_cpu_count",
     "verify_engine",
     "verify_engine_weights",
     "write_error",

@@ -57,7 +57,7 @@ def read_set(path: Path, model: Model) -> CalibrationSet:
     """
     files = _visible_files(path) if path.is_dir() else [path]
     if not files:
-        raise CalibrationError(f"--data '{path}' is a folder without files; give clips or latents")
+        raise CalibrationError(f"--data '{path}' is an empty folder; give clips or latents")
     clips = [_checked(clip, file, model) for file in files for clip in _read(file, model)]
     if not clips:
         raise CalibrationError(f"--data '{path}' holds no clip; give clips or latents")

@@ -113,7 +113,7 @@ def test_a_picture_becomes_a_clip(tiny_bundle: Path, picture: Path, tmp_path: Pa
 
     assert len(read_clip(output, height=32, width=48, count=100)) == 1 + 2 * 3
     assert result.stdout.startswith(f"{output}: 7 latent frames, 2 chunks\nddim, 2 steps, seed ")
-    assert "[I] backend onnxruntime: ONNX Runtime" in result.stderr
+    assert "[I] backend onnxruntime, fp32: ONNX Runtime" in result.stderr
     assert "[W] no VAE in the bundle: pictures come from the preview codec" in result.stderr
 
 

@@ -181,8 +181,8 @@ def test_the_next_export_removes_what_a_killed_one_left(place: Path) -> None:
     process.kill()
     finish(process)
     is_folder = [path.is_dir() for path in parts_in(place)]
-    command = ["export", "nowhere.pth", "--config", f"{place}/small.json", "--output", f"{place}/exported"]
-    result = CliRunner().invoke(main, command)
+    command = ["export", "nowhere.pth", "--config", f"{place}/small.json", "--slots", "4", "--chunk-frames", "2"]
+    result = CliRunner().invoke(main, [*command, "--latent-size", "4x6", "--output", f"{place}/exported"])
 
     assert is_folder == [True]
     assert "nowhere.pth: no such checkpoint" in result.stderr
@@ -198,4 +198,4 @@ def test_what_a_killed_run_left_is_no_data(place: Path) -> None:
     result = CliRunner().invoke(main, ["calibrate", f"{place}/bundle", "--data", f"{place}/data", *options])
 
     assert result.exit_code == 0, result.output
-    assert "of 2 clips, 18 latent frames, from 1 files" in result.stdout
+    assert "of 2 clips, 18 latent frames, from 1 file," in result.stdout

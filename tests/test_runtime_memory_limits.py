@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fake_cuda import FakeCuda
 
 import vdmrt
 from vdmrt.errors import DeviceError
-from vdmrt.runtime._core import host_device
+from vdmrt.runtime._core import cuda_device, host_device
 from vdmrt.runtime.lane import Lane
 from vdmrt.runtime.lane_cache import LaneCache, lane_cache_nbytes
 from vdmrt.runtime.memory_limits import free_nbytes, require_memory
@@ -26,15 +27,13 @@ def test_what_does_not_fit_is_refused_with_both_numbers() -> None:
         require_memory(host_device(), 2**50, "a star", "go away")
 
 
-def test_a_gpu_is_asked_for_its_own_memory(fake_cuda: object) -> None:
-    from vdmrt.runtime._core import cuda_device
-
+def test_a_gpu_is_asked_for_its_own_memory(fake_cuda: FakeCuda) -> None:
     assert free_nbytes(cuda_device(0)) == 2**30
 
 
 def test_a_lanes_cache_allocates_what_was_computed(tiny_bundle: Path) -> None:
     bundle, device = vdmrt.bundle.open_bundle(tiny_bundle), host_device()
-    graphs, geometry = bundle.graphs("fp32")[1], bundle.manifest.geometry
+    graphs, geometry = bundle.graphs("fp32"), bundle.manifest.geometry
 
     cache = LaneCache(device, geometry, graphs)
 
@@ -44,7 +43,7 @@ def test_a_lanes_cache_allocates_what_was_computed(tiny_bundle: Path) -> None:
 
 def test_a_lane_that_cannot_fit_is_refused_before_it_is_allocated(tiny_bundle: Path) -> None:
     with vdmrt.load(tiny_bundle, device="cpu", precision="fp32", threads=1) as model:
-        graphs = model.bundle.graphs("fp32")[1]
+        graphs = model.bundle.graphs("fp32")
         programs = {stage: model.program(stage) for stage in ("fill", "denoise")}
         geometry = replace(model.manifest.geometry, layers=10**9)
         with pytest.raises(DeviceError, match="the KV cache of a lane needs .* GiB available; close sessions or other"):
