@@ -28,11 +28,12 @@ from .manifest import (
     Manifest,
     SamplerDefaults,
     ScheduleSpec,
-    Speed,
     TensorSpec,
 )
 from .plan_file import read_plan, verify_engine, verify_engine_weights
 from .precision import CACHE_SUFFIXES, Precision, split_precision
+from .room import check_amendable
+from .speed import Speed, describe_speed
 from .trust import cache_folder, is_trusted, record_trust
 
 __all__ = [
@@ -65,9 +66,11 @@ __all__ = [
     "TensorSpec",
     "amended_bundle",
     "cache_folder",
+    "check_amendable",
     "check_engine",
     "check_external_data",
     "describe_cpu",
+    "describe_speed",
     "engine_mismatches",
     "find_engine",
     "is_trusted",

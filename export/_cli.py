@@ -6,8 +6,6 @@ import logging
 import re
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import click
 
 from ..bundle import ScheduleSpec
 from ..errors import ExportError
+from ..hosts import needs_extra
 
 __all__ = ["export"]
 
@@ -78,7 +77,7 @@ def export(checkpoint: Path | None, config: str, output: Path, random_init: int 
     """
     if (checkpoint is None) == (random_init is None):
         raise click.UsageError("give either CHECKPOINT or --random-init SEED")
-    with _explain_missing():
+    with needs_extra("export", "vdmrt export", fail=ExportError):
         from .checkpoint import checkpoint_sha256, load_model
         from .config import PRESETS, load_config
         from .exporter import ExportOptions, export_bundle, random_model
@@ -117,14 +116,3 @@ def export(checkpoint: Path | None, config: str, output: Path, random_init: int 
         progress=lambda stage: _log.info("tracing %s", stage),
     )
     click.echo(bundle.path)
-
-
-@contextmanager
-def _explain_missing() -> Iterator[None]:
-    """Turn a missing package into the command that installs it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ExportError(
-            f"{error.name} is not installed, and export needs it; install it with pip install 'vdmrt[export]'"
-        ) from error

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import click
 
 from ..bundle import Precision
+from ..console.progress import show_progress
 
 __all__ = ["demo", "doctor", "run"]
 
@@ -63,7 +64,8 @@ def run(bundle: Path, as_json: bool, **given: Any) -> None:
     """
     from .generation import Request, generate
 
-    summary = generate(Request(bundle=bundle, **given))
+    with show_progress("generating, denoising steps") as on_progress:
+        summary = generate(Request(bundle=bundle, **given), on_progress=on_progress)
     click.echo(json.dumps(dataclasses.asdict(summary), indent=1) if as_json else summary.describe())
     if summary.interrupted:
         sys.exit(130)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from ..console.progress import show_progress
 from ..errors import BundleError, MediaError
 from .clip_writer import write_contact_sheet
 from .generation import Request, Summary, generate
@@ -51,7 +52,12 @@ def run_demo(output: Path, *, sky: int, chunks: int, steps: int | None) -> tuple
     except OSError as error:
         raise MediaError(f"'{output}' cannot be made: {error.strerror}; give another --output") from error
     sheet = output / "sky.png"
-    summary = generate(request, on_clip=lambda clip, given: write_contact_sheet(sheet, clip, given=given))
+    with show_progress("generating, denoising steps") as on_progress:
+        summary = generate(
+            request,
+            on_clip=lambda clip, given: write_contact_sheet(sheet, clip, given=given),
+            on_progress=on_progress,
+        )
     return summary, sheet
 
 
