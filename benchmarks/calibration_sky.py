@@ -3,8 +3,8 @@
 The gates are those of the README's section on lower precision; results/calibration_sky.json has every curve. Exit
 status 1 when a gate is missed. What is done is kept in --work: a run that was stopped goes on there, and one with
 fewer --seeds tells what has been measured so far.
-Free-running drift is judged beside that of FP16 from the same seeds, which adds errors at each step as 8 bits do. Float32
-itself, given latent frames that differ by a ten-thousandth, shows how much the model magnifies a single small error.
+Free-running drift is judged beside that of FP16 from the same seeds, which adds errors at each step as 8 bits do.
+Float32 itself, given latent frames that differ by a ten-thousandth, shows how much the model magnifies one small error.
 """
 
 from __future__ import annotations

@@ -104,12 +104,12 @@ def _write_graphs(
     weights = WeightsFile(writer.path / "graphs" / f"weights.{request.stem}.bin")
     written = {}
     with show("writing, precisions") as on_progress:
-        for done, (label, sources) in enumerate(renderings.items()):
-            on_progress(done, len(renderings))
+        for done, (label, sources) in enumerate(renderings.items(), 1):
             made = {
                 stage: render(opened, stage, by_stage[stage], graphs[stage]) for stage, (_, opened) in sources.items()
             }
             written[label] = write_precision(writer, label, made, sources, weights, quantised)
+            on_progress(done, len(renderings))
     record = writer.record(f"graphs/{weights.path.name}")
     return {label: with_weights(new, record) for label, new in written.items()}
 

@@ -15,7 +15,7 @@ from ..errors import CalibrationError, MediaError
 from ..runtime.media import read_clip, require_finite
 from ..runtime.model import Model
 
-__all__ = ["CalibrationSet", "fillable_frames", "read_set"]
+__all__ = ["CalibrationSet", "counted", "fillable_frames", "read_set"]
 
 Latents = npt.NDArray[np.float32]
 # Enough to fill the cache of any model in use and to go beyond it.
@@ -41,14 +41,17 @@ class CalibrationSet:
     def describe(self) -> str:
         """Say in one line what it is."""
         frames = sum(len(clip) for clip in self.clips)
-        return f"{len(self.clips)} clips, {frames} latent frames, from {len(self.files)} files, {self.sha256[:16]}"
+        return (
+            f"{counted(len(self.clips), 'clip')}, {counted(frames, 'latent frame')}, "
+            f"from {counted(len(self.files), 'file')}, {self.sha256[:16]}"
+        )
 
     def shortcomings(self, geometry: Geometry) -> list[str]:
         """Return in a sentence each what the set does not show of a model."""
         found = []
         if len(self.clips) < _FEW_CLIPS:
             found.append(
-                f"the calibration set has {len(self.clips)} clips; {_FEW_CLIPS} or more of different content show what "
+                f"the calibration set has {counted(len(self.clips), 'clip')}; {_FEW_CLIPS} or more of different content show what "
                 "differs between clips"
             )
         longest, full = max(map(len, self.clips), default=0), fillable_frames(geometry)
@@ -58,6 +61,11 @@ class CalibrationSet:
                 f"cache are observed with generated latent frames alone; give clips of {full} latent frames or more"
             )
         return found
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, as "1 clip" or "8 clips"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def fillable_frames(geometry: Geometry) -> int:

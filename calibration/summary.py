@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..bundle import Speed
+from .data import counted
 
 __all__ = ["CalibrationSummary"]
 
@@ -50,8 +51,8 @@ class CalibrationSummary:
             f"{self.bundle}: now has {', '.join(self.precisions)}",
             f"{of} of {all_} linears in 8 bits, outlier channels migrated at {len(self.migrated)} places",
             *([f"the budget keeps {', '.join(self.kept)} in floating point"] if self.kept else []),
-            f"observed {self._runs('denoise')} denoising runs and {self._runs('fill')} cache fills in {self.rollouts} "
-            f"whole rollouts, the fewest that have the --samples asked for, of {self.data}",
+            f"observed {self._runs('denoise')} denoising runs and {self._runs('fill')} cache fills in "
+            f"{counted(self.rollouts, 'whole rollout')}, the fewest that have the --samples asked for, of {self.data}",
             *(one.describe() for one in self.speeds),
         ]
         return "\n".join(lines)
