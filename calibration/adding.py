@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..bundle import Bundle, BundleWriter, Calibration, Graph, amended_bundle
-from ..console.progress import Show, hide_progress
 from .data import CalibrationSet
 from .graph_file import GraphFile, WeightsFile, load_graph
 from .linears import KEPT, Linear, find_linears
 from .observation import Observation, planned_nbytes
+from .progress import Show, hide_progress
 from .publishing import with_weights, write_precision
 from .quantisation import Quantisation
 from .reference import source_precision

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle, check_amendable, open_bundle
-from ..console.progress import Show, hide_progress
 from ..errors import CalibrationError
 from ..hosts import need_packages
 from ..runtime.model import Model
@@ -23,6 +22,7 @@ from .formats import FORMATS
 from .graph_file import GraphFile
 from .linears import choose_linears, find_linears, sites_of
 from .observation import Observation, observe_rollouts
+from .progress import Show, hide_progress
 from .quantisation import Quantisation, make_quantisation
 from .reference import reference_bundle, reference_graphs
 from .request import CalibrationRequest

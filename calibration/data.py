@@ -51,8 +51,8 @@ class CalibrationSet:
         found = []
         if len(self.clips) < _FEW_CLIPS:
             found.append(
-                f"the calibration set has {counted(len(self.clips), 'clip')}; {_FEW_CLIPS} or more of different content show what "
-                "differs between clips"
+                f"the calibration set has {counted(len(self.clips), 'clip')}; {_FEW_CLIPS} or more of different "
+                "content show what differs between clips"
             )
         longest, full = max(map(len, self.clips), default=0), fillable_frames(geometry)
         if longest < full:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..bundle import Bundle, Speed
-from ..console.progress import Show, hide_progress
 from ..errors import NotFasterError
 from ..runtime.model import Model, load
 from ..runtime.profiler.compare import Side, compare, stay_open
 from ..runtime.profiler.report import Ratio
 from ..runtime.profiler.settings import Settings
+from .progress import Show, hide_progress
 
 __all__ = ["Judge", "measure_speed", "time_in_turn", "timed_against"]
 

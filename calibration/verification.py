@@ -15,7 +15,6 @@ import numpy as np
 
 from ..bundle import Accuracy, Bundle, open_bundle, rewrite_manifest, split_precision
 from ..bundle.files import check_writable, write_file
-from ..console.progress import Show, hide_progress
 from ..errors import BundleError, CalibrationError
 from ..hosts import need_packages
 from ..runtime.model import Model
@@ -34,6 +33,7 @@ from .data import read_set
 from .gates import OVER_FP16, Judged, judge, select_gates
 from .guard import Guard, Large
 from .mixed import MIXED
+from .progress import Show, hide_progress
 from .quantisation import Quantisation
 from .reference import reference_bundle
 from .report import render_report

@@ -6,10 +6,10 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Advance", "Show", "hide_progress", "show_progress"]
+__all__ = ["Advance", "show_progress"]
 
 
 class Advance(Protocol):
@@ -18,9 +18,6 @@ class Advance(Protocol):
     def __call__(self, done: int, total: int, place: str = "") -> None:
         """Show it."""
 
-
-# Called with the title of each phase of a work; returns what shows its progress, as show_progress does.
-Show = Callable[[str], AbstractContextManager[Advance]]
 
 _log = logging.getLogger("vdmrt")
 
@@ -46,12 +43,6 @@ def show_progress(
             yield advance
     else:
         yield _Lines(title, interval_s, clock)
-
-
-@contextmanager
-def hide_progress(title: str) -> Iterator[Advance]:
-    """Take the place of :func:`show_progress` where nobody looks."""
-    yield _ignore
 
 
 def _ignore(done: int, total: int, place: str = "") -> None:

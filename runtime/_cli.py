@@ -86,7 +86,8 @@ def demo(output: Path, sky: int, chunks: int, steps: int | None) -> None:
     """Go on with a sky time-lapse that the shipped model has never seen; write a clip and a contact sheet."""
     from .demo import run_demo
 
-    summary, sheet = run_demo(output, sky=sky, chunks=chunks, steps=steps)
+    with show_progress("generating, denoising steps") as on_progress:
+        summary, sheet = run_demo(output, sky=sky, chunks=chunks, steps=steps, on_progress=on_progress)
     click.echo(summary.describe())
     click.echo(f"{sheet}: every pixel frame, the given ones framed in orange")
 

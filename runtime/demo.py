@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-from ..console.progress import show_progress
 from ..errors import BundleError, MediaError
 from .clip_writer import write_contact_sheet
 from .generation import Request, Summary, generate
@@ -20,7 +20,14 @@ _TRAINING_SKIES = 1_000_000  # those from here on are not unseen
 _GIVEN = 9  # a chunk and one: enough to see which way the wind blows
 
 
-def run_demo(output: Path, *, sky: int, chunks: int, steps: int | None) -> tuple[Summary, Path]:
+def run_demo(
+    output: Path,
+    *,
+    sky: int,
+    chunks: int,
+    steps: int | None,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, place: None,
+) -> tuple[Summary, Path]:
     """Render the first frames of a sky, generate what follows, and write a clip and a contact sheet.
 
     Args:
@@ -28,6 +35,7 @@ def run_demo(output: Path, *, sky: int, chunks: int, steps: int | None) -> tuple
         sky: Seed of the sky and of all noise; the model was trained on other ones.
         chunks: Autoregressive steps.
         steps: Denoising steps; None takes the bundle's default.
+        on_progress: As for :func:`~vdmrt.runtime.generation.generate`.
 
     Returns:
         What was done, and the contact sheet.
@@ -52,12 +60,11 @@ def run_demo(output: Path, *, sky: int, chunks: int, steps: int | None) -> tuple
     except OSError as error:
         raise MediaError(f"'{output}' cannot be made: {error.strerror}; give another --output") from error
     sheet = output / "sky.png"
-    with show_progress("generating, denoising steps") as on_progress:
-        summary = generate(
-            request,
-            on_clip=lambda clip, given: write_contact_sheet(sheet, clip, given=given),
-            on_progress=on_progress,
-        )
+    summary = generate(
+        request,
+        on_clip=lambda clip, given: write_contact_sheet(sheet, clip, given=given),
+        on_progress=on_progress,
+    )
     return summary, sheet
 
 

@@ -100,7 +100,7 @@ def test_progress_counts_the_steps_of_both_sides(calibrated: Path) -> None:
     def show(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: seen.append((done, total))
 
-    verify(quick(calibrated, chunks=2, seeds=1, steps=3), show=show)  # type: ignore[arg-type]
+    verify(quick(calibrated, chunks=2, seeds=1, steps=3), show=show)
 
     # The reference, the precision and FP16, two chunks of three steps each.
     assert seen == [(done, 18) for done in range(1, 19)]
