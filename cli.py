@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from . import __version__
-from .bundle import Bundle, Check, Engine, record_checks
+from .bundle import Bundle, Check, Engine, describe_speed, record_checks
 from .calibration._cli import calibrate, verify
+from .console.progress import show_progress
 from .console.signals import exit_status, terminable
 from .console.spelling import spell_options
 from .console.streams import guarded_streams
@@ -167,9 +168,13 @@ def _race(bundle: Bundle, precision: str, device: str) -> list[Check]:
         except VdmrtError as error:
             logging.getLogger("vdmrt").warning("%s was not timed against %s: %s", precision, against, error)
             continue
-        with other, load(bundle.path, backend="tensorrt", device=device, precision=precision, verify=False) as model:
-            found = time_in_turn(model, other)
-        told = f"{found.ratio:.2f} times as fast ({found.interval.low:.2f} to {found.interval.high:.2f}), in turn"
+        with (
+            other,
+            load(bundle.path, backend="tensorrt", device=device, precision=precision, verify=False) as model,
+            show_progress(f"timing {precision} against {against}, chunks") as on_progress,
+        ):
+            found = time_in_turn(model, other, on_progress=on_progress)
+        told = describe_speed(precision, against, found.ratio, found.interval.low, found.interval.high)
         return [Check(f"faster than {against}", found.interval.low > 1, told, required=False)]
     return []
 
@@ -218,7 +223,8 @@ def _roll(
     with load(bundle.path, verify=False, **options) as model:
         with model.session(seed=0, steps=steps, text=text) as session:
             session.start(first)
-            chunk = session.step()
+            with show_progress(f"checking with {backend}, denoising steps") as on_progress:
+                chunk = session.step(on_step=lambda done: on_progress(done, steps))
     return chunk.latents, statistics.median(chunk.timings.denoise_ms) / 1e3
 
 

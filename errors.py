@@ -5,6 +5,7 @@
     ├── ExportError                a graph cannot be traced, split or checked
     │   └── CheckpointError        missing, unexpected, misshapen or damaged weights
     ├── CalibrationError           a model cannot be quantised as asked, or the data does not fit
+    │   └── NotFasterError         8 bit graphs were not shown to be faster, and were not added
     ├── MediaError                 a picture, clip or array of latents cannot be read or written
     ├── EngineError
     │   └── BackendError           a backend is not installed, or refused the graph
@@ -17,7 +18,9 @@ Misuse stays Python's own: ``ValueError``, ``TypeError``, and ``RuntimeError`` f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "BackendError",
@@ -28,6 +31,7 @@ __all__ = [
     "EngineError",
     "ExportError",
     "MediaError",
+    "NotFasterError",
     "SessionError",
     "TensorMismatchError",
     "VdmrtError",
@@ -82,6 +86,18 @@ class CheckpointError(ExportError):
 
 class CalibrationError(VdmrtError):
     """A model cannot be quantised as asked, or the calibration data does not fit it."""
+
+
+class NotFasterError(CalibrationError):
+    """8 bit graphs were not shown to be faster than floating point ones; the bundle is what it was.
+
+    Attributes:
+        speeds: What was measured.
+    """
+
+    def __init__(self, message: str, *, speeds: Sequence[Any]) -> None:
+        super().__init__(message)
+        self.speeds = tuple(speeds)
 
 
 class MediaError(VdmrtError):

@@ -41,7 +41,6 @@ from .manifest import (
     Manifest,
     SamplerDefaults,
     ScheduleSpec,
-    Speed,
     TensorSpec,
 )
 from .memory import available_nbytes
@@ -50,6 +49,8 @@ from .plan_file import read_plan, verify_engine, verify_engine_weights
 from .precision import CACHE_SUFFIXES, Precision, split_precision
 from .quantities import format_count, format_flops, format_nbytes
 from .resolution import choose_measured_precision, choose_precision, precision_candidates
+from .room import check_amendable
+from .speed import Speed, describe_speed
 from .trust import cache_folder, is_trusted, record_trust
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "amended_bundle",
     "available_nbytes",
     "cache_folder",
+    "check_amendable",
     "check_bundle_place",
     "check_engine",
     "check_external_data",
@@ -92,6 +94,7 @@ __all__ = [
     "choose_measured_precision",
     "choose_precision",
     "describe_cpu",
+    "describe_speed",
     "engine_mismatches",
     "explained_writing",
     "find_engine",

@@ -9,6 +9,7 @@ from typing import Literal
 
 from .precision import Precision
 from .quantities import format_count
+from .speed import Speed
 
 __all__ = [
     "SCHEMA",
@@ -293,46 +294,6 @@ class Accuracy:
         told = ", ".join(f"{name} {value:.3g}" for name, value in self.figures.items())
         held = "every gate held" if self.passed else "A GATE WAS MISSED"
         return f"{self.precision} against {self.against} over {format_count(self.chunks, 'chunk')}: {told}; {held}"
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How fast a quantised precision is beside a floating point one, a denoising step at a full cache, in turn.
-
-    Attributes:
-        precision: What was measured.
-        against: The precision that it was compared with.
-        backend: What ran both, in one line.
-        ratio: Median of the other's time over its own; above 1 it is faster.
-        low: Lower end of the 99 % interval of that median.
-        high: Upper end.
-        pairs: Neighbouring runs.
-        accepted: Whether it was asked for however slow.
-        graphs_sha256: Of the graphs that were measured.
-    """
-
-    precision: Precision
-    against: Precision
-    backend: str
-    ratio: float
-    low: float
-    high: float
-    pairs: int
-    accepted: bool
-    graphs_sha256: str
-
-    @property
-    def faster(self) -> bool:
-        """Whether it was shown to be faster: the whole interval is above 1."""
-        return self.low > 1
-
-    def describe(self) -> str:
-        """Say it in one line."""
-        told = (
-            f"{self.precision} is {self.ratio:.2f} times as fast as {self.against} ({self.low:.2f} to {self.high:.2f}, "
-            f"{self.pairs} pairs of denoising steps, {self.backend})"
-        )
-        return told if self.faster else f"{told}: NOT FASTER"
 
 
 @dataclass(frozen=True)

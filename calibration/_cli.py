@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from click.core import ParameterSource
 
 from ..console.parameters import Number, OutputFile
 from ..console.sections import SectionedCommand
+from ..errors import CalibrationError, NotFasterError
 from ..runtime._options_cli import precision_option, sampling_options, seed_option, threads_option
 
 if TYPE_CHECKING:
@@ -36,7 +35,13 @@ _GATE_MISSED = 3
     show_default=True,
     help="Of the blocks' linears; none for the cache alone; fp16 for FP16 with some layers in float32.",
 )
-@click.option("--samples", default=96, show_default=True, type=click.IntRange(1), help="Denoising runs to observe.")
+@click.option(
+    "--samples",
+    default=96,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Denoising runs to observe at least, in whole rollouts.",
+)
 @click.option(
     "--method",
     type=click.Choice(["max", "percentile", "mse", "entropy"]),
@@ -74,14 +79,14 @@ _GATE_MISSED = 3
     metavar="DB",
     help="Keep the most sensitive groups in floating point until PSNR is so high, in dB.",
 )
-@click.option("--kv", type=click.Choice(["int8", "fp8"]), help="Quantise the cache too.")
+@click.option("--kv", type=click.Choice(["int8", "fp8"]), help="Quantise the cache too; int8 costs less accuracy.")
 @seed_option(0, "Seed of all noise and choices.")
 @click.option(
     "--observations",
     type=click.Path(path_type=Path),
     help="Folder that keeps what was observed, for further calibrations on the same data.",
 )
-@click.option("--accept-slower", is_flag=True, help="Exit with 0 also where INT8 is not faster than floating point.")
+@click.option("--accept-slower", is_flag=True, help="Add INT8 graphs that are not shown to be faster too.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @sampling_options
 @threads_option
@@ -89,30 +94,30 @@ def calibrate(bundle: Path, as_json: bool, accept_slower: bool, **given: Any) ->
     """Observe real rollouts of BUNDLE and add graphs of lower precision to it.
 
     int8 adds "int8" (float32 around it: ONNX Runtime, TensorRT 8.5) and, where the bundle has FP16 graphs,
-    "int8-fp16" (TensorRT 10 and 11); fp8 adds "fp8". A run that was stopped goes on where it was. INT8 is then timed
-    against floating point on this CPU; exit status 3 where it is not faster. fp16 observes nothing: it adds
-    "fp16-mixed", the FP16 graphs with what --keep names in float32.
+    "int8-fp16" (TensorRT 10 and 11); fp8 adds "fp8". A run that was stopped goes on where it was. INT8 is timed against
+    floating point on this CPU before it is added; exit status 3 where it is not shown to be faster. fp16 observes
+    nothing: it adds "fp16-mixed", the FP16 graphs with what --keep names in float32.
     """
     if given["precision"] == "fp16":
         _mix(bundle, given["keep"], as_json)
         return
     if given["data"] is None:
         raise click.UsageError(f"--precision {given['precision']} observes rollouts: give it clips with --data")
+    from ..console.progress import show_progress
     from .calibrating import CalibrationRequest
     from .calibrating import calibrate as run
-    from .speed import explain_slowness, measure_speed
+    from .speed import Judge
 
-    with _progress("observing, denoising steps") as on_progress:
-        summary = run(CalibrationRequest(bundle=bundle, **given), on_progress=on_progress)
-    speeds = measure_speed(bundle, summary.precisions, threads=given["threads"], accept_slower=accept_slower)
-    told = {**dataclasses.asdict(summary), "speeds": [dataclasses.asdict(one) for one in speeds]}
-    lines = [summary.describe(), *(one.describe() for one in speeds)]
-    click.echo(json.dumps(told, indent=1) if as_json else "\n".join(lines))
-    slow = [one for one in speeds if not one.faster]
-    for one in slow:
-        click.echo(explain_slowness(one), err=True)
-    if slow and not accept_slower:
+    judge = Judge(given["threads"], accept_slower, show_progress)
+    try:
+        summary = run(CalibrationRequest(bundle=bundle, **given), judge=judge, show=show_progress)
+    except NotFasterError as error:
+        if as_json:
+            speeds = [dataclasses.asdict(one) for one in error.speeds]
+            click.echo(json.dumps({"bundle": str(bundle), "precisions": [], "speeds": speeds}, indent=1))
+        click.echo(f"Error: {error}", err=True)
         sys.exit(_GATE_MISSED)
+    click.echo(json.dumps(dataclasses.asdict(summary), indent=1) if as_json else summary.describe())
 
 
 def _mix(bundle: Path, keep: tuple[str, ...], as_json: bool) -> None:
@@ -154,17 +159,18 @@ def verify(bundle: Path, gates: tuple[str, ...], bisect: bool | None, as_json: b
     """Measure what a precision of BUNDLE costs over long rollouts; exit status 3 where a gate is missed.
 
     Both sides get the same noise. Free-running, each goes on from what it made; teacher-forced, each chunk is made
-    from the reference's cache. The result is written into model.json, and vdmrt run says it. With --bisect, and by
+    from the reference's cache. The result is written into model.json where that can be written. With --bisect, and by
     itself where an FP16 precision misses a gate, layers are kept in float32 by halves until those are found that keep
     the bound on PSNR from being held.
     """
-    from .verification import DEFAULT_GATES, VerifyRequest, parse_gate
+    from ..console.progress import show_progress
+    from .gates import parse_gate
+    from .verification import VerifyRequest
     from .verification import verify as run
 
-    wanted = {gate.figure: gate.bound for gate in map(parse_gate, gates)} or dict(DEFAULT_GATES)
+    wanted = {gate.figure: gate.bound for gate in map(parse_gate, gates)} or None
     request = VerifyRequest(bundle=bundle, gates=wanted, **given)
-    with _progress("comparing, chunks") as on_progress:
-        verdict = run(request, on_progress=on_progress)
+    verdict = run(request, show=show_progress)
     if not as_json:  # before what takes long and may be stopped
         click.echo(verdict.describe())
     by_itself = bisect is None and bool(verdict.missed) and "fp16" in verdict.accuracy.precision
@@ -180,7 +186,7 @@ def verify(bundle: Path, gates: tuple[str, ...], bisect: bool | None, as_json: b
 
 def _bisect(request: VerifyRequest, by_itself: bool) -> Bisection | None:
     """Bisect; where nobody asked for it, a failure or Ctrl-C is a line on stderr and the verdict stands."""
-    from ..errors import CalibrationError
+    from ..console.progress import show_progress
     from .bisection import bisect_request
 
     if by_itself:
@@ -188,21 +194,10 @@ def _bisect(request: VerifyRequest, by_itself: bool) -> Bisection | None:
             "a gate was missed: bisecting, which takes a while; Ctrl-C stops it, --no-bisect leaves it out", err=True
         )
     try:
-        with _progress("bisecting, variants") as on_progress:
+        with show_progress("bisecting, variants") as on_progress:
             return bisect_request(request, on_progress=on_progress)
     except (CalibrationError, KeyboardInterrupt) as error:
         if not by_itself:
             raise
         click.echo(f"no group could be named: {str(error) or 'it was stopped'}", err=True)
     return None
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on stderr where it is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

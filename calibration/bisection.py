@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..bundle import Bundle, choose_measured_precision, format_nbytes, open_bundle
 from ..errors import CalibrationError
+from ..hosts import need_packages
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
 from ..runtime.session_arguments import session_arguments
 from .data import CalibrationSet, read_set
+from .gates import DEFAULT_GATES
 from .graph_file import GraphFile, load_graph
 from .guard import layers_of
 from .linears import find_linears, group_of
@@ -25,8 +25,9 @@ from .quantisation import Quantisation
 from .reference import reference_bundle, reference_graphs
 from .remedy import remedy_command
 from .rendering import codes_of, render
+from .scratch import scratch_folder
 from .sensitivity import Bench, estimate_speed, shares_of
-from .verification import DEFAULT_GATES, VerifyRequest, quantisation_of
+from .verification import VerifyRequest, quantisation_of
 from .widening import half_tensors, widen
 
 __all__ = ["Bisection", "bisect", "bisect_request", "keep_from_half", "smallest_cause"]
@@ -92,13 +93,15 @@ def bisect_request(request: VerifyRequest, *, on_progress: Progress = lambda don
         BundleError: The bundle is altered, or has not that precision.
         MediaError: The data cannot be read.
     """
+    need_packages("calibrate", "vdmrt verify --bisect", "onnx", "onnxruntime", fail=CalibrationError)
     bundle = open_bundle(request.bundle)
     precision = choose_measured_precision(bundle, request.precision)
     data = CalibrationSet((), (), "")
     if request.data is not None:
         with Model(bundle, OnnxRuntimeBackend(threads=request.threads), precision) as model:
             data = read_set(request.data, model)
-    bounds = [request.gates[name] for name in ("teacher-psnr", "free-psnr") if name in request.gates]
+    gates = request.gates or {}
+    bounds = [gates[name] for name in ("teacher-psnr", "free-psnr") if name in gates]
     quantisation = quantisation_of(bundle, precision)
     found = bisect(
         bundle,
@@ -162,10 +165,10 @@ def bisect(
             return {stage: keep_from_half(graph, exact[stage], kept) for stage, graph in half.items()}
         return {stage: _keep_from_quantised(graph, stage, quantisations[stage], kept) for stage, graph in exact.items()}
 
-    with tempfile.TemporaryDirectory(prefix="vdmrt-bisect-") as folder:
-        reference = reference_bundle(bundle, Path(folder) / "reference")
-        (Path(folder) / "variants").mkdir()
-        bench = Bench(reference, exact, data, Path(folder) / "variants", options or {}, threads)
+    with scratch_folder("bisect") as folder:
+        reference = reference_bundle(bundle, folder / "reference")
+        (folder / "variants").mkdir()
+        bench = Bench(reference, exact, data, folder / "variants", options or {}, threads)
         found: dict[tuple[str, ...], float] = {}
 
         def measure(kept: Sequence[str]) -> float:

@@ -13,11 +13,26 @@ import numpy.typing as npt
 from ..bundle import Manifest
 from ..errors import CalibrationError
 from ..runtime.model import Model
+from ..runtime.session import Session
 from .metrics import compare_latents, compare_pictures
 from .shadow import Shadow
 from .tap import TappedBackend
 
-__all__ = ["Comparison", "Contender", "Curve", "Latents", "check_alike", "compare_rollouts", "given_frames"]
+__all__ = [
+    "FIGURES",
+    "PICTURE_FIGURES",
+    "Comparison",
+    "Contender",
+    "Curve",
+    "Latents",
+    "check_alike",
+    "compare_rollouts",
+    "given_frames",
+]
+
+# What a comparison with a teacher-forced run tells, and what it tells beside that of pictures.
+FIGURES = ("free-psnr", "drift", "teacher-psnr", "teacher-relative-l2", "cache-relative-l2", "teacher-drift")
+PICTURE_FIGURES = ("free-picture-psnr", "teacher-picture-psnr", "free-picture-ssim", "teacher-picture-ssim")
 
 Latents = npt.NDArray[np.float32]
 Curve = dict[str, list[float]]
@@ -125,24 +140,38 @@ def compare_rollouts(
         seeds: Of all noise, one for each rollout.
         chunks: Autoregressive steps.
         options: Further arguments of :meth:`Model.session`.
-        on_progress: Called with the chunks compared and their number.
+        on_progress: Called with the denoising steps done on either side and their number.
 
     Returns:
         What was found of each contender, by its name.
     """
     rows: dict[str, list[_Row]] = {name: [] for name in contenders}
     shadows = {name: one.shadow for name, one in contenders.items() if one.shadow is not None}
-    done, total = 0, len(seeds) * chunks * len(contenders)
+    count = _StepCount(on_progress, len(seeds) * (1 + len(contenders)) * chunks)
     for seed, first in zip(seeds, given, strict=True):
-        wanted, forced = _forced_rollouts(reference, tapped, shadows, first, seed, chunks, options or {})
+        wanted, forced = _forced_rollouts(reference, tapped, shadows, first, seed, chunks, options or {}, count)
         for name, one in contenders.items():
             with one.model.session(seed=seed, **(options or {})) as session:
                 session.start(first if one.given is None else one.given(first))
-                made = np.stack([chunk.latents for chunk in session.stream(chunks)])
+                made = np.stack([chunk.latents for chunk in session.stream(chunks, on_step=count.of(session))])
             rows[name].append(_Row(wanted, made, *forced.get(name, (None, []))))
-            done += chunks
-            on_progress(done, total)
     return {name: _compare_rows(reference, own) for name, own in rows.items()}
+
+
+class _StepCount:
+    """Counts denoising steps over several sessions."""
+
+    def __init__(self, on_progress: Callable[[int, int], None], chunks: int) -> None:
+        self._on_progress, self._chunks, self._done = on_progress, chunks, 0
+
+    def of(self, session: Session) -> Callable[[int], None]:
+        """Return what a session is to call after each step."""
+
+        def on_step(done: int) -> None:
+            self._done += 1
+            self._on_progress(self._done, self._chunks * session.table.steps)
+
+        return on_step
 
 
 @dataclass(frozen=True)
@@ -176,6 +205,7 @@ def _forced_rollouts(
     seed: int,
     chunks: int,
     options: Mapping[str, Any],
+    count: _StepCount,
 ) -> tuple[Latents, dict[str, tuple[Latents, list[float]]]]:
     """Return the reference's chunks, and of each shadow its own and the relative error of what it would have cached."""
     wanted: list[Latents] = []
@@ -190,7 +220,7 @@ def _forced_rollouts(
         session.start(first)
         tapped.tap = follow
         try:
-            for chunk in session.stream(chunks):
+            for chunk in session.stream(chunks, on_step=count.of(session)):
                 wanted.append(chunk.latents)
                 for name, shadow in shadows.items():
                     forced[name].append(shadow.latent_beside(chunk.latents))

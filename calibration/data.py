@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..bundle import format_count, sha256_of
+from ..bundle import Geometry, format_count, sha256_of
 from ..errors import CalibrationError, MediaError
 from ..runtime.media import read_clip, require_finite
 from ..runtime.model import Model
 
-__all__ = ["CalibrationSet", "read_set"]
+__all__ = ["CalibrationSet", "fillable_frames", "read_set"]
 
 Latents = npt.NDArray[np.float32]
 # Enough to fill the cache of any model in use and to go beyond it.
 _MOST_PIXEL_FRAMES = 64
+# Below so many, what differs between clips is not seen; the figures in this folder's README are from eight.
+_FEW_CLIPS = 4
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,34 @@ class CalibrationSet:
 
     def describe(self) -> str:
         """Say in one line what it is."""
-        clips, files = format_count(len(self.clips), "clip"), format_count(len(self.files), "file")
-        frames = format_count(sum(len(clip) for clip in self.clips), "latent frame")
-        return f"{clips}, {frames}, from {files}, {self.sha256[:16]}"
+        frames = sum(len(clip) for clip in self.clips)
+        return (
+            f"{format_count(len(self.clips), 'clip')}, {format_count(frames, 'latent frame')}, "
+            f"from {format_count(len(self.files), 'file')}, {self.sha256[:16]}"
+        )
+
+    def shortcomings(self, geometry: Geometry) -> list[str]:
+        """Return in a sentence each what the set does not show of a model."""
+        found = []
+        if len(self.clips) < _FEW_CLIPS:
+            found.append(
+                f"the calibration set has {format_count(len(self.clips), 'clip')}; {_FEW_CLIPS} or more of different "
+                "content show what differs between clips"
+            )
+        longest, full = max(map(len, self.clips), default=0), fillable_frames(geometry)
+        if longest < full:
+            found.append(
+                f"the longest clip has {longest} latent frames, and {full} fill the cache: the full and the wrapped "
+                f"cache are observed with generated latent frames alone; give clips of {full} latent frames or more"
+            )
+        return found
+
+
+def fillable_frames(geometry: Geometry) -> int:
+    """Return how many given latent frames the cache takes before a chunk must be generated."""
+    if geometry.positions == "absolute":
+        return min(geometry.slots, geometry.position_count - geometry.chunk_frames)
+    return geometry.slots
 
 
 def read_set(path: Path, model: Model) -> CalibrationSet:

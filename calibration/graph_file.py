@@ -91,7 +91,7 @@ class WeightsFile:
             with self.path.open("ab") as file:
                 file.write(b"\0" * (-file.tell() % _ALIGNMENT))
                 self._places[key] = (file.tell(), flat.nbytes)
-                flat.tofile(file)
+                file.write(flat.view(np.uint8).data)  # tofile tells no reason when the disk is full
         return self._places[key]
 
 

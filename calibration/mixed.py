@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle, amended_bundle, format_nbytes, open_bundle
+from ..bundle import Bundle, amended_bundle, check_amendable, format_nbytes, open_bundle
 from ..errors import CalibrationError
+from ..hosts import need_packages
 from .graph_file import GraphFile, WeightsFile, load_graph
 from .guard import layers_of
 from .linears import find_linears
@@ -81,7 +82,9 @@ def mix_precisions(request: MixedRequest) -> MixedSummary:
         CalibrationError: The bundle has no FP16 graphs, or a pattern matches no layer that they compute in FP16.
         BundleError: The bundle is altered or cannot be written.
     """
+    need_packages("calibrate", "vdmrt calibrate", "onnx", fail=CalibrationError)
     bundle = open_bundle(request.bundle)
+    check_amendable(bundle)
     bundle.verify()
     known = bundle.manifest.graphs
     if "fp16" not in known:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle, Geometry, replaced_file
+from ..bundle import Bundle, Geometry
+from ..bundle.files import check_writable, replaced_file, write_error
 from ..errors import CalibrationError
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
@@ -22,10 +22,11 @@ from .graph_file import GraphFile
 from .instrument import Array, Instrument
 from .linears import Linear, find_linears, sites_of
 from .rollouts import Strata, plan_rollouts, run_rollout
+from .scratch import scratch_folder
 from .statistics import ChannelStatistics
 from .tap import TappedBackend
 
-__all__ = ["Observation", "observe_rollouts"]
+__all__ = ["Observation", "observe_rollouts", "planned_nbytes"]
 
 _log = logging.getLogger("vdmrt")
 
@@ -114,13 +115,13 @@ def observe_rollouts(
         on_progress: Called with the denoising steps done and the steps planned.
 
     Raises:
-        CalibrationError: Nothing to sample, or an activation is NaN or infinite.
+        CalibrationError: Nothing to sample, an activation is NaN or infinite, or ``resume`` cannot be written.
     """
     linears = {stage: find_linears(graph) for stage, graph in graphs.items()}
     sites = sites_of(linears.values())
     backend = TappedBackend(OnnxRuntimeBackend(threads=threads))
-    with tempfile.TemporaryDirectory() as folder, Model(bundle, backend, "fp32") as model:
-        instruments = _instruments(graphs, linears, sites, Path(folder))
+    with scratch_folder("observe") as folder, Model(bundle, backend, "fp32") as model:
+        instruments = _instruments(graphs, linears, sites, folder)
         steps = (options or {}).get("steps") or model.manifest.sampler.steps
         planned = plan_rollouts(model.manifest.geometry, data, samples, steps)
         kept = _kept_file(resume, bundle, data, samples, seed, options)
@@ -147,6 +148,14 @@ def observe_rollouts(
             if kept is not None:
                 seen.save(kept)
     return seen
+
+
+def planned_nbytes(graphs: Mapping[str, GraphFile]) -> int:
+    """Return the bytes of the statistics of some graphs, without those of the cache."""
+    linears = {stage: find_linears(graph) for stage, graph in graphs.items()}
+    sites = sites_of(linears.values())
+    channels = {(stage, sites[one.name]): one.inputs for stage, found in linears.items() for one in found}
+    return sum(ChannelStatistics.empty(count).nbytes for count in channels.values())
 
 
 def _instruments(
@@ -190,8 +199,12 @@ def _kept_file(
     graphs = bundle.manifest.graphs_sha256("fp32")
     given = {name: str(np.asarray(value).tolist()) for name, value in (options or {}).items()}
     key = json.dumps([graphs, data.sha256, samples, seed, given], sort_keys=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"observation-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+    kept = folder / f"observation-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(kept, error, CalibrationError) from error
+    return check_writable(kept, fail=CalibrationError)
 
 
 def _begun(kept: Path | None) -> Observation:

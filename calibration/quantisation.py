@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -148,6 +148,7 @@ def make_quantisation(
     method: Method,
     smooth: float,
     rounding: Rounding,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Quantisation:
     """Choose every scale.
 
@@ -160,6 +161,7 @@ def make_quantisation(
         method: How ranges are chosen.
         smooth: SmoothQuant's alpha (Xiao et al. 2023, eq. 4), 0 for no migration.
         rounding: How weights are rounded.
+        on_progress: Called with the linears done and their number.
 
     Raises:
         CalibrationError: ``smooth`` is out of range, or a linear was never observed.
@@ -173,6 +175,7 @@ def make_quantisation(
         for linear in linears[stage]:
             by_site.setdefault(sites[linear.name], set()).add(linear.name)
     site_scales, linear_scales, codes = {}, {}, {}
+    total = sum(map(len, by_site.values()))
     for site, names in sorted(by_site.items()):
         observed = {stage: by[site] for stage, by in seen.items() if site in by}
         if not observed:
@@ -196,6 +199,7 @@ def make_quantisation(
             means = {stage: lost.astype(np.float64) @ (one.mean * factors) for stage, one in observed.items()}
             corrections = {stage: tuple(float(np.float32(x)) for x in mean) for stage, mean in means.items()}
             linear_scales[name] = LinearScales(site, tuple(map(float, rows)), corrections)
+            on_progress(len(linear_scales), total)
     return Quantisation(kind.name, method, site_scales, linear_scales, codes=codes)
 
 

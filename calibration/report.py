@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from .charts import line_chart
 from .comparison import Comparison
+from .gates import Judged
 
 __all__ = ["render_report"]
 
@@ -33,7 +34,11 @@ _CHARTS = (
 
 
 def render_report(
-    title: str, told: Mapping[str, str], comparison: Comparison, gates: Sequence[tuple[str, float, str, bool]]
+    title: str,
+    told: Mapping[str, str],
+    comparison: Comparison,
+    gates: Sequence[Judged],
+    figures: Mapping[str, float],
 ) -> str:
     """Return the page.
 
@@ -41,19 +46,20 @@ def render_report(
         title: What was compared.
         told: Further facts by name.
         comparison: What was found.
-        gates: Of each: its figure's name, what was found, what was wanted, and whether it held.
+        gates: The figures that have a limit.
+        figures: The others.
     """
     facts = "".join(f"<tr><th>{html.escape(name)}<td>{html.escape(value)}" for name, value in told.items())
     rows = "".join(
-        f"<tr{'' if held else ' class=missed'}><td>{name}<td>{value:.4g}<td>{html.escape(wanted)}"
-        f"<td>{'held' if held else 'MISSED'}"
-        for name, value, wanted, held in gates
+        f"<tr{'' if one.passed else ' class=missed'}><td>{one.figure}<td>{one.measured:.4g}"
+        f"<td>{html.escape(one.limit)}<td>{'passed' if one.passed else 'FAILED'}"
+        for one in gates
     )
-    figures = "".join(f"<tr><td>{name}<td>{value:.4g}" for name, value in comparison.figures().items())
+    others = "".join(f"<tr><td>{name}<td>{value:.4g}" for name, value in figures.items())
     body = [
         f"<table>{facts}</table>",
-        f"<h2>Gates</h2><table><tr><th>figure<th>found<th>wanted<th>{rows}</table>" if gates else "",
-        f"<h2>Figures</h2><table>{figures}</table>",
+        f"<h2>Gates</h2><table><tr><th>figure<th>measured<th>limit<th>{rows}</table>" if gates else "",
+        f"<h2>Figures without a limit</h2><table>{others}</table>",
         "<h2>By autoregressive step</h2><p>Free-running: each side goes on from what it made itself. Teacher-forced: "
         "each chunk is made from the reference's cache, so that nothing accumulates.</p>",
         *(_chart(comparison, *chart) for chart in _CHARTS if chart[0] in comparison.free),

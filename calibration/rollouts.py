@@ -12,7 +12,7 @@ from ..bundle import Geometry
 from ..errors import CalibrationError
 from ..runtime.model import Model
 from ..runtime.session import Session, advance
-from .data import CalibrationSet
+from .data import CalibrationSet, fillable_frames
 from .tap import Array, TappedBackend
 
 __all__ = ["PARTS", "Rollout", "Strata", "cache_state", "plan_rollouts", "run_rollout"]
@@ -77,9 +77,7 @@ def plan_rollouts(geometry: Geometry, data: CalibrationSet, samples: int, steps:
 
 def _plan_one(g: Geometry, data: CalibrationSet, index: int) -> Rollout:
     clips = tuple((index * g.requests + request) % len(data.clips) for request in range(g.requests))
-    room = min(*(len(data.clips[clip]) for clip in clips), g.slots)
-    if g.positions == "absolute":
-        room = min(room, g.position_count - g.chunk_frames)
+    room = min(*(len(data.clips[clip]) for clip in clips), fillable_frames(g))
     lead = g.slots % g.chunk_frames if index % 2 else 0
     lead = lead if lead + g.chunk_frames <= room else 0
     given = (1 + index % max(1, (room - lead) // g.chunk_frames)) * g.chunk_frames

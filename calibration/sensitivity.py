@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import tempfile
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from .metrics import psnr
 from .publishing import with_weights, write_precision
 from .quantisation import Quantisation
 from .rendering import render
+from .scratch import scratch_folder
 
 __all__ = ["Bench", "Sensitivity", "estimate_speed", "fit_budget", "shares_of"]
 
@@ -98,8 +98,8 @@ def fit_budget(
     """
     groups = sorted({name.rpartition(".")[0] for name in quantisation.linears})
     total, done = len(groups) + 2 + len(groups).bit_length(), 0
-    with tempfile.TemporaryDirectory(prefix="vdmrt-sensitivity-") as folder:
-        bench = Bench(bundle, graphs, data, Path(folder), options or {}, threads)
+    with scratch_folder("sensitivity") as folder:
+        bench = Bench(bundle, graphs, data, folder, options or {}, threads)
 
         def measure(tried: Quantisation) -> float:
             nonlocal done

@@ -2,24 +2,68 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..bundle import Bundle, Speed, open_bundle, rewrite_manifest
+from ..bundle import Bundle, Speed
+from ..errors import NotFasterError
 from ..runtime.model import Model, load
 from ..runtime.profiler.compare import Side, compare, stay_open
 from ..runtime.profiler.report import Ratio
 from ..runtime.profiler.settings import Settings
+from .progress import Show, hide_progress
 
-__all__ = ["explain_slowness", "measure_speed", "time_in_turn", "timed_against"]
+__all__ = ["Judge", "measure_speed", "time_in_turn", "timed_against"]
 
 _log = logging.getLogger("vdmrt")
 _PAIRS, _STEPS = 15, 3
 # What a CPU does in well under a minute; beyond it the user asks for the time that it takes.
 _QUICK_FLOPS = 2e12
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Times new graphs and refuses those that are not shown to be faster than floating point.
+
+    Attributes:
+        threads: Of the CPU provider.
+        accept_slower: Whether it takes them however slow they are.
+        show: Shows the progress.
+    """
+
+    threads: int | None = None
+    accept_slower: bool = False
+    show: Show = hide_progress
+
+    def measure(self, bundle: Bundle, precisions: Sequence[str], target: Path) -> tuple[Speed, ...]:
+        """Return how fast new precisions are.
+
+        Args:
+            bundle: With the new graphs, not yet in its place.
+            precisions: The new ones.
+            target: The bundle that is to get them.
+
+        Raises:
+            NotFasterError: One is not shown to be faster, and that is not accepted.
+        """
+        speeds = measure_speed(
+            bundle, precisions, threads=self.threads, accept_slower=self.accept_slower, show=self.show
+        )
+        return self.decide(speeds, precisions, target)
+
+    def decide(self, speeds: Sequence[Speed], precisions: Sequence[str], target: Path) -> tuple[Speed, ...]:
+        """Return the speeds, or refuse what they are of; see :meth:`measure`."""
+        slow = [one for one in speeds if not one.faster]
+        if slow and not self.accept_slower:
+            raise NotFasterError(
+                f"{'; '.join(one.describe() for one in slow)}; {target} was not changed. To add "
+                f"{', '.join(precisions)} all the same, as for another machine, repeat the command with "
+                "--accept-slower: what was observed is kept",
+                speeds=speeds,
+            )
+        return tuple(speeds)
 
 
 def timed_against(bundle: Bundle, precision: str) -> str | None:
@@ -34,15 +78,21 @@ def timed_against(bundle: Bundle, precision: str) -> str | None:
 
 
 def measure_speed(
-    path: Path, precisions: Sequence[str], *, threads: int | None = None, accept_slower: bool = False
+    bundle: Bundle,
+    precisions: Sequence[str],
+    *,
+    threads: int | None = None,
+    accept_slower: bool = False,
+    show: Show = hide_progress,
 ) -> list[Speed]:
-    """Time what runs in INT8 on a CPU, and write what was found into ``model.json``.
+    """Time what runs in INT8 on a CPU.
 
     Args:
-        path: The bundle's folder.
+        bundle: With the precisions.
         precisions: Those that were made; others than INT8 ones are left out.
         threads: Of the CPU provider.
         accept_slower: What the record says of the user's will.
+        show: Shows the progress.
 
     Raises:
         BundleError: The bundle is altered.
@@ -50,7 +100,6 @@ def measure_speed(
     """
     found: list[Speed] = []
     for precision in precisions:
-        bundle = open_bundle(path)
         against = timed_against(bundle, precision)
         if against is None:
             continue
@@ -59,35 +108,26 @@ def measure_speed(
             _log.warning("%s was not timed, which would take minutes; vdmrt profile --against does it", precision)
             continue
         with (
-            load(path, backend="onnxruntime", precision=precision, threads=threads, verify=False) as model,
-            load(path, backend="onnxruntime", precision=against, threads=threads, verify=False) as other,
+            load(bundle.path, backend="onnxruntime", precision=precision, threads=threads, verify=False) as model,
+            load(bundle.path, backend="onnxruntime", precision=against, threads=threads, verify=False) as other,
+            show(f"timing {precision} against {against}, chunks") as on_progress,
         ):
-            found.append(_record(bundle, model, other, time_in_turn(model, other), accept_slower))
-        kept = tuple(one for one in bundle.manifest.speeds if one.precision != precision)
-        rewrite_manifest(bundle, dataclasses.replace(bundle.manifest, speeds=(*kept, found[-1])))
+            ratio = time_in_turn(model, other, on_progress=on_progress)
+            found.append(_record(bundle, model, other, ratio, accept_slower))
     return found
 
 
-def time_in_turn(model: Model, other: Model) -> Ratio:
+def time_in_turn(
+    model: Model, other: Model, *, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> Ratio:
     """Time denoising steps of two models in turn at a full cache; the ratio is the other's time over the model's."""
     g = model.manifest.geometry
     settings = Settings(
         Path(), steps=min(_STEPS, g.max_steps), warmup=-(-g.slots // g.chunk_frames), decoding="off", roofline=False
     )
     sides = [Side(settings, stay_open(one)) for one in (model, other)]
-    ratios = compare(sides[0], sides[1], what=other.precision, pairs=_PAIRS).ratios
+    ratios = compare(sides[0], sides[1], what=other.precision, pairs=_PAIRS, on_progress=on_progress).ratios
     return next(one for one in ratios if one.what == "denoising step")
-
-
-def explain_slowness(speed: Speed) -> str:
-    """Say in one line why a quantised precision is not faster here, and what to do."""
-    why = "quantising what its linears read costs what their 8 bit products save"
-    if "CPU" in speed.backend and not _has_integer_products():
-        why = "this CPU has no instructions for INT8 products (VNNI, or I8MM on ARM)"
-    return (
-        f"{speed.precision} is not faster than {speed.against} here, {speed.ratio:.2f} times as fast "
-        f"({speed.low:.2f} to {speed.high:.2f}): {why}; keep {speed.against}, or take it with --accept-slower"
-    )
 
 
 def _record(bundle: Bundle, model: Model, other: Model, ratio: Ratio, accepted: bool) -> Speed:
@@ -102,13 +142,3 @@ def _record(bundle: Bundle, model: Model, other: Model, ratio: Ratio, accepted: 
         accepted=accepted,
         graphs_sha256=bundle.manifest.graphs_sha256(model.precision),
     )
-
-
-def _has_integer_products() -> bool:
-    """Whether the CPU says that it multiplies INT8; taken to be so where the system does not tell."""
-    try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return True
-    wanted = ("i8mm", "asimddp") if platform.machine() in ("aarch64", "arm64") else ("avx512_vnni", "avx_vnni")
-    return any(one in told for one in wanted)

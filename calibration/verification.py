@@ -4,65 +4,48 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Accuracy, Bundle, choose_measured_precision, open_bundle, rewrite_manifest, write_file
-from ..errors import CalibrationError
+from ..bundle import Accuracy, Bundle, choose_measured_precision, open_bundle, rewrite_manifest, split_precision
+from ..bundle.files import check_writable, write_file
+from ..errors import BundleError, CalibrationError
+from ..hosts import need_packages
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
 from ..runtime.sampling_options import SamplingOptions
 from ..runtime.session_arguments import session_arguments
-from .comparison import Comparison, Contender, Latents, check_alike, compare_rollouts, given_frames
+from .comparison import (
+    FIGURES,
+    PICTURE_FIGURES,
+    Comparison,
+    Contender,
+    Latents,
+    check_alike,
+    compare_rollouts,
+    given_frames,
+)
 from .data import read_set
-from .guard import SAFE, Guard, Large
+from .gates import OVER_FP16, Judged, judge, select_gates
+from .guard import Guard, Large
+from .mixed import MIXED
+from .progress import Show, hide_progress
 from .quantisation import Quantisation
 from .reference import reference_bundle
 from .report import render_report
+from .scratch import scratch_folder
 from .shadow import shadow_of_bundle
 from .tap import TappedBackend
 
-__all__ = [
-    "DEFAULT_GATES",
-    "Gate",
-    "Verdict",
-    "VerifyRequest",
-    "parse_gate",
-    "quantisation_of",
-    "verify",
-]
+__all__ = ["Verdict", "VerifyRequest", "quantisation_of", "verify"]
 
-# What may grow no larger; every other figure may fall no lower.
-_MOST = ("drift", "relative-l2", "largest-fp16")
-DEFAULT_GATES = {"teacher-psnr": 35.0, "teacher-drift": 1.25, "largest-fp16": SAFE}
+_log = logging.getLogger("vdmrt")
 # Autoregressive steps of the first rollout that the FP16 guard watches.
 _GUARDED_CHUNKS = 2
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A bound on a figure.
-
-    Attributes:
-        figure: Its name.
-        bound: The least, or for drift and relative errors the most.
-    """
-
-    figure: str
-    bound: float
-
-    @property
-    def wanted(self) -> str:
-        """The bound in words."""
-        return f"at {'most' if self.figure.endswith(_MOST) else 'least'} {self.bound:g}"
-
-    def holds(self, found: float) -> bool:
-        """Whether a figure keeps within the bound; NaN never does."""
-        return found <= self.bound if self.figure.endswith(_MOST) else found >= self.bound
 
 
 @dataclass(frozen=True)
@@ -76,7 +59,7 @@ class VerifyRequest(SamplingOptions):
         data: What rollouts go on from, as for ``vdmrt calibrate``; None draws seeded normals.
         chunks: Autoregressive steps.
         seeds: Rollouts.
-        gates: Bounds by figure.
+        gates: Bounds by figure; None takes the default ones.
         report: An HTML file to write, or None.
         threads: Threads of the CPU provider.
     """
@@ -87,7 +70,7 @@ class VerifyRequest(SamplingOptions):
     data: Path | None = None
     chunks: int = 20
     seeds: int = 4
-    gates: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_GATES))
+    gates: Mapping[str, float] | None = None
     report: Path | None = None
     threads: int | None = None
 
@@ -104,110 +87,184 @@ class Verdict:
 
     Attributes:
         accuracy: What now stands in model.json.
-        missed: Gates that were missed, in words.
+        gates: The figures that have a limit.
         comparison: Every curve.
         large: Tensors that are too large to be safe in FP16.
+        recorded: Whether model.json could be written.
     """
 
     accuracy: Accuracy
-    missed: tuple[str, ...]
+    gates: tuple[Judged, ...]
     comparison: Comparison
     large: tuple[Large, ...]
+    recorded: bool = True
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """Gates that were missed, in words."""
+        return tuple(f"{one.figure}: {one.measured:.4g}, wanted {one.limit}" for one in self.gates if not one.passed)
+
+    @property
+    def others(self) -> dict[str, float]:
+        """The figures without a limit."""
+        gated = {one.figure for one in self.gates}
+        return {name: value for name, value in self.accuracy.figures.items() if name not in gated}
 
     def describe(self) -> str:
-        """Say it in a few lines."""
-        figures = "\n".join(f"  {name:22} {value:.4g}" for name, value in self.accuracy.figures.items())
-        held = "\n".join(f"MISSED  {one}" for one in self.missed) or "every gate held"
+        """Describe it as two tables: figures with a limit, and the others."""
         one = self.accuracy
-        told = f"{one.precision} against {one.against}, {one.seeds} rollouts of {one.chunks} chunks\n{figures}\n{held}"
-        return "\n".join([told, *(large.describe() for large in self.large)])
+        return "\n".join(
+            [
+                f"{one.precision} against {one.against}, {one.seeds} rollouts of {one.chunks} chunks",
+                "",
+                f"{'figure':24}{'measured':12}limit",
+                *(gate.describe() for gate in self.gates),
+                "",
+                "without a limit",
+                *(f"{name:24}{value:.4g}" for name, value in self.others.items()),
+                "",
+                f"{len(self.missed)} of {len(self.gates)} gates missed" if self.missed else "every gate held",
+                *(large.describe() for large in self.large),
+            ]
+        )
 
     def to_json(self) -> str:
         """Return everything but the frames."""
         curves = {name: getattr(self.comparison, name) for name in ("free", "teacher", "cache", "free_by_seed")}
-        large = [dataclasses.asdict(one) for one in self.large]
-        accuracy = dataclasses.asdict(self.accuracy)
-        return json.dumps({"accuracy": accuracy, "missed": self.missed, "large": large, "curves": curves}, indent=1)
+        told = {
+            "accuracy": dataclasses.asdict(self.accuracy),
+            "gates": [dataclasses.asdict(one) for one in self.gates],
+            "missed": self.missed,
+            "recorded": self.recorded,
+            "large": [dataclasses.asdict(one) for one in self.large],
+            "curves": curves,
+        }
+        return json.dumps(told, indent=1)
 
 
-def parse_gate(text: str) -> Gate:
-    """Read ``FIGURE=BOUND``.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    figure, equals, bound = text.partition("=")
-    try:
-        value = float(bound)
-    except ValueError:
-        value = math.nan
-    if not equals or not math.isfinite(value):
-        raise ValueError(f"--gate must be FIGURE=NUMBER, as teacher-psnr=35, got {text!r}")
-    return Gate(figure.strip(), value)
-
-
-def verify(request: VerifyRequest, *, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Verdict:
+def verify(request: VerifyRequest, *, show: Show = hide_progress) -> Verdict:
     """Compare, judge, write the result into model.json and the report where one is wanted.
 
+    A bundle that cannot be written is measured all the same; a warning says that the result is not recorded.
+
+    Args:
+        request: What to measure.
+        show: Shows the progress of each phase.
+
     Raises:
-        CalibrationError: A gate names no figure, or the bundles are of different models.
+        CalibrationError: A gate names no figure, the bundles are of different models, or the report cannot be written.
         BundleError: A bundle is altered, or has not that precision.
         MediaError: The data cannot be read.
+        ValueError: Both sides are the same graphs.
     """
+    need_packages("calibrate", "vdmrt verify", "onnx", "onnxruntime", fail=CalibrationError)
+    if request.report is not None:
+        check_writable(request.report, fail=CalibrationError)
     bundle = open_bundle(request.bundle)
     precision = choose_measured_precision(bundle, request.precision)
+    other = bundle if request.against == "fp32" else open_bundle(request.against)
+    _refuse_same(bundle, precision, other, request.against)
+    gates = select_gates(request.gates, _figure_names(bundle, precision, other))
     bundle.verify()
-    comparison, guard = _compare(bundle, precision, request, on_progress)
+    with_control = any(gate.figure == OVER_FP16 for gate in gates)
+    comparison, guard, control = _compare(bundle, precision, other, request, with_control, show)
     figures = {**comparison.figures(), "largest-fp16": guard.highest}
-    gates = _judge(figures, request.gates)
-    missed = tuple(f"{name}: {value:.4g}, wanted {wanted}" for name, value, wanted, held in gates if not held)
+    if control is not None:
+        figures[OVER_FP16] = figures["drift"] / max(control.figures()["drift"], 1e-12)
+    judged = judge(figures, gates)
     accuracy = Accuracy(
         precision=precision,  # type: ignore[arg-type]  # a key of the manifest's graphs
         against=request.against if request.against == "fp32" else Path(request.against).name,
         chunks=request.chunks,
         seeds=request.seeds,
-        passed=not missed,
+        passed=all(one.passed for one in judged),
         figures=figures,
         graphs_sha256=bundle.manifest.graphs_sha256(precision),
     )
-    kept = tuple(one for one in bundle.manifest.accuracy if one.precision != precision)
-    rewrite_manifest(bundle, dataclasses.replace(bundle.manifest, accuracy=(*kept, accuracy)))
+    verdict = Verdict(accuracy, judged, comparison, tuple(guard.over()), recorded=_record(bundle, accuracy))
     if request.report is not None:
-        told = {"bundle": bundle.manifest.name, "precision": precision, "against": accuracy.against}
-        told |= {"rollouts": f"{request.seeds} of {request.chunks} chunks", "verdict": accuracy.describe()}
-        page = render_report(f"{precision} against {accuracy.against}", told, comparison, gates)
-        write_file(request.report, page, fail=CalibrationError)
-    return Verdict(accuracy, missed, comparison, tuple(guard.over()))
+        _write_report(request.report, bundle, verdict)
+    return verdict
+
+
+def _refuse_same(bundle: Bundle, precision: str, other: Bundle, against: str) -> None:
+    """Refuse two sides that cannot differ."""
+    if "fp32" not in other.manifest.graphs:
+        return  # then its FP16 graphs are widened, which makes other graphs
+    if other.manifest.graphs_sha256("fp32") == bundle.manifest.graphs_sha256(precision):
+        known = ", ".join(bundle.manifest.graphs)
+        raise ValueError(
+            f"--precision {precision} and --against {against} are the same graphs, so there is nothing to compare; "
+            f"choose another --precision: the bundle has {known}, and vdmrt calibrate adds more"
+        )
+
+
+def _figure_names(bundle: Bundle, precision: str, other: Bundle) -> list[str]:
+    """Return the figures that a comparison will have."""
+    figures = [*FIGURES, "largest-fp16"]
+    figures += PICTURE_FIGURES if other.manifest.codec is not None else ()
+    return [*figures, *([OVER_FP16] if _has_control(bundle, precision) else [])]
+
+
+def _has_control(bundle: Bundle, precision: str) -> bool:
+    """Whether a quantised precision's drift can be compared with that of the bundle's FP16 graphs."""
+    linears, cache = split_precision(precision)
+    return "fp16" in bundle.manifest.graphs and (cache is not None or linears not in ("fp32", "fp16", MIXED))
+
+
+def _record(bundle: Bundle, accuracy: Accuracy) -> bool:
+    """Write the result into model.json; where that cannot be written, warn and return False."""
+    kept = tuple(one for one in bundle.manifest.accuracy if one.precision != accuracy.precision)
+    try:
+        rewrite_manifest(bundle, dataclasses.replace(bundle.manifest, accuracy=(*kept, accuracy)))
+    except BundleError as error:
+        _log.warning("the result is not recorded in the bundle, and vdmrt run will not mention it: %s", error)
+        return False
+    return True
+
+
+def _write_report(path: Path, bundle: Bundle, verdict: Verdict) -> None:
+    accuracy = verdict.accuracy
+    told = {"bundle": bundle.manifest.name, "precision": accuracy.precision, "against": accuracy.against}
+    told |= {"rollouts": f"{accuracy.seeds} of {accuracy.chunks} chunks"}
+    title = f"{accuracy.precision} against {accuracy.against}"
+    page = render_report(title, told, verdict.comparison, verdict.gates, verdict.others)
+    write_file(path, page, fail=CalibrationError)
 
 
 def _compare(
-    bundle: Bundle, precision: str, request: VerifyRequest, on_progress: Callable[[int, int], None]
-) -> tuple[Comparison, Guard]:
-    other = bundle if request.against == "fp32" else open_bundle(request.against)
-    tapped = TappedBackend(OnnxRuntimeBackend(threads=request.threads))
-    backend = OnnxRuntimeBackend(threads=request.threads)
-    with tempfile.TemporaryDirectory(prefix="vdmrt-verify-") as folder:
-        reference = reference_bundle(other, Path(folder))
-        with Model(reference, tapped, "fp32") as wanted, Model(bundle, backend, precision) as model:
-            clips = list(read_set(request.data, wanted).clips) if request.data else []
-            seeds = list(range(request.seeds))
-            check_alike(wanted, model)
-            guard = Guard(bundle, precision, Path(folder))
-            given = given_frames(wanted, clips, seeds)
-            _watch(guard, wanted, tapped, given[0], session_arguments(request))
-            cache = quantisation_of(bundle, precision).cache
-            shadow = shadow_of_bundle(bundle, precision, cache, threads=request.threads)
-            compared = compare_rollouts(
-                wanted,
-                tapped,
-                {precision: Contender(model, shadow)},
-                given=given,
-                seeds=seeds,
-                chunks=request.chunks,
-                options=session_arguments(request),
-                on_progress=on_progress,
-            )
-            return compared[precision], guard
+    bundle: Bundle, precision: str, other: Bundle, request: VerifyRequest, with_control: bool, show: Show
+) -> tuple[Comparison, Guard, Comparison | None]:
+    """Return the comparison, the guard that watched, and the comparison of the FP16 graphs that are its control."""
+    threads, options = request.threads, session_arguments(request)
+    tapped = TappedBackend(OnnxRuntimeBackend(threads=threads))
+    with ExitStack() as stack:
+        folder = stack.enter_context(scratch_folder("verify"))
+        wanted = stack.enter_context(Model(reference_bundle(other, folder), tapped, "fp32"))
+        model = stack.enter_context(Model(bundle, OnnxRuntimeBackend(threads=threads), precision))
+        clips = list(read_set(request.data, wanted).clips) if request.data else []
+        seeds = list(range(request.seeds))
+        check_alike(wanted, model)
+        guard = Guard(bundle, precision, folder)
+        given = given_frames(wanted, clips, seeds)
+        _watch(guard, wanted, tapped, given[0], options)
+        cache = quantisation_of(bundle, precision).cache
+        contenders = {precision: Contender(model, shadow_of_bundle(bundle, precision, cache, threads=threads))}
+        if with_control:
+            control = stack.enter_context(Model(bundle, OnnxRuntimeBackend(threads=threads), "fp16"))
+            contenders["fp16"] = Contender(control, None)
+        on_progress = stack.enter_context(show("comparing, denoising steps"))
+        found = compare_rollouts(
+            wanted,
+            tapped,
+            contenders,
+            given=given,
+            seeds=seeds,
+            chunks=request.chunks,
+            options=options,
+            on_progress=on_progress,
+        )
+    return found[precision], guard, found["fp16"] if with_control else None
 
 
 def _watch(guard: Guard, model: Model, tapped: TappedBackend, first: Latents, options: Mapping[str, Any]) -> None:
@@ -228,13 +285,3 @@ def quantisation_of(bundle: Bundle, precision: str) -> Quantisation:
         if made.precision == precision:
             return Quantisation.from_json(bundle.locate(made.scales).read_text(encoding="utf-8"))
     return Quantisation("int8", "max", {}, {})
-
-
-def _judge(figures: Mapping[str, float], gates: Mapping[str, float]) -> Sequence[tuple[str, float, str, bool]]:
-    judged = []
-    for name, bound in gates.items():
-        if name not in figures:
-            raise CalibrationError(f"--gate {name!r} is no figure; there are {', '.join(figures)}")
-        gate = Gate(name, bound)
-        judged.append((name, figures[name], gate.wanted, gate.holds(figures[name])))
-    return judged

@@ -7,11 +7,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 __all__ = ["Advance", "show_progress"]
 
-# Called with what is done and the total, in the unit that the title names.
-Advance = Callable[[int, int], None]
+
+class Advance(Protocol):
+    """Called with what is done and the total, in the unit that the title names, and where in the work that is."""
+
+    def __call__(self, done: int, total: int, place: str = "") -> None:
+        """Show it."""
+
 
 _log = logging.getLogger("vdmrt")
 
@@ -28,15 +34,19 @@ def show_progress(
         clock: Returns seconds.
 
     Yields:
-        A function to call with what is done and the total.
+        A function to call with what is done and the total, and with the place in the work, as "chunk 3 of 10".
     """
     if not _log.isEnabledFor(logging.INFO):
-        yield lambda done, total: None
+        yield _ignore
     elif sys.stderr.isatty():
         with _bar(title) as advance:
             yield advance
     else:
         yield _Lines(title, interval_s, clock)
+
+
+def _ignore(done: int, total: int, place: str = "") -> None:
+    pass
 
 
 @contextmanager
@@ -47,7 +57,15 @@ def _bar(title: str) -> Iterator[Advance]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+        def advance(done: int, total: int, place: str = "") -> None:
+            progress.update(task, completed=done, total=total, description=_join(title, place))
+
+        yield advance
+
+
+def _join(title: str, place: str) -> str:
+    return f"{title}, {place}" if place else title
 
 
 class _Lines:
@@ -57,8 +75,8 @@ class _Lines:
         self._title, self._interval_s, self._clock = title, interval_s, clock
         self._begun = self._logged = clock()
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, place: str = "") -> None:
         now = self._clock()
         if now - self._logged >= self._interval_s:
             self._logged = now
-            _log.info("%s: %d of %d, %.0f s", self._title, done, total, now - self._begun)
+            _log.info("%s: %d of %d, %.0f s", _join(self._title, place), done, total, now - self._begun)

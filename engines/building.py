@@ -150,18 +150,11 @@ def trtexec_line(source: Path, stage: str, precision: str, options: BuildOptions
 def _find_sources(
     bundle: Bundle, precision: str, graphs: Mapping[str, Graph], tensorrt: TensorRT, progress: Progress
 ) -> dict[str, GraphSource]:
-    """Return what to parse for each stage; lowers graphs where onnx is installed and they were not lowered yet."""
+    """Return what to parse for each stage; lowers graphs that were not lowered yet."""
     try:
         return {stage: find_source(bundle, graph, tensorrt.version) for stage, graph in graphs.items()}
     except EngineError:
-        try:
-            import onnx  # noqa: F401
-        except ModuleNotFoundError:
-            pass
-        else:
-            lower_graphs(
-                bundle, precision, release=tensorrt.version, progress=lambda stage: progress(f"lowering {stage}")
-            )
+        lower_graphs(bundle, precision, release=tensorrt.version, progress=lambda stage: progress(f"lowering {stage}"))
         return {stage: find_source(bundle, graph, tensorrt.version) for stage, graph in graphs.items()}
 
 

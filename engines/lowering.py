@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bundle import OLDEST_PARSER_OPSET, Bundle, Graph, find_unsupported, sha256_of, stage_graphs, write_file
 from ..errors import EngineError
+from ..hosts import needs_extra
 
 if TYPE_CHECKING:
     import onnx
@@ -126,10 +127,8 @@ def _types_path(path: Path) -> Path:
 
 def _read(bundle: Bundle, graph: Graph) -> onnx.ModelProto:
     path = bundle.locate(graph.file)
-    try:
+    with needs_extra("calibrate", "lowering a graph for TensorRT 8.5", fail=EngineError):
         import onnx
-    except ModuleNotFoundError as error:
-        raise EngineError("lowering a graph needs onnx; install it with pip install onnx") from error
     if sha256_of(path) != graph.file.sha256:
         raise EngineError(f"{path}: is not the graph that model.json records; export the bundle again")
     return onnx.load(str(path), load_external_data=False)

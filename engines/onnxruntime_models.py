@@ -26,6 +26,7 @@ from ..bundle import (
     stage_graphs,
 )
 from ..errors import BackendError, EngineError
+from ..hosts import need_packages, needs_extra
 from .engine_weights import EngineWeights
 from .keys import engine_key
 from .placing import find_built, place_engine, utc_now, verify_graphs
@@ -39,6 +40,7 @@ __all__ = ["ModelOptions", "build_models", "describe_cpu_machine", "load_onnxrun
 _log = logging.getLogger("vdmrt")
 # Part of an engine's key: raise it when what is done to a graph here changes.
 _RECIPE = 1
+_TASK = "building engines of ONNX Runtime"
 _PROVIDER = "CPUExecutionProvider"
 # The first release that reads external weights of a graph in memory where it is told (1.20 looks where it runs).
 _OLDEST = (1, 21)
@@ -96,7 +98,7 @@ def build_models(
     found = None if force else find_built(bundle, key, machine)
     if found is not None:
         return found
-    _need_onnx()
+    need_packages("calibrate", _TASK, "onnx", "onnxscript", fail=EngineError)
     verify_graphs(bundle, graphs)
 
     def build(work: Path) -> EngineManifest:
@@ -121,12 +123,11 @@ def load_onnxruntime() -> Any:
         BackendError: It is not installed, does not load or is too old.
     """
     try:
-        module = importlib.import_module("onnxruntime")  # heavy: only where graphs are optimised
+        with needs_extra("calibrate", _TASK, fail=BackendError):
+            module = importlib.import_module("onnxruntime")  # heavy: only where graphs are optimised
         version = str(module.__version__)
     except (ImportError, OSError, AttributeError) as error:
-        raise BackendError(
-            f"building ONNX Runtime engines needs ONNX Runtime, which does not load: {error}; see vdmrt doctor"
-        ) from error
+        raise BackendError(f"{_TASK} needs ONNX Runtime, which does not load: {error}; see vdmrt doctor") from error
     check_version(version)
     return module
 
@@ -152,16 +153,6 @@ def describe_cpu_machine(module: Any) -> Machine:
 def model_key(bundle: Bundle, precision: str, machine: Machine, options: ModelOptions) -> str:
     """Return the name of the engine's folder."""
     return engine_key(precision, stage_graphs(bundle, precision), machine, options.to_manifest())
-
-
-def _need_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise EngineError(
-            f"building ONNX Runtime engines needs {error.name}; install it with pip install onnx onnxscript"
-        ) from error
 
 
 def _optimise(

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .extras import needs_extra
+from .extras import describe_missing, need_packages, needs_extra
 
-__all__ = ["needs_extra"]
+__all__ = ["describe_missing", "need_packages", "needs_extra"]

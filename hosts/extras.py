@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..errors import VdmrtError
 
-__all__ = ["needs_extra"]
+__all__ = ["describe_missing", "need_packages", "needs_extra"]
+
+Fail = Callable[[str], VdmrtError]
 
 
 @contextmanager
-def needs_extra(extra: str, task: str, *, fail: Callable[[str], VdmrtError]) -> Iterator[None]:
+def needs_extra(extra: str, task: str, *, fail: Fail) -> Iterator[None]:
     """Turn a missing package into the command that installs it.
 
     Args:
@@ -28,6 +31,26 @@ def needs_extra(extra: str, task: str, *, fail: Callable[[str], VdmrtError]) -> 
         package = (error.name or "").partition(".")[0]
         if package in ("", "vdmrt"):
             raise  # a bug of ours, which no installation mends
-        raise fail(
-            f"{task} needs {package}, which is not installed; install it with pip install 'vdmrt[{extra}]'"
-        ) from error
+        raise fail(describe_missing(extra, task, package)) from error
+
+
+def need_packages(extra: str, task: str, *packages: str, fail: Fail) -> None:
+    """Import packages before any work is done with them.
+
+    Args:
+        extra: The extra of vdmrt that brings them.
+        task: What needs them.
+        packages: The names that they are imported by.
+        fail: Makes the error from a sentence; an exception class will do.
+
+    Raises:
+        VdmrtError: What ``fail`` makes: one of them is not installed.
+    """
+    with needs_extra(extra, task, fail=fail):
+        for package in packages:
+            importlib.import_module(package)
+
+
+def describe_missing(extra: str, task: str, package: str) -> str:
+    """Return the sentence for a package that is not installed."""
+    return f"{task} needs {package}, which is not installed; install it with pip install 'vdmrt[{extra}]'"

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from ..console.parameters import Number, OutputFile
+from ..console.progress import show_progress
 from ..console.sections import SectionedCommand
 from ..console.tables import open_console
 from ._options_cli import load_options, sampling_options, seed_option
@@ -49,7 +50,8 @@ def run(bundle: Path, as_json: bool, **given: Any) -> None:
     """
     from .generation import Request, generate
 
-    summary = generate(Request(bundle=bundle, **given))
+    with show_progress("generating, denoising steps") as on_progress:
+        summary = generate(Request(bundle=bundle, **given), on_progress=on_progress)
     click.echo(json.dumps(dataclasses.asdict(summary), indent=1) if as_json else summary.describe())
     if summary.interrupted is not None:
         sys.exit(128 + signal.Signals[summary.interrupted])
@@ -80,7 +82,10 @@ def demo(output: Path, sky: int, chunks: int, steps: int | None, **given: Any) -
     """Go on with a sky time-lapse that the shipped model has never seen; write a clip and a contact sheet."""
     from .demo import run_demo
 
-    summary, sheet = run_demo(output, sky=sky, chunks=chunks, steps=steps, loading=LoadOptions(**given))
+    with show_progress("generating, denoising steps") as on_progress:
+        summary, sheet = run_demo(
+            output, sky=sky, chunks=chunks, steps=steps, loading=LoadOptions(**given), on_progress=on_progress
+        )
     click.echo(summary.describe())
     click.echo(f"{sheet}: every pixel frame, the given ones framed in orange")
     if summary.interrupted is not None:

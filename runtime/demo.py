@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,13 @@ _GIVEN = 9  # a chunk and one: enough to see which way the wind blows
 
 
 def run_demo(
-    output: Path, *, sky: int, chunks: int, steps: int | None, loading: LoadOptions | None = None
+    output: Path,
+    *,
+    sky: int,
+    chunks: int,
+    steps: int | None,
+    loading: LoadOptions | None = None,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, place: None,
 ) -> tuple[Summary, Path]:
     """Render the first frames of a sky, generate what follows, and write a clip and a contact sheet.
 
@@ -31,6 +38,7 @@ def run_demo(
         chunks: Autoregressive steps.
         steps: Denoising steps; None takes the bundle's default.
         loading: How the bundle is loaded; None takes every default.
+        on_progress: As for :func:`~vdmrt.runtime.generation.generate`.
 
     Returns:
         What was done, and the contact sheet.
@@ -57,7 +65,11 @@ def run_demo(
     except OSError as error:
         raise MediaError(f"'{output}' cannot be made: {error.strerror}; give another --output") from error
     sheet = output / "sky.png"
-    summary = generate(request, on_clip=lambda clip, given: write_contact_sheet(sheet, clip, given=given))
+    summary = generate(
+        request,
+        on_clip=lambda clip, given: write_contact_sheet(sheet, clip, given=given),
+        on_progress=on_progress,
+    )
     return summary, sheet
 
 

@@ -7,7 +7,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,12 +129,19 @@ class Summary:
         )
 
 
-def generate(request: Request, *, on_clip: Callable[[npt.NDArray[Any], int], None] | None = None) -> Summary:
+def generate(
+    request: Request,
+    *,
+    on_clip: Callable[[npt.NDArray[Any], int], None] | None = None,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, place: None,
+) -> Summary:
     """Generate and write.
 
     Args:
         request: What.
         on_clip: Called at the end with everything written, [n, ...], and how many of it were given.
+        on_progress: Called after each denoising step with the steps done, their number, and "chunk 3 of 10"; from the
+            thread that makes the chunk.
 
     Raises:
         VdmrtError: Something is missing, foreign, or does not fit; nothing half-written stays.
@@ -160,7 +166,7 @@ def generate(request: Request, *, on_clip: Callable[[npt.NDArray[Any], int], Non
             timings, written = [], [given]
             interrupted = None
             try:
-                for chunk in _stream(session, request.chunks):
+                for chunk in _stream(session, request.chunks, on_progress):
                     timings.append(chunk.timings)
                     made = chunk.pictures if wants_pictures else chunk.latents
                     written += [made] if on_clip is not None else []
@@ -226,30 +232,17 @@ def _given(first: npt.NDArray[Any], model: Model, wants_pictures: bool) -> npt.N
     return model.codec.decode(first) if wants_pictures else model.codec.encode(first)
 
 
-def _stream(session: Session, chunks: int) -> Iterator[Chunk]:
-    with _progress(chunks, session.table.steps) as on_step:
-        # On a GPU, decoding and writing a chunk overlap the next one's denoising; on the CPU they would compete.
-        yield from session.stream(chunks, on_step=on_step, ahead=not session.lane.device.is_host)
+def _stream(session: Session, chunks: int, on_progress: Callable[[int, int, str], None]) -> Iterator[Chunk]:
+    steps, total = 0, chunks * session.table.steps
 
+    def on_step(done: int) -> None:
+        nonlocal steps
+        chunk = 1 + steps // session.table.steps
+        steps += 1
+        on_progress(steps, total, f"chunk {chunk} of {chunks}")
 
-@contextmanager
-def _progress(chunks: int, steps: int) -> Iterator[Callable[[int], None]]:
-    """Show autoregressive and denoising steps on a terminal's stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        outer = progress.add_task("autoregressive steps", total=chunks)
-        inner = progress.add_task("denoising steps", total=steps)
-
-        def on_step(done: int) -> None:
-            progress.update(inner, completed=done)
-            if done == steps:
-                progress.advance(outer)
-
-        yield on_step
+    # On a GPU, decoding and writing a chunk overlap the next one's denoising; on the CPU they would compete.
+    return session.stream(chunks, on_step=on_step, ahead=not session.lane.device.is_host)
 
 
 def _summarize(

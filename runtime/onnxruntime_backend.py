@@ -12,6 +12,7 @@ import numpy as np
 
 from ..bundle import Bundle, Graph, check_external_data, thread_count
 from ..errors import BackendError, BundleError, DeviceError, TensorMismatchError
+from ..hosts import describe_missing, needs_extra
 from ._core import Device, cuda_device, host_device
 from ._distributions import onnxruntime_distributions
 from .onnxruntime_engine import EngineGraphs, find_engine_graphs
@@ -30,6 +31,7 @@ _TYPES = {
 }
 # ONNX's number of the type: numpy, by whose types the others are bound, has no FP8.
 _FLOAT8 = 17
+_TASK = "running a bundle with ONNX Runtime"
 _NO_CUDA_GRAPH = "-1"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -376,7 +378,7 @@ def check_distributions(found: Sequence[str]) -> None:
         BackendError: There is none, or several, which overwrite each other's files.
     """
     if not found:
-        raise BackendError("ONNX Runtime is not installed; install it with pip install 'vdmrt[cpu]'")
+        raise BackendError(describe_missing("cpu", _TASK, "onnxruntime"))
     if len(found) > 1:
         raise BackendError(
             f"{' and '.join(found)} are both installed and overwrite each other's files; "
@@ -386,6 +388,7 @@ def check_distributions(found: Sequence[str]) -> None:
 
 def _import_onnxruntime() -> Any:
     check_distributions(onnxruntime_distributions())
-    import onnxruntime  # heavy: only where a bundle is run
+    with needs_extra("cpu", _TASK, fail=BackendError):
+        import onnxruntime  # heavy: only where a bundle is run
 
     return onnxruntime

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from calibrated import calibrate_copy
+from calibrated import calibrate_copy, tiny_latents
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -22,6 +23,7 @@ from vdmrt.calibration.data import CalibrationSet, read_set
 from vdmrt.calibration.formats import FORMATS
 from vdmrt.calibration.observation import Observation
 from vdmrt.calibration.rollouts import plan_rollouts
+from vdmrt.calibration.speed import Judge
 from vdmrt.calibration.statistics import ChannelStatistics
 from vdmrt.errors import BundleError, CalibrationError, MediaError, SessionError
 
@@ -335,3 +337,45 @@ def test_the_command_says_what_it_made(copied: Path, tmp_path: Path) -> None:
     assert b"QuantizeLinear" not in open_bundle(copied).locate(fill.file).read_bytes()
     refused = CliRunner().invoke(main, ["calibrate", str(copied), *options, "--keep", "nothing*"])
     assert (refused.exit_code, "matches no linear" in refused.stderr) == (1, True)
+
+
+def test_every_long_phase_shows_its_progress_to_the_end(copied: Path, tmp_path: Path) -> None:
+    seen: dict[str, list[tuple[int, int]]] = {}
+
+    @contextmanager
+    def show(title: str) -> Iterator[Callable[[int, int], None]]:
+        yield lambda done, total: seen.setdefault(title, []).append((done, total))
+
+    request = CalibrationRequest(copied, tiny_latents(tmp_path), samples=3, threads=1)
+    calibrate(request, judge=Judge(1, True, show), show=show)
+
+    assert list(seen) == [
+        "observing, denoising steps",
+        "rounding, linears",
+        "writing, precisions",
+        "timing int8 against fp32, chunks",
+    ]
+    assert all(calls[-1][0] == calls[-1][1] for calls in seen.values())
+
+
+def test_the_summary_says_what_the_number_of_samples_became(copied: Path, tmp_path: Path) -> None:
+    summary = calibrate(CalibrationRequest(copied, tiny_latents(tmp_path), samples=2, threads=1))
+
+    denoise, fill = (
+        sum(count for name, count in summary.strata.items() if name.startswith(stage)) for stage in ("denoise", "fill")
+    )
+    told = f"observed {denoise} denoising runs and {fill} cache fills in 1 whole rollout, the fewest that have"
+    assert told in summary.describe()
+    assert denoise > 2
+
+
+def test_a_set_that_shows_too_little_is_told_what_it_lacks(tiny_bundle: Path) -> None:
+    geometry = open_bundle(tiny_bundle).manifest.geometry
+    short = CalibrationSet((np.zeros((5, 4, 4, 6), np.float32),), (), "")
+    enough = CalibrationSet((np.zeros((geometry.slots, 4, 4, 6), np.float32),) * 4, (), "")
+
+    few, frames = short.shortcomings(geometry)
+
+    assert few.startswith("the calibration set has 1 clip; 4 or more of different content")
+    assert frames.startswith("the longest clip has 5 latent frames, and 7 fill the cache")
+    assert enough.shortcomings(geometry) == []

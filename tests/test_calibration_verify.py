@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,9 @@ from click.testing import CliRunner
 from vdmrt.bundle import open_bundle
 from vdmrt.calibration.charts import line_chart
 from vdmrt.calibration.comparison import drift
+from vdmrt.calibration.gates import Gate, parse_gate
 from vdmrt.calibration.metrics import compare_latents, compare_pictures, psnr, ssim
-from vdmrt.calibration.verification import Gate, VerifyRequest, parse_gate, verify
+from vdmrt.calibration.verification import VerifyRequest, verify
 from vdmrt.cli import main
 from vdmrt.errors import CalibrationError
 
@@ -54,11 +58,52 @@ def test_an_fp8_cache_is_measured_too(calibrated: Path) -> None:
     assert 0.005 < verdict.accuracy.figures["cache-relative-l2"] < 0.05
 
 
-def test_a_graph_against_itself_is_the_same(calibrated: Path) -> None:
-    verdict = verify(quick(calibrated, precision="fp32"))
+def test_the_same_graphs_on_both_sides_are_refused(calibrated: Path) -> None:
+    wanted = "--precision fp32 and --against fp32 are the same graphs, .*: the bundle has fp32, fp16, int8-kv8"
 
-    assert verdict.accuracy.figures["free-psnr"] == verdict.accuracy.figures["teacher-psnr"] == 150
-    assert max(verdict.comparison.cache) == 0
+    with pytest.raises(ValueError, match=wanted):
+        verify(quick(calibrated, precision="fp32"))
+    result = CliRunner().invoke(main, ["verify", str(calibrated), "--precision", "fp32", "--against", str(calibrated)])
+
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_drift_is_judged_beside_that_of_fp16_from_the_same_seeds(calibrated: Path) -> None:
+    quantised = verify(quick(calibrated))
+    half = verify(quick(calibrated, precision="fp16"))
+
+    figures = quantised.accuracy.figures
+    assert [gate.figure for gate in quantised.gates] == [
+        "teacher-psnr", "teacher-drift", "drift-over-fp16", "largest-fp16",
+    ]  # fmt: skip
+    assert figures["drift-over-fp16"] == pytest.approx(figures["drift"] / half.accuracy.figures["drift"])
+    assert "drift-over-fp16" not in half.accuracy.figures
+
+
+def test_every_gated_figure_is_told_with_its_limit(calibrated: Path) -> None:
+    verdict = verify(quick(calibrated, chunks=2, seeds=1, gates={"teacher-psnr": 20.0, "drift": 0.001}))
+
+    told, _, others = verdict.describe().partition("without a limit")
+    judged = json.loads(verdict.to_json())["gates"]
+    assert re.search(r"teacher-psnr +[\d.]+ +at least 20 +passed\ndrift +[\d.]+ +at most 0.001 +FAILED", told)
+    assert "teacher-drift" in others and "teacher-psnr" not in others and "1 of 2 gates missed" in others
+    assert [(one["figure"], one["limit"], one["passed"]) for one in judged] == [
+        ("teacher-psnr", "at least 20", True),
+        ("drift", "at most 0.001", False),
+    ]
+
+
+def test_progress_counts_the_steps_of_both_sides(calibrated: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    @contextmanager
+    def show(title: str) -> Iterator[Callable[[int, int], None]]:
+        yield lambda done, total: seen.append((done, total))
+
+    verify(quick(calibrated, chunks=2, seeds=1, steps=3), show=show)
+
+    # The reference, the precision and FP16, two chunks of three steps each.
+    assert seen == [(done, 18) for done in range(1, 19)]
 
 
 def test_teacher_forced_and_free_running_agree_before_anything_was_cached(calibrated: Path) -> None:
@@ -82,7 +127,8 @@ def test_the_command_exits_with_3_and_writes_a_page(calibrated: Path, tmp_path: 
     assert (result.exit_code, told["accuracy"]["passed"], len(told["curves"]["free"]["psnr"])) == (3, False, 2)
     text = page.read_text()
     assert text.count("<svg") == 7
-    assert "MISSED" in text and "data:image/png;base64," in text and "http" not in text.replace("http://www.w3.org", "")
+    assert "<td>at least 149<td>FAILED" in text and "data:image/png;base64," in text
+    assert "http" not in text.replace("http://www.w3.org", "")
 
 
 def test_run_warns_of_a_precision_that_missed_its_gate(
@@ -117,7 +163,7 @@ def test_bundles_of_other_models_are_not_compared(calibrated: Path, text_bundle:
 
 
 def test_a_gate_on_nothing_is_refused_by_its_name(calibrated: Path) -> None:
-    with pytest.raises(CalibrationError, match="'beauty' is no figure; there are free-psnr"):
+    with pytest.raises(CalibrationError, match="'beauty' is no figure of this comparison; there are free-psnr"):
         verify(quick(calibrated, chunks=1, seeds=1, gates={"beauty": 1.0}))
     with pytest.raises(ValueError, match="must be FIGURE=NUMBER"):
         parse_gate("psnr")

@@ -23,6 +23,15 @@ def test_a_line_tells_the_progress_every_few_seconds(caplog: pytest.LogCaptureFi
     ]
 
 
+def test_the_place_in_the_work_stands_beside_the_title(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "vdmrt")
+
+    with show_progress("generating, steps", interval_s=0) as advance:
+        advance(7, 20, "chunk 2 of 4")
+
+    assert caplog.records[0].message.startswith("generating, steps, chunk 2 of 4: 7 of 20, ")
+
+
 def test_quiet_means_no_progress(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "vdmrt")
 

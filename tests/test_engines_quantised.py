@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,8 +180,11 @@ def test_a_quantised_engine_that_is_not_faster_exits_with_3(text: Path, recorder
 
     assert alone.exit_code == 0, alone.output
     assert (built.exit_code, accepted.exit_code) == (3, 0), built.output
-    assert "int8 is not faster than fp32: " in built.stderr
-    assert "--accept-slower takes it" in built.stderr
+    # What the same computation shows of itself is chance; the words are those of the interval.
+    assert re.search(
+        r"int8 is (slower|not shown to be faster) than fp32: [\d.]+ times as fast \(99 % int", built.stderr
+    )
+    assert "the engine was built and stays in " in built.stderr and "accept it with --accept-slower" in built.stderr
     (engine,) = (one for one in list_engines(open_bundle(text)) if one.manifest.precision == "int8")
     assert [check.name for check in engine.manifest.checks] == ["runs", "agrees", "faster", "faster than fp32"]
     assert [check.passed for check in engine.manifest.checks][1] and not engine.manifest.checks[-1].passed

@@ -80,7 +80,14 @@ def stay_open(model: Model) -> Callable[[], AbstractContextManager[Model]]:
     return lambda: nullcontext(model)
 
 
-def compare(this: Side, other: Side, *, what: str, pairs: int) -> Comparison:
+def compare(
+    this: Side,
+    other: Side,
+    *,
+    what: str,
+    pairs: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Comparison:
     """Run chunks of both in turn, in eight rounds, each of which opens both anew.
 
     A pair of neighbouring chunks is one comparison, free of what the machine does in the meantime; but pairs of one
@@ -93,13 +100,20 @@ def compare(this: Side, other: Side, *, what: str, pairs: int) -> Comparison:
         other: The other.
         what: What the other is, for people.
         pairs: Neighbouring chunks in all, at least; two in each round.
+        on_progress: Called with the chunks made, those of the warm-up included, and their number.
 
     Raises:
         VdmrtError: One of them fails.
     """
     # An even number, so that each leads as often as the other.
     per_round = 2 * max(1, -(-pairs // (2 * _ROUNDS)))
-    rounds = [_measure_round(this, other, number, per_round) for number in range(_ROUNDS)]
+    chunks = 2 * (this.settings.warmup + 1 + per_round)
+
+    def measure(number: int) -> _Round:
+        before = number * chunks
+        return _measure_round(this, other, number, per_round, lambda made: on_progress(before + made, _ROUNDS * chunks))
+
+    rounds = [measure(number) for number in range(_ROUNDS)]
     part = rounds[0].part
     codec = "included" if rounds[0].decodes else "excluded"
     return Comparison(
@@ -130,7 +144,7 @@ class _Round:
     times: tuple[list[_Times], list[_Times]]
 
 
-def _measure_round(this: Side, other: Side, number: int, pairs: int) -> _Round:
+def _measure_round(this: Side, other: Side, number: int, pairs: int, on_chunk: Callable[[int], None]) -> _Round:
     """Open both, warm up, and make pairs. Who comes second finds other caches and other places, so they change."""
     sides, turn = (this, other), (0, 1) if number % 2 else (1, 0)
     with ExitStack() as opened:
@@ -151,6 +165,7 @@ def _measure_round(this: Side, other: Side, number: int, pairs: int) -> _Round:
                 found = _time(rollouts[side], 1 if alike else frames[side])
                 if chunk >= warmup:
                     times[side].append(found)
+            on_chunk(2 * (chunk + 1))
     return _Round("autoregressive step" if alike else "latent frame", decodes, times)
 
 

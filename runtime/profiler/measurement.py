@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...bundle import Geometry
+from ...errors import BackendError
+from ...hosts import needs_extra
 from ..chunk import Chunk, Timings
 from ..model import Model
 from ..session import Session
@@ -132,10 +134,8 @@ def measure(model: Model, settings: Settings) -> Measurement:
 
 
 def _open_ranges() -> NvtxRanges:
-    try:
+    with needs_extra("profile", "vdmrt profile --nvtx", fail=BackendError):
         return NvtxRanges()
-    except ImportError as error:
-        raise ValueError("--nvtx wants the package nvtx; pip install 'vdmrt[profile]'") from error
 
 
 def _run(rollout: Rollout, settings: Settings, chunks: int, found: Measurement) -> None:

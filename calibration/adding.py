@@ -1,0 +1,206 @@
+"""Quantised graphs added to a bundle: written beside it, timed if asked for, and taken whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..bundle import Bundle, BundleWriter, Calibration, Graph, amended_bundle
+from .data import CalibrationSet
+from .graph_file import GraphFile, WeightsFile, load_graph
+from .linears import KEPT, Linear, find_linears
+from .observation import Observation, planned_nbytes
+from .progress import Show, hide_progress
+from .publishing import with_weights, write_precision
+from .quantisation import Quantisation
+from .reference import source_precision
+from .rendering import render
+from .request import CalibrationRequest
+from .sensitivity import Sensitivity
+from .speed import Judge
+from .summary import CalibrationSummary
+
+__all__ = ["added_nbytes", "publish"]
+
+# Options that are no part of what was made.
+_NOT_TOLD = ("bundle", "data", "text", "threads", "observations")
+_STAGES = ("fill", "denoise")
+
+
+def publish(
+    bundle: Bundle,
+    graphs: Mapping[str, GraphFile],
+    quantisation: Quantisation,
+    request: CalibrationRequest,
+    data: CalibrationSet,
+    seen: Observation,
+    sensitivity: Sensitivity | None = None,
+    *,
+    judge: Judge | None = None,
+    show: Show = hide_progress,
+) -> CalibrationSummary:
+    """Write every rendering of a quantisation into the bundle, and how it came about.
+
+    Args:
+        bundle: Gets the graphs, all of them or none.
+        graphs: In float32.
+        quantisation: Every scale.
+        request: What was asked for.
+        data: What was observed on.
+        seen: What was observed.
+        sensitivity: What the search for a budget found.
+        judge: Times the new graphs before the bundle takes them, and may refuse them.
+        show: Shows the progress.
+
+    Raises:
+        NotFasterError: The judge refuses the graphs.
+        BundleError: The bundle cannot be written.
+    """
+    renderings = _renderings(bundle, graphs, request)
+    summary = _summarize(bundle, graphs, quantisation, tuple(renderings), data, seen, sensitivity)
+    with amended_bundle(bundle, without=_replaced(bundle, request, renderings)) as writer:
+        written = _write_graphs(writer, renderings, graphs, quantisation, request, show)
+        made = _write_records(writer, quantisation, summary, request, data, sensitivity, tuple(written))
+        old = bundle.manifest
+        manifest = dataclasses.replace(
+            old,
+            graphs={**old.graphs, **written},
+            calibrations=(*(one for one in old.calibrations if one.precision not in written), *made),
+            accuracy=tuple(one for one in old.accuracy if one.precision not in written),
+            speeds=tuple(one for one in old.speeds if one.precision not in written),
+        )
+        writer.finish(manifest)
+        if judge is not None:
+            speeds = judge.measure(Bundle(writer.path, manifest), tuple(written), bundle.path)
+            summary = dataclasses.replace(summary, speeds=speeds)
+            writer.finish(dataclasses.replace(manifest, speeds=(*manifest.speeds, *speeds)))
+    return summary
+
+
+def _replaced(bundle: Bundle, request: CalibrationRequest, labels: Iterable[str]) -> set[str]:
+    """Return the files that are written again, and what was kept for a run that is stopped."""
+    return {
+        *(f"graphs/{stage}.{label}.onnx" for label in labels for stage in _STAGES),
+        f"graphs/weights.{request.stem}.bin",
+        *(f"calibration/{request.stem}/{name}" for name in ("scales.json", "report.json", "budget.svg")),
+        *(f"calibration/{file.name}" for file in (bundle.path / "calibration").glob("observation-*.npz")),
+    }
+
+
+def _write_graphs(
+    writer: BundleWriter,
+    renderings: Mapping[str, Mapping[str, tuple[Graph, GraphFile]]],
+    graphs: Mapping[str, GraphFile],
+    quantisation: Quantisation,
+    request: CalibrationRequest,
+    show: Show,
+) -> dict[str, dict[str, Graph]]:
+    by_stage = dict.fromkeys(graphs, quantisation)
+    if request.keep_fill:
+        by_stage["fill"] = dataclasses.replace(quantisation, linears={})
+    quantised: Any = None if request.precision == "none" else request.precision
+    weights = WeightsFile(writer.path / "graphs" / f"weights.{request.stem}.bin")
+    written = {}
+    with show("writing, precisions") as on_progress:
+        for done, (label, sources) in enumerate(renderings.items(), 1):
+            made = {
+                stage: render(opened, stage, by_stage[stage], graphs[stage]) for stage, (_, opened) in sources.items()
+            }
+            written[label] = write_precision(writer, label, made, sources, weights, quantised)
+            on_progress(done, len(renderings))
+    record = writer.record(f"graphs/{weights.path.name}")
+    return {label: with_weights(new, record) for label, new in written.items()}
+
+
+def _write_records(
+    writer: BundleWriter,
+    quantisation: Quantisation,
+    summary: CalibrationSummary,
+    request: CalibrationRequest,
+    data: CalibrationSet,
+    sensitivity: Sensitivity | None,
+    labels: Sequence[str],
+) -> Iterator[Calibration]:
+    """Write the scales, the report and the picture of the budget; yield what the manifest says of each precision."""
+    stem = f"calibration/{request.stem}"
+    texts = {
+        "scales.json": quantisation.to_json(),
+        "report.json": json.dumps(_report(summary, request, sensitivity), indent=1) + "\n",
+    }
+    if sensitivity is not None:
+        texts["budget.svg"] = sensitivity.to_svg()
+    (writer.path / stem).mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (writer.path / stem / name).write_text(text, encoding="utf-8")
+    scales, report, *picture = (writer.record(f"{stem}/{name}") for name in texts)
+    for label in labels:
+        yield Calibration(label, scales, report, summary.data, data.sha256, picture[0] if picture else None)  # type: ignore[arg-type]
+
+
+def added_nbytes(bundle: Bundle, graphs: Mapping[str, GraphFile], request: CalibrationRequest) -> int:
+    """Return about how many bytes are added: the new weights, and the statistics that are kept meanwhile."""
+    linears = _linears(graphs) if request.precision != "none" else []
+    codes = {linear.weight: linear.inputs * linear.outputs for linear in linears}
+    others = 0
+    for sources in _renderings(bundle, graphs, request).values():
+        distinct = {name: data for _, opened in sources.values() for name, data in opened.weights.items()}
+        others += sum(data.nbytes for name, data in distinct.items() if name not in codes)
+    return sum(codes.values()) + others + planned_nbytes(graphs)
+
+
+def _linears(graphs: Mapping[str, GraphFile]) -> list[Linear]:
+    return [linear for graph in graphs.values() for linear in find_linears(graph)]
+
+
+def _renderings(
+    bundle: Bundle, graphs: Mapping[str, GraphFile], request: CalibrationRequest
+) -> dict[str, dict[str, tuple[Graph, GraphFile]]]:
+    """Return what each new precision is made from: by label, by stage, as model.json has it and opened."""
+    known = bundle.manifest.graphs
+    suffix = request.suffix
+    single = {stage: (known[source_precision(bundle)][stage], graph) for stage, graph in graphs.items()}
+    half = (
+        {stage: (known["fp16"][stage], load_graph(bundle, known["fp16"][stage])) for stage in graphs}
+        if "fp16" in known
+        else None
+    )
+    if request.precision == "none":
+        chosen = {f"fp32{suffix}": single} if "fp32" in known else {}
+        return chosen | ({f"fp16{suffix}": half} if half else {})
+    if request.precision == "fp8":
+        return {f"fp8{suffix}": half or single}
+    return {f"int8{suffix}": single} | ({f"int8-fp16{suffix}": half} if half else {})
+
+
+def _summarize(
+    bundle: Bundle,
+    graphs: Mapping[str, GraphFile],
+    quantisation: Quantisation,
+    precisions: tuple[str, ...],
+    data: CalibrationSet,
+    seen: Observation,
+    sensitivity: Sensitivity | None,
+) -> CalibrationSummary:
+    everything = {linear.name for linear in _linears(graphs)}
+    return CalibrationSummary(
+        bundle=str(bundle.path),
+        precisions=precisions,
+        quantised=(len(quantisation.linears), len(everything)),
+        kept=sensitivity.kept if sensitivity else (),
+        migrated=tuple(name for name, site in quantisation.sites.items() if site.migration is not None),
+        data=data.describe(),
+        strata=dict(sorted(seen.strata.counts.items())),
+        statistics_nbytes=seen.nbytes,
+        rollouts=seen.done,
+    )
+
+
+def _report(
+    summary: CalibrationSummary, request: CalibrationRequest, sensitivity: Sensitivity | None
+) -> dict[str, Any]:
+    """Return what is worth keeping."""
+    options = {name: value for name, value in vars(request).items() if name not in _NOT_TOLD}
+    told = {**summary.to_report(), "options": options, "patterns": [*KEPT, *request.keep]}
+    return told | ({"sensitivity": dataclasses.asdict(sensitivity)} if sensitivity else {})

@@ -1,0 +1,76 @@
+"""What to calibrate and how; the names are the options of ``vdmrt calibrate``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..bundle import CACHE_SUFFIXES
+from ..runtime.sampling_options import SamplingOptions
+from .ranges import Method
+from .rounding import Rounding
+
+__all__ = ["CalibrationRequest"]
+
+Target = Literal["int8", "fp8", "none"]
+
+
+@dataclass(frozen=True)
+class CalibrationRequest(SamplingOptions):
+    """What to make; the names are the options of ``vdmrt calibrate``. Those of sampling are of the rollouts.
+
+    Attributes:
+        bundle: The bundle's folder.
+        data: Clips or latents, a file or a folder.
+        precision: "int8" or "fp8" for the linears, "none" for the cache alone.
+        samples: Denoising runs to observe.
+        method: How ranges are chosen.
+        smooth: SmoothQuant's alpha, 0 for none.
+        rounding: How weights are rounded: "gptq", each making up for those before it, or "nearest".
+        keep: Patterns of linears that stay in floating point.
+        budget: Least PSNR in dB against float32 over short rollouts, for which the most sensitive groups of layers
+            stay in floating point; None for no such search.
+        keep_fill: Whether the linears of the cache fill stay in floating point: it runs once a chunk, and what it
+            rounds stays in the cache.
+        kv: "int8" or "fp8" for a quantised cache, or None.
+        seed: Of all noise and choices.
+        threads: Threads of the CPU provider.
+        observations: Folder in which statistics are kept for further calibrations on the same data; None keeps them in
+            the bundle until the graphs are written.
+    """
+
+    bundle: Path
+    data: Path
+    precision: Target = "int8"
+    samples: int = 96
+    method: Method = "mse"
+    smooth: float = 0.5
+    rounding: Rounding = "gptq"
+    keep: tuple[str, ...] = ()
+    budget: float | None = None
+    keep_fill: bool = False
+    kv: Literal["int8", "fp8"] | None = None
+    seed: int = 0
+    threads: int | None = None
+    observations: Path | None = None
+
+    def __post_init__(self) -> None:
+        SamplingOptions.__post_init__(self)
+        if self.budget is not None and not 0 < self.budget < math.inf:
+            raise ValueError(f"--budget must be a finite number of dB above 0, got {self.budget}")
+        if self.precision == "none" and self.kv is None:
+            raise ValueError("--precision none quantises no linear, so it goes with --kv int8 or fp8")
+        if self.budget is not None and self.precision == "none":
+            raise ValueError("--budget chooses among linears, so it goes with --precision int8 or fp8")
+
+    @property
+    def suffix(self) -> str:
+        """What the cache adds to the names of precisions."""
+        return CACHE_SUFFIXES[self.kv] if self.kv else ""
+
+    @property
+    def stem(self) -> str:
+        """What the files that all renderings share are called by."""
+        return f"{self.precision}{self.suffix}" if self.precision != "none" else self.suffix.removeprefix("-")

@@ -1,0 +1,37 @@
+"""A temporary folder for graphs in the making."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import CalibrationError
+
+__all__ = ["scratch_folder"]
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def scratch_folder(purpose: str) -> Iterator[Path]:
+    """Make a temporary folder and remove it when the block ends.
+
+    Args:
+        purpose: A word for its name.
+
+    Raises:
+        CalibrationError: The disk that it is on is full.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"vdmrt-{purpose}-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        raise CalibrationError(
+            f"temporary files cannot be written to '{tempfile.gettempdir()}': the disk is full ({error.strerror}); "
+            "make room, or choose another folder with the environment variable TMPDIR"
+        ) from error

@@ -1,0 +1,72 @@
+"""Bundles that cannot be written: refused before rollouts, or measured without a record."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from calibrated import tiny_latents
+from limited_cli import run_limited
+
+QUICK = ("--threads", "1")
+
+
+@pytest.fixture
+def copied(tiny_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "around" / "bundle"))
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    folder.chmod(0o555)
+    try:
+        yield
+    finally:
+        folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("place", [".", ".."])
+def test_calibrate_refuses_a_read_only_bundle_before_it_observes(copied: Path, tmp_path: Path, place: str) -> None:
+    folder = (copied / place).resolve()
+    with read_only(folder):
+        done = run_limited("calibrate", copied, "--data", tiny_latents(tmp_path), *QUICK)
+
+    assert done.returncode == 1
+    assert f"'{folder}' cannot be written: Permission denied" in done.stderr
+    assert "copy the bundle to a place that has room and can be written" in done.stderr
+    assert "calibration set" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_calibrate_finds_a_full_disk_before_it_observes(copied: Path, tmp_path: Path) -> None:
+    before = sorted(copied.rglob("*"))
+
+    done = run_limited("calibrate", copied, "--data", tiny_latents(tmp_path), *QUICK, file_nbytes=4096)
+
+    assert done.returncode == 1
+    assert "cannot be written: the disk is full (File too large)" in done.stderr
+    assert "MiB are needed beside the bundle" in done.stderr
+    assert "calibration set" not in done.stderr and "Traceback" not in done.stderr
+    assert sorted(copied.rglob("*")) == before
+
+
+def test_verify_measures_a_read_only_bundle_and_says_that_nothing_is_recorded(copied: Path) -> None:
+    before = (copied / "model.json").read_bytes()
+
+    with read_only(copied):
+        done = run_limited("verify", copied, "--precision", "fp16", "--chunks", "1", "--seeds", "1", *QUICK)
+
+    assert done.returncode == 0, done.stderr
+    assert "every gate held" in done.stdout
+    assert "the result is not recorded in the bundle" in done.stderr and "Permission denied" in done.stderr
+    assert (copied / "model.json").read_bytes() == before
+
+
+def test_a_full_temporary_folder_is_told_in_a_sentence(copied: Path) -> None:
+    done = run_limited("verify", copied, "--precision", "fp16", "--chunks", "1", *QUICK, file_nbytes=1024)
+
+    assert done.returncode == 1
+    assert "temporary files cannot be written to " in done.stderr and "variable TMPDIR" in done.stderr
+    assert "Traceback" not in done.stderr
