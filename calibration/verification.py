@@ -15,6 +15,7 @@ import numpy as np
 
 from ..bundle import Accuracy, Bundle, open_bundle, rewrite_manifest
 from ..errors import CalibrationError
+from ..reporting import Figure
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
 from .comparison import Comparison, Contender, Latents, check_alike, compare_rollouts, given_frames
@@ -183,7 +184,8 @@ def verify(request: VerifyRequest, *, on_progress: Callable[[int, int], None] = 
     if request.report is not None:
         told = {"bundle": bundle.manifest.name, "precision": precision, "against": accuracy.against}
         told |= {"rollouts": f"{request.seeds} of {request.chunks} chunks", "verdict": accuracy.describe()}
-        page = render_report(f"{precision} against {accuracy.against}", told, comparison, gates)
+        title = f"Accuracy of {precision} against {accuracy.against}"
+        page = render_report(title, told, comparison, _with_limits(figures, gates))
         request.report.write_text(page, encoding="utf-8")
     return Verdict(accuracy, missed, comparison, tuple(guard.over()))
 
@@ -245,6 +247,11 @@ def session_options(request: VerifyRequest) -> dict[str, Any]:
     if request.text is not None:
         options["text"] = np.load(request.text, allow_pickle=False)
     return options
+
+
+def _with_limits(figures: Mapping[str, float], gates: Sequence[tuple[str, float, str, bool]]) -> list[Figure]:
+    limits = {name: (wanted, held) for name, _, wanted, held in gates}
+    return [Figure(name, value, *limits.get(name, (None, None))) for name, value in figures.items()]
 
 
 def _judge(figures: Mapping[str, float], gates: Mapping[str, float]) -> Sequence[tuple[str, float, str, bool]]:

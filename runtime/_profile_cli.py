@@ -6,12 +6,13 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from .profiler import Report
+from ..bundle.files import write_file
+from ..console.parameters import OutputFile
+from ..errors import VdmrtError
 
 __all__ = ["profile"]
 
@@ -25,9 +26,6 @@ def _split_numbers(ctx: click.Context, param: click.Parameter, value: str) -> tu
         return tuple(float(number) for number in value.split(","))
     except ValueError:
         raise click.BadParameter(f"wanted numbers between commas, such as 90,95,99, got {value!r}") from None
-
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
@@ -53,15 +51,15 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Percentiles, in percent.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the noise and of the frames to go on from.")
-@click.option("--trace", "trace_file", type=_FILE, help="Write a trace for ui.perfetto.dev or chrome://tracing.")
+@click.option("--trace", "trace_file", type=OutputFile(), help="Write a trace for ui.perfetto.dev or chrome://tracing.")
 @click.option("--against", help="Compare in turn: another bundle, or settings such as precision=fp16,steps=4.")
 @click.option("--layers", is_flag=True, help="Time every layer of the graphs, in a pass of its own.")
 @click.option("--nvtx", is_flag=True, help="Mark the stages for Nsight Systems: nsys profile vdmrt profile ...")
 @click.option("--roofline/--no-roofline", default=True, help="Measure the device's ceilings.  [default: roofline]")
 @click.option("--fail-above", type=float, metavar="MS", help="Exit 3 if the median chunk takes longer, codec included.")
 @click.option("--fail-below", type=float, metavar="FPS", help="Exit 3 if fewer frames a second come, codec included.")
-@click.option("--json", "json_file", type=_FILE, help="Write the report as JSON.")
-@click.option("--html", "html_file", type=_FILE, help="Write the report as one HTML page.")
+@click.option("--json", "json_file", type=OutputFile(), help="Write the report as JSON.")
+@click.option("--html", "html_file", type=OutputFile(), help="Write the report as one HTML page.")
 def profile(
     bundle: Path,
     against: str | None,
@@ -79,33 +77,25 @@ def profile(
     """
     from .profiler import Settings
     from .profiler import profile as measure
+    from .profiler.gates import judge_gates
     from .profiler.html import render_html
     from .profiler.text import describe_report
     from .profiler.trace import render_trace
 
-    for path in (json_file, html_file, trace_file):
-        # Before minutes of measuring, not after.
-        if path is not None and not path.parent.is_dir():
-            raise click.UsageError(f"'{path}' cannot be written: there is no folder '{path.parent}'; make it first")
     report = measure(Settings(bundle=bundle, **given), against=against, say=_log.info)
+    gates = judge_gates(report, fail_above=fail_above, fail_below=fail_below)
     click.echo(describe_report(report))
     _write(json_file, report.to_json)
-    _write(html_file, lambda: render_html(report))
+    _write(html_file, lambda: render_html(report, gates))
     _write(trace_file, lambda: render_trace(report))
-    _gate(report, fail_above, fail_below)
+    missed = [gate for gate in gates if not gate.passed]
+    for gate in missed:
+        click.echo(f"Missed: {gate.describe()} ({gate.meaning})", err=True)
+    if missed:
+        sys.exit(_MISSED)
 
 
 def _write(path: Path | None, make: Callable[[], str]) -> None:
     if path is not None:
-        path.write_text(make(), encoding="utf-8")
+        write_file(path, make(), fail=VdmrtError)
         _log.info("wrote %s", path)
-
-
-def _gate(report: Report, above_ms: float | None, below_fps: float | None) -> None:
-    """Exit 3 with one line where a gate was missed."""
-    from .profiler.gates import find_missed
-
-    missed = find_missed(report, fail_above=above_ms, fail_below=below_fps)
-    if missed is not None:
-        click.echo(f"Missed: {missed}", err=True)
-        sys.exit(_MISSED)
