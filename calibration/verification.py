@@ -183,7 +183,7 @@ def verify(request: VerifyRequest, *, on_progress: Callable[[int, int], None] = 
     rewrite_manifest(bundle, dataclasses.replace(bundle.manifest, accuracy=(*kept, accuracy)))
     if request.report is not None:
         told = {"bundle": bundle.manifest.name, "precision": precision, "against": accuracy.against}
-        told |= {"rollouts": f"{request.seeds} of {request.chunks} chunks", "verdict": accuracy.describe()}
+        told |= {"rollouts": f"{request.seeds} rollouts of {request.chunks} chunks"}
         title = f"Accuracy of {precision} against {accuracy.against}"
         page = render_report(title, told, comparison, _with_limits(figures, gates))
         request.report.write_text(page, encoding="utf-8")
