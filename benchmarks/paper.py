@@ -134,7 +134,7 @@ def draw(curves: Curves, totals: dict[str, float]) -> None:
     rows: list[list[Cell]] = [
         [name, total, total / totals["cached"], PAPER[name] / PAPER["cached"]] for name, total in totals.items()
     ]
-    page.add_section("Ratios", Table(["", "seconds here", "over cached", "over cached in the paper"], rows))
+    page.add_section("Ratios", Table(["conditioning", "seconds here", "over cached", "over cached in the paper"], rows))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "paper.html").write_text(page.render(), encoding="utf-8")
 

@@ -52,6 +52,8 @@ _NAMES = {
     "arrival": "between chunks",
 }
 
+_KEEPS_UP = {True: "Keeps up with", False: "Does not keep up with", None: "Not shown to keep up with"}
+
 
 def render_html(report: Report, gates: Sequence[Figure] = ()) -> str:
     """Return a profile as one HTML page that needs nothing else.
@@ -103,7 +105,7 @@ def _subtitle(report: Report) -> Iterator[str]:
 def _judge(report: Report, gates: Sequence[Figure]) -> Verdict:
     """Return what the page says first: the gates, or else whether the target rate is kept, or else the rate."""
     chunk = report.stages.get("arrival", report.stages["chunk"])
-    spread = f" (median; {_interval(chunk.interval)})" if chunk.count > 1 else ""
+    spread = f" (median; interval {_interval(chunk.interval)})" if chunk.count > 1 else ""
     details = [f"A chunk takes {chunk.median:.4g} ms{spread}, a denoising step {report.stages['step'].median:.4g} ms."]
     if report.rate.target_fps is not None:
         details.append(_describe_target(report.rate))
@@ -113,11 +115,17 @@ def _judge(report: Report, gates: Sequence[Figure]) -> Verdict:
     if gates:
         verdict = judge_figures(gates)
         return Verdict(verdict.headline, verdict.passed, [*verdict.details, *details])
-    if report.rate.real_time_factor is not None:
-        keeps_up = report.rate.real_time_factor <= 1
-        headline = "Keeps up with" if keeps_up else "Does not keep up with"
-        return Verdict(f"{headline} {report.rate.target_fps:g} frames/s", keeps_up, details)
+    if report.rate.target_fps is not None:
+        keeps_up = _keeps_up(chunk.interval, report.workload.chunk_frames / report.rate.target_fps * 1e3)
+        return Verdict(f"{_KEEPS_UP[keeps_up]} {report.rate.target_fps:g} frames/s", keeps_up, details)
     return Verdict(f"{report.rate.frame_fps:.4g} frames/s", None, details)
+
+
+def _keeps_up(chunk: Interval, playing_ms: float) -> bool | None:
+    """Return whether chunks are made faster than they play; None where the interval holds both."""
+    if chunk.high <= playing_ms:
+        return True
+    return False if chunk.low > playing_ms else None
 
 
 def _describe_target(rate: Rate) -> str:
@@ -220,7 +228,7 @@ def _row(name: str, stage: Summary, percents: list[str]) -> list[Cell]:
 
 
 def _interval(interval: Interval) -> str:
-    return f"{interval.low:.4g} to {interval.high:.4g} ({100 * interval.confidence:.3g} %)"
+    return f"{interval.low:.4g} to {interval.high:.4g}, {100 * interval.confidence:.3g} %"
 
 
 def _compare(comparison: Comparison) -> Table:
@@ -289,5 +297,5 @@ def _environment(report: Report) -> Table:
         ["moved per autoregressive step", format_bytes(m.scatter_nbytes)],
         ["measured", f"{report.rate.wall_ms / 1e3:.3g} s, of which stages cover {100 * report.rate.covered:.2f} %"],
     ]
-    rows += [["note", note] for note in report.notes]
+    rows.extend(["note", note] for note in report.notes)
     return Table(["", ""], rows, words=True, name="environment")
