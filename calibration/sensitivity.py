@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from ..bundle import Bundle, BundleWriter, Graph
 from ..errors import CalibrationError
+from ..reporting import Series, draw_lines
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
-from .charts import line_chart
 from .comparison import given_frames
 from .data import CalibrationSet
 from .graph_file import GraphFile, WeightsFile
@@ -54,20 +54,16 @@ class Sensitivity:
     kept: tuple[str, ...]
 
     def to_svg(self) -> str:
-        """Draw quality and estimated speed over the groups kept."""
-        span = max(quality for _, quality, _ in self.curve) or 1.0
-        fastest = max(speed for _, _, speed in self.curve)
-        return line_chart(
-            {
-                "PSNR in dB": [(kept, quality) for kept, quality, _ in sorted(self.curve)],
-                f"estimated speed, x{span / fastest:.3g}": [
-                    (kept, speed * span / fastest) for kept, _, speed in sorted(self.curve)
-                ],
-            },
-            title=f"quality and estimated speed, {len(self.alone)} groups",
-            across="groups kept in floating point",
-            up="dB",
-        )
+        """Draw quality over estimated speed, a point for each number of groups kept."""
+        curve = sorted(self.curve, key=lambda point: point[2])
+        tried = ", ".join(f"{kept}" for kept, _, _ in curve)
+        return draw_lines(
+            [Series(f"groups kept in floating point, from the left: {tried}", "tone-a", [db for _, db, _ in curve])],
+            x=[speed for _, _, speed in curve],
+            title=f"PSNR in dB against float32, {len(self.alone)} groups of layers",
+            x_title="estimated speed, times that of floating point",
+            from_zero=False,
+        ).to_svg()
 
 
 def fit_budget(

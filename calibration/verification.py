@@ -15,6 +15,7 @@ from ..bundle import Accuracy, Bundle, choose_measured_precision, open_bundle, r
 from ..bundle.files import check_writable, write_file
 from ..errors import BundleError, CalibrationError
 from ..hosts import need_packages
+from ..reporting import Figure
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
 from ..runtime.sampling_options import SamplingOptions
@@ -226,9 +227,11 @@ def _record(bundle: Bundle, accuracy: Accuracy) -> bool:
 def _write_report(path: Path, bundle: Bundle, verdict: Verdict) -> None:
     accuracy = verdict.accuracy
     told = {"bundle": bundle.manifest.name, "precision": accuracy.precision, "against": accuracy.against}
-    told |= {"rollouts": f"{accuracy.seeds} of {accuracy.chunks} chunks"}
-    title = f"{accuracy.precision} against {accuracy.against}"
-    page = render_report(title, told, verdict.comparison, verdict.gates, verdict.others)
+    told |= {"rollouts": f"{accuracy.seeds} rollouts of {accuracy.chunks} chunks"}
+    title = f"Accuracy of {accuracy.precision} against {accuracy.against}"
+    figures = [Figure(one.figure, one.measured, one.limit, one.passed) for one in verdict.gates]
+    figures += [Figure(name, value) for name, value in verdict.others.items()]
+    page = render_report(title, told, verdict.comparison, figures)
     write_file(path, page, fail=CalibrationError)
 
 

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,9 +16,6 @@ from ..console.sections import SectionedCommand
 from ..errors import VdmrtError
 from ._options_cli import load_options, sampling_options, seed_option
 from .profiler.settings import DECODING
-
-if TYPE_CHECKING:
-    from .profiler import Report
 
 __all__ = ["profile"]
 
@@ -97,30 +94,26 @@ def profile(
     """
     from .profiler import Settings
     from .profiler import profile as measure
+    from .profiler.gates import judge_gates
     from .profiler.html import render_html
     from .profiler.text import describe_report
     from .profiler.trace import render_trace
 
     report = measure(Settings(bundle=bundle, **given), against=against, say=_log.info)
+    gates = judge_gates(report, fail_above=fail_above, fail_below=fail_below)
     # The files first: whoever reads stdout may have closed it.
     _write(json_file, report.to_json)
-    _write(html_file, lambda: render_html(report))
+    _write(html_file, lambda: render_html(report, gates))
     _write(trace_file, lambda: render_trace(report))
     click.echo(describe_report(report))
-    _gate(report, fail_above, fail_below)
+    missed = [gate for gate in gates if not gate.passed]
+    for gate in missed:
+        click.echo(f"Missed: {gate.describe()} ({gate.meaning})", err=True)
+    if missed:
+        sys.exit(_MISSED)
 
 
 def _write(path: Path | None, make: Callable[[], str]) -> None:
     if path is not None:
         write_file(path, make(), fail=VdmrtError)
         _log.info("wrote %s", path)
-
-
-def _gate(report: Report, above_ms: float | None, below_fps: float | None) -> None:
-    """Exit 3 with one line where a gate was missed."""
-    from .profiler.gates import find_missed
-
-    missed = find_missed(report, fail_above=above_ms, fail_below=below_fps)
-    if missed is not None:
-        click.echo(f"Missed: {missed}", err=True)
-        sys.exit(_MISSED)

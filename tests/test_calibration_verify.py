@@ -15,7 +15,6 @@ from calibrated import calibrate_copy
 from click.testing import CliRunner
 
 from vdmrt.bundle import open_bundle
-from vdmrt.calibration.charts import line_chart
 from vdmrt.calibration.comparison import drift
 from vdmrt.calibration.gates import Gate, parse_gate
 from vdmrt.calibration.metrics import compare_latents, compare_pictures, psnr, ssim
@@ -127,8 +126,8 @@ def test_the_command_exits_with_3_and_writes_a_page(calibrated: Path, tmp_path: 
     assert (result.exit_code, told["accuracy"]["passed"], len(told["curves"]["free"]["psnr"])) == (3, False, 2)
     text = page.read_text()
     assert text.count("<svg") == 7
-    assert "<td>at least 149<td>FAILED" in text and "data:image/png;base64," in text
-    assert "http" not in text.replace("http://www.w3.org", "")
+    assert "FAIL: 1 of 1 limit missed" in text and "at least 149 dB" in text
+    assert text.count("data:image/png;base64,") == 3 and "http" not in text
 
 
 def test_run_warns_of_a_precision_that_missed_its_gate(
@@ -202,11 +201,3 @@ def test_ssim_is_1_for_the_same_and_falls_with_noise() -> None:
     assert ssim(noisy, picture) < 0.8
     clip = np.stack([picture] * 3, -1).astype(np.uint8)[None]
     assert compare_pictures(clip, clip)["picture_ssim"] == pytest.approx(1.0)
-
-
-def test_a_chart_is_one_well_formed_document() -> None:
-    import xml.etree.ElementTree as ElementTree
-
-    drawn = line_chart({"a < b": [(0, 1), (1, float("nan")), (2, 3)], "none": []}, title="t & t", across="x", up="y")
-
-    assert len(ElementTree.fromstring(drawn).findall("{http://www.w3.org/2000/svg}circle")) == 2

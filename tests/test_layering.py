@@ -15,10 +15,11 @@ ALLOWED = {
     "bundle": {"errors"},
     "hosts": {"errors", "bundle"},
     "console": {"errors", "bundle"},
+    "reporting": {"errors", "bundle", "hosts"},
     "export": {"errors", "bundle", "hosts", "console"},
     "engines": {"errors", "bundle", "hosts", "console"},
-    "runtime": {"errors", "bundle", "hosts", "console"},
-    "calibration": {"errors", "bundle", "hosts", "console", "runtime"},
+    "runtime": {"errors", "bundle", "hosts", "console", "reporting"},
+    "calibration": {"errors", "bundle", "hosts", "console", "reporting", "runtime"},
     "cli": {"__init__", "errors", "bundle", "hosts", "console", "export", "engines", "runtime", "calibration"},
     "__init__": {"errors", "bundle", "runtime"},
     "__main__": {"cli"},
@@ -80,6 +81,11 @@ def test_only_commands_talk_to_the_console() -> None:
     for path in MODULES:
         if "console" in imported_rooms(path):
             assert path.name.endswith("cli.py"), path
+
+
+def test_of_the_runtime_only_the_profiler_makes_pages() -> None:
+    for path in (ROOT / "runtime").glob("*.py"):
+        assert "reporting" not in imported_rooms(path), path
 
 
 def test_contract_needs_the_standard_library_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,8 @@ def test_the_report_is_written_as_json(tiny_bundle: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("gate", "why"),
     [
-        (["--fail-above", "0.001"], "--fail-above allows 0.001 ms"),
-        (["--fail-below", "1e9"], "--fail-below wants 1e+09"),
+        (["--fail-above", "0.001"], "limit: at most 0.001 ms (median of 2, codec included; --fail-above)"),
+        (["--fail-below", "1e9"], "limit: at least 1e+09 frames/s (over the whole loop, codec included; --fail-below)"),
     ],
 )
 def test_a_missed_gate_exits_3_with_one_line(gate: list[str], why: str, tiny_bundle: Path) -> None:
@@ -108,8 +109,18 @@ def test_a_page_and_a_trace_are_written(tiny_bundle: Path, tmp_path: Path) -> No
     assert "Blocks of denoise: 0 " in done.stdout
 
 
-def test_a_file_in_no_folder_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
-    done = profiled(tmp_path / "no-bundle", "--html", tmp_path / "none" / "r.html")
+@pytest.mark.parametrize("option", ["--json", "--html", "--trace"])
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [("none/r", "there is no folder"), ("taken", "it is a folder"), ("pipe", "it is not a regular file")],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
+    option: str, place: str, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+
+    done = profiled(tmp_path / "no-bundle", option, tmp_path / place)
 
     assert done.exit_code == 2
-    assert "there is no folder" in done.stderr
+    assert "cannot be written" in done.stderr and why in done.stderr

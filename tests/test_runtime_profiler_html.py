@@ -5,26 +5,21 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
 from vdmrt.runtime.profiler import Report, Settings, profile
-from vdmrt.runtime.profiler.charts import Bar, Series, draw_histogram, draw_lanes, draw_lines, draw_shares
+from vdmrt.runtime.profiler.gates import judge_gates
 from vdmrt.runtime.profiler.html import render_html
-from vdmrt.runtime.profiler.page import Page, Table
+from vdmrt.runtime.profiler.report import Comparison, Ratio
+from vdmrt.runtime.profiler.statistics import Interval
+from vdmrt.runtime.profiler.text import describe_comparison
 
 
 @pytest.fixture(scope="module")
 def report(tiny_bundle: Path) -> Report:
     """Return a profile with layers."""
     return profile(Settings(tiny_bundle, sampler="ddim", steps=2, chunks=4, warmup=0, layers=True, roofline=False))
-
-
-def svg_of(figure: str) -> ElementTree.Element:
-    """Return a figure's drawing, parsed."""
-    (drawing,) = re.findall(r"<svg.*</svg>", figure, re.DOTALL)
-    return ElementTree.fromstring(drawing)
 
 
 def test_the_page_holds_every_section_and_refers_to_nothing_outside(report: Report) -> None:
@@ -55,53 +50,39 @@ def test_every_node_has_its_block_and_their_shares_are_whole(report: Report) -> 
         assert products.count(0) == pytest.approx(products.count(1), abs=1) or stage == "fill"
 
 
-def test_lines_begin_at_zero_and_mark_every_point() -> None:
-    drawing = svg_of(
-        draw_lines([Series("a", "tone-a", [2.0, 4.0])], x=[0, 1], x_title="x", y_title="y", marks={1.0: "full"})
-    )
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (1.05, 1.12, "the other is slower: the other takes 1.050 to 1.120 times as long (99 % interval)"),
+        (0.85, 0.95, "the other is faster: the other takes 0.850 to 0.950 times as long (99 % interval)"),
+        (0.89, 1.57, "no difference shown: the other takes 0.890 to 1.570 times as long (99 % interval)"),
+    ],
+)
+def test_a_comparison_says_what_its_interval_says(low: float, high: float, verdict: str, report: Report) -> None:
+    interval = Interval(low, high, 0.99)
+    ratio = Ratio("denoising step", 10.0, 11.0, (low + high) / 2, interval, 1.0 not in interval)
+    compared = Comparison("fp16", 16, (ratio,), 8)
 
-    circles = [e for e in drawing.iter() if e.tag == "circle"]
-    floor = max(float(e.get("y1", 0)) for e in drawing.iter("line") if e.get("class") == "axis")
-    heights = [floor - float(circle.get("cy", 0)) for circle in circles]
-    assert heights[1] == pytest.approx(2 * heights[0], rel=0.01)
-    assert "full" in [e.text for e in drawing.iter("text")]
-
-
-@pytest.mark.parametrize("values", [[5.0], [1.0, 1.0, 1.0], [1.0, 2.0, 3.0, 50.0] * 10])
-def test_a_histogram_counts_every_value_once(values: list[float]) -> None:
-    titles = [e.text or "" for e in svg_of(draw_histogram(values, x_title="ms")).iter("title")]
-
-    assert sum(int(title.split()[0]) for title in titles) == len(values)
+    assert verdict in describe_comparison(compared)[1]
+    assert verdict in render_html(dataclasses.replace(report, comparison=compared))
 
 
-def test_shares_fill_the_bar() -> None:
-    drawing = svg_of(draw_shares({"a": (1.0, "tone-a"), "b": (3.0, "tone-b"), "c": (0.0, "tone-c")}, title="t"))
+def test_gates_are_the_verdict_and_a_table(report: Report) -> None:
+    page = render_html(report, judge_gates(report, fail_above=1e-3, fail_below=1e-3))
 
-    widths = [float(e.get("width", 0)) for e in drawing.iter("rect")]
-    assert widths == [230.0, 690.0, 0.0]
-
-
-def test_lanes_show_what_overlaps_one_under_the_other() -> None:
-    drawing = svg_of(draw_lanes({"x": [Bar(0, 10, "tone-a", "a")], "y": [Bar(5, 10, "tone-b", "b & c")]}, x_title="ms"))
-
-    first, second = drawing.iter("rect")
-    assert float(second.get("x", 0)) > float(first.get("x", 0))
-    assert float(second.get("y", 0)) > float(first.get("y", 0))
+    assert page.index("FAIL: 1 of 2 limits missed") < page.index('id="figures"') < page.index("<svg")
+    assert "at most 0.001 ms" in page and "✗ fail" in page and "✓ pass" in page
 
 
-def test_a_table_sorts_numbers_by_their_value() -> None:
-    shown = Table(["a", "b"], [["x", 1234.5678], ["y", 7]], sorts=True).render()
+@pytest.mark.parametrize(
+    ("share", "headline"),
+    [(2.0, "Keeps up with"), (1.0, "Not shown to keep up with"), (0.5, "Does not keep up with")],
+)
+def test_without_gates_the_target_rate_is_the_verdict(share: float, headline: str, report: Report) -> None:
+    arrival = dataclasses.replace(report.stages["arrival"], interval=Interval(90.0, 110.0, 0.99))
+    fps = report.workload.chunk_frames / (share * 0.1)  # a chunk plays for so many times 100 ms
+    rate = dataclasses.replace(report.rate, target_fps=fps, real_time_factor=1 / share, attainment=1.0, stall_ms=0.0)
 
-    assert 'data-value="1234.5678">1235<' in shown
-    assert shown.count("<button") == 2
-    assert "<button" not in Table(["a"], [["x"]]).render()
+    page = render_html(dataclasses.replace(report, stages={**report.stages, "arrival": arrival}, rate=rate))
 
-
-def test_a_page_serves_other_reports_too() -> None:
-    page = Page("Drift", subtitle=["on x"], warnings=["careful"])
-    page.add_cards([("1.0", "cosine")])
-    page.add_section("Numbers", Table(["a"], [[1]]), text="of a")
-
-    shown = page.render()
-
-    assert all(text in shown for text in ("<h1>Drift</h1>", "on x", "careful", "cosine", "<h2>Numbers</h2>"))
+    assert f"{headline} {fps:g} frames/s" in page

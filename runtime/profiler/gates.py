@@ -1,14 +1,17 @@
-"""Figures that must be reached, for CI."""
+"""What a profile was asked to reach, and whether it did."""
 
 from __future__ import annotations
 
+from ...reporting import Figure
 from .report import Report
 
-__all__ = ["find_missed"]
+__all__ = ["judge_gates"]
 
 
-def find_missed(report: Report, *, fail_above: float | None = None, fail_below: float | None = None) -> str | None:
-    """Return why a gate was missed, in one line, or None.
+def judge_gates(
+    report: Report, *, fail_above: float | None = None, fail_below: float | None = None
+) -> tuple[Figure, ...]:
+    """Return a figure for each gate that was set.
 
     Args:
         report: What was measured.
@@ -16,12 +19,14 @@ def find_missed(report: Report, *, fail_above: float | None = None, fail_below: 
         fail_below: Least frames a second, codec included where one ran.
     """
     codec = "codec included" if report.workload.codec else "no codec ran"
-    chunk = report.stages.get("arrival", report.stages["chunk"])
-    if fail_above is not None and chunk.median > fail_above:
-        return (
-            f"the median chunk takes {chunk.median:.3f} ms ({codec}; {chunk.count} of them), "
-            f"and --fail-above allows {fail_above:g} ms"
-        )
-    if fail_below is not None and report.rate.frame_fps < fail_below:
-        return f"{report.rate.frame_fps:.4g} frames/s came ({codec}), and --fail-below wants {fail_below:g}"
-    return None
+    gates = []
+    if fail_above is not None:
+        chunk = report.stages.get("arrival", report.stages["chunk"])
+        met = chunk.median <= fail_above
+        meaning = f"median of {chunk.count}, {codec}; --fail-above"
+        gates.append(Figure("time of a chunk", chunk.median, f"at most {fail_above:g}", met, "ms", meaning))
+    if fail_below is not None:
+        fps = report.rate.frame_fps
+        met, meaning = fps >= fail_below, f"over the whole loop, {codec}; --fail-below"
+        gates.append(Figure("rate", fps, f"at least {fail_below:g}", met, "frames/s", meaning))
+    return tuple(gates)

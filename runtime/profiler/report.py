@@ -294,6 +294,21 @@ class Ratio:
     interval: Interval
     differs: bool
 
+    def describe(self) -> str:
+        """Say what the interval says, and no more."""
+        low, high = self.interval.low, self.interval.high
+        told = (
+            f"the other takes {low:.3f} to {high:.3f} times as long ({100 * self.interval.confidence:.3g} % interval)"
+        )
+        return f"{self.verdict}: {told}"
+
+    @property
+    def verdict(self) -> str:
+        """Which is faster, where the interval shows it."""
+        if not self.differs:
+            return "no difference shown"
+        return "the other is slower" if self.interval.low > 1 else "the other is faster"
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -30,16 +30,11 @@ def describe_report(report: Report) -> str:
 
 def describe_comparison(comparison: Comparison) -> list[str]:
     """Return a comparison as lines of text."""
-    lines = [
-        f"Against {comparison.other}, {comparison.pairs} pairs in turn, in {comparison.rounds} rounds "
-        "(above 1: the other takes longer):"
-    ]
+    lines = [f"Against {comparison.other}, {comparison.pairs} pairs of chunks in turn, in {comparison.rounds} rounds:"]
     for ratio in comparison.ratios:
-        verdict = "differs" if ratio.differs else "no difference shown"
         lines.append(
-            f"  {ratio.what}: {ratio.this:.3f} ms, other {ratio.other:.3f} ms, ratio {ratio.ratio:.3f} "
-            f"({100 * ratio.interval.confidence:.0f}% interval {ratio.interval.low:.3f} to {ratio.interval.high:.3f}: "
-            f"{verdict})"
+            f"  {ratio.what}: {ratio.this:.3f} ms, other {ratio.other:.3f} ms, ratio {ratio.ratio:.3f}; "
+            f"{ratio.describe()}"
         )
     return lines
 

@@ -1,0 +1,33 @@
+"""Pages, charts and tables that every report shares: one look, self-contained, no network."""
+
+from __future__ import annotations
+
+from .axis import Axis
+from .chart import Chart
+from .figures import Figure, Verdict, judge_figures, tabulate_figures
+from .histogram import draw_histogram
+from .lines import Series, draw_lines
+from .page import Page
+from .picture import Picture
+from .shares import draw_shares
+from .table import Cell, Table
+from .timeline import Bar, Timeline
+
+__all__ = [
+    "Axis",
+    "Bar",
+    "Cell",
+    "Chart",
+    "Figure",
+    "Page",
+    "Picture",
+    "Series",
+    "Table",
+    "Timeline",
+    "Verdict",
+    "draw_histogram",
+    "draw_lines",
+    "draw_shares",
+    "judge_figures",
+    "tabulate_figures",
+]

@@ -1,0 +1,30 @@
+"""A picture inside a page."""
+
+from __future__ import annotations
+
+import base64
+import html
+from dataclasses import dataclass
+
+__all__ = ["Picture"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture.
+
+    Attributes:
+        title: What it shows.
+        png: The picture's file.
+    """
+
+    title: str
+    png: bytes
+
+    def render(self) -> str:
+        """Return it as HTML."""
+        title, data = html.escape(self.title), base64.b64encode(self.png).decode()
+        return (
+            f'<figure class="picture wide"><figcaption>{title}</figcaption>'
+            f'<img alt="{title}" src="data:image/png;base64,{data}"></figure>'
+        )

@@ -1,0 +1,68 @@
+"""Stretches of time in lanes, one under the other."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .axis import Axis
+from .chart import render_legend
+
+__all__ = ["Bar", "Timeline"]
+
+_WIDTH, _HEIGHT = 1000, 20
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A stretch in a lane: from, to, the class of its color, and what it is."""
+
+    begin: float
+    end: float
+    tone: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Lanes over a common time that starts at 0.
+
+    Names and ticks are HTML, so that their size does not change with the width; the drawings are stretched.
+
+    Attributes:
+        title: What is shown.
+        unit: Of the time.
+        lanes: Bars by the name of their lane, from the top.
+        legend: Of each color: the class of its tone, and what it shows.
+    """
+
+    title: str
+    unit: str
+    lanes: Mapping[str, Sequence[Bar]]
+    legend: tuple[tuple[str, str], ...] = ()
+
+    def render(self) -> str:
+        """Return it as HTML."""
+        ends = [bar.end for bars in self.lanes.values() for bar in bars]
+        axis = Axis.cover([0.0, *ends], 0, _WIDTH)
+        lanes = "".join(self._render_lane(axis, name, bars) for name, bars in self.lanes.items())
+        ticks = "".join(f'<span style="left:{v / axis.high:.2%}">{label}</span>' for v, label in axis.ticks)
+        return (
+            f'<figure class="timeline wide"><figcaption>{html.escape(self.title)}</figcaption>'
+            f'{render_legend(self.legend)}<div class="lanes">{lanes}<div class="ticks">{ticks}</div>'
+            f'<div class="unit">{html.escape(self.unit)}</div></div></figure>'
+        )
+
+    def _render_lane(self, axis: Axis, name: str, bars: Sequence[Bar]) -> str:
+        drawn = "".join(
+            f'<rect class="mark {bar.tone}" x="{axis.place(bar.begin):.2f}" y="0" '
+            f'width="{max(1.0, axis.place(bar.end) - axis.place(bar.begin) - 0.5):.2f}" height="{_HEIGHT}">'
+            f"<title>{html.escape(bar.title)}: {bar.end - bar.begin:.4g} {html.escape(self.unit)}</title></rect>"
+            for bar in bars
+        )
+        return (
+            f'<span>{html.escape(name)}</span><svg class="timeline" role="img" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
+            f'preserveAspectRatio="none"><title>{html.escape(f"{self.title}: {name}, {len(bars)} bars")}</title>'
+            f"{drawn}</svg>"
+        )
