@@ -32,7 +32,7 @@ def test_the_terminal_shows_the_block_that_trtexec_users_read(tiny_bundle: Path)
         assert any(line.startswith(f"{title}:") for line in lines), title
     (latency,) = (line for line in lines if line.startswith("Latency:"))
     assert all(word in latency for word in ("min =", "median =", "percentile(50%) =", "percentile(99.5%) ="))
-    assert "1 chunks of warm-up excluded" in done.stdout
+    assert "1 chunk of warm-up excluded" in done.stdout
 
 
 def test_the_report_is_written_as_json(tiny_bundle: Path, tmp_path: Path) -> None:
