@@ -6,6 +6,7 @@ from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from ..bundle import format_count
 from ..errors import SessionError
 from ._core import Ring
 from .cache_block import CacheBlock
@@ -88,7 +89,7 @@ class UndoLog:
         if fills > len(self._entries):
             way_out = f"make the session with rollback_chunks={fills}" if fills > self.depth else "start anew"
             raise SessionError(
-                f"wanted to roll back {fills} chunks, and the log of rollback_chunks={self.depth} holds "
+                f"wanted to roll back {format_count(fills, 'chunk')}, and the log of rollback_chunks={self.depth} holds "
                 f"{len(self._entries)}; {way_out}, or go on from a snapshot"
             )
         for entry in list(self._entries)[: -fills - 1 : -1]:  # the last first

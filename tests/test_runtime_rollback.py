@@ -133,7 +133,7 @@ def test_rolling_back_further_than_the_log_is_refused_and_changes_nothing(model:
     wanted = rollout(model, 3)
     with model.session(**SETTINGS, rollback_chunks=1) as session:  # type: ignore[arg-type]
         session.start(given())
-        with pytest.raises(SessionError, match=r"roll back 1 chunks, and the log of rollback_chunks=1 holds 0; start"):
+        with pytest.raises(SessionError, match=r"roll back 1 chunk, and the log of rollback_chunks=1 holds 0; start"):
             session.rollback()
         made = [session.step().latents, session.step().latents]
         with pytest.raises(SessionError, match=r"roll back 2 chunks, and .* holds 1; make .* with rollback_chunks=2"):
