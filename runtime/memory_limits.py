@@ -6,7 +6,7 @@ when the memory is used.
 
 from __future__ import annotations
 
-from ..bundle import available_nbytes
+from ..bundle import available_nbytes, format_nbytes
 from ..errors import DeviceError
 from ._core import Device
 
@@ -30,6 +30,6 @@ def require_memory(device: Device, nbytes: int, what: str, remedy: str) -> None:
     """
     free = free_nbytes(device)
     if nbytes > free:
-        needed, there = (f"{count / 2**30:,.2f} GiB" for count in (nbytes, free))
+        needed, there = format_nbytes(nbytes), format_nbytes(free)
         message = f"{what} needs {needed}, and {device.name} has {there} available; {remedy}"
         raise DeviceError(message, call="allocate")

@@ -89,8 +89,8 @@ class UndoLog:
         if fills > len(self._entries):
             way_out = f"make the session with rollback_chunks={fills}" if fills > self.depth else "start anew"
             raise SessionError(
-                f"wanted to roll back {format_count(fills, 'chunk')}, and the log of rollback_chunks={self.depth} holds "
-                f"{len(self._entries)}; {way_out}, or go on from a snapshot"
+                f"wanted to roll back {format_count(fills, 'chunk')}, and the log of rollback_chunks={self.depth} "
+                f"holds {len(self._entries)}; {way_out}, or go on from a snapshot"
             )
         for entry in list(self._entries)[: -fills - 1 : -1]:  # the last first
             self._cache.restore(self._request, self._ring_before(entry), entry.count, *self._places[entry.place])
