@@ -19,7 +19,7 @@ OPTIONS = [
     (name, param)
     for name, command in main.commands.items()
     for param in command.params
-    if name != "export" and isinstance(param, click.Option)
+    if isinstance(param, click.Option)
 ]
 
 
