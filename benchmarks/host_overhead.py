@@ -17,13 +17,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from gpu.record import Missing, Recorder, all_held, read_records
-from gpu.report import line_of
-from gpu.settings import Settings, need_gpu
-from gpu.stage import link_package
-from gpu.stepping import measure_host_overhead
+from vdmrt.benchmarks.gpu_day.checks.stepping import measure_host_overhead
+from vdmrt.benchmarks.gpu_day.running.record import Missing, Recorder, all_held, read_records
+from vdmrt.benchmarks.gpu_day.running.report import line_of
+from vdmrt.benchmarks.gpu_day.running.settings import Settings, need_gpu
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "host_overhead.json"
@@ -31,9 +28,8 @@ RESULTS = HERE / "results" / "host_overhead.json"
 
 def main() -> int:
     """Measure and report."""
-    settings = Settings("cuda:0", False, "", "", "", "", None, {})
+    settings = Settings("cuda:0", False, "", "", "", "", "", None, {})
     with tempfile.TemporaryDirectory() as folder:
-        link_package(Path(folder) / "package")
         fake: Any = nullcontext()
         try:
             need_gpu(settings)

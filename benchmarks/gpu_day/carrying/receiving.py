@@ -1,0 +1,112 @@
+"""The device's side of a transfer: pieces into the store, whole kits unpacked, and the interpreters that they give."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from ..running.settings import ROOT
+from .archive import join, keep_pieces
+from .kits import Kit, read_manifest, write_manifest
+
+__all__ = ["Store"]
+
+_CORE = "_core.abi3.so"
+
+
+class Store:
+    """Where everything is kept that arrived, from call to call.
+
+    Attributes:
+        path: The folder.
+        kits: What there is to arrive.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.kits: tuple[Kit, ...] = read_manifest(path)
+
+    def kit_path(self, name: str) -> Path:
+        """Return where a kit is unpacked."""
+        return self.path / "kits" / name
+
+    def has(self, name: str) -> bool:
+        """Whether a kit is unpacked."""
+        return (self.kit_path(name) / ".unpacked").is_file()
+
+    def receive(self, folder: Path) -> list[str]:
+        """Take in what a call carried, unpack the kits that are whole now, and return their names.
+
+        Raises:
+            DamagedPieceError: A piece does not have its checksum.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        kits = read_manifest(folder)
+        if kits:
+            write_manifest(self.path, kits)
+            self.kits = kits
+        unpacked = []
+        for kit in self.kits:
+            there = keep_pieces(folder, self.path / "pieces", kit.archives)
+            if len(there) == len(kit.pieces) and not self.has(kit.name):
+                self._unpack(kit)
+                unpacked.append(kit.name)
+        return unpacked
+
+    def _unpack(self, kit: Kit) -> None:
+        target = self.kit_path(kit.name)
+        shutil.rmtree(target, ignore_errors=True)
+        for archive in kit.archives:
+            join(archive, self.path / "pieces", target)
+        if (target / "unbundle.py").is_file():
+            _install(target)
+        core = target / "core" / _CORE
+        if core.is_file() and not (ROOT / "runtime" / _CORE).exists():
+            shutil.copyfile(core, ROOT / "runtime" / _CORE)
+        (target / ".unpacked").touch()
+
+    def interpreters(self, *, rehearse: bool, rtx_site: Path | None) -> dict[str, list[str]]:
+        """Return the command of each Python.
+
+        Args:
+            rehearse: Whether this machine's own libraries stand in for carried ones.
+            rtx_site: Folder with TensorRT for RTX for this interpreter, of a rehearsal.
+        """
+        python = [sys.executable]
+        rtx = rtx_site if rehearse and rtx_site else self.kit_path("rtx")
+        found = {"main": python, "rtx": _with_path(python, str(rtx)), "onnxruntime": python, "tensorrt": python}
+        if self.has("onnxruntime") and not rehearse:
+            found["onnxruntime"] = _with_path(python, str(self.kit_path("onnxruntime") / "store" / "root" / "site312"))
+        environment = self.kit_path("tensorrt") / "store" / "root" / "env.sh"
+        if environment.is_file():
+            script = f'. {environment} && trt310 "$@"'
+            found["tensorrt"] = ["env", f"TRTKIT_EXTRA={package_link()}", "bash", "-c", script, "trt310"]
+        sanitizer = ["compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "97"]
+        found["memcheck"] = [*sanitizer, *found["onnxruntime"]]
+        return found
+
+
+def package_link() -> Path:
+    """Return a folder in which ``vdmrt`` is this checkout, whatever it is called."""
+    folder = Path(tempfile.gettempdir()) / "vdmrt-link"
+    folder.mkdir(exist_ok=True)
+    link = folder / "vdmrt"
+    if not link.is_symlink() or link.resolve() != ROOT:
+        link.unlink(missing_ok=True)
+        link.symlink_to(ROOT, target_is_directory=True)
+    return folder
+
+
+def _with_path(python: list[str], site: str) -> list[str]:
+    """Return an interpreter that finds a folder's packages before its own; PYTHONPATH as it is follows."""
+    return ["env", f"PYTHONPATH={site}:{package_link()}", *python]
+
+
+def _install(folder: Path) -> None:
+    """Let a kit that brings its own installer install itself beside its chunks."""
+    script, store = str(folder / "unbundle.py"), str(folder / "store")
+    for arguments in (["add", str(folder)], ["install"]):
+        subprocess.run([sys.executable, script, *arguments, "--store", store], check=True, stdout=sys.stderr)

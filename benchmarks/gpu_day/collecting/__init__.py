@@ -1,0 +1,1 @@
+"""From records to the pages: merged by device, tables generated."""

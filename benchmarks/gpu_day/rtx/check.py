@@ -1,0 +1,139 @@
+"""Does TensorRT for RTX run on this GPU, does it compute what ONNX Runtime does, and how fast."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..checks.ceilings import import_torch
+from ..checks.device_clock import time_each
+from ..checks.distance import relative_error
+from ..checks.golden import TEACHER_FORCED
+from ..full_size.xl import prepare_bundle
+from ..running.record import Missing, Recorder
+from ..running.settings import Settings, need_gpu
+from .cases import Case, find_cases
+from .engine import Engine, Refused, judge_plan
+from .module import Rtx, import_rtx
+
+__all__ = ["build_full_size", "check_cases", "check_verdict", "plan_path"]
+
+REPEATS, WARMUP = 50, 10
+# Allowed of 8 bit graphs: they round differently wherever a product is fused otherwise than on the CPU.
+EIGHT_BITS = 3e-2
+
+
+def check_verdict(settings: Settings, record: Recorder) -> None:
+    """Record whether each carried plan of the sky is taken here, in TensorRT's own words."""
+    need_gpu(settings)
+    rtx = import_rtx()
+    record.note("TensorRT for RTX", version=rtx.trt.__version__)
+    case = next(iter(find_cases(Path(settings.rtx))), None)
+    if case is None or not case.plans:
+        raise Missing(f"no plan of the sky in {settings.rtx}")
+    for target, path in case.plans.items():
+        _judge(rtx, case, target, path.read_bytes(), settings, record)
+
+
+def _judge(rtx: Rtx, case: Case, target: str, plan: bytes, settings: Settings, record: Recorder) -> None:
+    what = f"rtx plan of {case.name} for {target} GPU" if target == "any" else f"rtx plan of {case.name} for {target}"
+    try:
+        record.note(f"{what}, validity", **judge_plan(rtx, plan))
+    except Exception as error:  # the answer that matters is the next one
+        record.note(f"{what}, validity", error=f"{type(error).__name__}: {error}")
+    try:
+        engine = Engine(rtx, plan, settings.device)
+        engine.set(case.inputs)
+        engine.run()
+        _synchronize(settings)
+        record.note(f"{what}, verdict", verdict="runs")
+    except (Refused, RuntimeError, TypeError) as error:
+        record.note(f"{what}, verdict", verdict="refused", said=str(error)[:2000], logged=rtx.errors()[:10])
+
+
+def check_cases(settings: Settings, record: Recorder) -> None:
+    """Run every recorded call, compare it with ONNX Runtime's result, and time it.
+
+    A case without a plan that fits is built here.
+    """
+    need_gpu(settings)
+    import_torch(settings.device)
+    rtx = import_rtx()
+    for case in find_cases(Path(settings.rtx)):
+        try:
+            _check_case(rtx, case, settings, record)
+        except (Refused, RuntimeError, TypeError, OSError) as error:
+            record.note(f"rtx {case.name}, refused", said=f"{type(error).__name__}: {error}"[:2000])
+
+
+def _check_case(rtx: Rtx, case: Case, settings: Settings, record: Recorder) -> None:
+    started = time.perf_counter()
+    plan = case.plans["any"].read_bytes() if "any" in case.plans else rtx.build(str(case.graph))
+    built = time.perf_counter() - started
+    engine = Engine(rtx, plan, settings.device)
+    engine.set(case.inputs)
+    engine.run()
+    _synchronize(settings)
+    record.note(f"rtx {case.name}, ready", seconds_to_plan=built, seconds_to_first_run=time.perf_counter() - started)
+    limit = TEACHER_FORCED if case.name.endswith("fp16") and "int8" not in case.name else EIGHT_BITS
+    for name in engine.outputs:
+        if case.outputs[name].dtype.kind == "f":
+            error = relative_error(engine.get(name), case.outputs[name])
+            record.add(f"rtx {case.name}, {name}, relative L2 to ONNX Runtime's CPU provider", error, most=limit)
+    record_times(f"rtx {case.name}, a denoising step", engine, settings, record)
+
+
+def record_times(what: str, engine: Engine, settings: Settings, record: Recorder) -> None:
+    """Record the time of a run, enqueued and as a CUDA graph."""
+    record.add(what, _median(engine.run, settings), "ms", statistic=f"median of {REPEATS} after {WARMUP}")
+    if settings.device == "cpu":
+        return
+    try:
+        replay = engine.captured()
+    except Exception as error:  # the enqueued time stands
+        record.missing(f"{what}, CUDA graph", f"{type(error).__name__}: {error}"[:1000])
+        return
+    record.add(f"{what}, CUDA graph", _median(replay, settings), "ms", statistic=f"median of {REPEATS} after {WARMUP}")
+
+
+def build_full_size(settings: Settings, record: Recorder, *, depth: int) -> None:
+    """Build the plans of XL/2 on this machine, denoise first; record the seconds."""
+    need_gpu(settings)
+    rtx, folder = import_rtx(), prepare_bundle(settings, depth)
+    for stage in ("denoise", "fill"):
+        started = time.perf_counter()
+        plan, target = _build_here(rtx, str(folder / "graphs" / f"{stage}.fp16.onnx"), settings)
+        seconds = time.perf_counter() - started
+        plan_path(settings, depth, stage).write_bytes(plan)
+        record.add(f"rtx depth {depth} {stage}, build", seconds, "s", plan_nbytes=len(plan), target=target)
+
+
+def plan_path(settings: Settings, depth: int, stage: str) -> Path:
+    """Return where a plan of XL/2 is kept."""
+    return Path(settings.work) / f"xl-{depth}-{stage}.rtx.plan"
+
+
+def _build_here(rtx: Rtx, graph: str, settings: Settings) -> tuple[bytes, str]:
+    """Build for this GPU, and for every GPU where it is no target of this release; return the target too."""
+    if settings.device == "cpu":
+        return rtx.build(graph), "any"
+    try:
+        return rtx.build(graph, ["CURRENT"]), "CURRENT"
+    except RuntimeError as error:
+        return rtx.build(graph), f"any, because: {error}"[:500]
+
+
+def _median(run: Callable[[], Any], settings: Settings) -> float:
+    repeats, warmup = (3, 1) if settings.rehearse else (REPEATS, WARMUP)
+    time_each(run, warmup, settings.device)
+    return statistics.median(time_each(run, repeats, settings.device))
+
+
+def _synchronize(settings: Settings) -> None:
+    if settings.device != "cpu":
+        import torch
+
+        torch.cuda.synchronize()

@@ -1,0 +1,78 @@
+"""The full-size model's denoising step in TensorRT for RTX, as a contender."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..checks.device_clock import time_each
+from ..full_size.chunk import FirstChunk
+from ..running.record import Missing
+from ..running.settings import Settings
+from .check import plan_path
+from .engine import Engine, Refused
+from .module import import_rtx
+
+__all__ = ["RtxSteps"]
+
+WARMUP = 3
+_NAME = "TensorRT for RTX"
+
+
+class RtxSteps:
+    """The contender: runs of the denoise plan, enqueued and as a CUDA graph.
+
+    Attributes:
+        runs: By name.
+        bundle: What the plans were built from.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, depth: int) -> None:
+        from vdmrt.bundle import open_bundle
+
+        rtx = import_rtx()
+        self.bundle, self._device = open_bundle(folder), settings.device
+        plans = [plan_path(settings, depth, stage) for stage in ("fill", "denoise")]
+        for path in plans:
+            if not path.is_file():
+                raise Missing(f"no plan {path}; run the stage that builds it")
+        try:
+            self._fill, self._denoise = (Engine(rtx, path.read_bytes(), settings.device) for path in plans)
+        except Refused as error:
+            raise Missing(f"TensorRT for RTX refuses the plan: {error}") from error
+        self.notes: dict[str, Any] = {"tensorrt_rtx": rtx.trt.__version__}
+        self.runs: dict[str, Callable[[], Any]] = {_NAME: self._denoise.run}
+        if settings.device != "cpu":
+            self._add_captured()
+
+    def _add_captured(self) -> None:
+        try:
+            self.runs[f"{_NAME}, CUDA graph"] = self._denoise.captured()
+        except Exception as error:  # the enqueued run stands
+            self.notes[f"{_NAME}, CUDA graph"] = f"failed: {type(error).__name__}: {error}"[:1000]
+
+    def ready(self) -> dict[str, Any]:
+        """Return what the report keeps."""
+        return self.notes
+
+    def time(self, name: str, count: int) -> dict[str, list[float]]:
+        """Return the milliseconds of ``count`` runs."""
+        return {"ms": time_each(self.runs[name], count, self._device)}
+
+    def first_chunk(self, chunk: FirstChunk) -> np.ndarray[Any, Any]:
+        """Return the latents after one denoising step from one given frame, as the runtime makes them."""
+        self._fill.set(chunk.fill_inputs())
+        self._fill.run()
+        self._denoise.set(chunk.denoise_inputs())
+        for name in self._fill.outputs:
+            made = self._fill.tensors[name]
+            if name.startswith("present_"):
+                self._denoise.tensors[name.replace("present_", "past_")][:, :, :1] = made[:, :, :1]
+            else:
+                self._denoise.tensors[name].copy_(made)
+        self._denoise.run()
+        found: np.ndarray[Any, Any] = self._denoise.get("next_latent")[0]
+        return found

@@ -1,0 +1,1 @@
+"""How the stages are run: each in a process of its own, its records kept as they come."""

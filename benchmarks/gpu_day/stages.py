@@ -1,0 +1,67 @@
+"""The stages of the day, the most valuable first; each in a process of its own, each ended after its own limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from .running.stage import Stage
+
+__all__ = ["STAGES", "choose_stages", "left_to_run"]
+
+RTX, ORT, TRT = ("base", "rtx"), ("base", "onnxruntime"), ("base", "tensorrt")
+
+STAGES = (
+    Stage("environment", "GPU, driver, clocks, libraries", "checks.environment:describe", kits=(), limit_s=10),
+    Stage("weights-28", "XL/2: its weights", "full_size.xl:make_weights_of", {"depth": 28},
+          "main", ("base",), 25, True),
+    # 1. TensorRT for RTX.
+    Stage("rtx-verdict", "does TensorRT for RTX take this GPU", "rtx.check:check_verdict", {}, "rtx", RTX, 25),
+    Stage("rtx-cases", "calls of the sky and of recorded models", "rtx.check:check_cases", {}, "rtx", RTX, 45),
+    Stage("rtx-build-28", "XL/2: its plans, here", "rtx.check:build_full_size", {"depth": 28}, "rtx", RTX, 60, True),
+    Stage("xl-28", "XL/2: RTX against torch", "full_size.xl:measure_xl", {"depth": 28, "kinds": ["torch", "rtx"]},
+          "main", RTX, 65),
+    # 2. ONNX Runtime CUDA.
+    Stage("golden-onnxruntime", "recorded rollouts", "checks.golden:check_golden",
+          {"backend": "onnxruntime", "precisions": ["fp32", "fp16"]}, "onnxruntime", ORT, 30),
+    Stage("rollout-onnxruntime", "1,000 autoregressive steps", "checks.rollout:check_rollout",
+          {"backend": "onnxruntime"}, "onnxruntime", ORT, 45),
+    Stage("xl-28-compiled", "XL/2: all contenders, torch.compile among them", "full_size.xl:measure_xl",
+          {"depth": 28, "modes": ["default"], "kinds": ["torch", "rtx", "onnxruntime"]}, "main", ORT, 120),
+    # 3. TensorRT 8.5.3.
+    Stage("build-tensorrt", "plans of the sky, of tiny and of recorded models", "checks.plans:build_small", {},
+          "tensorrt", TRT, 70, True),
+    Stage("golden-tensorrt", "recorded rollouts", "checks.golden:check_golden",
+          {"backend": "tensorrt", "precisions": ["fp16"]}, "tensorrt", TRT, 15),
+    Stage("rollout-tensorrt", "1,000 autoregressive steps", "checks.rollout:check_rollout", {"backend": "tensorrt"},
+          "tensorrt", TRT, 40),
+    # 4. The C core under memcheck.
+    Stage("core-memcheck", "the C core under compute-sanitizer", "checks.core:check_core", {}, "memcheck", ORT, 40),
+    # What is left of the time.
+    Stage("host-overhead", "stepping in C against stepping from Python", "checks.stepping:measure_host_overhead", {},
+          "main", ("base",), 20),
+    Stage("ceilings", "matrix products and copies at their best", "checks.ceilings:measure_ceilings", {},
+          "main", (), 20),
+    Stage("weights-4", "XL/2, depth 4: its weights", "full_size.xl:make_weights_of", {"depth": 4},
+          "main", ("base",), 10, True),
+    Stage("xl-4", "XL/2, depth 4: ONNX Runtime against torch.compile", "full_size.xl:measure_xl",
+          {"depth": 4, "modes": ["default"], "kinds": ["torch", "onnxruntime"]}, "main", ORT, 70),
+)  # fmt: skip
+
+
+def choose_stages(names: Sequence[str] | None) -> list[Stage]:
+    """Return the stages by name, in their own order; all of them where none is named.
+
+    Raises:
+        ValueError: A name is unknown.
+    """
+    known = {stage.name: stage for stage in STAGES}
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"no stage {name!r}; known are {', '.join(known)}")
+    return [stage for stage in STAGES if not names or stage.name in names]
+
+
+def left_to_run(stages: Sequence[Stage], ended: Callable[[str], bool]) -> list[Stage]:
+    """Return what a fresh machine has to run: what has not ended, and the files that it needs."""
+    last = max((at for at, stage in enumerate(stages) if not ended(stage.name)), default=-1)
+    return [stage for stage in stages[: last + 1] if not ended(stage.name) or stage.on_machine]

@@ -1,0 +1,319 @@
+"""A GPU day, rehearsed: calls, transfers, a budget that ends, a machine that is lost; on a recorded clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vdmrt.benchmarks.gpu_day.carrying.archive import DamagedPieceError, cut, pack
+from vdmrt.benchmarks.gpu_day.carrying.calls import Call, Limits, plan_calls
+from vdmrt.benchmarks.gpu_day.carrying.kits import Archive, Kit, Piece, write_manifest
+from vdmrt.benchmarks.gpu_day.carrying.prepare import carried_tree_nbytes, lay_calls
+from vdmrt.benchmarks.gpu_day.carrying.receiving import Store
+from vdmrt.benchmarks.gpu_day.command import describe_plan, main
+from vdmrt.benchmarks.gpu_day.running.report import Report
+from vdmrt.benchmarks.gpu_day.running.run import run_stages
+from vdmrt.benchmarks.gpu_day.running.settings import Settings
+from vdmrt.benchmarks.gpu_day.running.stage import Result, Stage
+from vdmrt.benchmarks.gpu_day.stages import STAGES, choose_stages, left_to_run
+
+MIB = 1 << 20
+SETTINGS = Settings("cuda:0", False, "", "", "", "", "", None, {})
+# What the kits measured when they were packed, in pieces of 1 MiB.
+KIT_MIB = {"base": 18, "rtx": 66, "onnxruntime": 60, "tensorrt": 240}
+UNPACK_S = {"base": 5.0, "rtx": 5.0, "onnxruntime": 10.0, "tensorrt": 20.0}
+# What every rehearsed stage takes, in seconds of the recorded clock: a third of its limit.
+SHARE = 3
+
+
+class MachineLost(Exception):
+    """The GPU machine went away."""
+
+
+@dataclass
+class Clock:
+    """A clock that only moves when a rehearsed stage takes time."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+class Machine:
+    """A double of the GPU machine: an empty folder, and stages that record a figure and let time pass."""
+
+    def __init__(self, folder: Path, clock: Clock, *, lost_in: str | None = None) -> None:
+        self.store, self.clock, self.lost_in = Store(folder), clock, lost_in
+        self.ran: list[str] = []
+
+    def call(self, carried: Path, call: Call, back: Path) -> dict[str, str]:
+        """Do what ``run`` does there; what is copied to ``back`` comes back only where the machine is not lost."""
+        self.store.receive(carried)
+        report = Report(self.store.path / "report.json", SETTINGS, earlier=carried / "report.json", copies=back)
+        if report.goes_on_elsewhere:
+            report.lose(stage.name for stage in STAGES if stage.on_machine)
+        return run_stages(
+            call.stages, report, self.launch, call.budget_s, has_kit=self.store.has, clock=self.clock
+        )  # fmt: skip
+
+    def launch(self, stage: Stage, left: float, on_change: Callable[[list[dict[str, Any]]], None]) -> Result:
+        """Record a figure, take a third of the limit."""
+        on_change([{"what": stage.name, "value": 1.0}])
+        if stage.name == self.lost_in:
+            raise MachineLost
+        self.clock.now += stage.limit_s / SHARE
+        self.ran.append(stage.name)
+        return Result("held", stage.limit_s / SHARE, "", [{"what": stage.name, "value": 1.0}])
+
+
+def sized_kits() -> list[Kit]:
+    """Return kits of the measured sizes, without their bytes."""
+    kits = []
+    for name, mib in KIT_MIB.items():
+        pieces = tuple(Piece(f"{name}-{at:03d}.piece", MIB, "") for at in range(mib))
+        kits.append(Kit(name, (Archive(name, mib * MIB, "", pieces),), UNPACK_S[name]))
+    return kits
+
+
+def small_kits(work: Path) -> list[Kit]:
+    """Pack kits of some kilobytes, cut into pieces of two."""
+    kits = []
+    for name in KIT_MIB:
+        (work / name).write_bytes(os.urandom(5000))
+        archive = pack({f"lib/{name}.so": work / name}, work / f"{name}.tar.xz")
+        kits.append(Kit(name, (cut(archive, name, work / "pieces", 2048),)))
+    write_manifest(work, kits)
+    return kits
+
+
+def small_limits(**given: float) -> Limits:
+    """Return limits under which the small kits take several calls."""
+    return replace(Limits(7000, 1000, spare_nbytes=0, link_nbytes_s=1e6), **given)  # type: ignore[arg-type]
+
+
+def day(work: Path, machine: Machine, stages: Sequence[Stage], **given: float) -> list[dict[str, str]]:
+    """Prepare and run a day; what comes back of each call is laid where a fresh machine goes on from."""
+    waiting = []
+    kits = small_kits(work) if not (work / "manifest.json").is_file() else list(Store(work).kits)
+    plan = lay_calls(work, kits, stages, small_limits(**given))
+    for number, call in enumerate(plan.calls, 1):
+        back = work / f"back-{number}"
+        waiting.append(machine.call(work / f"call-{number}", call, back))
+        (work / "report.json").write_bytes((back / "report.json").read_bytes())
+    return waiting
+
+
+def statuses(path: Path) -> dict[str, str]:
+    """Return how each stage of a report ended."""
+    return {name: stage["status"] for name, stage in json.loads(path.read_text())["stages"].items()}
+
+
+def test_the_whole_day_runs_every_stage_in_order_within_its_time(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "device", Clock())
+
+    waiting = day(tmp_path, machine, STAGES, total_s=2000)
+
+    assert machine.ran == [stage.name for stage in STAGES]
+    assert set(statuses(tmp_path / "report.json").values()) == {"held"}
+    assert machine.clock.now <= 840
+    assert not any(waiting)
+
+
+def test_a_machine_that_is_lost_keeps_what_came_back_and_a_fresh_one_goes_on(tmp_path: Path) -> None:
+    clock = Clock()
+    first = Machine(tmp_path / "first", clock, lost_in="golden-onnxruntime")
+    with pytest.raises(MachineLost):
+        day(tmp_path, first, STAGES, total_s=2000)
+    kept = statuses(tmp_path / "report.json")
+    left = left_to_run(STAGES, Report(tmp_path / "report.json", SETTINGS).ended)
+    second = Machine(tmp_path / "second", clock)
+
+    day(tmp_path, second, left, total_s=2000)
+
+    assert set(kept.values()) == {"held"} and "golden-onnxruntime" not in kept
+    assert [name for name in second.ran if name in kept] == ["weights-28", "rtx-build-28"]
+    assert set(statuses(tmp_path / "report.json")) == {stage.name for stage in STAGES}
+
+
+def test_a_run_that_was_killed_goes_on_on_the_same_machine(tmp_path: Path) -> None:
+    path, clock = tmp_path / "report.json", Clock()
+    machine = Machine(tmp_path / "device", clock, lost_in="rtx-cases")
+    stages = choose_stages(["environment", "rtx-verdict", "rtx-cases", "ceilings"])
+    with pytest.raises(MachineLost):
+        run_stages(stages, Report(path, SETTINGS), machine.launch, 500, clock=clock)
+    assert statuses(path) == {"environment": "held", "rtx-verdict": "held", "rtx-cases": "running"}
+    machine.lost_in = None
+
+    waiting = run_stages(stages, Report(path, SETTINGS), machine.launch, 500, clock=clock)
+
+    assert machine.ran == ["environment", "rtx-verdict", "rtx-cases", "ceilings"]
+    assert waiting == {name: "has ended in an earlier run" for name in ("environment", "rtx-verdict")}
+
+
+def test_a_budget_that_ends_keeps_what_ran_and_names_what_did_not(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "device", Clock())
+    report = Report(tmp_path / "report.json", SETTINGS)
+
+    waiting = run_stages(STAGES, report, machine.launch, 60, clock=machine.clock)
+
+    assert machine.ran == [stage.name for stage in STAGES[: len(machine.ran)]]
+    assert set(waiting) == {stage.name for stage in STAGES[len(machine.ran) :]}
+    assert set(waiting.values()) == {"the budget of 60 s is spent"}
+    assert machine.clock.now <= 60
+
+
+def test_the_last_stage_gets_what_is_left_of_the_budget(tmp_path: Path) -> None:
+    given: list[float] = []
+
+    def launch(stage: Stage, left: float, on_change: Any) -> Result:
+        given.append(left)
+        return Result("held", 0.0, "", [])
+
+    run_stages([Stage("a", "", "", limit_s=100)], Report(tmp_path / "r.json", SETTINGS), launch, 30, clock=Clock())
+
+    assert given == [30]
+
+
+def test_a_stage_waits_for_its_kit(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "device", Clock())
+    report = Report(tmp_path / "report.json", SETTINGS)
+
+    waiting = run_stages(
+        choose_stages(["environment", "rtx-verdict"]), report, machine.launch, 60, has_kit=lambda name: name == "base"
+    )
+
+    assert machine.ran == ["environment"]
+    assert waiting == {"rtx-verdict": "kit rtx has not arrived whole"}
+
+
+def test_the_day_as_it_is_fits_its_bytes_its_seconds_and_two_calls_for_the_first_question() -> None:
+    limits = Limits(64 * MIB, carried_tree_nbytes())
+
+    plan = plan_calls(sized_kits(), STAGES, limits)
+
+    by_stage = {stage.name: number for number, call in enumerate(plan.calls, 1) for stage in call.stages}
+    assert all(call.nbytes + limits.tree_nbytes + limits.spare_nbytes <= 64 * MIB for call in plan.calls)
+    assert all(call.budget_s <= limits.call_s for call in plan.calls)
+    assert plan.seconds <= 840
+    assert max(by_stage[name] for name in ("rtx-verdict", "rtx-cases", "rtx-build-28", "xl-28")) <= 2
+    assert {"rollout-onnxruntime", "xl-28-compiled", "rollout-tensorrt", "core-memcheck"} <= by_stage.keys()
+
+
+def test_the_list_of_calls_says_bytes_seconds_and_commands_of_a_bounded_length(tmp_path: Path) -> None:
+    limits = Limits(64 * MIB, 20 * MIB)
+    plan = plan_calls(sized_kits(), STAGES, limits)
+
+    text = describe_plan(plan, limits, tmp_path, "back")
+
+    assert "call 1: carries" in text and "MiB with the tree)" in text
+    assert f"all: {len(plan.calls)} calls, {plan.seconds:.0f} of 840 s" in text
+    commands = [line for line in text.splitlines() if "python3 benchmarks/gpu_day run" in line]
+    assert len(commands) == len(plan.calls)
+    assert all("--out back" in line and len(line) <= 2000 for line in commands)
+
+
+def test_what_the_day_has_no_time_for_falls_away_from_the_end_with_its_kit() -> None:
+    plan = plan_calls(sized_kits(), STAGES, Limits(64 * MIB, 20 * MIB, total_s=500))
+
+    assert plan.seconds <= 500
+    assert plan.left_out["rollout-tensorrt"] == "the day has 500 s"
+    assert not any(piece.name.startswith("tensorrt") for call in plan.calls for piece in call.pieces)
+
+
+def test_a_kit_that_was_not_made_leaves_its_stages_out() -> None:
+    kits = [kit for kit in sized_kits() if kit.name in ("base", "rtx")]
+
+    plan = plan_calls(kits, STAGES, Limits(64 * MIB, 20 * MIB))
+
+    assert plan.left_out["golden-tensorrt"] == "kit tensorrt was not made"
+    assert "xl-28" in {stage.name for call in plan.calls for stage in call.stages}
+
+
+def test_a_tree_that_leaves_no_room_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the tree takes 63\.0 of 64 MiB: no room for a piece of 1\.0 MiB"):
+        plan_calls(sized_kits(), STAGES, Limits(64 * MIB, 63 * MIB))
+
+
+def test_pieces_come_together_over_calls_byte_for_byte(tmp_path: Path) -> None:
+    kits = small_kits(tmp_path)
+    plan = lay_calls(tmp_path, kits, STAGES, small_limits(total_s=2000))
+    store = Store(tmp_path / "device")
+
+    unpacked = [store.receive(tmp_path / f"call-{number}") for number in range(1, len(plan.calls) + 1)]
+
+    assert [name for names in unpacked for name in names] == list(KIT_MIB)
+    assert len(plan.calls) > 3
+    for name in KIT_MIB:
+        assert (store.kit_path(name) / "lib" / f"{name}.so").read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_a_damaged_piece_is_refused_by_its_checksum(tmp_path: Path) -> None:
+    small_kits(tmp_path)
+    piece = tmp_path / "pieces" / "rtx-001.piece"
+    piece.write_bytes(piece.read_bytes()[:-1] + b"?")
+    write_manifest(tmp_path / "pieces", Store(tmp_path).kits)
+
+    with pytest.raises(DamagedPieceError, match=r"rtx-001\.piece arrived damaged: its SHA-256 is not"):
+        Store(tmp_path / "device").receive(tmp_path / "pieces")
+
+
+def test_the_same_files_pack_to_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a" * 1000)
+
+    first = pack({"x/a": tmp_path / "a"}, tmp_path / "1.tar.xz")
+    second = pack({"x/a": tmp_path / "a"}, tmp_path / "2.tar.xz")
+
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_real_run_receives_runs_and_brings_its_report_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lay_calls(tmp_path, small_kits(tmp_path), STAGES, small_limits(total_s=2000))
+    words = ["--pieces", str(tmp_path / "call-1"), "--store", str(tmp_path / "device"), "--out", str(tmp_path / "back")]
+    words += ["--work", str(tmp_path), "--rehearse", "--stages", "environment,rtx-verdict"]
+
+    status = main(["run", *words])
+
+    said = capfd.readouterr().out
+    assert status == 0, said
+    assert statuses(tmp_path / "back" / "report.json")["environment"] in ("held", "missing")
+    assert "rtx-verdict: not run: kit rtx has not arrived whole" in said
+    assert (tmp_path / "back" / "report.txt").is_file() and (tmp_path / "back" / "report.log").is_file()
+
+
+def test_the_calls_are_laid_anew_without_what_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_manifest(tmp_path, [])
+    report = Report(tmp_path / "report.json", SETTINGS)
+    report.keep("environment", Result("held", 1.0, "", []))
+
+    assert main(["prepare", "--again", "--work", str(tmp_path), "--stages", "environment,ceilings"]) == 0
+
+    said = capsys.readouterr().out
+    assert "stages: ceilings" in said and "environment" not in said
+
+
+def test_an_unknown_stage_is_named_with_those_that_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--rehearse", "--stages", "environment,golden"]) == 2
+
+    assert "no stage 'golden'; known are environment, " in capsys.readouterr().err
+
+
+def test_the_interpreters_of_carried_kits_come_from_the_store(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (store.kit_path("tensorrt") / "store" / "root").mkdir(parents=True)
+    (store.kit_path("tensorrt") / "store" / "root" / "env.sh").touch()
+
+    found = store.interpreters(rehearse=False, rtx_site=None)
+
+    assert found["main"] == [sys.executable]
+    assert found["rtx"][1].startswith(f"PYTHONPATH={tmp_path / 'kits' / 'rtx'}:")
+    assert found["tensorrt"][-1] == "trt310"
+    assert found["memcheck"][0] == "compute-sanitizer"
