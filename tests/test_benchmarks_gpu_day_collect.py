@@ -88,9 +88,7 @@ def test_the_record_of_another_device_is_not_overwritten(tmp_path: Path) -> None
 def test_the_new_device_does_not_take_the_old_ones_record(tmp_path: Path) -> None:
     (tmp_path / "gpu_h100.json").write_bytes((RESULTS / "gpu_h100.json").read_bytes())
 
-    with pytest.raises(
-        ValueError, match="is of NVIDIA H100 80GB HBM3, driver .* of NVIDIA H100 PCIe; give another name"
-    ):
+    with pytest.raises(ValueError, match="is of NVIDIA H100 80GB HBM3, .* of NVIDIA H100 PCIe; give another name"):
         merge_report(report_of(tmp_path, "NVIDIA H100 PCIe"), tmp_path)
 
 

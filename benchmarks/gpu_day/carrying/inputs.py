@@ -16,7 +16,7 @@ from ..full_size.weights import describe_weights
 from ..rtx.cases import save_case
 from ..running.settings import ROOT
 
-__all__ = ["describe_full_size", "export_recorded", "export_tiny", "quantize_sky", "record_calls"]
+__all__ = ["describe_full_size", "export_recorded", "export_tiny", "quantize_sky", "record_call", "record_calls"]
 
 # Little, for speed: what is compared is two runtimes on one graph, however good the graph is.
 SKY = ROOT / "examples" / "sky" / "bundle"
@@ -112,13 +112,13 @@ def record_calls(sky: Path, bundles: Path, folder: Path) -> None:
         folder: Gets the cases, and beside them the graphs that the tree does not hold.
     """
     for precision in SKY_PRECISIONS:
-        _record_call(sky, precision, folder)
+        record_call(sky, precision, folder)
     for path in sorted(bundles.glob("*/model.json")):
         if path.parent.name != "tiny":
-            _record_call(path.parent, "fp16", folder)
+            record_call(path.parent, "fp16", folder)
 
 
-def _record_call(path: Path, precision: str, folder: Path) -> None:
+def record_call(path: Path, precision: str, folder: Path) -> None:
     """Run a chunk after some given frames on the CPU, and keep the last denoise call."""
     from vdmrt.bundle import open_bundle
     from vdmrt.calibration.tap import TappedBackend
