@@ -284,9 +284,9 @@ def test_a_real_run_receives_runs_and_brings_its_report_back(tmp_path: Path, cap
 
     said = capfd.readouterr().out
     assert status == 0, said
-    assert statuses(tmp_path / "back" / "report.json")["environment"] in ("held", "missing")
+    assert statuses(tmp_path / "back" / "rehearsal.json")["environment"] in ("held", "missing")
     assert "rtx-verdict: not run: kit rtx has not arrived whole" in said
-    assert (tmp_path / "back" / "report.txt").is_file() and (tmp_path / "back" / "report.log").is_file()
+    assert (tmp_path / "back" / "rehearsal.txt").is_file() and (tmp_path / "back" / "rehearsal.log").is_file()
 
 
 def test_the_calls_are_laid_anew_without_what_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,12 +18,13 @@ H200 = "NVIDIA H200"
 
 
 def report_of(folder: Path, gpu: str = H200, *, rehearsal: bool = False, **stages: Any) -> Path:
-    """Write a report as a device brings it back."""
+    """Write a report as a device brings it back; an underscore in a stage's name stands for a hyphen."""
+    named = {name.replace("_", "-"): stage for name, stage in stages.items()}
     environment = {"what": "GPU 0", "name": gpu, "driver_version": "580.1"}
     document = {
         "date": "2026-12-01T10:00:00+00:00",
         "settings": {"device": "cuda:0", "rehearsal": rehearsal, "seed": 0},
-        "stages": {"environment": stage_of([environment]), **stages},
+        "stages": {"environment": stage_of([environment]), **named},
     }
     path = folder / "report.json"
     path.write_text(json.dumps(document))
@@ -106,7 +107,7 @@ def test_a_report_that_names_no_gpu_is_not_merged(tmp_path: Path) -> None:
 
 def test_a_refusal_of_a_plan_is_on_the_page_in_its_own_words(tmp_path: Path) -> None:
     verdict = {"what": "rtx plan of sky-fp16", "verdict": "refused", "said": "Error Code 9: no kernel\nfor 9.0 | sm90"}
-    merge_report(report_of(tmp_path, **{"rtx-verdict": stage_of([verdict])}), tmp_path)
+    merge_report(report_of(tmp_path, rtx_verdict=stage_of([verdict])), tmp_path)
 
     page = generate("<!-- figures: rtx-verdict; generated, do not edit -->\n<!-- end of figures -->", tmp_path)
 

@@ -7,12 +7,11 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from vdmrt.benchmarks.gpu_day.carrying.inputs import record_call
 from vdmrt.benchmarks.gpu_day.full_size.weights import describe_weights
-from vdmrt.benchmarks.gpu_day.rtx.cases import find_cases
+from vdmrt.benchmarks.gpu_day.rtx.cases import find_cases, save_case
 from vdmrt.benchmarks.gpu_day.running.settings import Settings
 from vdmrt.benchmarks.gpu_day.running.stage import Result, Stage, run_stage
 from vdmrt.benchmarks.gpu_day.stages import choose_stages
@@ -63,7 +62,7 @@ def test_another_result_misses_its_figure(cases: Path, tmp_path: Path) -> None:
     shutil.copytree(cases, tmp_path / "cases")
     (case,) = find_cases(tmp_path / "cases")
     outputs = {name: (value * 1.1).astype(value.dtype) for name, value in case.outputs.items()}
-    np.savez(tmp_path / "cases" / case.name / "outputs.npz", **outputs)
+    save_case(tmp_path / "cases", case.name, str(case.graph), case.inputs, outputs)
 
     result = run_rtx("rtx-cases", tmp_path, tmp_path / "cases")
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from .carrying.calls import Call, Limits, Plan
+from .carrying.kits import read_manifest
+from .carrying.receiving import Store
 from .running.child import run_child
 from .running.report import Report
 from .running.run import run_stages
 from .running.settings import PACKAGE, ROOT, Settings
-from .running.stage import run_stage
+from .running.stage import Stage, run_stage
 from .stages import STAGES, choose_stages, left_to_run
 
-__all__ = ["main"]
+__all__ = ["describe_plan", "main"]
 
 MIB = 1 << 20
+REHEARSAL_PATIENCE = 10
 _STORE = Path(tempfile.gettempdir()) / "vdmrt-gpu-day"
 
 
@@ -37,8 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def prepare(arguments: argparse.Namespace) -> int:
     """Make everything, and print the calls."""
-    from .carrying.calls import Limits
-    from .carrying.kits import read_manifest
     from .carrying.prepare import Preparation, carried_tree_nbytes, lay_calls
     from .carrying.prepare import prepare as make
 
@@ -55,7 +58,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def describe_plan(plan, limits, work: Path, out: str) -> str:  # type: ignore[no-untyped-def]
+def describe_plan(plan: Plan, limits: Limits, work: Path, out: str) -> str:
     """Return the list of calls for people: what each carries, runs and may take, and its command."""
     folder = work.relative_to(ROOT) if work.is_relative_to(ROOT) else work
     lines = [f"tree {limits.tree_nbytes / MIB:.1f} MiB, {limits.room_nbytes / MIB:.1f} MiB of pieces fit beside it"]
@@ -79,7 +82,7 @@ def describe_plan(plan, limits, work: Path, out: str) -> str:  # type: ignore[no
     return "\n".join(lines)
 
 
-def call_command(call, folder: Path, number: int, out: str) -> str:  # type: ignore[no-untyped-def]
+def call_command(call: Call, folder: Path, number: int, out: str) -> str:
     """Return the command of a call, to be run in the root of the tree on the device."""
     names = ",".join(stage.name for stage in call.stages)
     words = [
@@ -94,39 +97,46 @@ def call_command(call, folder: Path, number: int, out: str) -> str:  # type: ign
 
 def run(arguments: argparse.Namespace) -> int:
     """Receive pieces, run stages, print the table last."""
-    from .carrying.receiving import Store
-
-    store = Store(arguments.store.resolve())
-    folders = _piece_folders(arguments)
+    store, folders = Store(arguments.store.resolve()), _piece_folders(arguments)
+    stages = [] if arguments.stages == "none" else choose_stages(arguments.stages)
+    if arguments.rehearse:  # it is to find errors, not slowness
+        stages = [replace(stage, limit_s=REHEARSAL_PATIENCE * stage.limit_s) for stage in stages]
     for folder in folders:
         for name in store.receive(folder):
             print(f"kit {name} is unpacked", file=sys.stderr, flush=True)
     settings = make_settings(arguments, store)
-    earlier = next((folder / "report.json" for folder in folders if (folder / "report.json").is_file()), None)
-    report = Report(store.path / "report.json", settings, earlier=earlier, copies=arguments.out)
-    stages = [] if arguments.stages == "none" else choose_stages(arguments.stages)
-    report.forget(stage.name for stage in stages if arguments.again)
-    if report.goes_on_elsewhere:
-        report.lose(stage.name for stage in STAGES if stage.on_machine)
+    report = _open_report(arguments, store, folders, settings)
+    report.forget(stage.name for stage in stages if arguments.again or arguments.rehearse)
     log = report.path.with_suffix(".log")
     waiting = run_stages(
         stages,
         report,
         lambda stage, limit_s, on_change: run_stage(stage, settings, limit_s, log, on_change),
-        arguments.budget_s,
+        arguments.budget_s * (REHEARSAL_PATIENCE if arguments.rehearse else 1),
         has_kit=store.has,
     )
     report.save()
-    for line in [
-        *report.lines(report.document["stages"]),
-        *(f"{name}: not run: {why}" for name, why in waiting.items()),
-    ]:
-        print(line)
+    return _print_table(report, stages, waiting)
+
+
+def _open_report(arguments: argparse.Namespace, store: Store, folders: Sequence[Path], settings: Settings) -> Report:
+    earlier = next((folder / "report.json" for folder in folders if (folder / "report.json").is_file()), None)
+    if arguments.rehearse:
+        return Report(store.path / "rehearsal.json", settings, copies=arguments.out)
+    report = Report(store.path / "report.json", settings, earlier=earlier, copies=arguments.out)
+    if report.goes_on_elsewhere:
+        report.lose(stage.name for stage in STAGES if stage.on_machine)
+    return report
+
+
+def _print_table(report: Report, stages: Sequence[Stage], waiting: Mapping[str, str]) -> int:
+    lines = [*report.lines(report.document["stages"])]
+    print("\n".join([*lines, *(f"{name}: not run: {why}" for name, why in waiting.items())]))
     bad = {"missed", "failed", "timed out"}
     return int(any(report.document["stages"].get(stage.name, {}).get("status") in bad for stage in stages))
 
 
-def make_settings(arguments: argparse.Namespace, store) -> Settings:  # type: ignore[no-untyped-def]
+def make_settings(arguments: argparse.Namespace, store: Store) -> Settings:
     """Return what the stages share."""
     base, work = store.kit_path("base"), arguments.work.resolve()
     golden = base / "golden"
@@ -179,7 +189,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     verbs = parser.add_subparsers(required=True, metavar="prepare|run|collect|pages")
     results = ROOT / "benchmarks" / "results"
 
-    def verb(name: str, function, what: str):  # type: ignore[no-untyped-def]
+    def verb(name: str, function: Callable[[argparse.Namespace], int], what: str) -> Callable[..., object]:
         made = verbs.add_parser(name, help=what, description=function.__doc__)
         made.set_defaults(function=function)
         made.add_argument("--work", type=Path, default=ROOT / ".gpu_day", help="folder of what is made and carried")

@@ -45,9 +45,8 @@ class Store:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         kits = read_manifest(folder)
-        if kits:
-            write_manifest(self.path, kits)
-            self.kits = kits
+        if kits and kits != self.kits:
+            self._begin_anew(kits)
         unpacked = []
         for kit in self.kits:
             there = keep_pieces(folder, self.path / "pieces", kit.archives)
@@ -55,6 +54,13 @@ class Store:
                 self._unpack(kit)
                 unpacked.append(kit.name)
         return unpacked
+
+    def _begin_anew(self, kits: tuple[Kit, ...]) -> None:
+        """Throw away what belongs to other kits."""
+        for name in ("pieces", "kits"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        write_manifest(self.path, kits)
+        self.kits = kits
 
     def _unpack(self, kit: Kit) -> None:
         target = self.kit_path(kit.name)

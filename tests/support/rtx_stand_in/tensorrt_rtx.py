@@ -53,8 +53,8 @@ class Engine:
 
     def __init__(self, session: Any) -> None:
         self.session = session
-        self._inputs = {node.name: node for node in session.get_inputs()}
-        self._nodes = self._inputs | {node.name: node for node in session.get_outputs()}
+        self._inputs: dict[str, Any] = {node.name: node for node in session.get_inputs()}
+        self._nodes: dict[str, Any] = self._inputs | {node.name: node for node in session.get_outputs()}
         self.num_io_tensors = len(self._nodes)
 
     def get_tensor_name(self, index: int) -> str:
@@ -88,7 +88,7 @@ class Context:
     def set_tensor_address(self, name: str, address: int) -> None:
         """Bind a tensor."""
         shape, dtype = self._engine.get_tensor_shape(name), np.dtype(_NUMPY[self._engine.get_tensor_dtype(name)])
-        raw = (ctypes.c_uint8 * (int(np.prod(shape)) * dtype.itemsize)).from_address(address)
+        raw: Any = (ctypes.c_uint8 * (int(np.prod(shape)) * dtype.itemsize)).from_address(address)
         self._views[name] = np.frombuffer(raw, dtype).reshape(shape)
 
     def execute_async_v3(self, stream: int) -> bool:
