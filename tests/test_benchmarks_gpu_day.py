@@ -27,8 +27,8 @@ from vdmrt.benchmarks.gpu_day.stages import STAGES, choose_stages, left_to_run
 MIB = 1 << 20
 SETTINGS = Settings("cuda:0", False, "", "", "", "", "", None, {})
 # What the kits measured when they were packed, in pieces of 1 MiB.
-KIT_MIB = {"base": 18, "rtx": 66, "onnxruntime": 60, "tensorrt": 240}
-UNPACK_S = {"base": 5.0, "rtx": 5.0, "onnxruntime": 10.0, "tensorrt": 20.0}
+KIT_MIB = {"base": 8, "rtx": 66, "eight-bits": 15, "onnxruntime": 60, "tensorrt": 240}
+UNPACK_S = {"base": 5.0, "rtx": 5.0, "eight-bits": 5.0, "onnxruntime": 10.0, "tensorrt": 20.0}
 # What every rehearsed stage takes, in seconds of the recorded clock: a third of its limit.
 SHARE = 3
 
@@ -250,7 +250,7 @@ def test_pieces_come_together_over_calls_byte_for_byte(tmp_path: Path) -> None:
 
     unpacked = [store.receive(tmp_path / f"call-{number}") for number in range(1, len(plan.calls) + 1)]
 
-    assert [name for names in unpacked for name in names] == list(KIT_MIB)
+    assert {name for names in unpacked for name in names} == set(KIT_MIB)
     assert len(plan.calls) > 3
     for name in KIT_MIB:
         assert (store.kit_path(name) / "lib" / f"{name}.so").read_bytes() == (tmp_path / name).read_bytes()

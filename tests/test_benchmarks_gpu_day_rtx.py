@@ -25,7 +25,7 @@ XL = TransformerConfig(latent_size=(4, 4), hidden_size=64, depth=2, heads=4, con
 def cases(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one recorded call of the tiny model in FP16. Not to be changed."""
     folder = tmp_path_factory.mktemp("cases")
-    record_call(tiny_bundle, "fp16", folder)
+    record_call(tiny_bundle, "fp16", folder / "base" / "rtx")
     return folder
 
 
@@ -40,7 +40,7 @@ def run_rtx(stage: str, folder: Path, cases: Path, *, with_stand_in: bool = True
         golden="",
         bundles="",
         xl=str(folder / "described"),
-        rtx=str(cases),
+        kits=str(cases),
         work=str(folder / "work"),
         reference=None,
         interpreters={"main": [sys.executable], "rtx": python},
@@ -60,9 +60,9 @@ def test_a_recorded_call_is_run_compared_and_timed(cases: Path, tmp_path: Path) 
 
 def test_another_result_misses_its_figure(cases: Path, tmp_path: Path) -> None:
     shutil.copytree(cases, tmp_path / "cases")
-    (case,) = find_cases(tmp_path / "cases")
+    (case,) = find_cases(tmp_path / "cases" / "base" / "rtx")
     outputs = {name: (value * 1.1).astype(value.dtype) for name, value in case.outputs.items()}
-    save_case(tmp_path / "cases", case.name, str(case.graph), case.inputs, outputs)
+    save_case(tmp_path / "cases" / "base" / "rtx", case.name, str(case.graph), case.inputs, outputs)
 
     result = run_rtx("rtx-cases", tmp_path, tmp_path / "cases")
 
@@ -72,9 +72,9 @@ def test_another_result_misses_its_figure(cases: Path, tmp_path: Path) -> None:
 
 def test_a_refusal_is_recorded_with_the_sentence_and_the_code(cases: Path, tmp_path: Path) -> None:
     shutil.copytree(cases, tmp_path / "cases")
-    (case,) = find_cases(tmp_path / "cases")
-    (tmp_path / "cases" / case.name / "any.plan").write_bytes(b"refused")
-    (tmp_path / "cases" / case.name / "SM89.plan").write_bytes(str(case.graph).encode())
+    (case,) = find_cases(tmp_path / "cases" / "base" / "rtx")
+    (tmp_path / "cases" / "base" / "rtx" / case.name / "any.plan").write_bytes(b"refused")
+    (tmp_path / "cases" / "base" / "rtx" / case.name / "SM89.plan").write_bytes(str(case.graph).encode())
 
     result = run_rtx("rtx-verdict", tmp_path, tmp_path / "cases")
 

@@ -147,7 +147,7 @@ def make_settings(arguments: argparse.Namespace, store: Store) -> Settings:
         golden=str(golden if golden.is_dir() else ROOT / "tests" / "data" / "golden"),
         bundles=str(base / "bundles"),
         xl=str(rehearsed if arguments.rehearse and rehearsed.is_dir() else base / "xl"),
-        rtx=str(base / "rtx"),
+        kits=str(base.parent),
         work=str(store.path / "work"),
         reference=None,
         interpreters=store.interpreters(rehearse=arguments.rehearse, rtx_site=work / "site"),

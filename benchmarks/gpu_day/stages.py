@@ -16,10 +16,12 @@ STAGES = (
           "main", ("base",), 25, True),
     # 1. TensorRT for RTX.
     Stage("rtx-verdict", "does TensorRT for RTX take this GPU", "rtx.check:check_verdict", {}, "rtx", RTX, 25),
-    Stage("rtx-cases", "calls of the sky and of recorded models", "rtx.check:check_cases", {}, "rtx", RTX, 45),
+    Stage("rtx-cases", "calls of the sky and of recorded models", "rtx.check:check_cases", {}, "rtx", RTX, 30),
     Stage("rtx-build-28", "XL/2: its plans, here", "rtx.check:build_full_size", {"depth": 28}, "rtx", RTX, 60, True),
     Stage("xl-28", "XL/2: RTX against torch", "full_size.xl:measure_xl", {"depth": 28, "kinds": ["torch", "rtx"]},
           "main", RTX, 65),
+    Stage("rtx-eight-bits", "INT8, FP8 and 8 bit caches of the sky", "rtx.check:check_cases", {"kit": "eight-bits"},
+          "rtx", (*RTX, "eight-bits"), 30),
     # 2. ONNX Runtime CUDA.
     Stage("golden-onnxruntime", "recorded rollouts", "checks.golden:check_golden",
           {"backend": "onnxruntime", "precisions": ["fp32", "fp16"]}, "onnxruntime", ORT, 30),

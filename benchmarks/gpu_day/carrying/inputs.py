@@ -15,12 +15,13 @@ from ..checks.golden import Rollout, find_rollouts
 from ..full_size.weights import describe_weights
 from ..rtx.cases import save_case
 from ..running.settings import ROOT
+from .archive import sha256_of
 
 __all__ = ["describe_full_size", "export_recorded", "export_tiny", "quantize_sky", "record_call", "record_calls"]
 
 # Little, for speed: what is compared is two runtimes on one graph, however good the graph is.
 SKY = ROOT / "examples" / "sky" / "bundle"
-SAMPLES, STEPS, CLIPS, CLIP_FRAMES, GIVEN = 4, 2, 1, 33, 9
+SAMPLES, STEPS, CLIPS, CLIP_FRAMES, GIVEN = 4, 2, 1, 33, 3
 TINY_DEPTH = 2
 SMALL_WIDTH, SMALL_HEADS = 64, 4
 _EIGHT_BITS: tuple[tuple[Literal["int8", "fp8"], Literal["int8", "fp8"] | None], ...] = (
@@ -109,13 +110,13 @@ def record_calls(sky: Path, bundles: Path, folder: Path) -> None:
     Args:
         sky: The sky's bundle with every precision.
         bundles: Folder of the recorded models' bundles.
-        folder: Gets the cases, and beside them the graphs that the tree does not hold.
+        folder: Gets "fp16" and "eight-bits", folders of cases, in each beside them the graphs that the tree lacks.
     """
     for precision in SKY_PRECISIONS:
-        record_call(sky, precision, folder)
+        record_call(sky, precision, folder / ("fp16" if precision == "fp16" else "eight-bits"))
     for path in sorted(bundles.glob("*/model.json")):
         if path.parent.name != "tiny":
-            record_call(path.parent, "fp16", folder)
+            record_call(path.parent, "fp16", folder / "fp16")
 
 
 def record_call(path: Path, precision: str, folder: Path) -> None:
@@ -146,9 +147,9 @@ def record_call(path: Path, precision: str, folder: Path) -> None:
 
 def _place_graph(bundle: Any, graph: Any, folder: Path) -> str:
     """Copy a graph and its weights, unless the tree holds them; return the case's path of it."""
-    source = bundle.locate(graph.file)
-    if (SKY / graph.file.file).is_file():
-        return f"tree:{(SKY / graph.file.file).relative_to(ROOT)}"
+    source, in_tree = bundle.locate(graph.file), SKY / graph.file.file
+    if in_tree.is_file() and sha256_of(in_tree) == graph.file.sha256:
+        return f"tree:{in_tree.relative_to(ROOT)}"
     target = folder / "graphs" / bundle.path.name
     target.mkdir(parents=True, exist_ok=True)
     for artifact in (graph.file, graph.weights):

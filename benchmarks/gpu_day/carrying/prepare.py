@@ -58,13 +58,12 @@ def prepare(asked: Preparation) -> list[Kit]:
     shutil.rmtree(pieces, ignore_errors=True)
     with ThreadPoolExecutor(1) as pool:
         libraries = pool.submit(_library_kits, asked, pieces)
-        base = _base_kit(asked, made, pieces)
-        kits = [base, *libraries.result()]
+        kits = [*_made_kits(asked, made, pieces), *libraries.result()]
     write_manifest(asked.work, kits)
     return kits
 
 
-def _base_kit(asked: Preparation, made: Path, pieces: Path) -> Kit:
+def _made_kits(asked: Preparation, made: Path, pieces: Path) -> list[Kit]:
     maker = Maker(made, code_key())
     bundles, sky, rtx, xl = made / "bundles", made / "sky", made / "rtx", made / "xl"
     maker.make("bundles of recorded models", bundles, lambda to: _export_bundles(asked.golden, to))
@@ -74,13 +73,19 @@ def _base_kit(asked: Preparation, made: Path, pieces: Path) -> Kit:
     if asked.large:
         maker.make("XL/2, described", xl, lambda to: _describe(to, small=False))
     asked.failed |= maker.failed
-    files = {f"{folder.name}/{name}": path for folder in (bundles, rtx, xl) for name, path in _files(folder).items()}
+    sources = {"bundles": bundles, "rtx": rtx / "fp16", "xl": xl}
+    files = {f"{to}/{name}": path for to, folder in sources.items() for name, path in _files(folder).items()}
     files |= {f"core/{path.name}": path for path in (ROOT / "runtime").glob("_core*.so")}
     if asked.golden != GOLDEN:
         files |= {
             f"golden/{name}": path for name, path in _files(asked.golden).items() if "state_dict" not in path.name
         }
-    return Kit("base", (cut(pack(files, asked.work / "base.tar.xz"), "base", pieces),))
+    eight_bits = {f"rtx/{name}": path for name, path in _files(rtx / "eight-bits").items()}
+    return [
+        Kit(name, (cut(pack(content, asked.work / f"{name}.tar.xz"), name, pieces),))
+        for name, content in (("base", files), ("eight-bits", eight_bits))
+        if content
+    ]
 
 
 def _export_bundles(golden: Path, folder: Path) -> None:
@@ -94,7 +99,7 @@ def _record(sky: Path, bundles: Path, folder: Path, site: Path) -> None:
     wheels.install(wheels.RTX, site)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
     module = __name__.replace(".carrying.prepare", ".rtx.prebuilt")
-    subprocess.run([sys.executable, "-P", "-m", module, str(folder)], env=environment, check=True)
+    subprocess.run([sys.executable, "-P", "-m", module, str(folder / "fp16")], env=environment, check=True)
 
 
 def _describe(folder: Path, *, small: bool) -> None:

@@ -27,15 +27,18 @@ EIGHT_BITS = 3e-2
 
 
 def check_verdict(settings: Settings, record: Recorder) -> None:
-    """Record whether each carried plan of the sky is taken here, in TensorRT's own words."""
+    """Record whether each plan is taken here, in TensorRT's own words; the sky's is built here, the others came."""
     need_gpu(settings)
     rtx = import_rtx()
     record.note("TensorRT for RTX", version=rtx.trt.__version__)
-    case = next(iter(find_cases(Path(settings.rtx))), None)
-    if case is None or not case.plans:
-        raise Missing(f"no plan of the sky in {settings.rtx}")
-    for target, path in case.plans.items():
-        _judge(rtx, case, target, path.read_bytes(), settings, record)
+    cases = find_cases(_cases_of(settings, "base"))
+    if not cases:
+        raise Missing(f"no recorded call in {_cases_of(settings, 'base')}")
+    for case in cases:
+        for target, path in case.plans.items():
+            _judge(rtx, case, target, path.read_bytes(), settings, record)
+        if not case.plans:
+            _judge(rtx, case, "any", rtx.build(str(case.graph)), settings, record)
 
 
 def _judge(rtx: Rtx, case: Case, target: str, plan: bytes, settings: Settings, record: Recorder) -> None:
@@ -54,7 +57,7 @@ def _judge(rtx: Rtx, case: Case, target: str, plan: bytes, settings: Settings, r
         record.note(f"{what}, verdict", verdict="refused", said=str(error)[:2000], logged=rtx.errors()[:10])
 
 
-def check_cases(settings: Settings, record: Recorder) -> None:
+def check_cases(settings: Settings, record: Recorder, *, kit: str = "base") -> None:
     """Run every recorded call, compare it with ONNX Runtime's result, and time it.
 
     A case without a plan that fits is built here.
@@ -62,11 +65,15 @@ def check_cases(settings: Settings, record: Recorder) -> None:
     need_gpu(settings)
     import_torch(settings.device)
     rtx = import_rtx()
-    for case in find_cases(Path(settings.rtx)):
+    for case in find_cases(_cases_of(settings, kit)):
         try:
             _check_case(rtx, case, settings, record)
         except (Refused, RuntimeError, TypeError, OSError) as error:
             record.note(f"rtx {case.name}, refused", said=f"{type(error).__name__}: {error}"[:2000])
+
+
+def _cases_of(settings: Settings, kit: str) -> Path:
+    return Path(settings.kits) / kit / "rtx"
 
 
 def _check_case(rtx: Rtx, case: Case, settings: Settings, record: Recorder) -> None:

@@ -14,21 +14,18 @@ from .module import import_rtx
 __all__ = ["build_plans"]
 
 TARGETS = ("SM80", "SM89")
-_LARGE_NBYTES = 4 << 20
+LARGE_NBYTES = 4 << 20
 
 
 def build_plans(folder: Path) -> None:
-    """Build a plan for every GPU of each FP16 case; where it is small, also one for each of the targets.
-
-    What is left out is built on the device, from the graph.
-    """
+    """Build plans of each case: one for every GPU, one for each of the targets; large ones are left to the device."""
     rtx = import_rtx()
     for case in find_cases(folder):
-        if not case.name.endswith("fp16") or "int8" in case.name:
-            continue
         plan = rtx.build(str(case.graph))
+        if len(plan) > LARGE_NBYTES:
+            continue
         (folder / case.name / "any.plan").write_bytes(plan)
-        for target in TARGETS if len(plan) < _LARGE_NBYTES else ():
+        for target in TARGETS:
             (folder / case.name / f"{target}.plan").write_bytes(rtx.build(str(case.graph), [target]))
 
 

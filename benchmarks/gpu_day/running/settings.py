@@ -27,7 +27,7 @@ class Settings:
         golden: Folder of recorded cases.
         bundles: Folder of the bundles exported from them, ``<case>-<chunk>-<slots>``, and of ``tiny``.
         xl: Folder of the described full-size bundles, ``xl-<depth>``.
-        rtx: Folder of the graphs, inputs and plans for TensorRT for RTX.
+        kits: Folder of the unpacked kits; the calls for TensorRT for RTX are in their folders ``rtx``.
         work: Folder for weights, plans and latents; some gigabytes.
         reference: Results of this script with the errors of ONNX Runtime's CPU provider, or None.
         interpreters: The command of the Python that has torch ("main"), TensorRT for RTX ("rtx"), ONNX Runtime
@@ -40,7 +40,7 @@ class Settings:
     golden: str
     bundles: str
     xl: str
-    rtx: str
+    kits: str
     work: str
     reference: str | None
     interpreters: dict[str, list[str]]
