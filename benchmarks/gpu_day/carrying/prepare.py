@@ -99,7 +99,8 @@ def _record(sky: Path, bundles: Path, folder: Path, site: Path) -> None:
     wheels.install(wheels.RTX, site)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
     module = __name__.replace(".carrying.prepare", ".rtx.prebuilt")
-    subprocess.run([sys.executable, "-P", "-m", module, str(folder / "fp16")], env=environment, check=True)
+    # In a folder without packages: -m would find the root's by accident.
+    subprocess.run([sys.executable, "-m", module, str(folder / "fp16")], env=environment, cwd=folder, check=True)
 
 
 def _describe(folder: Path, *, small: bool) -> None:

@@ -13,20 +13,18 @@ from .module import import_rtx
 
 __all__ = ["build_plans"]
 
-TARGETS = ("SM80", "SM89")
-LARGE_NBYTES = 4 << 20
+TARGETS: dict[str, list[str]] = {"any": [], "SM80": ["SM80"], "SM89": ["SM89"]}
 
 
 def build_plans(folder: Path) -> None:
-    """Build plans of each case: one for every GPU, one for each of the targets; large ones are left to the device."""
+    """Build the plans of the last case, a small one: for every GPU, and for each of the targets.
+
+    A plan holds weights and several megabytes of kernels; the other cases' are built on the device, in seconds.
+    """
     rtx = import_rtx()
-    for case in find_cases(folder):
-        plan = rtx.build(str(case.graph))
-        if len(plan) > LARGE_NBYTES:
-            continue
-        (folder / case.name / "any.plan").write_bytes(plan)
-        for target in TARGETS:
-            (folder / case.name / f"{target}.plan").write_bytes(rtx.build(str(case.graph), [target]))
+    case = find_cases(folder)[-1]
+    for name, targets in TARGETS.items():
+        (folder / case.name / f"{name}.plan").write_bytes(rtx.build(str(case.graph), targets))
 
 
 if __name__ == "__main__":
