@@ -27,7 +27,7 @@ from vdmrt.benchmarks.gpu_day.stages import STAGES, choose_stages, left_to_run
 MIB = 1 << 20
 SETTINGS = Settings("cuda:0", False, "", "", "", "", "", None, {})
 # What the kits measured when they were packed, in pieces of 1 MiB.
-KIT_MIB = {"base": 8, "rtx": 66, "eight-bits": 15, "onnxruntime": 60, "tensorrt": 240}
+KIT_MIB = {"base": 8, "rtx": 67, "eight-bits": 15, "onnxruntime": 60, "tensorrt": 240}
 UNPACK_S = {"base": 5.0, "rtx": 5.0, "eight-bits": 5.0, "onnxruntime": 10.0, "tensorrt": 20.0}
 # What every rehearsed stage takes, in seconds of the recorded clock: a third of its limit.
 SHARE = 3
@@ -70,9 +70,10 @@ class Machine:
         on_change([{"what": stage.name, "value": 1.0}])
         if stage.name == self.lost_in:
             raise MachineLost
-        self.clock.now += stage.limit_s / SHARE
+        seconds = min(stage.limit_s / SHARE, left)
+        self.clock.now += seconds
         self.ran.append(stage.name)
-        return Result("held", stage.limit_s / SHARE, "", [{"what": stage.name, "value": 1.0}])
+        return Result("held", seconds, "", [{"what": stage.name, "value": 1.0}])
 
 
 def sized_kits() -> list[Kit]:

@@ -16,12 +16,12 @@ STAGES = (
           "main", ("base",), 25, True),
     # 1. TensorRT for RTX.
     Stage("rtx-verdict", "does TensorRT for RTX take this GPU", "rtx.check:check_verdict", {}, "rtx", RTX, 25),
-    Stage("rtx-cases", "calls of the sky and of recorded models", "rtx.check:check_cases", {}, "rtx", RTX, 30),
-    Stage("rtx-build-28", "XL/2: its plans, here", "rtx.check:build_full_size", {"depth": 28}, "rtx", RTX, 60, True),
+    Stage("rtx-cases", "calls of the sky and of recorded models", "rtx.check:check_cases", {}, "rtx", RTX, 25),
+    Stage("rtx-build-28", "XL/2: its plans, here", "rtx.check:build_full_size", {"depth": 28}, "rtx", RTX, 50, True),
     Stage("xl-28", "XL/2: RTX against torch", "full_size.xl:measure_xl", {"depth": 28, "kinds": ["torch", "rtx"]},
           "main", RTX, 65),
     Stage("rtx-eight-bits", "INT8, FP8 and 8 bit caches of the sky", "rtx.check:check_cases", {"kit": "eight-bits"},
-          "rtx", (*RTX, "eight-bits"), 30),
+          "rtx", (*RTX, "eight-bits"), 25),
     # 2. ONNX Runtime CUDA.
     Stage("golden-onnxruntime", "recorded rollouts", "checks.golden:check_golden",
           {"backend": "onnxruntime", "precisions": ["fp32", "fp16"]}, "onnxruntime", ORT, 30),
@@ -31,11 +31,11 @@ STAGES = (
           {"depth": 28, "modes": ["default"], "kinds": ["torch", "rtx", "onnxruntime"]}, "main", ORT, 120),
     # 3. TensorRT 8.5.3.
     Stage("build-tensorrt", "plans of the sky, of tiny and of recorded models", "checks.plans:build_small", {},
-          "tensorrt", TRT, 70, True),
+          "tensorrt", TRT, 65, True),
     Stage("golden-tensorrt", "recorded rollouts", "checks.golden:check_golden",
           {"backend": "tensorrt", "precisions": ["fp16"]}, "tensorrt", TRT, 15),
     Stage("rollout-tensorrt", "1,000 autoregressive steps", "checks.rollout:check_rollout", {"backend": "tensorrt"},
-          "tensorrt", TRT, 40),
+          "tensorrt", TRT, 35),
     # 4. The C core under memcheck.
     Stage("core-memcheck", "the C core under compute-sanitizer", "checks.core:check_core", {}, "memcheck", ORT, 40),
     # What is left of the time.
