@@ -28,7 +28,7 @@ STAGES = (
     Stage("rollout-onnxruntime", "1,000 autoregressive steps", "checks.rollout:check_rollout",
           {"backend": "onnxruntime"}, "onnxruntime", ORT, 45),
     Stage("xl-28-compiled", "XL/2: all contenders, torch.compile among them", "full_size.xl:measure_xl",
-          {"depth": 28, "modes": ["default"], "kinds": ["torch", "rtx", "onnxruntime"]}, "main", ORT, 120),
+          {"depth": 28, "modes": ["default"], "kinds": ["torch", "rtx", "onnxruntime"]}, "main", RTX, 120),
     # 3. TensorRT 8.5.3.
     Stage("build-tensorrt", "plans of the sky, of tiny and of recorded models", "checks.plans:build_small", {},
           "tensorrt", TRT, 65, True),
@@ -37,7 +37,7 @@ STAGES = (
     Stage("rollout-tensorrt", "1,000 autoregressive steps", "checks.rollout:check_rollout", {"backend": "tensorrt"},
           "tensorrt", TRT, 35),
     # 4. The C core under memcheck.
-    Stage("core-memcheck", "the C core under compute-sanitizer", "checks.core:check_core", {}, "memcheck", ORT, 40),
+    Stage("core-memcheck", "the C core under compute-sanitizer", "checks.core:check_core", {}, "memcheck", ("base",), 40),
     # What is left of the time.
     Stage("host-overhead", "stepping in C against stepping from Python", "checks.stepping:measure_host_overhead", {},
           "main", ("base",), 20),
