@@ -37,7 +37,8 @@ STAGES = (
     Stage("rollout-tensorrt", "1,000 autoregressive steps", "checks.rollout:check_rollout", {"backend": "tensorrt"},
           "tensorrt", TRT, 35),
     # 4. The C core under memcheck.
-    Stage("core-memcheck", "the C core under compute-sanitizer", "checks.core:check_core", {}, "memcheck", ("base",), 40),
+    Stage("core-memcheck", "the C core under compute-sanitizer", "checks.core:check_core", {},
+          "memcheck", ("base",), 40),
     # What is left of the time.
     Stage("host-overhead", "stepping in C against stepping from Python", "checks.stepping:measure_host_overhead", {},
           "main", ("base",), 20),
