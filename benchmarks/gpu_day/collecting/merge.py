@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
+
+from vdmrt.bundle import write_file
 
 __all__ = ["device_of", "merge_report", "record_name"]
 
@@ -43,9 +44,7 @@ def merge_report(report: Path, results: Path, name: str | None = None) -> Path:
     document["date"], document["command"] = brought["date"][:10], "benchmarks/gpu_day run"
     document["device"] = f"{gpu['name']}, driver {gpu['driver_version']}"
     document["stages"] |= ended
-    scratch = target.with_name(f".{target.name}.new")
-    scratch.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    os.replace(scratch, target)
+    write_file(target, json.dumps(document, indent=1) + "\n", fail=OSError)
     return target
 
 
