@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
 import statistics
 import time
@@ -66,7 +67,7 @@ def ratio(numerator: list[float], denominator: list[float]) -> float:
 
 
 def describe_machine() -> dict[str, str]:
-    """Return the CPU's name and the versions that matter."""
+    """Return the CPU's name, how busy it is, and the versions that matter."""
     import importlib.metadata
 
     model = next(
@@ -74,7 +75,8 @@ def describe_machine() -> dict[str, str]:
         platform.processor(),
     )
     versions = {name: importlib.metadata.version(name) for name in ("vdmrt", "torch", "onnxruntime", "numpy")}
-    return {"cpu": model, "python": platform.python_version(), **versions}
+    load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"
+    return {"cpu": model, "load_average": load, "python": platform.python_version(), **versions}
 
 
 def report(name: str, settings: Mapping[str, Any], gates: list[Gate], details: Mapping[str, Any]) -> int:
