@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from calibrated import calibrate_copy, tiny_latents
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
 
 import vdmrt
 from vdmrt.bundle import open_bundle, split_precision
@@ -189,16 +187,14 @@ def test_a_snapshot_of_an_fp8_cache_goes_on_where_it_was(tiny_bundle: Path, tmp_
     with vdmrt.load(tmp_path / "bundle", precision="fp32-kvf8", threads=1) as model:
         with model.session(seed=3) as session:
             session.start(np.load(tmp_path / "latents.npy")[0, :4])
-            file = session.snapshot().save(tmp_path / "here.safetensors")
+            snapshot = session.snapshot()
+            file = snapshot.save(tmp_path / "here.safetensors")
             wanted = session.step().latents
         with model.restore(file) as session:
             assert np.array_equal(session.step().latents, wanted)
-        spoiled = load_file(file)
-        spoiled["cache"][0, 0, 0, 0, 0, 0] = 0x7F
-        with safe_open(file, framework="np") as opened:
-            save_file(spoiled, file, metadata=opened.metadata())
+        snapshot.tensors["cache"][0, 0, 0, 0, 0, 0] = 0x7F  # NaN in E4M3
         with pytest.raises(SessionError, match="'cache' holds NaN or Inf"):
-            model.restore(file)
+            model.restore(snapshot)
 
 
 @pytest.mark.parametrize(
