@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .cpu import describe_cpu, thread_count, usable_cpu_count
 from .engine import ENGINE_MANIFEST, ENGINES_FOLDER, Engine, list_engines, open_engine, record_checks, stage_graphs
 from .engine_lookup import check_engine, engine_mismatches, find_engine, rebuild_command
 from .engine_manifest import ENGINE_SCHEMA, Check, EngineManifest, LayerCopy, Machine, Plan, PlanAudit
@@ -43,7 +42,6 @@ from .manifest import (
     ScheduleSpec,
     TensorSpec,
 )
-from .memory import available_nbytes
 from .operators import OLDEST_PARSER_OPSET, find_unsupported
 from .plan_file import read_plan, verify_engine, verify_engine_weights
 from .precision import CACHE_SUFFIXES, Precision, split_precision
@@ -84,7 +82,6 @@ __all__ = [
     "Speed",
     "TensorSpec",
     "amended_bundle",
-    "available_nbytes",
     "cache_folder",
     "check_amendable",
     "check_bundle_place",
@@ -93,7 +90,6 @@ __all__ = [
     "check_writable",
     "choose_measured_precision",
     "choose_precision",
-    "describe_cpu",
     "describe_speed",
     "engine_mismatches",
     "explained_writing",
@@ -121,9 +117,7 @@ __all__ = [
     "sha256_of",
     "split_precision",
     "stage_graphs",
-    "thread_count",
     "uninterrupted",
-    "usable_cpu_count",
     "verify_engine",
     "verify_engine_weights",
     "write_error",

@@ -26,7 +26,7 @@ class Machine:
         driver: The driver's version, as "580.65.06", or "" where it is not known; recorded, never compared.
         onnxruntime: ONNX Runtime's version, as "1.32.0".
         provider: Its execution provider, as "CPUExecutionProvider".
-        cpu: Architecture and instruction sets, as :func:`~vdmrt.bundle.cpu.describe_cpu` says them.
+        cpu: Architecture and instruction sets, as :func:`~vdmrt.hosts.cpu.describe_cpu` says them.
     """
 
     tensorrt: str = ""

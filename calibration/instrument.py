@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..bundle import thread_count
+from ..hosts import thread_count
 from .graph_file import GraphFile, WeightsFile, save_graph
 from .linears import Linear
 from .statistics import ChannelStatistics

@@ -20,13 +20,12 @@ from ..bundle import (
     Machine,
     Plan,
     choose_precision,
-    describe_cpu,
     format_nbytes,
     sha256_of,
     stage_graphs,
 )
 from ..errors import BackendError, EngineError
-from ..hosts import need_packages, needs_extra
+from ..hosts import describe_cpu, need_packages, needs_extra
 from .engine_weights import EngineWeights
 from .keys import engine_key
 from .placing import find_built, place_engine, utc_now, verify_graphs

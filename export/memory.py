@@ -9,8 +9,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ..bundle import available_nbytes, format_nbytes
+from ..bundle import format_nbytes
 from ..errors import ExportError
+from ..hosts import available_nbytes
 
 __all__ = ["build_within_memory"]
 

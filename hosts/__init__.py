@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from .cpu import describe_cpu, thread_count, usable_cpu_count
 from .extras import describe_missing, need_packages, needs_extra
+from .memory import available_nbytes
 
-__all__ = ["describe_missing", "need_packages", "needs_extra"]
+__all__ = [
+    "available_nbytes",
+    "describe_cpu",
+    "describe_missing",
+    "need_packages",
+    "needs_extra",
+    "thread_count",
+    "usable_cpu_count",
+]

@@ -8,9 +8,10 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from ..bundle import Precision, thread_count
+from ..bundle import Precision
 from ..console.parameters import Number
 from ..console.sections import SharedOption
+from ..hosts import thread_count
 from .load_options import BACKENDS, LoadOptions, gpu_index
 from .sampling_options import SAMPLERS
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..bundle import usable_cpu_count
+from ..hosts import usable_cpu_count
 from ._cuda_driver import CudaDriver, probe_driver
 from ._distributions import (
     EXTRAS,

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..bundle import thread_count
+from ..hosts import thread_count
 
 __all__ = ["BACKENDS", "LoadOptions", "gpu_index"]
 

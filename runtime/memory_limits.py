@@ -6,8 +6,9 @@ when the memory is used.
 
 from __future__ import annotations
 
-from ..bundle import available_nbytes, format_nbytes
+from ..bundle import format_nbytes
 from ..errors import DeviceError
+from ..hosts import available_nbytes
 from ._core import Device
 
 __all__ = ["free_nbytes", "require_memory"]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..bundle import Bundle, Graph, check_external_data, thread_count
+from ..bundle import Bundle, Graph, check_external_data
 from ..errors import BackendError, BundleError, DeviceError, TensorMismatchError
-from ..hosts import describe_missing, needs_extra
+from ..hosts import describe_missing, needs_extra, thread_count
 from ._core import Device, cuda_device, host_device
 from ._distributions import onnxruntime_distributions
 from .onnxruntime_engine import EngineGraphs, find_engine_graphs

@@ -10,7 +10,6 @@ from ..bundle import (
     Graph,
     Machine,
     check_external_data,
-    describe_cpu,
     find_engine,
     list_engines,
     precision_candidates,
@@ -18,6 +17,7 @@ from ..bundle import (
     verify_engine_weights,
 )
 from ..errors import EngineError
+from ..hosts import describe_cpu
 
 __all__ = ["EngineGraphs", "find_engine_graphs"]
 

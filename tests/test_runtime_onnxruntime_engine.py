@@ -19,9 +19,10 @@ from calibrated import calibrate_copy
 from golden import relative_error
 
 import vdmrt
-from vdmrt.bundle import Bundle, Check, Engine, Machine, describe_cpu, open_bundle, record_checks, sha256_of
+from vdmrt.bundle import Bundle, Check, Engine, Machine, open_bundle, record_checks, sha256_of
 from vdmrt.engines import build_models
 from vdmrt.errors import BundleError, EngineError
+from vdmrt.hosts import describe_cpu
 
 
 @pytest.fixture

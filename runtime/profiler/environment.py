@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from ... import __version__
-from ...bundle import usable_cpu_count
+from ...hosts import usable_cpu_count
 from .._cuda_driver import probe_driver
 from ..model import Model
 from .report import Environment

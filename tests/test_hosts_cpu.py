@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vdmrt.bundle import thread_count, usable_cpu_count
+from vdmrt.hosts import thread_count, usable_cpu_count
 
 ALLOWED = len(os.sched_getaffinity(0))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vdmrt.bundle import available_nbytes
+from vdmrt.hosts import available_nbytes
 
 GIB = 2**30
 
