@@ -26,5 +26,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List what is imported on first use too."""
-    return sorted({*globals(), *__all__})
+    """List what the package offers, which is imported on first use."""
+    return sorted([*__all__, "__version__"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ Latents = npt.NDArray[np.float32]
 _MOST_PIXEL_FRAMES = 64
 # Below so many, what differs between clips is not seen; the figures in this folder's README are from eight.
 _FEW_CLIPS = 4
+# What is taken from a folder; a file that is named itself may have any suffix.
+_SUFFIXES = (".npy", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
+_log = logging.getLogger("vdmrt")
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def fillable_frames(geometry: Geometry) -> int:
 
 
 def read_set(path: Path, model: Model) -> CalibrationSet:
-    """Read a file, or every file of a folder in the order of their names, but hidden ones.
+    """Read a file, or every clip of a folder in the order of their names.
 
     Args:
         path: ``.npy`` with latents [n, c, h, w] or pictures uint8 [n, height, width, 3], either of them with clips
@@ -82,9 +86,9 @@ def read_set(path: Path, model: Model) -> CalibrationSet:
         CalibrationError: There is no file, or a clip is too short or of another size.
         MediaError: A file cannot be read, or holds NaN.
     """
-    files = _visible_files(path) if path.is_dir() else [path]
+    files = _clip_files(path) if path.is_dir() else [path]
     if not files:
-        raise CalibrationError(f"--data '{path}' is an empty folder; give clips or latents")
+        raise CalibrationError(f"--data '{path}' is a folder without clips ({', '.join(_SUFFIXES)}); give some")
     clips = [_checked(clip, file, model) for file in files for clip in _read(file, model)]
     if not clips:
         raise CalibrationError(f"--data '{path}' holds no clip; give clips or latents")
@@ -92,9 +96,13 @@ def read_set(path: Path, model: Model) -> CalibrationSet:
     return CalibrationSet(tuple(clips), tuple(file.name for file in files), digest.hexdigest())
 
 
-def _visible_files(folder: Path) -> list[Path]:
-    """Leave out what writers have not finished, and what other programs hide, such as .DS_Store."""
-    return sorted(one for one in folder.iterdir() if one.is_file() and not one.name.startswith("."))
+def _clip_files(folder: Path) -> list[Path]:
+    """Return the clips of a folder; hidden files, as those that writers have not finished, and other kinds are not."""
+    visible = sorted(one for one in folder.iterdir() if one.is_file() and not one.name.startswith("."))
+    others = [one.name for one in visible if one.suffix.lower() not in _SUFFIXES]
+    if others:
+        _log.warning("--data '%s': not read, because they are not clips: %s", folder, ", ".join(others))
+    return [one for one in visible if one.name not in others]
 
 
 def _read(file: Path, model: Model) -> list[npt.NDArray[Any]]:

@@ -20,6 +20,7 @@ from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
 from ..runtime.sampling_options import SamplingOptions
 from ..runtime.session_arguments import session_arguments
+from ..runtime.window import check_chunks
 from .comparison import (
     FIGURES,
     PICTURE_FIGURES,
@@ -250,6 +251,7 @@ def _compare(
         check_alike(wanted, model)
         guard = Guard(bundle, precision, folder)
         given = given_frames(wanted, clips, seeds)
+        check_chunks(wanted.manifest.geometry, len(given[0]), request.chunks)
         _watch(guard, wanted, tapped, given[0], options)
         cache = quantisation_of(bundle, precision).cache
         contenders = {precision: Contender(model, shadow_of_bundle(bundle, precision, cache, threads=threads))}

@@ -24,6 +24,7 @@ from .model import Model, open_model
 from .sampling_options import SamplingOptions
 from .session import Session
 from .session_arguments import session_arguments
+from .window import check_chunks
 
 __all__ = ["Request", "Summary", "generate"]
 
@@ -158,6 +159,7 @@ def generate(
         wants_pictures = request.output.suffix.lower() != ".npy"
         _warn(model, wants_pictures, request.output)
         first = _read_first(request, model)
+        check_chunks(model.manifest.geometry, len(first), request.chunks)
         with model.session(seed=request.seed, **arguments) as session:
             session.start(first)
             given = _given(first, model, wants_pictures)

@@ -11,7 +11,7 @@ from ..bundle import Geometry
 from ..errors import SessionError
 from ._core import Ring
 
-__all__ = ["Window", "context_frames", "make_window", "split_prefix"]
+__all__ = ["Window", "check_chunks", "context_frames", "make_window", "split_prefix"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,25 @@ def _positions(geometry: Geometry, first: int, count: int) -> npt.NDArray[np.int
     # RoPE: the reference clamps the end of the queries to its table, not each position.
     end = min(first + count, last)
     return np.minimum(frames - first + end - count, last - 1)
+
+
+def check_chunks(geometry: Geometry, given: int, chunks: int) -> None:
+    """Refuse a rollout that would run past the end of absolute positions, before it begins.
+
+    Args:
+        geometry: Of the model; cyclic positions and RoPE have no end.
+        given: Latent frames that the rollout goes on from.
+        chunks: Autoregressive steps.
+
+    Raises:
+        ValueError: There are more chunks than positions for them.
+    """
+    most = (geometry.position_count - given) // geometry.chunk_frames
+    if geometry.positions == "absolute" and chunks > most:
+        raise ValueError(
+            f"--chunks must be at most {most}, got {chunks}: the model's absolute positions end at "
+            f"{geometry.position_count} latent frames, {given} are given, and a chunk has {geometry.chunk_frames}"
+        )
 
 
 def split_prefix(count: int, chunk_frames: int) -> list[tuple[int, int]]:

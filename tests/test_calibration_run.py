@@ -213,6 +213,18 @@ def test_a_clip_of_another_model_is_refused(tiny_bundle: Path, tmp_path: Path, a
         read_set(tmp_path / "clip.npy", model)
 
 
+def test_other_files_of_a_folder_are_named_and_left(
+    tiny_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    np.save(tmp_path / "clip.npy", np.zeros((5, 4, 4, 6), np.float32))
+    (tmp_path / "notes.txt").write_text("by the sea")
+
+    with vdmrt.load(tiny_bundle) as model:
+        assert read_set(tmp_path, model).files == ("clip.npy",)
+
+    assert "not read, because they are not clips: notes.txt" in caplog.text
+
+
 def test_nan_and_what_is_no_array_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "nan.npy", np.full((5, 4, 4, 6), np.nan, np.float32))
     (tmp_path / "text.npy").write_text("no array")
@@ -223,7 +235,7 @@ def test_nan_and_what_is_no_array_are_refused(tiny_bundle: Path, tmp_path: Path)
             read_set(tmp_path / "nan.npy", model)
         with pytest.raises(MediaError, match="is no array of numbers"):
             read_set(tmp_path / "text.npy", model)
-        with pytest.raises(CalibrationError, match="is an empty folder"):
+        with pytest.raises(CalibrationError, match="is a folder without clips"):
             read_set(tmp_path / "empty", model)
         np.save(tmp_path / "none.npy", np.zeros((0, 5, 4, 4, 6), np.float32))
         with pytest.raises(CalibrationError, match=r"none\.npy' holds no clip"):

@@ -359,7 +359,7 @@ def test_a_demo_into_a_file_is_refused(config: Path) -> None:
     assert_refused(invoke("demo", "--output", config), FAILED, "small.json' cannot be made: File exists; give another")
 
 
-def test_a_failure_in_mid_rollout_keeps_the_chunks_before_it(text_bundle: Path, tmp_path: Path) -> None:
+def test_more_chunks_than_absolute_positions_are_refused_at_once(text_bundle: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "first.npy", np.zeros((1, 4, 4, 4), np.float32))
     np.save(tmp_path / "text.npy", np.zeros((2, 8), np.float32))
     out = tmp_path / "out.npy"
@@ -369,5 +369,5 @@ def test_a_failure_in_mid_rollout_keeps_the_chunks_before_it(text_bundle: Path, 
         "--steps", 2, "--chunks", 9, "--output", out,
     )  # fmt: skip
 
-    assert_refused(result, FAILED, "absolute positions end at 9 latent frames.*keeps the 4 chunks before it")
-    assert np.load(out).shape == (9, 4, 4, 4)
+    assert_refused(result, MISUSED, "--chunks must be at most 4, got 9: the model's absolute positions end at 9 latent")
+    assert not out.exists()
