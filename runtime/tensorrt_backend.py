@@ -173,6 +173,7 @@ class TensorRtBackend:
                     self.machine,
                     gpu=self.device_index,
                     lean_runtime=self._lean_path is not None,
+                    trust_plans=self._trust_plans,
                 )
             except EngineError:
                 if precision == tried[-1]:

@@ -173,7 +173,7 @@ def test_a_foreign_plan_is_loaded_with_trust_only(machinery: Machinery, backend:
     foreign = plan_of(machinery.recorder, machinery.denoise, name="not built here")
     rebuild(machinery, {"denoise": foreign}, trusted=False)
 
-    refuse(machinery, backend, r"a plan is native code, .* trust_plans=True")
+    refuse(machinery, backend, "its plans are native code .*: --trust-plans loads them")
     trusting = TensorRtBackend(trust_plans=True)
     assert trusting.load(machinery.bundle, "denoise", machinery.denoise).capturable
     trusting.close()
