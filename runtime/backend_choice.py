@@ -100,5 +100,7 @@ def _tensorrt(bundle: Bundle, options: LoadOptions, index: int) -> tuple[Backend
         lean_runtime=has_lean_runtime,
         trust_plans=options.trust_plans,
     )
-    backend = TensorRtBackend(device_index=index, trust_plans=options.trust_plans, lean_runtime=options.lean_runtime)
+    backend = TensorRtBackend(
+        engine=engine, device_index=index, trust_plans=options.trust_plans, lean_runtime=options.lean_runtime
+    )
     return backend, engine.manifest.precision

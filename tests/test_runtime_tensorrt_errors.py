@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import re
@@ -15,7 +16,7 @@ from fake_cuda import FakeCuda, enabled_fake_cuda
 from tensorrt_engines import Machinery, Tensors, machine_of, plan_of, tensorrt_machine, write_engine
 from tensorrt_recorder import RELEASES
 
-from vdmrt.bundle import TensorSpec, record_trust
+from vdmrt.bundle import TensorSpec, list_engines, record_trust
 from vdmrt.errors import BackendError, DeviceError, EngineError, TensorMismatchError
 from vdmrt.runtime.tensorrt_backend import TensorRtBackend
 
@@ -125,6 +126,17 @@ def test_a_bundle_without_engines_says_how_to_build_one(machinery: Machinery, ba
 
     with pytest.raises(EngineError, match=r"has no fp32 engine; build one with vdmrt build .* --precision fp32"):
         backend.load(machinery.bundle, "denoise", fp32)
+
+
+def test_the_engine_that_is_given_is_loaded_and_no_other(machinery: Machinery) -> None:
+    (given,) = list_engines(machinery.bundle)
+    plans = {"denoise": b"no plan at all"}
+    write_engine(machinery.bundle, machinery.recorder, key="newer", created="2100-01-01", plans=plans)
+
+    with contextlib.closing(TensorRtBackend(engine=given)) as backend:
+        assert backend.load(machinery.bundle, "denoise", machinery.denoise).capturable
+        with pytest.raises(ValueError, match="wanted the graph of 'denoise' that it was built from, got another"):
+            backend.load(machinery.bundle, "denoise", machinery.bundle.manifest.graphs["fp32"]["denoise"])
 
 
 @pytest.mark.parametrize(
