@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ __all__ = [
 
 ENGINES_FOLDER = "engines"
 ENGINE_MANIFEST = "manifest.json"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -149,3 +151,6 @@ def _check_files(manifest: EngineManifest) -> None:
             if name != os.path.basename(name) or name in ("", ".", "..") or {"\\", "\0"} & set(name):
                 where = "file" if part is plan.file else "weights"
                 raise InvalidDocument(f"plans.{stage}.{where}.file", f"wanted a plain file name, found {name!r}")
+        digest = plan.file.sha256
+        if not _SHA256.fullmatch(digest):  # it names the record of trust
+            raise InvalidDocument(f"plans.{stage}.file.sha256", f"wanted 64 hexadecimal digits, found {digest!r}")

@@ -12,6 +12,7 @@ from .engine import Engine, list_engines, stage_graphs
 from .engine_manifest import EngineManifest, Machine
 from .folder import Bundle
 from .resolution import precision_candidates
+from .trust import is_trusted
 
 __all__ = ["check_engine", "engine_mismatches", "find_engine", "rebuild_command"]
 
@@ -21,9 +22,15 @@ _AMPERE = (8, 0)
 
 
 def find_engine(
-    bundle: Bundle, precision: str | None, machine: Machine, *, gpu: int = 0, lean_runtime: bool = False
+    bundle: Bundle,
+    precision: str | None,
+    machine: Machine,
+    *,
+    gpu: int = 0,
+    lean_runtime: bool = False,
+    trust_plans: bool = False,
 ) -> Engine:
-    """Return the newest engine of a bundle that fits its graphs and this machine.
+    """Return the newest engine of a bundle that fits its graphs and this machine, and that may be loaded.
 
     Args:
         bundle: Where the engines are.
@@ -31,6 +38,7 @@ def find_engine(
         machine: What is here.
         gpu: Which GPU of it, for the command that rebuilds.
         lean_runtime: Whether a lean runtime is there for version-compatible plans of another TensorRT.
+        trust_plans: Whether TensorRT plans may be loaded that this user has no record of building.
 
     Raises:
         BundleError: The bundle does not have that precision.
@@ -43,7 +51,7 @@ def find_engine(
         for engine in engines:
             if engine.manifest.precision != wanted:
                 continue
-            found = engine_mismatches(engine, bundle, machine, lean_runtime=lean_runtime)
+            found = engine_mismatches(engine, bundle, machine, lean_runtime=lean_runtime, trust_plans=trust_plans)
             if not found:
                 return engine
             others.append(f"{engine.manifest.key}: {'; '.join(found)}")
@@ -57,12 +65,12 @@ def find_engine(
 
 
 def engine_mismatches(
-    engine: Engine, bundle: Bundle, machine: Machine, *, lean_runtime: bool = False
+    engine: Engine, bundle: Bundle, machine: Machine, *, lean_runtime: bool = False, trust_plans: bool = False
 ) -> tuple[str, ...]:
     """Say in what an engine differs from the bundle's graphs and from this machine; nothing where it fits.
 
     Each sentence names both sides: what the engine was built for, then what is here. An engine that failed a check
-    after it was built fits nothing.
+    after it was built fits nothing, nor does one of TensorRT whose plans are not trusted, unless ``trust_plans``.
     """
     manifest = engine.manifest
     return tuple(
@@ -70,17 +78,18 @@ def engine_mismatches(
             *_machine_mismatches(manifest, machine, lean_runtime),
             *_graph_mismatches(manifest, bundle),
             *_failed_checks(manifest),
+            *([] if trust_plans else _foreign_plans(manifest)),
         ]
     )
 
 
-def check_engine(engine: Engine, bundle: Bundle, machine: Machine) -> None:
-    """Refuse an engine that does not fit.
+def check_engine(engine: Engine, bundle: Bundle, machine: Machine, *, trust_plans: bool = False) -> None:
+    """Refuse an engine that does not fit, or whose plans are not trusted.
 
     Raises:
         EngineError: Names each mismatch with both sides, and the command that rebuilds.
     """
-    found = engine_mismatches(engine, bundle, machine)
+    found = engine_mismatches(engine, bundle, machine, trust_plans=trust_plans)
     if found:
         command = rebuild_command(bundle, engine.manifest.precision, engine.manifest.backend)
         raise EngineError(f"{engine.path}: {'; '.join(found)}; build it again with {command}")
@@ -179,3 +188,10 @@ def _failed_checks(manifest: EngineManifest) -> Iterator[str]:
     for check in manifest.checks:
         if check.required and not check.passed:
             yield f"failed its check '{check.name}' after it was built: {check.detail}"
+
+
+def _foreign_plans(manifest: EngineManifest) -> Iterator[str]:
+    """Name plans that must not be loaded. This saves a useless try; whoever loads a plan checks the bytes it read."""
+    native = manifest.backend == "tensorrt"
+    if native and not all(is_trusted(plan.file.sha256) for plan in manifest.plans.values()):
+        yield "its plans are native code that this user has no record of building: --trust-plans loads them"

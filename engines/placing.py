@@ -21,7 +21,6 @@ from ..bundle import (
     Plan,
     check_external_data,
     engine_mismatches,
-    is_trusted,
     open_engine,
     replace_folder,
     sha256_of,
@@ -136,10 +135,7 @@ def _opened(path: Path) -> Engine | None:
 
 
 def _is_whole(engine: Engine, plan: Plan) -> bool:
-    native = engine.manifest.backend == "tensorrt"
-    return all(_has_length(engine.path / part.file, part) for part in (plan.file, plan.weights) if part) and (
-        not native or is_trusted(plan.file.sha256)
-    )
+    return all(_has_length(engine.path / part.file, part) for part in (plan.file, plan.weights) if part)
 
 
 def _has_length(path: Path, artifact: Artifact) -> bool:

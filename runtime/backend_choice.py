@@ -19,8 +19,8 @@ _CUDA_PROVIDER, _CPU_PROVIDER = "ONNX Runtime's CUDA provider", "ONNX Runtime on
 def make_backend(bundle: Bundle, options: LoadOptions, *, verify: bool = True) -> tuple[Backend, str]:
     """Make the backend that was asked for, and choose the precision that it runs.
 
-    "auto" takes TensorRT where an engine of a precision that may be taken fits this GPU and this TensorRT; else ONNX
-    Runtime, on the GPU where its CUDA provider is installed, and says why.
+    "auto" takes TensorRT where an engine of a precision that may be taken fits this GPU and this TensorRT and is
+    trusted; else ONNX Runtime, on the GPU where its CUDA provider is installed, and says why.
 
     Args:
         bundle: What is to run.
@@ -92,6 +92,15 @@ def _tensorrt(bundle: Bundle, options: LoadOptions, index: int) -> tuple[Backend
 
     machine = open_tensorrt(index).machine
     has_lean_runtime = options.lean_runtime is not None
-    engine = find_engine(bundle, options.precision, machine, gpu=index, lean_runtime=has_lean_runtime)
-    backend = TensorRtBackend(device_index=index, trust_plans=options.trust_plans, lean_runtime=options.lean_runtime)
+    engine = find_engine(
+        bundle,
+        options.precision,
+        machine,
+        gpu=index,
+        lean_runtime=has_lean_runtime,
+        trust_plans=options.trust_plans,
+    )
+    backend = TensorRtBackend(
+        engine=engine, device_index=index, trust_plans=options.trust_plans, lean_runtime=options.lean_runtime
+    )
     return backend, engine.manifest.precision

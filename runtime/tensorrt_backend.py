@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle import Bundle, Engine, Graph, check_external_data, find_engine, read_plan
-from ..errors import BackendError, EngineError
+from ..errors import BackendError
 from ._core import Device, cuda_device
 from ._cuda_driver import CudaDriver, probe_driver
 from .tensorrt_log import TensorRtLog
@@ -32,6 +32,7 @@ class TensorRtBackend:
     def __init__(
         self,
         *,
+        engine: Engine | None = None,
         device_index: int = 0,
         trust_plans: bool = False,
         lean_runtime: Path | None = None,
@@ -40,6 +41,7 @@ class TensorRtBackend:
         """Look for the GPU, import TensorRT and make its runtime.
 
         Args:
+            engine: Whose plans are loaded; None takes the newest that fits the first graph that is loaded.
             device_index: Which GPU, in the driver's order.
             trust_plans: Whether plans are loaded that this user has no record of building. They are native code.
             lean_runtime: TensorRT's library that runs version-compatible plans of another release, as
@@ -61,7 +63,7 @@ class TensorRtBackend:
         self._lean_path = lean_runtime
         self._lean: Any = None
         self._programs: list[TensorRtProgram] = []
-        self._engines: dict[Path, Engine] = {}
+        self._engine = engine
         self._log = TensorRtLog(self._tensorrt)
         self._device: Device | None = self.open_device()
         try:
@@ -85,7 +87,7 @@ class TensorRtBackend:
         return cuda_device(self.device_index)
 
     def load(self, bundle: Bundle, stage: str, graph: Graph) -> TensorRtProgram:
-        """Load the plan of a stage, from the newest engine of the bundle that fits this machine.
+        """Load the plan of a stage.
 
         Args:
             bundle: Where the engines lie.
@@ -94,14 +96,15 @@ class TensorRtBackend:
 
         Raises:
             BundleError: The bundle is damaged.
-            EngineError: No engine fits, says both sides and the command that builds one; or its plan is missing,
-                truncated, altered or foreign.
+            EngineError: No engine was given and none fits, says both sides and the command that builds one; or the plan
+                is missing, truncated, altered or foreign.
             BackendError: TensorRT refuses the plan, or its tensors are not those of ``graph``.
             RuntimeError: The backend is closed.
+            ValueError: The engine was built from another graph.
         """
         if self._runtime is None or self._device is None:
             raise RuntimeError("the backend is closed")
-        engine = self._find_engine(bundle, stage, graph)
+        engine = self._engine_of(bundle, stage, graph)
         name = str(engine.path / engine.plan(stage).file.file)
         plan = read_plan(engine, stage, trust_plans=self._trust_plans)
         self._device.activate()
@@ -158,28 +161,21 @@ class TensorRtBackend:
                 raise BackendError(f"{path}: is no lean runtime that loads here: {self._log.take_errors()}")
         return self._lean
 
-    def _find_engine(self, bundle: Bundle, stage: str, graph: Graph) -> Engine:
-        """Find the engine of the precision that the graph is of; the codec's graphs go with any."""
-        precisions = [name for name, stages in bundle.manifest.graphs.items() if stages.get(stage) == graph]
-        known = self._engines.get(bundle.path)
-        if known is not None and (not precisions or known.manifest.precision in precisions):
-            return known
-        tried = precisions or list(bundle.manifest.graphs)
-        for precision in tried:
-            try:
-                self._engines[bundle.path] = find_engine(
-                    bundle,
-                    precision,
-                    self.machine,
-                    gpu=self.device_index,
-                    lean_runtime=self._lean_path is not None,
-                )
-            except EngineError:
-                if precision == tried[-1]:
-                    raise
-            else:
-                break
-        return self._engines[bundle.path]
+    def _engine_of(self, bundle: Bundle, stage: str, graph: Graph) -> Engine:
+        """Return the engine that was given; else find one, once, of the precision that the graph is of."""
+        if self._engine is None:
+            precisions = (name for name, stages in bundle.manifest.graphs.items() if stages.get(stage) == graph)
+            self._engine = find_engine(
+                bundle,
+                next(precisions, None),
+                self.machine,
+                gpu=self.device_index,
+                lean_runtime=self._lean_path is not None,
+                trust_plans=self._trust_plans,
+            )
+        if self._engine.plan(stage).graph_sha256 != graph.file.sha256:
+            raise ValueError(f"{self._engine.path}: wanted the graph of '{stage}' that it was built from, got another")
+        return self._engine
 
     def _refit(self, loaded: Any, bundle: Bundle, graph: Graph, name: str) -> None:
         """Put the bundle's weights into an engine that was built without."""

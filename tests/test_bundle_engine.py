@@ -44,15 +44,20 @@ def bundle(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return open_bundle(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
-def write_engine(bundle: Bundle, key: str = "key", machine: Machine = HERE, **changed: Any) -> Engine:
+def write_engine(
+    bundle: Bundle, key: str = "key", machine: Machine = HERE, *, trusted: bool = True, **changed: Any
+) -> Engine:
     folder = bundle.path / "engines" / key
     folder.mkdir(parents=True)
     plans = {}
     for stage, graph in stage_graphs(bundle, "fp16").items():
         data = f"plan of {stage} in {key}".encode()
         (folder / f"{stage}.plan").write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest()
+        if trusted:
+            record_trust(digest)
         plans[stage] = Plan(
-            file=Artifact(f"{stage}.plan", hashlib.sha256(data).hexdigest(), len(data)),
+            file=Artifact(f"{stage}.plan", digest, len(data)),
             graph_sha256=graph.file.sha256,
             weights_sha256=graph.weights.sha256 if graph.weights else None,
             inputs=graph.inputs,
@@ -270,14 +275,18 @@ def test_a_folder_without_a_manifest_is_no_engine(tmp_path: Path) -> None:
         open_engine(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["../fill.plan", "/etc/passwd", "a/b.plan", "..", ""])
-def test_a_plan_outside_its_engine_is_refused(bundle: Bundle, name: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [("file", name, "a plain file name") for name in ("../fill.plan", "/etc/passwd", "a/b.plan", "..", "")]
+    + [("sha256", "../x", "64 hexadecimal digits")],
+)
+def test_a_plan_outside_its_engine_is_refused(bundle: Bundle, field: str, value: str, wanted: str) -> None:
     engine = write_engine(bundle)
     document = json.loads((engine.path / "manifest.json").read_text())
-    document["plans"]["fill"]["file"]["file"] = name
+    document["plans"]["fill"]["file"][field] = value
     edit(engine, plans=document["plans"])
 
-    with pytest.raises(EngineError, match=r"plans\.fill\.file\.file: wanted a plain file name"):
+    with pytest.raises(EngineError, match=rf"plans\.fill\.file\.{field}: wanted {wanted}, found"):
         open_engine(engine.path)
 
 
@@ -291,13 +300,24 @@ def test_a_manifest_without_plans_is_refused(bundle: Bundle) -> None:
 
 def test_a_plan_that_this_user_built_is_read(bundle: Bundle) -> None:
     engine = write_engine(bundle)
-    record_trust(engine.plan("fill").file.sha256)
 
     assert read_plan(engine, "fill") == b"plan of fill in key"
 
 
+def test_a_foreign_engine_fits_only_where_it_is_trusted(bundle: Bundle) -> None:
+    engine = write_engine(bundle, trusted=False)
+    sentence = "native code that this user has no record of building: --trust-plans loads them"
+
+    with pytest.raises(EngineError, match=f"no fp16 engine fits; build one with .* key: its plans are {sentence}"):
+        find_engine(bundle, "fp16", HERE)
+    with pytest.raises(EngineError, match=sentence):
+        check_engine(engine, bundle, HERE)
+    assert find_engine(bundle, "fp16", HERE, trust_plans=True) == engine
+    check_engine(engine, bundle, HERE, trust_plans=True)
+
+
 def test_a_foreign_plan_is_read_only_where_it_is_trusted(bundle: Bundle) -> None:
-    engine = write_engine(bundle)
+    engine = write_engine(bundle, trusted=False)
 
     with pytest.raises(EngineError, match=r"this user has no record of building this one; .*trust_plans=True"):
         read_plan(engine, "fill")

@@ -81,6 +81,37 @@ def test_an_engine_of_another_precision_than_the_named_one_is_not_taken(
     assert "or name the precision of one that is there: fp16" in caplog.text
 
 
+def test_an_engine_that_is_not_trusted_leaves_the_bundle_to_onnxruntime_and_says_why(
+    bundle: Bundle, recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_engine(bundle, recorder, "fp16", trusted=False)
+    sentence = "its plans are native code that this user has no record of building: --trust-plans loads them"
+
+    with caplog.at_level(logging.WARNING, "vdmrt"), vdmrt.load(bundle.path, verify=False) as model:
+        assert (model.backend.name, model.precision) == ("onnxruntime", "fp32")
+    (line,) = caplog.messages
+    assert sentence in line
+    with pytest.raises(EngineError, match=sentence):
+        vdmrt.load(bundle.path, backend="tensorrt", verify=False)
+
+
+def test_a_trusted_engine_is_taken_before_a_newer_one_that_is_not(bundle: Bundle, recorder: Recorder) -> None:
+    write_engine(bundle, recorder, "fp32", created="2026-01-01")
+    write_engine(bundle, recorder, "fp16", created="2026-02-01", trusted=False)
+
+    for backend in ("auto", "tensorrt"):
+        with vdmrt.load(bundle.path, backend=backend, verify=False) as model:
+            assert (model.backend.name, model.precision) == ("tensorrt", "fp32")
+
+
+def test_an_engine_that_is_not_trusted_is_taken_where_the_user_trusts_it(bundle: Bundle, recorder: Recorder) -> None:
+    write_engine(bundle, recorder, "fp16", trusted=False)
+
+    for backend in ("auto", "tensorrt"):
+        with vdmrt.load(bundle.path, backend=backend, trust_plans=True, verify=False) as model:
+            assert (model.backend.name, model.precision) == ("tensorrt", "fp16")
+
+
 def test_without_tensorrt_its_engines_leave_the_bundle_to_onnxruntime(
     bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -100,6 +100,14 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(tiny_bun
     assert "measuring" not in done.stderr
 
 
+def test_a_precision_that_is_none_is_misuse_on_either_side(tiny_bundle: Path) -> None:
+    for asked in (("--precision", "foo"), ("--against", "precision=foo")):
+        done = profiled(tiny_bundle, *asked)
+
+        assert done.exit_code == 2
+        assert "'foo'" in done.stderr
+
+
 def test_a_page_and_a_trace_are_written(tiny_bundle: Path, tmp_path: Path) -> None:
     done = profiled(tiny_bundle, *QUICK, "--html", tmp_path / "r.html", "--trace", tmp_path / "r.json", "--layers")
 

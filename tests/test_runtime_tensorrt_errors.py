@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import re
@@ -15,7 +16,7 @@ from fake_cuda import FakeCuda, enabled_fake_cuda
 from tensorrt_engines import Machinery, Tensors, machine_of, plan_of, tensorrt_machine, write_engine
 from tensorrt_recorder import RELEASES
 
-from vdmrt.bundle import TensorSpec, record_trust
+from vdmrt.bundle import TensorSpec, list_engines, record_trust
 from vdmrt.errors import BackendError, DeviceError, EngineError, TensorMismatchError
 from vdmrt.runtime.tensorrt_backend import TensorRtBackend
 
@@ -127,6 +128,17 @@ def test_a_bundle_without_engines_says_how_to_build_one(machinery: Machinery, ba
         backend.load(machinery.bundle, "denoise", fp32)
 
 
+def test_the_engine_that_is_given_is_loaded_and_no_other(machinery: Machinery) -> None:
+    (given,) = list_engines(machinery.bundle)
+    plans = {"denoise": b"no plan at all"}
+    write_engine(machinery.bundle, machinery.recorder, key="newer", created="2100-01-01", plans=plans)
+
+    with contextlib.closing(TensorRtBackend(engine=given)) as backend:
+        assert backend.load(machinery.bundle, "denoise", machinery.denoise).capturable
+        with pytest.raises(ValueError, match="wanted the graph of 'denoise' that it was built from, got another"):
+            backend.load(machinery.bundle, "denoise", machinery.bundle.manifest.graphs["fp32"]["denoise"])
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -173,7 +185,7 @@ def test_a_foreign_plan_is_loaded_with_trust_only(machinery: Machinery, backend:
     foreign = plan_of(machinery.recorder, machinery.denoise, name="not built here")
     rebuild(machinery, {"denoise": foreign}, trusted=False)
 
-    refuse(machinery, backend, r"a plan is native code, .* trust_plans=True")
+    refuse(machinery, backend, "its plans are native code .*: --trust-plans loads them")
     trusting = TensorRtBackend(trust_plans=True)
     assert trusting.load(machinery.bundle, "denoise", machinery.denoise).capturable
     trusting.close()

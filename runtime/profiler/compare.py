@@ -11,6 +11,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+from ...bundle import Precision
 from ..load_options import LoadOptions
 from ..model import Model
 from ..sampling_options import SamplingOptions
@@ -24,6 +25,7 @@ __all__ = ["Side", "compare", "parse_other", "stay_open"]
 # As many as an interval of 99 % wants.
 _ROUNDS = 8
 _SETTINGS = {"bundle": Path, **get_type_hints(LoadOptions), **get_type_hints(SamplingOptions)}
+_PRECISIONS = get_args(Precision)
 _ENGINE = "use_engine"  # --engine
 _SWITCH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 
@@ -46,6 +48,9 @@ def parse_other(settings: Settings, text: str) -> Settings:
             known = ", ".join(name.removeprefix("use_").replace("_", "-") for name in _SETTINGS)
             raise ValueError(f"--against takes a bundle, or {known} with a value, got {part!r}")
         changed[name] = _read(option, _SETTINGS[name], value)
+    if changed.get("precision", _PRECISIONS[0]) not in _PRECISIONS:
+        known = ", ".join(_PRECISIONS)
+        raise ValueError(f"--against precision must be one of {known}, got {changed['precision']!r}")
     return dataclasses.replace(settings, **changed)
 
 
