@@ -97,6 +97,7 @@ class PartFile:
         """
         remove_stale_parts(target)
         self._target = target
+        self._kept = False
         self._path, self.file = _create_locked(target)
 
     def keep(self) -> None:
@@ -108,11 +109,12 @@ class PartFile:
         self.file.flush()
         os.fsync(self.file.fileno())
         os.replace(self._path, self._target)
+        self._kept = True
         self.file.close()
 
     def discard(self) -> None:
-        """Remove the part. Does nothing after :meth:`keep`."""
-        if self.file.closed:
+        """Remove the part, whether or not its file is closed. Does nothing after :meth:`keep`."""
+        if self._kept:
             return
         with uninterrupted():
             self._path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from vdmrt.bundle.files import (
+    PartFile,
     _exchange_in_turn,
     check_writable,
     is_part,
@@ -65,6 +66,22 @@ def test_what_was_there_survives_a_failure(tmp_path: Path, error: BaseException)
 
     assert (tmp_path / "report.json").read_text() == "old"
     assert names_in(tmp_path) == ["report.json"]
+
+
+def test_a_part_whose_writer_closed_the_file_is_discarded(tmp_path: Path) -> None:
+    part = PartFile(tmp_path / "clip.mp4")
+    part.file.close()
+    part.discard()
+
+    assert names_in(tmp_path) == []
+
+
+def test_a_kept_file_is_not_discarded(tmp_path: Path) -> None:
+    part = PartFile(tmp_path / "clip.mp4")
+    part.keep()
+    part.discard()
+
+    assert names_in(tmp_path) == ["clip.mp4"]
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
