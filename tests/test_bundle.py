@@ -200,13 +200,22 @@ def test_a_failed_replacement_keeps_the_old_bundle(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_a_link_to_a_bundle_is_replaced_and_not_followed(tmp_path: Path) -> None:
+def test_a_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
     write_bundle(tmp_path / "bundle", "old")
     (tmp_path / "link").symlink_to("bundle")
     write_bundle(tmp_path / "link", "new", replace=True)
 
-    assert name_in(tmp_path / "bundle") == "old"
-    assert name_in(tmp_path / "link") == "new"
+    assert (tmp_path / "link").is_symlink()
+    assert name_in(tmp_path / "bundle") == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "link"]
+
+
+def test_a_link_to_nowhere_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("bundle")
+    write_bundle(tmp_path / "link", "new")
+
+    assert (tmp_path / "link").is_symlink()
+    assert name_in(tmp_path / "bundle") == "new"
 
 
 def test_what_killed_writers_left_is_not_carried_over(tiny_bundle: Path, tmp_path: Path) -> None:

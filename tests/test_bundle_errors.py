@@ -249,7 +249,7 @@ def test_a_foreign_folder_is_never_touched(tmp_path: Path) -> None:
     assert (tmp_path / "thesis" / "final.tex").exists()
 
 
-@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")])
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to(path)])
 def test_what_is_no_folder_is_never_replaced(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "bundle")
     with pytest.raises(BundleError, match="is there already and is no bundle"), new_bundle(tmp_path / "bundle"):
