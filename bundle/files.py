@@ -71,14 +71,17 @@ def write_error(path: str | os.PathLike[str], error: OSError, fail: Fail) -> Exc
 
 @contextmanager
 def explained_writing(path: str | os.PathLike[str], *, fail: Fail) -> Iterator[None]:
-    """Turn an OSError of the block, which writes ``path``, into a sentence.
+    """Turn an OSError of writing ``path``, in a block that may do other things too, into a sentence.
 
     Raises:
-        Exception: Whatever ``fail`` makes.
+        Exception: Whatever ``fail`` makes: the system refused to write the target, its parts, or the folders above.
+        OSError: Another file is the cause, or it is not the system's error.
     """
     try:
         yield
     except OSError as error:
+        if not _is_about(error, Path(os.path.realpath(path))):
+            raise
         raise write_error(path, error, fail) from error
 
 
@@ -218,8 +221,25 @@ def _resolve_file(path: str | os.PathLike[str], fail: Fail) -> Path:
     return target
 
 
+def _is_about(error: OSError, target: Path) -> bool:
+    """Whether an error of the system is about writing the target; where it names no file, a write failed."""
+    if error.errno is None:
+        return False
+    # Copying and renaming name two files.
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
+    return not names or any(_is_written_for(Path(os.path.realpath(os.fsdecode(name))), target) for name in names)
+
+
+def _is_written_for(path: Path, target: Path) -> bool:
+    """Whether a path is the target, a folder above it, or in a hidden neighbor named after it: its part or its lock."""
+    if target.is_relative_to(path):
+        return True
+    prefix = f".{target.name[:_NAME_LENGTH]}"
+    return path.is_relative_to(target.parent) and path.relative_to(target.parent).parts[0].startswith(f"{prefix}.")
+
+
 def _reason(error: OSError) -> str:
-    reason = error.strerror or str(error)
+    reason = error.strerror or str(error) or type(error).__name__
     return f"the disk is full ({reason})" if error.errno in _DISK_FULL else reason
 
 
