@@ -42,7 +42,8 @@ def _refusal(bundle: Bundle, nbytes: int, told: str) -> BundleError:
 def _reserve(target: Path, nbytes: int) -> None:
     part = PartFile(target)
     try:
-        os.posix_fallocate(part.file.fileno(), 0, nbytes)
+        if hasattr(os, "posix_fallocate"):  # macOS reserves nothing; that the folder can be written was tried
+            os.posix_fallocate(part.file.fileno(), 0, nbytes)
     except OSError as error:
         if error.errno not in _CANNOT_RESERVE:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,15 @@ def test_trying_leaves_nothing(tiny_bundle: Path) -> None:
     before = sorted(tiny_bundle.parent.rglob("*"))
 
     check_amendable(open_bundle(tiny_bundle), 1 << 20)
+
+    assert sorted(tiny_bundle.parent.rglob("*")) == before
+
+
+def test_a_system_that_reserves_nothing_takes_any_size(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "posix_fallocate")
+    before = sorted(tiny_bundle.parent.rglob("*"))
+
+    check_amendable(open_bundle(tiny_bundle), 1 << 60)
 
     assert sorted(tiny_bundle.parent.rglob("*")) == before
 
