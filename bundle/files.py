@@ -12,14 +12,16 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from ..errors import Fail
 from .interruption import uninterrupted
 
 __all__ = [
+    "DISK_FULL",
     "PartFile",
     "check_writable",
     "explained_writing",
@@ -32,11 +34,9 @@ __all__ = [
 ]
 
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NAME_LENGTH = 48  # characters of the target's name: at most 192 bytes, and a name may have 255
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
-
-Fail = Callable[[str], Exception]
 
 
 def is_part(path: Path) -> bool:
@@ -240,7 +240,7 @@ def _is_written_for(path: Path, target: Path) -> bool:
 
 def _reason(error: OSError) -> str:
     reason = error.strerror or str(error) or type(error).__name__
-    return f"the disk is full ({reason})" if error.errno in _DISK_FULL else reason
+    return f"the disk is full ({reason})" if error.errno in DISK_FULL else reason
 
 
 def _remove_unlocked(path: Path) -> None:
