@@ -18,7 +18,7 @@ Misuse stays Python's own: ``ValueError``, ``TypeError``, and ``RuntimeError`` f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ __all__ = [
     "DeviceError",
     "EngineError",
     "ExportError",
+    "Fail",
     "MediaError",
     "NotFasterError",
     "SessionError",
@@ -138,3 +139,7 @@ class DeviceError(SessionError):
     def __init__(self, message: str, *, call: str) -> None:
         super().__init__(f"{call}: {message}")
         self.call = call
+
+
+# Makes an error from a sentence, for functions whose callers choose its class; an exception class will do.
+Fail = Callable[[str], Exception]

@@ -7,6 +7,7 @@ from .engine_lookup import check_engine, engine_mismatches, find_engine, rebuild
 from .engine_manifest import ENGINE_SCHEMA, Check, EngineManifest, LayerCopy, Machine, Plan, PlanAudit
 from .external_data import check_external_data, read_fields
 from .files import (
+    DISK_FULL,
     PartFile,
     check_writable,
     explained_writing,
@@ -53,6 +54,7 @@ from .trust import cache_folder, is_trusted, record_trust
 
 __all__ = [
     "CACHE_SUFFIXES",
+    "DISK_FULL",
     "ENGINES_FOLDER",
     "ENGINE_MANIFEST",
     "ENGINE_SCHEMA",

@@ -12,14 +12,16 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from ..errors import Fail
 from .interruption import uninterrupted
 
 __all__ = [
+    "DISK_FULL",
     "PartFile",
     "check_writable",
     "explained_writing",
@@ -32,11 +34,9 @@ __all__ = [
 ]
 
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NAME_LENGTH = 48  # characters of the target's name: at most 192 bytes, and a name may have 255
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
-
-Fail = Callable[[str], Exception]
 
 
 def is_part(path: Path) -> bool:
@@ -71,14 +71,17 @@ def write_error(path: str | os.PathLike[str], error: OSError, fail: Fail) -> Exc
 
 @contextmanager
 def explained_writing(path: str | os.PathLike[str], *, fail: Fail) -> Iterator[None]:
-    """Turn an OSError of the block, which writes ``path``, into a sentence.
+    """Turn an OSError of writing ``path``, in a block that may do other things too, into a sentence.
 
     Raises:
-        Exception: Whatever ``fail`` makes.
+        Exception: Whatever ``fail`` makes: the system refused to write the target, its parts, or the folders above.
+        OSError: Another file is the cause, or it is not the system's error.
     """
     try:
         yield
     except OSError as error:
+        if not _is_about(error, Path(os.path.realpath(path))):
+            raise
         raise write_error(path, error, fail) from error
 
 
@@ -97,6 +100,7 @@ class PartFile:
         """
         remove_stale_parts(target)
         self._target = target
+        self._kept = False
         self._path, self.file = _create_locked(target)
 
     def keep(self) -> None:
@@ -108,11 +112,12 @@ class PartFile:
         self.file.flush()
         os.fsync(self.file.fileno())
         os.replace(self._path, self._target)
+        self._kept = True
         self.file.close()
 
     def discard(self) -> None:
-        """Remove the part. Does nothing after :meth:`keep`."""
-        if self.file.closed:
+        """Remove the part, whether or not its file is closed. Does nothing after :meth:`keep`."""
+        if self._kept:
             return
         with uninterrupted():
             self._path.unlink(missing_ok=True)
@@ -216,9 +221,26 @@ def _resolve_file(path: str | os.PathLike[str], fail: Fail) -> Path:
     return target
 
 
+def _is_about(error: OSError, target: Path) -> bool:
+    """Whether an error of the system is about writing the target; where it names no file, a write failed."""
+    if error.errno is None:
+        return False
+    # Copying and renaming name two files.
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
+    return not names or any(_is_written_for(Path(os.path.realpath(os.fsdecode(name))), target) for name in names)
+
+
+def _is_written_for(path: Path, target: Path) -> bool:
+    """Whether a path is the target, a folder above it, or in a hidden neighbor named after it: its part or its lock."""
+    if target.is_relative_to(path):
+        return True
+    prefix = f".{target.name[:_NAME_LENGTH]}"
+    return path.is_relative_to(target.parent) and path.relative_to(target.parent).parts[0].startswith(f"{prefix}.")
+
+
 def _reason(error: OSError) -> str:
-    reason = error.strerror or str(error)
-    return f"the disk is full ({reason})" if error.errno in _DISK_FULL else reason
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"the disk is full ({reason})" if error.errno in DISK_FULL else reason
 
 
 def _remove_unlocked(path: Path) -> None:

@@ -232,8 +232,8 @@ def _remedy(precision: str) -> str:
 
 
 def _free_place(path: str | os.PathLike[str], *, replace: bool) -> Path:
-    """Return the absolute path of a bundle to be made; refuse one that is taken."""
-    target = Path(path).absolute()
+    """Return the absolute path of a bundle to be made; links are followed, and what is taken is refused."""
+    target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise BundleError(f"cannot be written: '{target.parent}' is no folder; make it first", path=target)
     with explained_writing(target, fail=BundleError), suppress(FileNotFoundError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import BundleError
 from .files import PartFile, write_error
 from .folder import Bundle
+from .quantities import format_nbytes
 
 __all__ = ["check_amendable"]
 
@@ -34,14 +35,15 @@ def check_amendable(bundle: Bundle, nbytes: int = 1) -> None:
 
 
 def _refusal(bundle: Bundle, nbytes: int, told: str) -> BundleError:
-    needed = f"about {nbytes / 2**20:.1f} MiB are needed beside the bundle; " if nbytes > 1 else ""
+    needed = f"about {format_nbytes(nbytes)} are needed beside the bundle; " if nbytes > 1 else ""
     return BundleError(f"{told}; {needed}copy the bundle to a place that has room and can be written", path=bundle.path)
 
 
 def _reserve(target: Path, nbytes: int) -> None:
     part = PartFile(target)
     try:
-        os.posix_fallocate(part.file.fileno(), 0, nbytes)
+        if hasattr(os, "posix_fallocate"):  # macOS reserves nothing; that the folder can be written was tried
+            os.posix_fallocate(part.file.fileno(), 0, nbytes)
     except OSError as error:
         if error.errno not in _CANNOT_RESERVE:
             raise

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle, Geometry
-from ..bundle.files import check_writable, replaced_file, write_error
+from ..bundle import Bundle, Geometry, check_writable, replaced_file, write_error
 from ..errors import CalibrationError
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend

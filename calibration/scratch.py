@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..bundle import DISK_FULL
 from ..errors import CalibrationError
 
 __all__ = ["scratch_folder"]
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -29,7 +27,7 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f"vdmrt-{purpose}-") as folder:
             yield Path(folder)
     except OSError as error:
-        if error.errno not in _DISK_FULL:
+        if error.errno not in DISK_FULL:
             raise
         raise CalibrationError(
             f"temporary files cannot be written to '{tempfile.gettempdir()}': the disk is full ({error.strerror}); "

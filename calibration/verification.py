@@ -11,8 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Accuracy, Bundle, choose_measured_precision, open_bundle, rewrite_manifest, split_precision
-from ..bundle.files import check_writable, write_file
+from ..bundle import (
+    Accuracy,
+    Bundle,
+    check_writable,
+    choose_measured_precision,
+    open_bundle,
+    rewrite_manifest,
+    split_precision,
+    write_file,
+)
 from ..errors import BundleError, CalibrationError
 from ..hosts import need_packages
 from ..reporting import Figure

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..bundle.files import check_writable
+from ..bundle import check_writable
 
 __all__ = ["Number", "Numbers", "OutputFile"]
 

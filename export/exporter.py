@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import logging
 import os
 from collections.abc import Callable
@@ -152,7 +153,9 @@ def _preview_codec(shape: tuple[int, int, int], chunk_frames: int) -> tuple[Expo
 def _write_null_text(model: CausalTransformer, writer: BundleWriter) -> Artifact | None:
     if model.y_embedder is None:
         return None
-    np.save(writer.path / "null_text.npy", model.y_embedder.y_embedding.numpy())
+    content = io.BytesIO()  # numpy's own writing to a file tells no reason when the disk is full
+    np.save(content, model.y_embedder.y_embedding.numpy())
+    (writer.path / "null_text.npy").write_bytes(content.getvalue())
     return writer.record("null_text.npy")
 
 

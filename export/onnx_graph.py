@@ -75,7 +75,7 @@ class WeightsFile:
         with self.path.open("ab") as file:
             file.write(b"\0" * (-file.tell() % _ALIGNMENT))
             offset = file.tell()
-            data.tofile(file)
+            file.write(data.reshape(-1).view(np.uint8).data)  # tofile tells no reason when the disk is full
         return offset, data.nbytes
 
 

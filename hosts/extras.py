@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import VdmrtError
+from ..errors import Fail
 
 __all__ = ["describe_missing", "need_packages", "needs_extra"]
-
-Fail = Callable[[str], VdmrtError]
 
 
 @contextmanager
@@ -23,7 +21,7 @@ def needs_extra(extra: str, task: str, *, fail: Fail) -> Iterator[None]:
         fail: Makes the error from a sentence; an exception class will do.
 
     Raises:
-        VdmrtError: What ``fail`` makes: a module outside of vdmrt is not installed.
+        Exception: What ``fail`` makes: a module outside of vdmrt is not installed.
     """
     try:
         yield
@@ -44,7 +42,7 @@ def need_packages(extra: str, task: str, *packages: str, fail: Fail) -> None:
         fail: Makes the error from a sentence; an exception class will do.
 
     Raises:
-        VdmrtError: What ``fail`` makes: one of them is not installed.
+        Exception: What ``fail`` makes: one of them is not installed.
     """
     with needs_extra(extra, task, fail=fail):
         for package in packages:

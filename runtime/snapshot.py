@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Geometry, Graph
-from ..bundle.files import replaced_file
+from ..bundle import Geometry, Graph, replaced_file
 from ..errors import SessionError
 from .arrays import Array
 from .session_settings import SessionSettings

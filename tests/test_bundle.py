@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -176,11 +177,17 @@ def test_a_bundle_is_replaced_where_that_is_asked_for(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-FAILURES = [(ValueError, ValueError), (KeyboardInterrupt, KeyboardInterrupt), (OSError, BundleError)]
+DISK_FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+FAILURES = [
+    (ValueError, ValueError),
+    (KeyboardInterrupt, KeyboardInterrupt),
+    (InterruptedError, InterruptedError),
+    (DISK_FULL, BundleError),
+]
 
 
 @pytest.mark.parametrize(("error", "caught"), FAILURES)
-def test_a_failure_leaves_nothing(tmp_path: Path, error: type[BaseException], caught: type[BaseException]) -> None:
+def test_a_failure_leaves_nothing(tmp_path: Path, error: BaseException, caught: type[BaseException]) -> None:
     with pytest.raises(caught), new_bundle(tmp_path / "bundle") as writer:
         (writer.path / "model.json").write_text("{}")
         raise error
@@ -190,7 +197,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, error: type[BaseException], ca
 
 @pytest.mark.parametrize(("error", "caught"), FAILURES)
 def test_a_failed_replacement_keeps_the_old_bundle(
-    tmp_path: Path, error: type[BaseException], caught: type[BaseException]
+    tmp_path: Path, error: BaseException, caught: type[BaseException]
 ) -> None:
     write_bundle(tmp_path / "bundle", "old")
     with pytest.raises(caught), new_bundle(tmp_path / "bundle", replace=True):
@@ -200,13 +207,29 @@ def test_a_failed_replacement_keeps_the_old_bundle(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_a_link_to_a_bundle_is_replaced_and_not_followed(tmp_path: Path) -> None:
+def test_a_source_that_is_missing_is_not_blamed_on_the_bundle(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="source.bin"), new_bundle(tmp_path / "bundle"):
+        (tmp_path / "source.bin").read_bytes()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
     write_bundle(tmp_path / "bundle", "old")
     (tmp_path / "link").symlink_to("bundle")
     write_bundle(tmp_path / "link", "new", replace=True)
 
-    assert name_in(tmp_path / "bundle") == "old"
-    assert name_in(tmp_path / "link") == "new"
+    assert (tmp_path / "link").is_symlink()
+    assert name_in(tmp_path / "bundle") == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "link"]
+
+
+def test_a_link_to_nowhere_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("bundle")
+    write_bundle(tmp_path / "link", "new")
+
+    assert (tmp_path / "link").is_symlink()
+    assert name_in(tmp_path / "bundle") == "new"
 
 
 def test_what_killed_writers_left_is_not_carried_over(tiny_bundle: Path, tmp_path: Path) -> None:

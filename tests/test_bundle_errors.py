@@ -249,7 +249,7 @@ def test_a_foreign_folder_is_never_touched(tmp_path: Path) -> None:
     assert (tmp_path / "thesis" / "final.tex").exists()
 
 
-@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")])
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to(path)])
 def test_what_is_no_folder_is_never_replaced(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "bundle")
     with pytest.raises(BundleError, match="is there already and is no bundle"), new_bundle(tmp_path / "bundle"):
@@ -284,7 +284,6 @@ def test_a_name_that_the_disk_refuses_is_an_error_of_ours(tmp_path: Path) -> Non
 
 FILL_THE_DISK = """
 import resource, signal, sys
-import numpy as np
 from vdmrt.bundle import new_bundle
 from vdmrt.errors import BundleError
 
@@ -292,16 +291,15 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     with new_bundle(sys.argv[1], replace=True) as writer, (writer.path / "weights.bin").open("wb") as file:
-        {write}
+        file.write(bytes(200_000))
 except BundleError as error:
     print(error)
 """
 
 
-@pytest.mark.parametrize("write", ["np.zeros(200_000).tofile(file)", "file.write(bytes(200_000))"])
-def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(copy: Path, write: str) -> None:
+def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(copy: Path) -> None:
     before = sorted(copy.rglob("*"))
-    command = [sys.executable, "-c", FILL_THE_DISK.format(write=write), str(copy)]
+    command = [sys.executable, "-c", FILL_THE_DISK, str(copy)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     assert done.stdout.startswith(f"'{copy}' cannot be written: "), done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,12 +11,15 @@ from pathlib import Path
 import pytest
 
 from vdmrt.bundle.files import (
+    PartFile,
     _exchange_in_turn,
     check_writable,
+    explained_writing,
     is_part,
     part_folder,
     replace_folder,
     replaced_file,
+    write_error,
     write_file,
 )
 from vdmrt.errors import BundleError
@@ -67,6 +71,22 @@ def test_what_was_there_survives_a_failure(tmp_path: Path, error: BaseException)
     assert names_in(tmp_path) == ["report.json"]
 
 
+def test_a_part_whose_writer_closed_the_file_is_discarded(tmp_path: Path) -> None:
+    part = PartFile(tmp_path / "clip.mp4")
+    part.file.close()
+    part.discard()
+
+    assert names_in(tmp_path) == []
+
+
+def test_a_kept_file_is_not_discarded(tmp_path: Path) -> None:
+    part = PartFile(tmp_path / "clip.mp4")
+    part.keep()
+    part.discard()
+
+    assert names_in(tmp_path) == ["clip.mp4"]
+
+
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "there" / "file")
@@ -93,6 +113,62 @@ def test_a_target_that_cannot_be_written_is_refused(tmp_path: Path, name: str, r
 
     with pytest.raises(BundleError, match=f"'.*{name}' cannot be written: {reason}"):
         write_file(tmp_path / name, "text", fail=BundleError)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (),
+        ("out/clip",),
+        ("out",),
+        ("out/.clip.0123abcd.part",),
+        ("out/.clip.0123abcd.part/model.json",),
+        ("out/.clip.lock",),
+        ("elsewhere", None, "out/.clip.0123abcd.part/copy"),
+    ],
+)
+def test_an_error_of_writing_is_told_in_a_sentence(tmp_path: Path, names: tuple[str | None, ...]) -> None:
+    paths = [None if name is None else str(tmp_path / name) for name in names]
+
+    with (
+        pytest.raises(BundleError, match="out/clip' cannot be written: the disk is full \\(full\\); nothing was left"),
+        explained_writing(tmp_path / "out" / "clip", fail=BundleError),
+    ):
+        raise OSError(errno.ENOSPC, "full", *paths)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InterruptedError(),
+        OSError("no picture"),
+        FileNotFoundError(errno.ENOENT, "missing", "/nonexistent/source"),
+        FileNotFoundError(errno.ENOENT, "missing", "out/source"),
+        PermissionError(errno.EACCES, "denied", "out/clip/weights.bin"),
+        FileNotFoundError(errno.ENOENT, "missing", b"out/clip.config"),
+    ],
+)
+def test_an_error_of_something_else_is_not_blamed_on_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(OSError) as caught, explained_writing("out/clip", fail=BundleError):
+        raise error
+
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (InterruptedError(), "InterruptedError"),
+        (OSError("no picture"), "no picture"),
+        (OSError(errno.EACCES, "denied"), "denied"),
+    ],
+)
+def test_every_error_of_writing_has_a_reason(error: OSError, reason: str) -> None:
+    assert str(write_error("clip", error, BundleError)).startswith(f"'clip' cannot be written: {reason}; ")
 
 
 def test_a_device_is_not_replaced() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,19 @@ def test_trying_leaves_nothing(tiny_bundle: Path) -> None:
     assert sorted(tiny_bundle.parent.rglob("*")) == before
 
 
+def test_a_system_that_reserves_nothing_takes_any_size(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "posix_fallocate")
+    before = sorted(tiny_bundle.parent.rglob("*"))
+
+    check_amendable(open_bundle(tiny_bundle), 1 << 60)
+
+    assert sorted(tiny_bundle.parent.rglob("*")) == before
+
+
 def test_what_no_disk_holds_is_refused_with_its_size(tiny_bundle: Path) -> None:
     before = sorted(tiny_bundle.parent.rglob("*"))
 
-    with pytest.raises(BundleError, match="about 1099511627776.0 MiB are needed beside the bundle"):
+    with pytest.raises(BundleError, match="about 1048576 TiB are needed beside the bundle"):
         check_amendable(open_bundle(tiny_bundle), 1 << 60)
 
     assert sorted(tiny_bundle.parent.rglob("*")) == before

@@ -111,6 +111,11 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_graph_that_cannot_be_read_is_not_blamed_on_the_engine(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="fill.onnx"), claim(tmp_path / "engines", "key"):
+        (tmp_path / "fill.onnx").read_bytes()
+
+
 def test_an_engine_takes_the_place_of_another_whole(tmp_path: Path) -> None:
     for content in (b"one", b"two"):
         with claim(tmp_path, "key") as work:

@@ -18,7 +18,7 @@ from vdmrt.bundle import BundleWriter, Geometry, Graph, TensorSpec, open_bundle
 from vdmrt.errors import ExportError
 from vdmrt.export import CausalTransformer
 from vdmrt.export.costs import find_cache_copies
-from vdmrt.export.onnx_graph import Exportable, export_graphs
+from vdmrt.export.onnx_graph import Exportable, WeightsFile, export_graphs
 from vdmrt.export.operators import check_operators
 
 
@@ -252,3 +252,10 @@ def test_cache_elements_are_exactly_2lkbsc(tiny_bundle: Path) -> None:
     assert g.cache_elements == 2 * 2 * 7 * 2 * 6 * 32
     past = [s for s in open_bundle(tiny_bundle).manifest.graphs["fp32"]["denoise"].inputs if s.name.startswith("past")]
     assert sum(int(np.prod(spec.shape)) for spec in past) == g.cache_elements
+
+
+def test_a_full_disk_is_the_reason_why_weights_are_not_written() -> None:
+    weights = WeightsFile(Path("/dev/full"))
+
+    with pytest.raises(OSError, match="No space left on device"):
+        weights.store(ir.Tensor(np.zeros(200_000, np.float32)), "blocks.0.weight")

@@ -27,7 +27,7 @@ from vdmrt.bundle import open_bundle
 from vdmrt.engines import lower_graphs
 from vdmrt.errors import EngineError
 try:
-    lower_graphs(open_bundle(sys.argv[1]))
+    lower_graphs(open_bundle(sys.argv[1]), "fp32")
 except EngineError as error:
     sys.exit(f"Error: {error}")
 """
