@@ -12,8 +12,8 @@ from tiny import TEXT, TEXT_OPTIONS, TINY, TINY_OPTIONS
 
 from vdmrt.export import export_bundle, random_model
 
-# Whoever starts the tests in the background or with nohup leaves SIGINT or SIGHUP ignored, and the processes of the tests
-# would inherit that.
+# Whoever starts the tests in the background or with nohup leaves SIGINT or SIGHUP ignored, and the processes of the
+# tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # How long an example takes says more about the machine than about the code.
