@@ -38,7 +38,7 @@ class Session:
     """One generation. Made by :meth:`Model.session`; use it in one thread at a time, and close it.
 
     Attributes:
-        observer: Told of each stage; None tells nobody. Nothing else can be set.
+        observer: Called at each stage, or None. The only attribute that can be set.
     """
 
     __slots__ = (
@@ -115,6 +115,11 @@ class Session:
     def lane(self) -> Lane:
         """The lane whose request slot this session leases."""
         return self._lane
+
+    @property
+    def request(self) -> int:
+        """Number of that request slot."""
+        return self._request
 
     @property
     def next_latent_frame(self) -> int:
