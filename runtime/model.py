@@ -138,7 +138,7 @@ class Model:
         # Of what follows and of the lists above. Never held while a lane is waited for, because a callback that a
         # running lane calls may want it.
         self._lock = threading.Lock()
-        self._opening = 0  # sessions that are being made
+        self._opening: set[object] = set()  # a token for each session that is being made
         manifest = bundle.manifest
         try:
             for stage in ("fill", "denoise"):
@@ -399,20 +399,29 @@ class Model:
     def _leased(self) -> Iterator[tuple[Lane, int]]:
         """Lease a request slot for a session that is made in the block; the model stays open until then.
 
-        The slot is given back if the block fails.
+        The slot is given back if the block fails, or is interrupted by a signal anywhere.
         """
-        with self._lock:
-            self._check_open()
-            lane, request = self._lease()
-            self._opening += 1
+        token = object()
+        leased: tuple[Lane, int] | None = None
         try:
-            yield lane, request
+            with self._lock:
+                self._check_open()
+                self._opening.add(token)
+                leased = self._lease()
+            yield leased
         except BaseException:
-            lane.release(request)
+            if leased is not None:
+                self._give_back(*leased)
             raise
         finally:
-            with self._lock:
-                self._opening -= 1
+            self._opening.discard(token)  # atomic; waiting for the lock could be interrupted
+
+    def _give_back(self, lane: Lane, request: int) -> None:
+        """Undo a lease. If its session was made already, the session does it."""
+        for session in list(self._sessions):
+            if session.lane is lane and session.request == request:
+                return session.close()
+        lane.release(request)
 
     def _lease(self) -> tuple[Lane, int]:
         for lane in self._lanes:
