@@ -27,7 +27,7 @@ def aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DeviceArray:
     """A contiguous tensor in device memory that others may look at without a copy.
 
@@ -40,6 +40,8 @@ class DeviceArray:
         shape: Sizes of the axes.
         dtype: Of the elements.
     """
+
+    __slots__ = ("address", "dtype", "memory", "shape")  # slots=True breaks the refusal of unknown names in Python 3.11
 
     memory: Memory
     address: int
