@@ -27,7 +27,7 @@ def precision_candidates(bundle: Bundle, precision: str | None, backend: str) ->
     """Return the precisions that a backend may take of a bundle, the best first; at least one.
 
     Args:
-        bundle: Of which.
+        bundle: The bundle to choose from.
         precision: The one that is wanted; None for the rule of this module.
         backend: "tensorrt" or "onnxruntime".
 

@@ -21,7 +21,7 @@ class CalibrationSummary:
 
     Attributes:
         bundle: The bundle's folder.
-        precisions: What it has now that it had not, or had otherwise.
+        precisions: Precisions that were added to it or replaced.
         quantised: Linears that are 8 bit, and all there are.
         kept: Groups that the budget keeps in floating point.
         migrated: Sites whose outlier channels went into the weights.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ def aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class DeviceArray:
     """A contiguous tensor in device memory that others may look at without a copy.
 
@@ -39,13 +41,12 @@ class DeviceArray:
         dtype: Of the elements.
     """
 
-    __slots__ = ("address", "dtype", "memory", "shape")
+    __slots__ = ("address", "dtype", "memory", "shape")  # slots=True breaks the refusal of unknown names in Python 3.11
 
-    def __init__(self, memory: Memory, address: int, shape: tuple[int, ...], dtype: str) -> None:
-        self.memory = memory
-        self.address = address
-        self.shape = shape
-        self.dtype = np.dtype(dtype)
+    memory: Memory
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
     def __repr__(self) -> str:
         return f"DeviceArray({self.dtype} {list(self.shape)} on {self.memory.device.name})"
@@ -137,7 +138,8 @@ class TensorBlock:
         """Return one row of a tensor as it lies on the device."""
         spec = self._specs[name]
         shape = spec.shape[1:]
-        return DeviceArray(self._memory, self.addresses()[name] + self._row_nbytes(name) * row, shape, spec.storage)
+        address = self.addresses()[name] + self._row_nbytes(name) * row
+        return DeviceArray(self._memory, address, shape, np.dtype(spec.storage))
 
     def upload(self, name: str, row: int | None = None, count: int = 1) -> None:
         """Send a tensor's mirror to the device, or ``count`` of its rows from ``row`` on."""

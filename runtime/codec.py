@@ -21,18 +21,13 @@ Pictures = npt.NDArray[np.uint8]
 
 
 class PictureCodec:
-    """Encodes pictures to latents and decodes latents to pictures. Several threads may share it.
+    """Encodes pictures to latents and decodes latents to pictures. Several threads may share it; nothing can be set."""
 
-    Attributes:
-        kind: "preview" for the fixed map without a VAE, "vae" for a trained one.
-        picture_size: Height and width of a pixel frame.
-    """
-
-    __slots__ = ("_decode", "_encode", "_undo", "kind", "picture_size")
+    __slots__ = ("_decode", "_encode", "_kind", "_picture_size", "_undo")
 
     def __init__(self, backend: Backend, bundle: _bundle.Bundle, codec: _bundle.Codec) -> None:
-        self.kind = codec.kind
-        self.picture_size = codec.picture_size
+        self._kind = codec.kind
+        self._picture_size = codec.picture_size
         # A queue of its own, so that decoding one chunk overlaps denoising the next.
         device = backend.open_device()
         with ExitStack() as undo:
@@ -44,6 +39,16 @@ class PictureCodec:
 
     def __repr__(self) -> str:
         return f"PictureCodec({self.kind!r}, picture_size={self.picture_size})"
+
+    @property
+    def kind(self) -> str:
+        """Either "preview" for the fixed map without a VAE or "vae" for a trained one."""
+        return self._kind
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of a pixel frame."""
+        return self._picture_size
 
     def encode(self, pictures: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Encode ``pictures``, uint8 [n, height, width, 3], to latents, float32 [n, c, h, w].

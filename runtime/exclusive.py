@@ -20,11 +20,10 @@ _INSIDE = (
 class Exclusive:
     """Held by whoever uses a session; nobody waits for it."""
 
-    __slots__ = ("_closed", "_lock", "_user")
+    __slots__ = ("_closed", "_holder")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._user: int | None = None  # the thread that holds the lock
+        self._holder: dict[int, tuple[int, object]] = {}  # at 0 the holder's token, which begins with its thread
         self._closed: str | None = None
 
     @property
@@ -39,14 +38,19 @@ class Exclusive:
         Raises:
             SessionError: The session is in use, in another thread or by the call that this one comes from.
         """
-        if not self._lock.acquire(blocking=False):
-            raise SessionError(_INSIDE if self._user == threading.get_ident() else _ELSEWHERE)
+        # With a lock, a signal between acquire() and try would leave it held for ever. The token is put down inside of
+        # the try, by one atomic call. Python handles signals after calls, and taking the token away needs none. What is
+        # left are contextlib's own lines before and after the block: interrupted there, the token is taken away when
+        # the exception and with it this generator is freed.
+        token = (threading.get_ident(), object())
         try:
-            self._user = threading.get_ident()
+            holder = self._holder.setdefault(0, token)
+            if holder is not token:
+                raise SessionError(_INSIDE if holder[0] == token[0] else _ELSEWHERE)
             yield
         finally:
-            self._user = None
-            self._lock.release()
+            if self._holder == {0: token}:
+                del self._holder[0]
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -62,7 +66,7 @@ class Exclusive:
             yield
 
     def close(self, sentence: str) -> bool:
-        """Let nobody use the session again; ``sentence`` is what they are told. Returns whether it was open."""
+        """Close the session; later uses raise RuntimeError with ``sentence``. Returns whether it was open."""
         was_open = self._closed is None
         self._closed = self._closed or sentence
         return was_open

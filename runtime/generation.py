@@ -116,7 +116,7 @@ class Summary:
     wall_seconds: float
 
     def describe(self) -> str:
-        """Say it in a few lines."""
+        """Return the summary as text of a few lines."""
         frames, chunks = format_count(self.latent_frames, "latent frame"), format_count(self.chunks, "chunk")
         steps = format_count(self.steps, "step")
         return "\n".join(

@@ -49,20 +49,20 @@ class Lane:
     On a GPU a lane is one stream, one scratch memory, one execution context per graph and one captured denoising step,
     which stays valid from the first chunk to the last.
 
-    Attributes:
-        geometry: Every size.
-        device: The queue that everything runs on.
-        cache: K and V of all requests.
-        graphs_id: Precision and hash of the graphs.
-        lock: Held while a graph of this lane runs or its tensors change.
+    Nothing of it can be set.
     """
 
     __slots__ = (
+        "_cache",
         "_denoise_call",
+        "_device",
         "_fill",
         "_fill_calls",
         "_free",
+        "_geometry",
+        "_graphs_id",
         "_inputs",
+        "_lock",
         "_marks",
         "_next",
         "_owned",
@@ -70,11 +70,6 @@ class Lane:
         "_state",
         "_stepper",
         "_steps",
-        "cache",
-        "device",
-        "geometry",
-        "graphs_id",
-        "lock",
     )
 
     def __init__(
@@ -101,10 +96,10 @@ class Lane:
             DeviceError: The device has not enough memory, or a call failed. Nothing stays allocated.
             BackendError: A captured step computes something else than an eager one.
         """
-        self.geometry = geometry
-        self.graphs_id = graphs_id
-        self.lock = threading.RLock()
-        self.device = backend.open_device()
+        self._geometry = geometry
+        self._graphs_id = graphs_id
+        self._lock = threading.RLock()
+        self._device = backend.open_device()
         if self.device.is_host:  # a GPU's driver refuses what does not fit, and knows what is shared
             _check_memory(self.device, geometry, graphs)
         self._free = list(range(geometry.requests))
@@ -130,6 +125,31 @@ class Lane:
             raise RuntimeError("the lane is closed, with the model that it belonged to; load the model again")
 
     @property
+    def geometry(self) -> Geometry:
+        """Every size."""
+        return self._geometry
+
+    @property
+    def device(self) -> Device:
+        """The queue that everything runs on."""
+        return self._device
+
+    @property
+    def cache(self) -> LaneCache:
+        """K and V of all requests."""
+        return self._cache
+
+    @property
+    def graphs_id(self) -> tuple[str, str]:
+        """Precision and hash of the graphs."""
+        return self._graphs_id
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held while a graph of this lane runs or its tensors change."""
+        return self._lock
+
+    @property
     def cache_nbytes(self) -> int:
         """Bytes of the KV cache: 2·L·K·B·S·C elements."""
         return self.cache.nbytes
@@ -146,9 +166,11 @@ class Lane:
         """
         self._check_open()
         try:
-            return self._free.pop(0)
+            request = self._free[0]
         except IndexError:
             return None
+        del self._free[0]  # not pop(0): a signal is handled after a call, before its result is kept
+        return request
 
     def release(self, request: int) -> None:
         """Give a request slot back."""
@@ -307,7 +329,7 @@ class Lane:
         self._owned.append(thing)
 
     def _allocate(self, graphs: Mapping[str, Graph]) -> None:
-        self.cache = LaneCache(self.device, self.geometry, graphs)
+        self._cache = LaneCache(self.device, self.geometry, graphs)
         self._own(self.cache)
         small = [spec for spec in graphs["denoise"].inputs if "." not in spec.name]
         state = [_spec(tuple(small), name) for name in _STATE]

@@ -21,6 +21,7 @@ from .array_input import ArrayInput
 from .backend import Backend, Program
 from .backend_choice import make_backend
 from .codec import PictureCodec
+from .integers import whole
 from .lane import Lane
 from .load_options import BACKENDS, LoadOptions
 from .prompt import Prompt, make_prompt, read_null_text
@@ -138,7 +139,7 @@ class Model:
         # Of what follows and of the lists above. Never held while a lane is waited for, because a callback that a
         # running lane calls may want it.
         self._lock = threading.Lock()
-        self._opening = 0  # sessions that are being made
+        self._opening: set[object] = set()  # a token for each session that is being made
         manifest = bundle.manifest
         try:
             for stage in ("fill", "denoise"):
@@ -225,21 +226,21 @@ class Model:
                 overwrote, on the device and allocated now; see :attr:`Session.undo_nbytes`.
 
         Raises:
+            TypeError: ``seed``, ``steps``, ``prefix_noise`` or ``rollback_chunks`` is not a whole number.
             ValueError: A number is out of range, or the sampler does not fit the model or the bundle.
             TensorMismatchError: The text's shape or values are not what the model takes.
             DeviceError: A new lane does not fit into memory.
             RuntimeError: The model is closed.
         """
         self._check_open()
-        if seed is not None and not 0 <= seed < 2**64:
-            raise ValueError(f"seed must be 0 <= seed < 2**64, got {seed}")
+        seed = secrets.randbits(64) if seed is None else _checked_seed(seed)
         defaults = self.manifest.sampler
         settings = SessionSettings(
-            secrets.randbits(64) if seed is None else seed,
+            seed,
             sampler or defaults.name,
-            defaults.steps if steps is None else steps,
+            defaults.steps if steps is None else whole("steps", steps),
             self._guidance(guidance),
-            prefix_noise,
+            None if prefix_noise is None else whole("prefix_noise", prefix_noise),
             eta,
             shift,
         )
@@ -257,13 +258,13 @@ class Model:
 
         Raises:
             SessionError: The file is missing, truncated or foreign, or was taken of other graphs or sizes.
+            TypeError: ``seed`` or ``rollback_chunks`` is not a whole number.
             ValueError: ``seed`` or a setting is out of range.
             DeviceError: A new lane does not fit into memory.
             RuntimeError: The model is closed.
         """
         self._check_open()
-        if seed is not None and not 0 <= seed < 2**64:
-            raise ValueError(f"seed must be 0 <= seed < 2**64, got {seed}")
+        seed = None if seed is None else _checked_seed(seed)
         digest = self.manifest.graphs_sha256(self.precision)
         form = SnapshotForm.of(self.manifest.geometry, self._graphs["fill"], self.precision, digest)
         snapshot = source if isinstance(source, Snapshot) else read_snapshot(source, form)
@@ -370,7 +371,7 @@ class Model:
         rollback_chunks: int,
     ) -> Session:
         """Lease a request slot and set it up."""
-        if rollback_chunks < 0:
+        if (rollback_chunks := whole("rollback_chunks", rollback_chunks)) < 0:
             raise ValueError(f"rollback_chunks must be at least 0, got {rollback_chunks}")
         table = self._make_table(settings.sampler, settings.steps, settings.eta, settings.shift)
         rows = table.padded(self.manifest.geometry.max_steps)
@@ -399,20 +400,29 @@ class Model:
     def _leased(self) -> Iterator[tuple[Lane, int]]:
         """Lease a request slot for a session that is made in the block; the model stays open until then.
 
-        The slot is given back if the block fails.
+        The slot is given back if the block fails, or is interrupted by a signal anywhere.
         """
-        with self._lock:
-            self._check_open()
-            lane, request = self._lease()
-            self._opening += 1
+        token = object()
+        leased: tuple[Lane, int] | None = None
         try:
-            yield lane, request
+            with self._lock:
+                self._check_open()
+                self._opening.add(token)
+                leased = self._lease()
+            yield leased
         except BaseException:
-            lane.release(request)
+            if leased is not None:
+                self._give_back(*leased)
             raise
         finally:
-            with self._lock:
-                self._opening -= 1
+            self._opening.discard(token)  # atomic; waiting for the lock could be interrupted
+
+    def _give_back(self, lane: Lane, request: int) -> None:
+        """Undo a lease. If its session was made already, the session does it."""
+        for session in list(self._sessions):
+            if session.lane is lane and session.request == request:
+                return session.close()
+        lane.release(request)
 
     def _lease(self) -> tuple[Lane, int]:
         for lane in self._lanes:
@@ -445,3 +455,10 @@ class Model:
 
     def _prompt(self, text: ArrayInput | None, mask: ArrayInput | None) -> Prompt | None:
         return make_prompt(self.manifest.geometry, self._null_text, text, mask, self.backend.open_device)
+
+
+def _checked_seed(seed: int) -> int:
+    seed = whole("seed", seed)
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be 0 <= seed < 2**64, got {seed}")
+    return seed

@@ -19,6 +19,7 @@ from .arrays import Array, checked_array
 from .chunk import Chunk, Observer, Timings, staged
 from .codec import PictureCodec
 from .exclusive import Exclusive
+from .integers import whole
 from .lane import FillTimes, Lane
 from .noise import Noise, NoiseSource
 from .sampler_table import PrefixNoise, SamplerTable
@@ -38,7 +39,7 @@ class Session:
     """One generation. Made by :meth:`Model.session`; use it in one thread at a time, and close it.
 
     Attributes:
-        observer: Told of each stage; None tells nobody. Nothing else can be set.
+        observer: Called at each stage, or None. The only attribute that can be set.
     """
 
     __slots__ = (
@@ -115,6 +116,11 @@ class Session:
     def lane(self) -> Lane:
         """The lane whose request slot this session leases."""
         return self._lane
+
+    @property
+    def request(self) -> int:
+        """Number of that request slot."""
+        return self._request
 
     @property
     def next_latent_frame(self) -> int:
@@ -196,8 +202,12 @@ class Session:
             ahead: Whether the next chunk is already being made, in a thread, while the caller uses the one it got:
                 on a GPU its decoding then overlaps the next denoising. The session is a chunk further than what was
                 yielded; closing the iterator cancels the chunk under way.
+
+        Raises:
+            TypeError: ``chunks`` is not a whole number.
+            ValueError: ``chunks`` is not positive.
         """
-        if chunks is not None and chunks < 1:
+        if chunks is not None and whole("chunks", chunks) < 1:
             raise ValueError(f"chunks must be at least 1, got {chunks}")
         make = stream_ahead if ahead else stream_plainly
         yield from make(self.step, chunks, on_step)
@@ -212,6 +222,7 @@ class Session:
             chunks: How many; at most ``rollback_chunks`` of :meth:`Model.session`.
 
         Raises:
+            TypeError: ``chunks`` is not a whole number.
             ValueError: ``chunks`` is not positive.
             SessionError: There are not that many in the log, or the session is in use elsewhere.
             DeviceError: A copy failed; the session is closed.
@@ -219,7 +230,7 @@ class Session:
         """
         with self._used(), self._lane.lock:
             try:
-                self._ring, self._chunks = self._undo.undo(chunks)
+                self._ring, self._chunks = self._undo.undo(whole("chunks", chunks))
                 self._lane.device.synchronize()
             except (DeviceError, KeyboardInterrupt):
                 self._close("a rollback was interrupted and the session was closed")

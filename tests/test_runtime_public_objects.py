@@ -43,8 +43,11 @@ def test_an_attribute_that_is_not_there_cannot_be_set(objects: dict[str, Any], n
 @pytest.mark.parametrize(
     ("name", "attribute"),
     [
-        *(("session", attribute) for attribute in ("seed", "settings", "table", "lane", "closed")),
+        *(("session", attribute) for attribute in ("seed", "settings", "table", "lane", "request", "closed")),
         *(("model", attribute) for attribute in ("precision", "codec", "backend", "bundle", "manifest")),
+        *(("codec", attribute) for attribute in ("kind", "picture_size")),
+        *(("lane", attribute) for attribute in ("geometry", "device", "cache", "graphs_id", "lock")),
+        *(("device_latents", attribute) for attribute in ("memory", "address", "shape", "dtype")),
         *(("chunk", "latents"), ("noise", "initial"), ("snapshot", "written"), ("timings", "total_ms")),
     ],
 )

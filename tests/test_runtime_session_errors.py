@@ -152,6 +152,27 @@ def test_arguments_of_a_session_out_of_range(model: Model, arguments: dict[str, 
         model.session(**arguments)
 
 
+@pytest.mark.parametrize("value", [1.5, True, "2"])
+@pytest.mark.parametrize("name", ["seed", "steps", "prefix_noise", "rollback_chunks"])
+def test_arguments_of_a_session_that_are_no_whole_numbers(model: Model, name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a whole number, got {value!r}"):
+        model.session(**{name: value})
+
+
+def test_whole_numbers_may_be_those_of_numpy(model: Model) -> None:
+    with model.session(seed=np.uint64(7), steps=np.int32(2)) as session:  # type: ignore[arg-type]
+        assert (type(session.seed), type(session.settings.steps)) == (int, int)
+
+
+@pytest.mark.parametrize("value", [1.5, True])
+def test_chunks_that_are_no_whole_number(model: Model, value: Any) -> None:
+    with model.session(steps=2, rollback_chunks=1) as session:
+        session.start(FRAME)
+        for use in (session.rollback, lambda chunks: next(session.stream(chunks))):
+            with pytest.raises(TypeError, match=f"chunks must be a whole number, got {value}"):
+                use(value)
+
+
 def test_zero_chunks(model: Model) -> None:
     with model.session(steps=2) as session:
         with pytest.raises(ValueError, match="chunks must be at least 1, got 0"):

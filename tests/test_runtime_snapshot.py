@@ -224,6 +224,8 @@ def test_what_is_no_snapshot_is_refused(model: Model, tmp_path: Path) -> None:
         session.snapshot()
     with pytest.raises(ValueError, match=r"seed must be 0 <= seed < 2\*\*64, got -1"):
         model.restore(path, seed=-1)
+    with pytest.raises(TypeError, match=r"seed must be a whole number, got 1\.5"):
+        model.restore(path, seed=1.5)  # type: ignore[arg-type]
 
 
 def test_a_closed_model_restores_nothing(tiny_bundle: Path) -> None:

@@ -15,17 +15,20 @@ vdmrt_make_graph(DeviceObject *device)
     vdmrt_status status;
     uintptr_t graph;
     size_t nodes;
+    if (!vdmrt_check_open(device, call)) {
+        return NULL;
+    }
     module_state *state = PyType_GetModuleState(Py_TYPE(device));
     GraphObject *self = state == NULL ? NULL : (GraphObject *)PyType_GenericAlloc(state->graph_type, 0);
     if (self == NULL) {
+        /* The error that is set is the one to tell; the queue must not be left capturing. */
+        if (device->device.table->abort_capture != NULL) {
+            (void)device->device.table->abort_capture(device->device.context);
+        }
         return NULL;
     }
     Py_INCREF(device);
     self->device = device;
-    if (!vdmrt_check_open(device, call)) {
-        Py_DECREF(self);
-        return NULL;
-    }
     VDMRT_WITHOUT_GIL(device, status = vdmrt_device_end_capture(device->device, &graph, &nodes));
     if (status != VDMRT_OK) {
         Py_DECREF(self);
