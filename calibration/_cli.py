@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from ..console.parameters import Number, OutputFile
 from ..console.sections import SectionedCommand
+from ..console.signals import Terminated
 from ..errors import CalibrationError, NotFasterError
 from ..runtime._options_cli import precision_option, sampling_options, seed_option, threads_option
 
@@ -174,18 +175,25 @@ def verify(bundle: Path, gates: tuple[str, ...], bisect: bool | None, as_json: b
     if not as_json:  # before what takes long and may be stopped
         click.echo(verdict.describe())
     by_itself = bisect is None and bool(verdict.missed) and "fp16" in verdict.accuracy.precision
-    found = _bisect(request, by_itself) if bisect or by_itself else None
-    if as_json:
-        told = {"bisection": dataclasses.asdict(found)} if found is not None else {}
-        click.echo(json.dumps({**json.loads(verdict.to_json()), **told}, indent=1))
-    elif found is not None:
+    found = None
+    try:
+        if bisect or by_itself:
+            found = _bisect(request, by_itself)
+    finally:  # whatever ended the bisection: the verdict took minutes
+        if as_json:
+            told = {"bisection": dataclasses.asdict(found)} if found is not None else {}
+            click.echo(json.dumps({**json.loads(verdict.to_json()), **told}, indent=1))
+    if found is not None and not as_json:
         click.echo(found.describe())
     if verdict.missed:
         sys.exit(_GATE_MISSED)
 
 
 def _bisect(request: VerifyRequest, by_itself: bool) -> Bisection | None:
-    """Bisect; where nobody asked for it, a failure or Ctrl-C is a line on stderr and the verdict stands."""
+    """Bisect; where nobody asked for it, a failure or Ctrl-C is a line on stderr and the verdict stands.
+
+    A signal that ends the process, as SIGTERM does, is never taken for Ctrl-C.
+    """
     from ..console.progress import show_progress
     from .bisection import bisect_request
 
@@ -197,7 +205,7 @@ def _bisect(request: VerifyRequest, by_itself: bool) -> Bisection | None:
         with show_progress("bisecting, variants") as on_progress:
             return bisect_request(request, on_progress=on_progress)
     except (CalibrationError, KeyboardInterrupt) as error:
-        if not by_itself:
+        if not by_itself or isinstance(error, Terminated):
             raise
         click.echo(f"no group could be named: {str(error) or 'it was stopped'}", err=True)
     return None
