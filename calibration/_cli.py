@@ -19,7 +19,7 @@ from ..runtime._options_cli import precision_option, sampling_options, seed_opti
 
 if TYPE_CHECKING:
     from .bisection import Bisection
-    from .verification import VerifyRequest
+    from .verification import Verdict, VerifyRequest
 
 __all__ = ["calibrate", "verify"]
 
@@ -156,7 +156,9 @@ def _mix(bundle: Path, keep: tuple[str, ...], as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print figures and curves as JSON.")
 @sampling_options
 @threads_option
-def verify(bundle: Path, gates: tuple[str, ...], bisect: bool | None, as_json: bool, **given: Any) -> None:
+def verify(
+    bundle: Path, gates: tuple[str, ...], bisect: bool | None, report: Path | None, as_json: bool, **given: Any
+) -> None:
     """Measure what a precision of BUNDLE costs over long rollouts; exit status 3 where a gate is missed.
 
     Both sides get the same noise. Free-running, each goes on from what it made; teacher-forced, each chunk is made
@@ -172,14 +174,13 @@ def verify(bundle: Path, gates: tuple[str, ...], bisect: bool | None, as_json: b
     wanted = {gate.figure: gate.bound for gate in map(parse_gate, gates)} or None
     request = VerifyRequest(bundle=bundle, gates=wanted, **given)
     verdict = run(request, show=show_progress)
-    if not as_json:  # before what takes long and may be stopped
-        click.echo(verdict.describe())
     by_itself = bisect is None and bool(verdict.missed) and "fp16" in verdict.accuracy.precision
     found = None
     try:
+        _report(verdict, report, in_words=not as_json)
         if bisect or by_itself:
             found = _bisect(request, by_itself)
-    finally:  # whatever ended the bisection: the verdict took minutes
+    finally:  # whatever failed or was stopped: the verdict took minutes
         if as_json:
             told = {"bisection": dataclasses.asdict(found)} if found is not None else {}
             click.echo(json.dumps({**json.loads(verdict.to_json()), **told}, indent=1))
@@ -187,6 +188,18 @@ def verify(bundle: Path, gates: tuple[str, ...], bisect: bool | None, as_json: b
         click.echo(found.describe())
     if verdict.missed:
         sys.exit(_GATE_MISSED)
+
+
+def _report(verdict: Verdict, page: Path | None, *, in_words: bool) -> None:
+    """Write the page, then print the verdict, also where the page could not be written."""
+    from .verification import write_report
+
+    try:
+        if page is not None:
+            write_report(page, verdict)
+    finally:
+        if in_words:
+            click.echo(verdict.describe())
 
 
 def _bisect(request: VerifyRequest, by_itself: bool) -> Bisection | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle import Accuracy, Bundle, choose_measured_precision, open_bundle, rewrite_manifest, split_precision
-from ..bundle.files import check_writable, write_file
+from ..bundle.files import write_file
 from ..errors import BundleError, CalibrationError
 from ..hosts import need_packages
 from ..reporting import Figure
@@ -42,7 +42,7 @@ from .scratch import scratch_folder
 from .shadow import shadow_of_bundle
 from .tap import TappedBackend
 
-__all__ = ["Verdict", "VerifyRequest", "quantisation_of", "verify"]
+__all__ = ["Verdict", "VerifyRequest", "quantisation_of", "verify", "write_report"]
 
 _log = logging.getLogger("vdmrt")
 # Autoregressive steps of the first rollout that the FP16 guard watches.
@@ -61,7 +61,6 @@ class VerifyRequest(SamplingOptions):
         chunks: Autoregressive steps.
         seeds: Rollouts.
         gates: Bounds by figure; None takes the default ones.
-        report: An HTML file to write, or None.
         threads: Threads of the CPU provider.
     """
 
@@ -72,7 +71,6 @@ class VerifyRequest(SamplingOptions):
     chunks: int = 20
     seeds: int = 4
     gates: Mapping[str, float] | None = None
-    report: Path | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -87,6 +85,7 @@ class Verdict:
     """What was found.
 
     Attributes:
+        bundle: The bundle's name.
         accuracy: What now stands in model.json.
         gates: The figures that have a limit.
         comparison: Every curve.
@@ -94,6 +93,7 @@ class Verdict:
         recorded: Whether model.json could be written.
     """
 
+    bundle: str
     accuracy: Accuracy
     gates: tuple[Judged, ...]
     comparison: Comparison
@@ -144,7 +144,7 @@ class Verdict:
 
 
 def verify(request: VerifyRequest, *, show: Show = hide_progress) -> Verdict:
-    """Compare, judge, write the result into model.json and the report where one is wanted.
+    """Compare, judge, and write the result into model.json.
 
     A bundle that cannot be written is measured all the same; a warning says that the result is not recorded.
 
@@ -153,14 +153,12 @@ def verify(request: VerifyRequest, *, show: Show = hide_progress) -> Verdict:
         show: Shows the progress of each phase.
 
     Raises:
-        CalibrationError: A gate names no figure, the bundles are of different models, or the report cannot be written.
+        CalibrationError: A gate names no figure, or the bundles are of different models.
         BundleError: A bundle is altered, or has not that precision.
         MediaError: The data cannot be read.
         ValueError: Both sides are the same graphs.
     """
     need_packages("calibrate", "vdmrt verify", "onnx", "onnxruntime", fail=CalibrationError)
-    if request.report is not None:
-        check_writable(request.report, fail=CalibrationError)
     bundle = open_bundle(request.bundle)
     precision = choose_measured_precision(bundle, request.precision)
     other = bundle if request.against == "fp32" else open_bundle(request.against)
@@ -182,10 +180,24 @@ def verify(request: VerifyRequest, *, show: Show = hide_progress) -> Verdict:
         figures=figures,
         graphs_sha256=bundle.manifest.graphs_sha256(precision),
     )
-    verdict = Verdict(accuracy, judged, comparison, tuple(guard.over()), recorded=_record(bundle, accuracy))
-    if request.report is not None:
-        _write_report(request.report, bundle, verdict)
-    return verdict
+    recorded = _record(bundle, accuracy)
+    return Verdict(bundle.manifest.name, accuracy, judged, comparison, tuple(guard.over()), recorded=recorded)
+
+
+def write_report(path: Path, verdict: Verdict) -> None:
+    """Write what was found as one HTML page, whole or not at all.
+
+    Raises:
+        CalibrationError: The page cannot be written.
+    """
+    accuracy = verdict.accuracy
+    told = {"bundle": verdict.bundle, "precision": accuracy.precision, "against": accuracy.against}
+    told |= {"rollouts": f"{accuracy.seeds} rollouts of {accuracy.chunks} chunks"}
+    title = f"Accuracy of {accuracy.precision} against {accuracy.against}"
+    figures = [Figure(one.figure, one.measured, one.limit, one.passed) for one in verdict.gates]
+    figures += [Figure(name, value) for name, value in verdict.others.items()]
+    page = render_report(title, told, verdict.comparison, figures)
+    write_file(path, page, fail=CalibrationError)
 
 
 def _refuse_same(bundle: Bundle, precision: str, other: Bundle, against: str) -> None:
@@ -222,17 +234,6 @@ def _record(bundle: Bundle, accuracy: Accuracy) -> bool:
         _log.warning("the result is not recorded in the bundle, and vdmrt run will not mention it: %s", error)
         return False
     return True
-
-
-def _write_report(path: Path, bundle: Bundle, verdict: Verdict) -> None:
-    accuracy = verdict.accuracy
-    told = {"bundle": bundle.manifest.name, "precision": accuracy.precision, "against": accuracy.against}
-    told |= {"rollouts": f"{accuracy.seeds} rollouts of {accuracy.chunks} chunks"}
-    title = f"Accuracy of {accuracy.precision} against {accuracy.against}"
-    figures = [Figure(one.figure, one.measured, one.limit, one.passed) for one in verdict.gates]
-    figures += [Figure(name, value) for name, value in verdict.others.items()]
-    page = render_report(title, told, verdict.comparison, figures)
-    write_file(path, page, fail=CalibrationError)
 
 
 def _compare(

@@ -124,3 +124,18 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
 
     assert done.exit_code == 2
     assert "cannot be written" in done.stderr and why in done.stderr
+
+
+def test_the_summary_is_printed_where_a_file_cannot_be_written(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    monkeypatch.setattr("vdmrt.runtime.profiler.html.render_html", lambda *_: folder.rmdir() or "<!doctype html>")
+
+    done = profiled(tiny_bundle, *QUICK, "--no-roofline", "--fail-above", "0.001", "--html", folder / "page.html")
+
+    assert done.exit_code == 1
+    assert f"page.html' cannot be written: there is no folder '{folder}'" in done.stderr
+    assert "=== Performance summary ===" in done.stdout
+    assert "Missed: time of a chunk" in done.stderr
