@@ -80,7 +80,7 @@ _GATE_MISSED = 3
     metavar="DB",
     help="Keep the most sensitive groups in floating point until PSNR is so high, in dB.",
 )
-@click.option("--kv", type=click.Choice(["int8", "fp8"]), help="Quantise the cache too; int8 costs less accuracy.")
+@click.option("--kv", type=click.Choice(["int8", "fp8"]), help="Quantize the cache too; int8 costs less accuracy.")
 @seed_option(0, "Seed of all noise and choices.")
 @click.option(
     "--observations",
