@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Accuracy, Bundle, choose_measured_precision, open_bundle, rewrite_manifest, split_precision
+from ..bundle import (
+    Accuracy,
+    Bundle,
+    choose_measured_precision,
+    format_count,
+    open_bundle,
+    rewrite_manifest,
+    split_precision,
+)
 from ..bundle.files import write_file
 from ..errors import BundleError, CalibrationError
 from ..hosts import need_packages
@@ -116,7 +124,7 @@ class Verdict:
         one = self.accuracy
         return "\n".join(
             [
-                f"{one.precision} against {one.against}, {one.seeds} rollouts of {one.chunks} chunks",
+                f"{one.precision} against {one.against}, {_format_rollouts(one)}",
                 "",
                 f"{'figure':24}{'measured':12}limit",
                 *(gate.describe() for gate in self.gates),
@@ -124,7 +132,9 @@ class Verdict:
                 "without a limit",
                 *(f"{name:24}{value:.4g}" for name, value in self.others.items()),
                 "",
-                f"{len(self.missed)} of {len(self.gates)} gates missed" if self.missed else "every gate held",
+                f"{len(self.missed)} of {format_count(len(self.gates), 'gate')} missed"
+                if self.missed
+                else "every gate held",
                 *(large.describe() for large in self.large),
             ]
         )
@@ -154,7 +164,7 @@ def verify(request: VerifyRequest, *, show: Show = hide_progress) -> Verdict:
 
     Raises:
         CalibrationError: A gate names no figure, or the bundles are of different models.
-        BundleError: A bundle is altered, or has not that precision.
+        BundleError: A bundle is altered, or does not have that precision.
         MediaError: The data cannot be read.
         ValueError: Both sides are the same graphs.
     """
@@ -192,12 +202,16 @@ def write_report(path: Path, verdict: Verdict) -> None:
     """
     accuracy = verdict.accuracy
     told = {"bundle": verdict.bundle, "precision": accuracy.precision, "against": accuracy.against}
-    told |= {"rollouts": f"{accuracy.seeds} rollouts of {accuracy.chunks} chunks"}
+    told |= {"rollouts": _format_rollouts(accuracy)}
     title = f"Accuracy of {accuracy.precision} against {accuracy.against}"
     figures = [Figure(one.figure, one.measured, one.limit, one.passed) for one in verdict.gates]
     figures += [Figure(name, value) for name, value in verdict.others.items()]
     page = render_report(title, told, verdict.comparison, figures)
     write_file(path, page, fail=CalibrationError)
+
+
+def _format_rollouts(accuracy: Accuracy) -> str:
+    return f"{format_count(accuracy.seeds, 'rollout')} of {format_count(accuracy.chunks, 'chunk')}"
 
 
 def _refuse_same(bundle: Bundle, precision: str, other: Bundle, against: str) -> None:

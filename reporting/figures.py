@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..bundle import format_count
 from .table import Table, format_number
 
 __all__ = ["Figure", "Verdict", "judge_figures", "tabulate_figures"]
@@ -63,8 +64,8 @@ def judge_figures(figures: Sequence[Figure]) -> Verdict:
     if not judged:
         return Verdict("No limits were set: figures only")
     if failed:
-        return Verdict(f"FAIL: {len(failed)} of {_count(judged)} missed", False, failed)
-    return Verdict(f"PASS: {_count(judged)} met", True)
+        return Verdict(f"FAIL: {len(failed)} of {format_count(len(judged), 'limit')} missed", False, failed)
+    return Verdict(f"PASS: {format_count(len(judged), 'limit')} met", True)
 
 
 def tabulate_figures(figures: Sequence[Figure]) -> Table:
@@ -77,7 +78,3 @@ def tabulate_figures(figures: Sequence[Figure]) -> Table:
 
 def _limit(figure: Figure) -> str:
     return "–" if figure.limit is None else f"{figure.limit} {figure.unit}".rstrip()
-
-
-def _count(judged: Sequence[Figure]) -> str:
-    return "1 limit" if len(judged) == 1 else f"{len(judged)} limits"

@@ -180,7 +180,7 @@ def generate(
                 raise
             except KeyboardInterrupt as error:
                 interrupted = str(error) or "SIGINT"  # vdmrt's own handlers give a signal's name
-                _log.warning("interrupted after %d chunks; keeping what was made", len(timings))
+                _log.warning("interrupted after %s; keeping what was made", format_count(len(timings), "chunk"))
             writer.close()
             summary = _summarize(request, model, session, timings, writer.count, interrupted, started)
     if on_clip is not None:

@@ -184,7 +184,7 @@ def test_ctrl_c_stops_the_bisection_and_the_verdict_stands(
     )
 
     assert asked.exit_code == 130
-    assert "fp16 against fp32, 1 rollouts of 1 chunks" in asked.stdout
+    assert "fp16 against fp32, 1 rollout of 1 chunk" in asked.stdout
     assert done.exit_code == 3, done.output
     assert "no group could be named: it was stopped" in done.stderr
     assert json.loads(done.stdout)["missed"]
@@ -207,7 +207,7 @@ def test_a_signal_during_the_bisection_ends_the_command_after_the_verdict(
 
     assert done.exit_code == 143, done.output
     assert done.stderr.endswith("Interrupted by SIGTERM.\n")
-    assert json.loads(done.stdout)["missed"] if as_json else "1 of 1 gates missed" in done.stdout
+    assert json.loads(done.stdout)["missed"] if as_json else "1 of 1 gate missed" in done.stdout
 
 
 def missed(bundle: Path, bound: float, *more: str) -> Result:

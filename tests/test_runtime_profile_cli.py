@@ -72,7 +72,7 @@ def test_what_is_deployed_can_be_profiled(text_bundle: Path, tmp_path: Path) -> 
     done = profiled(text_bundle, *QUICK, *text, *loading)
 
     assert done.exit_code == 0, done.output
-    assert "CPU provider, 1 threads, fp32" in done.stdout
+    assert "CPU provider, 1 thread, fp32" in done.stdout
 
 
 def test_text_that_does_not_fit_is_refused(text_bundle: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ...bundle import format_nbytes
+from ...bundle import format_count, format_nbytes
 from ...reporting import (
     Bar,
     Cell,
@@ -95,10 +95,11 @@ def render_html(report: Report, gates: Sequence[Figure] = ()) -> str:
 def _subtitle(report: Report) -> Iterator[str]:
     w, e = report.workload, report.environment
     yield (
-        f"{w.backend}, {w.precision}, {w.sampler}, {w.steps} denoising steps; {w.chunks} chunks of "
-        f"{w.chunk_frames} latent frames, {w.warmup_chunks} of warm-up excluded; decoding {w.decoding}"
+        f"{w.backend}, {w.precision}, {w.sampler}, {format_count(w.steps, 'denoising step')}; "
+        f"{format_count(w.chunks, 'chunk')} of {format_count(w.chunk_frames, 'latent frame')}, "
+        f"{w.warmup_chunks} of warm-up excluded; decoding {w.decoding}"
     )
-    yield f"{e.gpu or e.cpu}, {e.cpu_count} CPUs, vdmrt {e.vdmrt}{f' ({e.commit})' if e.commit else ''}"
+    yield f"{e.gpu or e.cpu}, {format_count(e.cpu_count, 'CPU')}, vdmrt {e.vdmrt}{f' ({e.commit})' if e.commit else ''}"
     yield report.date
 
 
