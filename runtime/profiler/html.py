@@ -10,11 +10,11 @@ from ...reporting import (
     Cell,
     Chart,
     Figure,
+    Headline,
     Page,
     Series,
     Table,
     Timeline,
-    Verdict,
     draw_histogram,
     draw_lines,
     draw_shares,
@@ -103,7 +103,7 @@ def _subtitle(report: Report) -> Iterator[str]:
     yield report.date
 
 
-def _judge(report: Report, gates: Sequence[Figure]) -> Verdict:
+def _judge(report: Report, gates: Sequence[Figure]) -> Headline:
     """Return what the page says first: the gates, or else whether the target rate is kept, or else the rate."""
     chunk = report.stages.get("arrival", report.stages["chunk"])
     spread = f" (median; interval {_interval(chunk.interval)})" if chunk.count > 1 else ""
@@ -115,11 +115,11 @@ def _judge(report: Report, gates: Sequence[Figure]) -> Verdict:
         details.append(f"Against {report.comparison.other}, {first.what}: {first.describe()}.")
     if gates:
         verdict = judge_figures(gates)
-        return Verdict(verdict.headline, verdict.passed, [*verdict.details, *details])
+        return Headline(verdict.headline, verdict.passed, [*verdict.details, *details])
     if report.rate.target_fps is not None:
         keeps_up = _keeps_up(chunk.interval, report.workload.chunk_frames / report.rate.target_fps * 1e3)
-        return Verdict(f"{_KEEPS_UP[keeps_up]} {report.rate.target_fps:g} frames/s", keeps_up, details)
-    return Verdict(f"{report.rate.frame_fps:.4g} frames/s", None, details)
+        return Headline(f"{_KEEPS_UP[keeps_up]} {report.rate.target_fps:g} frames/s", keeps_up, details)
+    return Headline(f"{report.rate.frame_fps:.4g} frames/s", None, details)
 
 
 def _keeps_up(chunk: Interval, playing_ms: float) -> bool | None:
