@@ -131,8 +131,12 @@ def test_the_summary_is_printed_where_a_file_cannot_be_written(
 ) -> None:
     folder = tmp_path / "pages"
     folder.mkdir()
-    monkeypatch.setattr("vdmrt.runtime.profiler.html.render_html", lambda *_: folder.rmdir() or "<!doctype html>")
 
+    def render(*_: object) -> str:
+        folder.rmdir()
+        return "<!doctype html>"
+
+    monkeypatch.setattr("vdmrt.runtime.profiler.html.render_html", render)
     done = profiled(tiny_bundle, *QUICK, "--no-roofline", "--fail-above", "0.001", "--html", folder / "page.html")
 
     assert done.exit_code == 1
