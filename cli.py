@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from . import __version__
-from .bundle import Bundle, Check, Engine, describe_speed, record_checks
+from .bundle import Bundle, Check, Engine, describe_speed, format_count, record_checks
 from .calibration._cli import calibrate, verify
 from .console.progress import show_progress
 from .console.signals import exit_status, terminable
@@ -29,7 +29,7 @@ __all__ = ["main"]
 _FAILED, _MISUSED = 1, 2
 # Denoising steps of the chunk that an engine is checked with, and the work that a CPU does in well under a minute.
 _CHECKED_STEPS, _QUICK_FLOPS = 4, 2e12
-# Relative L2 of that chunk's latents; what is quantised rounds at other places than ONNX Runtime does.
+# Relative L2 of that chunk's latents; what is quantized rounds at other places than ONNX Runtime does.
 _AGREES, _AGREES_QUANTISED = {"fp32": 1e-3, "fp16": 1e-2}, 5e-2
 
 
@@ -140,7 +140,9 @@ def _check_engine(bundle: Bundle, engine: Engine, *, full: bool, device: str) ->
     except VdmrtError as error:
         checks.append(Check("runs", False, str(error)))
     else:
-        checks.append(Check("runs", True, f"a chunk of {steps} denoising steps, {1e3 * seconds:.3g} ms a step"))
+        checks.append(
+            Check("runs", True, f"a chunk of {format_count(steps, 'denoising step')}, {1e3 * seconds:.3g} ms a step")
+        )
         if full or flops <= _QUICK_FLOPS:
             checks += _compare(bundle, precision, steps, found, seconds)
         else:
@@ -156,7 +158,7 @@ def _check_engine(bundle: Bundle, engine: Engine, *, full: bool, device: str) ->
 
 
 def _race(bundle: Bundle, precision: str, device: str) -> list[Check]:
-    """Time a quantised engine against a floating point one of the same bundle, denoising steps in turn."""
+    """Time a quantized engine against a floating point one of the same bundle, denoising steps in turn."""
     from .calibration.speed import time_in_turn
     from .runtime import load
 
@@ -194,7 +196,7 @@ def _compare(bundle: Bundle, precision: str, steps: int, found: Any, seconds: fl
         Check(
             "agrees",
             distance <= bound,
-            f"relative L2 {distance:.2g} to ONNX Runtime after {steps} steps, wanted {bound:g}",
+            f"relative L2 {distance:.2g} to ONNX Runtime after {format_count(steps, 'step')}, wanted {bound:g}",
         ),
         Check(
             "faster",

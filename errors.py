@@ -7,6 +7,7 @@
     ├── CalibrationError           a model cannot be quantised as asked, or the data does not fit
     │   └── NotFasterError         8 bit graphs were not shown to be faster, and were not added
     ├── MediaError                 a picture, clip or array of latents cannot be read or written
+    ├── ReportError                what the profiler measured cannot be written to a file
     ├── EngineError
     │   └── BackendError           a backend is not installed, or refused the graph
     └── SessionError               a session cannot do what was asked in its present state
@@ -33,6 +34,7 @@ __all__ = [
     "Fail",
     "MediaError",
     "NotFasterError",
+    "ReportError",
     "SessionError",
     "TensorMismatchError",
     "VdmrtError",
@@ -103,6 +105,10 @@ class NotFasterError(CalibrationError):
 
 class MediaError(VdmrtError):
     """A picture, a clip or an array of latents cannot be read or written."""
+
+
+class ReportError(VdmrtError):
+    """What the profiler measured cannot be written to a file."""
 
 
 class EngineError(VdmrtError):

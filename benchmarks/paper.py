@@ -25,7 +25,7 @@ from measuring import RESULTS, Gate, interleave, report
 
 import vdmrt
 from vdmrt.export import ExportOptions, export_bundle, load_config, random_model
-from vdmrt.reporting import Cell, Page, Series, Table, Verdict, draw_lines
+from vdmrt.reporting import Cell, Headline, Page, Series, Table, draw_lines
 
 CHUNKS, STEPS, FIXED = 10, 50, 8
 PAPER = {"cached": 52.1, "extendable": 130.1, "fixed": 77.5}
@@ -123,7 +123,7 @@ def draw(curves: Curves, totals: dict[str, float]) -> None:
     tones = ("tone-a", "tone-b", "tone-c")
     lines = [Series(name, tone, curve) for (name, curve), tone in zip(curves.items(), tones, strict=True)]
     times = " and ".join(f"{totals[name] / totals['cached']:.2f}" for name in ("extendable", "fixed"))
-    verdict = Verdict(
+    verdict = Headline(
         f"Recomputing all conditioning frames, or the last {FIXED}, takes {times} times as long as the cache"
     )
     subtitle = [f"{CHUNKS} autoregressive steps of {STEPS} denoising steps"]

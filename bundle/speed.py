@@ -1,4 +1,4 @@
-"""How fast a quantised precision is beside a floating point one, and the words for it."""
+"""How fast a quantized precision is beside a floating point one, and the words for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Speed", "describe_speed"]
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a quantised precision is beside a floating point one, a denoising step at a full cache, in turn.
+    """How fast a quantized precision is beside a floating point one, a denoising step at a full cache, in turn.
 
     Attributes:
         precision: What was measured.
@@ -20,7 +20,7 @@ class Speed:
         ratio: Median of the other's time over its own; above 1 it is faster.
         low: Lower end of the 99 % interval of that median.
         high: Upper end.
-        pairs: Neighbouring runs.
+        pairs: Neighboring runs.
         accepted: Whether it was asked for however slow.
         graphs_sha256: Of the graphs that were measured.
     """

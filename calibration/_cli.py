@@ -13,12 +13,13 @@ from click.core import ParameterSource
 
 from ..console.parameters import Number, OutputFile
 from ..console.sections import SectionedCommand
+from ..console.signals import Terminated
 from ..errors import CalibrationError, NotFasterError
 from ..runtime._options_cli import precision_option, sampling_options, seed_option, threads_option
 
 if TYPE_CHECKING:
     from .bisection import Bisection
-    from .verification import VerifyRequest
+    from .verification import Verdict, VerifyRequest
 
 __all__ = ["calibrate", "verify"]
 
@@ -79,7 +80,7 @@ _GATE_MISSED = 3
     metavar="DB",
     help="Keep the most sensitive groups in floating point until PSNR is so high, in dB.",
 )
-@click.option("--kv", type=click.Choice(["int8", "fp8"]), help="Quantise the cache too; int8 costs less accuracy.")
+@click.option("--kv", type=click.Choice(["int8", "fp8"]), help="Quantize the cache too; int8 costs less accuracy.")
 @seed_option(0, "Seed of all noise and choices.")
 @click.option(
     "--observations",
@@ -155,7 +156,9 @@ def _mix(bundle: Path, keep: tuple[str, ...], as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print figures and curves as JSON.")
 @sampling_options
 @threads_option
-def verify(bundle: Path, gates: tuple[str, ...], bisect: bool | None, as_json: bool, **given: Any) -> None:
+def verify(
+    bundle: Path, gates: tuple[str, ...], bisect: bool | None, report: Path | None, as_json: bool, **given: Any
+) -> None:
     """Measure what a precision of BUNDLE costs over long rollouts; exit status 3 where a gate is missed.
 
     Both sides get the same noise. Free-running, each goes on from what it made; teacher-forced, each chunk is made
@@ -171,21 +174,39 @@ def verify(bundle: Path, gates: tuple[str, ...], bisect: bool | None, as_json: b
     wanted = {gate.figure: gate.bound for gate in map(parse_gate, gates)} or None
     request = VerifyRequest(bundle=bundle, gates=wanted, **given)
     verdict = run(request, show=show_progress)
-    if not as_json:  # before what takes long and may be stopped
-        click.echo(verdict.describe())
     by_itself = bisect is None and bool(verdict.missed) and "fp16" in verdict.accuracy.precision
-    found = _bisect(request, by_itself) if bisect or by_itself else None
-    if as_json:
-        told = {"bisection": dataclasses.asdict(found)} if found is not None else {}
-        click.echo(json.dumps({**json.loads(verdict.to_json()), **told}, indent=1))
-    elif found is not None:
+    found = None
+    try:
+        _report(verdict, report, in_words=not as_json)
+        if bisect or by_itself:
+            found = _bisect(request, by_itself)
+    finally:  # whatever failed or was stopped: the verdict took minutes
+        if as_json:
+            told = {"bisection": dataclasses.asdict(found)} if found is not None else {}
+            click.echo(json.dumps({**json.loads(verdict.to_json()), **told}, indent=1))
+    if found is not None and not as_json:
         click.echo(found.describe())
     if verdict.missed:
         sys.exit(_GATE_MISSED)
 
 
+def _report(verdict: Verdict, page: Path | None, *, in_words: bool) -> None:
+    """Write the page, then print the verdict, also where the page could not be written."""
+    from .verification import write_report
+
+    try:
+        if page is not None:
+            write_report(page, verdict)
+    finally:
+        if in_words:
+            click.echo(verdict.describe())
+
+
 def _bisect(request: VerifyRequest, by_itself: bool) -> Bisection | None:
-    """Bisect; where nobody asked for it, a failure or Ctrl-C is a line on stderr and the verdict stands."""
+    """Bisect; where nobody asked for it, a failure or Ctrl-C is a line on stderr and the verdict stands.
+
+    A signal that ends the process, as SIGTERM does, is never taken for Ctrl-C.
+    """
     from ..console.progress import show_progress
     from .bisection import bisect_request
 
@@ -197,7 +218,7 @@ def _bisect(request: VerifyRequest, by_itself: bool) -> Bisection | None:
         with show_progress("bisecting, variants") as on_progress:
             return bisect_request(request, on_progress=on_progress)
     except (CalibrationError, KeyboardInterrupt) as error:
-        if not by_itself:
+        if not by_itself or isinstance(error, Terminated):
             raise
         click.echo(f"no group could be named: {str(error) or 'it was stopped'}", err=True)
     return None

@@ -1,4 +1,4 @@
-"""Quantised graphs added to a bundle: written beside it, timed if asked for, and taken whole or not at all."""
+"""Quantized graphs added to a bundle: written beside it, timed if asked for, and taken whole or not at all."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def publish(
     judge: Judge | None = None,
     show: Show = hide_progress,
 ) -> CalibrationSummary:
-    """Write every rendering of a quantisation into the bundle, and how it came about.
+    """Write every rendering of a quantization into the bundle, and how it came about.
 
     Args:
         bundle: Gets the graphs, all of them or none.

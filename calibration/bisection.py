@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle, choose_measured_precision, format_nbytes, open_bundle
+from ..bundle import Bundle, choose_measured_precision, format_count, format_nbytes, open_bundle
 from ..errors import CalibrationError
 from ..hosts import need_packages
 from ..runtime.model import Model
@@ -76,7 +76,7 @@ class Bisection:
             f"{self.precision}: {self.before:.1f} dB on short rollouts, wanted {self.bound:g}; at fault: "
             f"{', '.join(self.groups)}\nkept in float32: {self.after:.1f} dB, {100 * self.share:.1f} % of a denoising "
             f"step's operations, which takes an estimated {self.slower:.2f} times as long, "
-            f"{format_nbytes(self.weights_nbytes)} more of weights ({self.tried} variants tried)"
+            f"{format_nbytes(self.weights_nbytes)} more of weights ({format_count(self.tried, 'variant')} tried)"
             + (f"\nto keep them: {self.remedy}" if self.remedy else "")
         )
 
@@ -90,7 +90,7 @@ def bisect_request(request: VerifyRequest, *, on_progress: Progress = lambda don
 
     Raises:
         CalibrationError: As :func:`bisect`.
-        BundleError: The bundle is altered, or has not that precision.
+        BundleError: The bundle is altered, or does not have that precision.
         MediaError: The data cannot be read.
     """
     need_packages("calibrate", "vdmrt verify --bisect", "onnx", "onnxruntime", fail=CalibrationError)

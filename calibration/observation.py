@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle, Geometry, check_writable, replaced_file, write_error
+from ..bundle import Bundle, Geometry, check_writable, format_count, replaced_file, write_error
 from ..errors import CalibrationError
 from ..runtime.model import Model
 from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
@@ -214,5 +214,5 @@ def _begun(kept: Path | None) -> Observation:
     except (ValueError, KeyError, OSError) as error:
         _log.warning("%s cannot be read (%s); observing from the start", kept, error)
         return Observation()
-    _log.info("going on after %d rollouts that %s holds", found.done, kept)
+    _log.info("going on after %s that %s holds", format_count(found.done, "rollout"), kept)
     return found

@@ -34,7 +34,7 @@ class CalibrationRequest(SamplingOptions):
             stay in floating point; None for no such search.
         keep_fill: Whether the linears of the cache fill stay in floating point: it runs once a chunk, and what it
             rounds stays in the cache.
-        kv: "int8" or "fp8" for a quantised cache, or None.
+        kv: "int8" or "fp8" for a quantized cache, or None.
         seed: Of all noise and choices.
         threads: Threads of the CPU provider.
         observations: Folder in which statistics are kept for further calibrations on the same data; None keeps them in
@@ -61,7 +61,7 @@ class CalibrationRequest(SamplingOptions):
         if self.budget is not None and not 0 < self.budget < math.inf:
             raise ValueError(f"--budget must be a finite number of dB above 0, got {self.budget}")
         if self.precision == "none" and self.kv is None:
-            raise ValueError("--precision none quantises no linear, so it goes with --kv int8 or fp8")
+            raise ValueError("--precision none quantizes no linear, so it goes with --kv int8 or fp8")
         if self.budget is not None and self.precision == "none":
             raise ValueError("--budget chooses among linears, so it goes with --precision int8 or fp8")
 

@@ -14,8 +14,8 @@ from typing import Any
 from ..bundle import (
     Accuracy,
     Bundle,
-    check_writable,
     choose_measured_precision,
+    format_count,
     open_bundle,
     rewrite_manifest,
     split_precision,
@@ -51,7 +51,7 @@ from .scratch import scratch_folder
 from .shadow import shadow_of_bundle
 from .tap import TappedBackend
 
-__all__ = ["Verdict", "VerifyRequest", "quantisation_of", "verify"]
+__all__ = ["Verdict", "VerifyRequest", "quantisation_of", "verify", "write_report"]
 
 _log = logging.getLogger("vdmrt")
 # Autoregressive steps of the first rollout that the FP16 guard watches.
@@ -70,7 +70,6 @@ class VerifyRequest(SamplingOptions):
         chunks: Autoregressive steps.
         seeds: Rollouts.
         gates: Bounds by figure; None takes the default ones.
-        report: An HTML file to write, or None.
         threads: Threads of the CPU provider.
     """
 
@@ -81,7 +80,6 @@ class VerifyRequest(SamplingOptions):
     chunks: int = 20
     seeds: int = 4
     gates: Mapping[str, float] | None = None
-    report: Path | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -96,6 +94,7 @@ class Verdict:
     """What was found.
 
     Attributes:
+        bundle: The bundle's name.
         accuracy: What now stands in model.json.
         gates: The figures that have a limit.
         comparison: Every curve.
@@ -103,6 +102,7 @@ class Verdict:
         recorded: Whether model.json could be written.
     """
 
+    bundle: str
     accuracy: Accuracy
     gates: tuple[Judged, ...]
     comparison: Comparison
@@ -125,7 +125,7 @@ class Verdict:
         one = self.accuracy
         return "\n".join(
             [
-                f"{one.precision} against {one.against}, {one.seeds} rollouts of {one.chunks} chunks",
+                f"{one.precision} against {one.against}, {_format_rollouts(one)}",
                 "",
                 f"{'figure':24}{'measured':12}limit",
                 *(gate.describe() for gate in self.gates),
@@ -133,7 +133,9 @@ class Verdict:
                 "without a limit",
                 *(f"{name:24}{value:.4g}" for name, value in self.others.items()),
                 "",
-                f"{len(self.missed)} of {len(self.gates)} gates missed" if self.missed else "every gate held",
+                f"{len(self.missed)} of {format_count(len(self.gates), 'gate')} missed"
+                if self.missed
+                else "every gate held",
                 *(large.describe() for large in self.large),
             ]
         )
@@ -153,7 +155,7 @@ class Verdict:
 
 
 def verify(request: VerifyRequest, *, show: Show = hide_progress) -> Verdict:
-    """Compare, judge, write the result into model.json and the report where one is wanted.
+    """Compare, judge, and write the result into model.json.
 
     A bundle that cannot be written is measured all the same; a warning says that the result is not recorded.
 
@@ -162,14 +164,12 @@ def verify(request: VerifyRequest, *, show: Show = hide_progress) -> Verdict:
         show: Shows the progress of each phase.
 
     Raises:
-        CalibrationError: A gate names no figure, the bundles are of different models, or the report cannot be written.
-        BundleError: A bundle is altered, or has not that precision.
+        CalibrationError: A gate names no figure, or the bundles are of different models.
+        BundleError: A bundle is altered, or does not have that precision.
         MediaError: The data cannot be read.
         ValueError: Both sides are the same graphs.
     """
     need_packages("calibrate", "vdmrt verify", "onnx", "onnxruntime", fail=CalibrationError)
-    if request.report is not None:
-        check_writable(request.report, fail=CalibrationError)
     bundle = open_bundle(request.bundle)
     precision = choose_measured_precision(bundle, request.precision)
     other = bundle if request.against == "fp32" else open_bundle(request.against)
@@ -191,10 +191,28 @@ def verify(request: VerifyRequest, *, show: Show = hide_progress) -> Verdict:
         figures=figures,
         graphs_sha256=bundle.manifest.graphs_sha256(precision),
     )
-    verdict = Verdict(accuracy, judged, comparison, tuple(guard.over()), recorded=_record(bundle, accuracy))
-    if request.report is not None:
-        _write_report(request.report, bundle, verdict)
-    return verdict
+    recorded = _record(bundle, accuracy)
+    return Verdict(bundle.manifest.name, accuracy, judged, comparison, tuple(guard.over()), recorded=recorded)
+
+
+def write_report(path: Path, verdict: Verdict) -> None:
+    """Write what was found as one HTML page, whole or not at all.
+
+    Raises:
+        CalibrationError: The page cannot be written.
+    """
+    accuracy = verdict.accuracy
+    told = {"bundle": verdict.bundle, "precision": accuracy.precision, "against": accuracy.against}
+    told |= {"rollouts": _format_rollouts(accuracy)}
+    title = f"Accuracy of {accuracy.precision} against {accuracy.against}"
+    figures = [Figure(one.figure, one.measured, one.limit, one.passed) for one in verdict.gates]
+    figures += [Figure(name, value) for name, value in verdict.others.items()]
+    page = render_report(title, told, verdict.comparison, figures)
+    write_file(path, page, fail=CalibrationError)
+
+
+def _format_rollouts(accuracy: Accuracy) -> str:
+    return f"{format_count(accuracy.seeds, 'rollout')} of {format_count(accuracy.chunks, 'chunk')}"
 
 
 def _refuse_same(bundle: Bundle, precision: str, other: Bundle, against: str) -> None:
@@ -231,17 +249,6 @@ def _record(bundle: Bundle, accuracy: Accuracy) -> bool:
         _log.warning("the result is not recorded in the bundle, and vdmrt run will not mention it: %s", error)
         return False
     return True
-
-
-def _write_report(path: Path, bundle: Bundle, verdict: Verdict) -> None:
-    accuracy = verdict.accuracy
-    told = {"bundle": bundle.manifest.name, "precision": accuracy.precision, "against": accuracy.against}
-    told |= {"rollouts": f"{accuracy.seeds} rollouts of {accuracy.chunks} chunks"}
-    title = f"Accuracy of {accuracy.precision} against {accuracy.against}"
-    figures = [Figure(one.figure, one.measured, one.limit, one.passed) for one in verdict.gates]
-    figures += [Figure(name, value) for name, value in verdict.others.items()]
-    page = render_report(title, told, verdict.comparison, figures)
-    write_file(path, page, fail=CalibrationError)
 
 
 def _compare(

@@ -90,7 +90,7 @@ class Size(click.ParamType[Any]):
 )
 @click.option("--force", is_flag=True, help="Build what is there already, or what does not seem to fit.")
 @click.option(
-    "--accept-slower", is_flag=True, help="Exit with 0 also where a quantised engine is not shown to be faster."
+    "--accept-slower", is_flag=True, help="Exit with 0 also where a quantized engine is not shown to be faster."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the engine's manifest as JSON.")
 def build(
@@ -107,7 +107,7 @@ def build(
     """Build an engine of BUNDLE for this machine, TensorRT's for its GPU or ONNX Runtime's for its CPU.
 
     Prints its folder. An engine that is there already is taken. Ctrl-C leaves nothing behind.
-    A quantised engine is timed against a floating point one of this bundle; exit status 3 where it is not
+    A quantized engine is timed against a floating point one of this bundle; exit status 3 where it is not
     shown to be faster.
     """
     if backend == "onnxruntime":
@@ -174,7 +174,7 @@ def _print_models(bundle: Bundle, precision: str | None) -> None:
     chosen = choose_precision(bundle, precision, "onnxruntime")
     machine = describe_cpu_machine(load_onnxruntime())
     plan = plan_engine(bundle, chosen, None)
-    click.echo(f"weights         {format_nbytes(plan.weights_nbytes)}, where they are, and what the optimiser changes")
+    click.echo(f"weights         {format_nbytes(plan.weights_nbytes)}, where they are, and what the optimizer changes")
     click.echo(f"KV cache        {format_nbytes(plan.cache_nbytes)} a lane")
     key = model_key(bundle, chosen, machine, ModelOptions())
     click.echo(f"CPU             {machine.cpu}")

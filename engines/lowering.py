@@ -71,7 +71,7 @@ def lower_graphs(
         The graph to parse by stage; the exported one where nothing needs lowering.
 
     Raises:
-        BundleError: The bundle has not that precision, or a graph is missing.
+        BundleError: The bundle does not have that precision, or a graph is missing.
         EngineError: An operator has no form that this release takes, or onnx is not installed.
     """
     graphs = stage_graphs(bundle, precision)

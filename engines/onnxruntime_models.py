@@ -84,7 +84,7 @@ def build_models(
 
     Raises:
         BackendError: ONNX Runtime is not installed or too old, or refuses a graph.
-        BundleError: The bundle has not that precision, or a file of it was altered.
+        BundleError: The bundle does not have that precision, or a file of it was altered.
         EngineError: onnx is not installed, or the engine cannot be written.
         KeyboardInterrupt: It was interrupted.
     """

@@ -91,7 +91,7 @@ def plan_engine(bundle: Bundle, precision: str, gpu: Gpu | None) -> EnginePlan:
         gpu: Where it is to run; None leaves out what hangs on it.
 
     Raises:
-        BundleError: The bundle has not that precision.
+        BundleError: The bundle does not have that precision.
     """
     graphs = stage_graphs(bundle, precision)
     geometry = bundle.manifest.geometry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .axis import Axis
 from .chart import Chart
-from .figures import Figure, Verdict, judge_figures, tabulate_figures
+from .figures import Figure, Headline, judge_figures, tabulate_figures
 from .histogram import draw_histogram
 from .lines import Series, draw_lines
 from .page import Page
@@ -24,7 +24,7 @@ __all__ = [
     "Series",
     "Table",
     "Timeline",
-    "Verdict",
+    "Headline",
     "draw_histogram",
     "draw_lines",
     "draw_shares",

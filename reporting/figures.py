@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..bundle import format_count
 from .table import Table, format_number
 
-__all__ = ["Figure", "Verdict", "judge_figures", "tabulate_figures"]
+__all__ = ["Figure", "Headline", "judge_figures", "tabulate_figures"]
 
 
 class Figure(NamedTuple):
@@ -42,7 +43,7 @@ class Figure(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Headline:
     """What a page says first.
 
     Attributes:
@@ -56,15 +57,15 @@ class Verdict:
     details: Sequence[str] = ()
 
 
-def judge_figures(figures: Sequence[Figure]) -> Verdict:
+def judge_figures(figures: Sequence[Figure]) -> Headline:
     """Return the verdict on figures: a pass if every limit was met."""
     judged = [figure for figure in figures if figure.passed is not None]
     failed = [figure.describe() for figure in judged if not figure.passed]
     if not judged:
-        return Verdict("No limits were set: figures only")
+        return Headline("No limits were set: figures only")
     if failed:
-        return Verdict(f"FAIL: {len(failed)} of {_count(judged)} missed", False, failed)
-    return Verdict(f"PASS: {_count(judged)} met", True)
+        return Headline(f"FAIL: {len(failed)} of {format_count(len(judged), 'limit')} missed", False, failed)
+    return Headline(f"PASS: {format_count(len(judged), 'limit')} met", True)
 
 
 def tabulate_figures(figures: Sequence[Figure]) -> Table:
@@ -77,7 +78,3 @@ def tabulate_figures(figures: Sequence[Figure]) -> Table:
 
 def _limit(figure: Figure) -> str:
     return "–" if figure.limit is None else f"{figure.limit} {figure.unit}".rstrip()
-
-
-def _count(judged: Sequence[Figure]) -> str:
-    return "1 limit" if len(judged) == 1 else f"{len(judged)} limits"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from ..bundle import format_count
 from .chart import Chart
 from .frame import Frame
 
@@ -40,7 +41,7 @@ def draw_histogram(
     )  # fmt: skip
     body = [frame.draw(x_title), *_draw_columns(frame, counts)]
     body += [frame.draw_note(place, 10 + _NOTE_ROW * row + 12, text) for row, (place, text) in enumerate(notes.items())]
-    description = f"{len(values)} values from {min(values):.4g} to {max(values):.4g}, {x_title}."
+    description = f"{format_count(len(values), 'value')} from {min(values):.4g} to {max(values):.4g}, {x_title}."
     return Chart("histogram", title, _HEIGHT, "".join(body), description=description)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from .figures import Verdict
+from .figures import Headline
 from .style import PAGE_STYLE
 
 __all__ = ["Page"]
@@ -34,7 +34,7 @@ class Page:
 
     title: str
     subtitle: Sequence[str] = ()
-    verdict: Verdict | None = None
+    verdict: Headline | None = None
     warnings: Sequence[str] = ()
     _parts: list[str] = field(default_factory=list)
 

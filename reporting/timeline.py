@@ -6,6 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..bundle import format_count
 from .axis import Axis
 from .chart import render_legend
 
@@ -55,6 +56,7 @@ class Timeline:
         )
 
     def _render_lane(self, axis: Axis, name: str, bars: Sequence[Bar]) -> str:
+        title = f"{self.title}: {name}, {format_count(len(bars), 'bar')}"
         drawn = "".join(
             f'<rect class="mark {bar.tone}" x="{axis.place(bar.begin):.2f}" y="0" '
             f'width="{max(1.0, axis.place(bar.end) - axis.place(bar.begin) - 0.5):.2f}" height="{_HEIGHT}">'
@@ -63,6 +65,6 @@ class Timeline:
         )
         return (
             f'<span>{html.escape(name)}</span><svg class="timeline" role="img" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
-            f'preserveAspectRatio="none"><title>{html.escape(f"{self.title}: {name}, {len(bars)} bars")}</title>'
+            f'preserveAspectRatio="none"><title>{html.escape(title)}</title>'
             f"{drawn}</svg>"
         )

@@ -13,7 +13,7 @@ import click
 from ..bundle import write_file
 from ..console.parameters import Number, Numbers, OutputFile
 from ..console.sections import SectionedCommand
-from ..errors import VdmrtError
+from ..errors import ReportError
 from ._options_cli import load_options, sampling_options, seed_option
 from .profiler.settings import DECODING
 
@@ -101,19 +101,21 @@ def profile(
 
     report = measure(Settings(bundle=bundle, **given), against=against, say=_log.info)
     gates = judge_gates(report, fail_above=fail_above, fail_below=fail_below)
-    # The files first: whoever reads stdout may have closed it.
-    _write(json_file, report.to_json)
-    _write(html_file, lambda: render_html(report, gates))
-    _write(trace_file, lambda: render_trace(report))
-    click.echo(describe_report(report))
     missed = [gate for gate in gates if not gate.passed]
-    for gate in missed:
-        click.echo(f"Missed: {gate.describe()} ({gate.meaning})", err=True)
+    # The files first, because whoever reads stdout may have closed it; the figures also where a file cannot be written.
+    try:
+        _write(json_file, report.to_json)
+        _write(html_file, lambda: render_html(report, gates))
+        _write(trace_file, lambda: render_trace(report))
+    finally:
+        click.echo(describe_report(report))
+        for gate in missed:
+            click.echo(f"Missed: {gate.describe()} ({gate.meaning})", err=True)
     if missed:
         sys.exit(_MISSED)
 
 
 def _write(path: Path | None, make: Callable[[], str]) -> None:
     if path is not None:
-        write_file(path, make(), fail=VdmrtError)
+        write_file(path, make(), fail=ReportError)
         _log.info("wrote %s", path)

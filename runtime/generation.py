@@ -165,24 +165,9 @@ def generate(
             given = _given(first, model, wants_pictures)
             writer.append(given)
             # What was written is kept for on_clip alone: a long clip does not fit into memory.
-            timings, written = [], [given]
-            interrupted = None
-            try:
-                for chunk in _stream(session, request.chunks, on_progress):
-                    timings.append(chunk.timings)
-                    made = chunk.pictures if wants_pictures else chunk.latents
-                    written += [made] if on_clip is not None else []
-                    writer.append(made)
-            except SessionError as error:
-                if timings:
-                    writer.close()
-                    raise SessionError(
-                        f"{error}; '{request.output}' keeps the {format_count(len(timings), 'chunk')} before it"
-                    ) from error
-                raise
-            except KeyboardInterrupt as error:
-                interrupted = str(error) or "SIGINT"  # vdmrt's own handlers give a signal's name
-                _log.warning("interrupted after %d chunks; keeping what was made", len(timings))
+            written = [given]
+            chunks = _stream(session, request.chunks, on_progress)
+            timings, interrupted = _write(chunks, writer, request.output, written if on_clip is not None else None)
             writer.close()
             summary = _summarize(request, model, session, timings, writer.count, interrupted, started)
     if on_clip is not None:
@@ -245,6 +230,37 @@ def _stream(session: Session, chunks: int, on_progress: Callable[[int, int, str]
 
     # On a GPU, decoding and writing a chunk overlap the next one's denoising; on the CPU they would compete.
     return session.stream(chunks, on_step=on_step, ahead=not session.lane.device.is_host)
+
+
+def _write(
+    chunks: Iterator[Chunk], writer: ClipWriter, output: Path, written: list[npt.NDArray[Any]] | None
+) -> tuple[list[Timings], str | None]:
+    """Write chunks while they are made, and append them to ``written``.
+
+    Returns:
+        Their times, and the signal that ended them early or None.
+
+    Raises:
+        SessionError: A chunk failed. The ones before it are kept in the file.
+    """
+    timings: list[Timings] = []
+    try:
+        for chunk in chunks:
+            timings.append(chunk.timings)
+            made = chunk.latents if output.suffix.lower() == ".npy" else chunk.pictures
+            if written is not None:
+                written.append(made)
+            writer.append(made)
+    except SessionError as error:
+        if not timings:
+            raise
+        writer.close()
+        kept = format_count(len(timings), "chunk")
+        raise SessionError(f"{error}; '{output}' keeps the {kept} before it") from error
+    except KeyboardInterrupt as error:
+        _log.warning("interrupted after %s; keeping what was made", format_count(len(timings), "chunk"))
+        return timings, str(error) or "SIGINT"  # vdmrt's own handlers give a signal's name
+    return timings, None
 
 
 def _summarize(

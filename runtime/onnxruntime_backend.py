@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..bundle import Bundle, Graph, check_external_data
+from ..bundle import Bundle, Graph, check_external_data, format_count
 from ..errors import BackendError, BundleError, DeviceError, TensorMismatchError
 from ..hosts import describe_missing, needs_extra, thread_count
 from ._core import Device, cuda_device, host_device
@@ -84,7 +84,8 @@ class OnnxRuntimeBackend:
     def describe(self) -> str:
         """Say in one line what runs where."""
         engine = f", engine {self.engine.key}" if self.engine else ""
-        return f"ONNX Runtime {self._module.__version__}, CPU provider, {self.threads} threads{engine}"
+        threads = format_count(self.threads, "thread")
+        return f"ONNX Runtime {self._module.__version__}, CPU provider, {threads}{engine}"
 
     def open_device(self) -> Device:
         """Return the host."""

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shlex
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -183,11 +184,30 @@ def test_ctrl_c_stops_the_bisection_and_the_verdict_stands(
     )
 
     assert asked.exit_code == 130
-    assert "fp16 against fp32, 1 rollouts of 1 chunks" in asked.stdout
+    assert "fp16 against fp32, 1 rollout of 1 chunk" in asked.stdout
     assert done.exit_code == 3, done.output
     assert "no group could be named: it was stopped" in done.stderr
     assert json.loads(done.stdout)["missed"]
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+def test_a_signal_during_the_bisection_ends_the_command_after_the_verdict(
+    cancelling: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: list[str]
+) -> None:
+    bundle = Path(shutil.copytree(cancelling, tmp_path / "bundle"))
+    command = ["verify", str(bundle), "--precision", "fp16", "--chunks", "1", "--seeds", "1", "--threads", "1"]
+
+    def terminate(*_: object) -> float:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("the signal was ignored")
+
+    monkeypatch.setattr(Bench, "measure_graphs", terminate)
+    done = CliRunner().invoke(main, [*command, "--gate", "teacher-psnr=1000", *as_json])
+
+    assert done.exit_code == 143, done.output
+    assert done.stderr.endswith("Interrupted by SIGTERM.\n")
+    assert json.loads(done.stdout)["missed"] if as_json else "1 of 1 gate missed" in done.stdout
 
 
 def missed(bundle: Path, bound: float, *more: str) -> Result:

@@ -21,7 +21,7 @@ from vdmrt.cli import main
 from vdmrt.errors import NotFasterError
 from vdmrt.runtime.generation import Request, generate
 
-SLOW = Speed("int8", "fp32", "ONNX Runtime 1.32.0, CPU provider, 1 threads", 0.8, 0.7, 0.9, 15, False, "")
+SLOW = Speed("int8", "fp32", "ONNX Runtime 1.32.0, CPU provider, 1 thread", 0.8, 0.7, 0.9, 15, False, "")
 FAST = dataclasses.replace(SLOW, ratio=1.5, low=1.4, high=1.6)
 
 

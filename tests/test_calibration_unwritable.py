@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,7 +11,10 @@ from pathlib import Path
 
 import pytest
 from calibrated import tiny_latents
+from click.testing import CliRunner
 from limited_cli import run_limited
+
+from vdmrt.cli import main
 
 QUICK = ("--threads", "1")
 
@@ -71,3 +75,24 @@ def test_a_full_temporary_folder_is_told_in_a_sentence(copied: Path) -> None:
     assert done.returncode == 1
     assert "temporary files cannot be written to " in done.stderr and "variable TMPDIR" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+def test_what_was_measured_is_printed_where_the_report_cannot_be_written(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: list[str]
+) -> None:
+    folder = tmp_path / "pages"
+    folder.mkdir()
+
+    def render(*_: object) -> str:
+        folder.rmdir()
+        return "<!doctype html>"
+
+    monkeypatch.setattr("vdmrt.calibration.verification.render_report", render)
+    command = ["verify", str(copied), "--precision", "fp16", "--chunks", "1", "--seeds", "1", *QUICK]
+
+    done = CliRunner().invoke(main, [*command, "--report", str(folder / "page.html"), *as_json])
+
+    assert done.exit_code == 1
+    assert f"page.html' cannot be written: there is no folder '{folder}'" in done.stderr
+    assert json.loads(done.stdout)["accuracy"]["passed"] if as_json else "every gate held" in done.stdout

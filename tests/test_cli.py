@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from vdmrt.bundle import open_bundle
+from vdmrt.bundle import format_count, open_bundle
 from vdmrt.cli import main
 from vdmrt.runtime.clip_writer import write_clip, write_latents
 from vdmrt.runtime.media import read_clip, read_latents
@@ -211,7 +211,7 @@ def test_ctrl_c_keeps_what_was_made(tiny_bundle: Path, latents: Path, tmp_path: 
     summary = json.loads(stdout)
 
     assert process.returncode == 130, stderr
-    assert f"[W] interrupted after {summary['chunks']} chunks; keeping what was made" in stderr
+    assert f"[W] interrupted after {format_count(summary['chunks'], 'chunk')}; keeping what was made" in stderr
     assert "Traceback" not in stderr
     assert summary["interrupted"] == "SIGINT" and summary["chunks"] > 10
     assert summary["latent_frames"] == len(read_latents(output))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vdmrt.reporting import Figure, Page, Picture, Table, Verdict, judge_figures, tabulate_figures
+from vdmrt.reporting import Figure, Headline, Page, Picture, Table, judge_figures, tabulate_figures
 
 FIGURES = [
     Figure("free-psnr", 41.5, unit="dB"),
@@ -71,7 +71,7 @@ def test_heads_of_rows_and_columns_are_marked_as_such() -> None:
 
 
 def test_a_page_holds_every_part_and_nothing_unescaped() -> None:
-    page = Page("<Drift>", subtitle=["on <x>"], verdict=Verdict("<fine>", True), warnings=["<careful>"])
+    page = Page("<Drift>", subtitle=["on <x>"], verdict=Headline("<fine>", True), warnings=["<careful>"])
     page.add_cards([("1.0", "<cosine>")])
     page.add_section("<Numbers>", Table(["<a>"], [["<b>"]]), Picture("<p>", b"png"), text="<of> a")
 

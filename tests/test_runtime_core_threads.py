@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fake_cuda import FakeCuda, Live
 
-from vdmrt.runtime._core import INITIAL_NOISE, Device, cuda_device, fill_normal, host_device
+from vdmrt.runtime._core import INITIAL_NOISE, Device, Graph, Memory, cuda_device, fill_normal, host_device
 
 
 def run_together(*works: Callable[[], None]) -> None:
@@ -50,16 +50,27 @@ def use_device(open_device: Callable[[], Device]) -> None:
     device.close()
 
 
-def replay(device: Device, steps: int) -> None:
-    memory, events = device.allocate(128), device.events(steps + 1)
+def capture_copy(device: Device) -> tuple[Memory, Graph]:
+    """Capture a copy; no other thread may use the device meanwhile, because that would invalidate the capture."""
+    memory = device.allocate(128)
     device.begin_capture()
     device.copy(memory.address + 64, memory.address, 64)
-    graph = device.end_capture()
+    return memory, device.end_capture()
+
+
+def replay(device: Device, graph: Graph, steps: int) -> None:
+    events = device.events(steps + 1)
     told: list[int] = []
     device.replay(graph, events, steps, told.append)
     assert told == list(range(1, steps + 1))
-    for closed in (events, graph, memory):
-        closed.close()
+    events.close()
+
+
+def capture_and_replay(device: Device) -> None:
+    memory, graph = capture_copy(device)
+    replay(device, graph, 50)
+    graph.close()
+    memory.close()
 
 
 def test_two_threads_use_a_host_device_each() -> None:
@@ -76,7 +87,7 @@ def test_two_threads_replay_a_graph_each(fake_cuda: FakeCuda) -> None:
     fake_cuda.lag(2)
     one, two = cuda_device(), cuda_device()
 
-    run_together(lambda: replay(one, 50), lambda: replay(two, 50))
+    run_together(partial(capture_and_replay, one), partial(capture_and_replay, two))
 
     assert fake_cuda.violations() == []
 
@@ -84,11 +95,14 @@ def test_two_threads_replay_a_graph_each(fake_cuda: FakeCuda) -> None:
 def test_a_replay_goes_on_beside_threads_that_synchronize_and_try_to_close(fake_cuda: FakeCuda) -> None:
     fake_cuda.lag(3)
     device = cuda_device()
+    memory, graph = capture_copy(device)
     done = threading.Event()
 
     def use() -> None:
-        replay(device, 100)
-        done.set()
+        try:
+            replay(device, graph, 100)
+        finally:
+            done.set()  # also where it fails, or the others would go on for ever
 
     def synchronize() -> None:
         while not done.is_set():
@@ -99,11 +113,10 @@ def test_a_replay_goes_on_beside_threads_that_synchronize_and_try_to_close(fake_
             with pytest.raises(RuntimeError, match="close needs a device that"):
                 device.close()
 
-    held = device.allocate(1)  # the replay has not begun when the others do
     run_together(use, synchronize, close)
 
-    held.close()
-    device.close()
+    for opened in (graph, memory, device):
+        opened.close()
     assert fake_cuda.live() == Live() and fake_cuda.violations() == []
 
 
@@ -121,21 +134,26 @@ def test_threads_that_close_together_destroy_once(fake_cuda: FakeCuda) -> None:
 
 
 def test_a_device_is_closed_or_refuses_beside_threads_that_use_it(fake_cuda: FakeCuda) -> None:
-    def synchronize(device: Device) -> None:
-        with pytest.raises(RuntimeError, match="synchronize needs a device that is open, and this one was closed"):
-            while True:
+    def synchronize(device: Device, stop: threading.Event) -> None:
+        try:
+            while not stop.is_set():
                 device.synchronize()
+        except RuntimeError as error:
+            assert str(error).startswith("synchronize needs a device that is open, and this one was closed")
 
-    def close(device: Device) -> None:
-        while True:
+    def close(device: Device, stop: threading.Event) -> None:
+        for _ in range(200):  # calls may be in flight each time
             try:
-                return device.close()
+                device.close()
+                break
             except RuntimeError as error:
                 assert str(error).startswith("close needs a device that no call uses, found ")
+        stop.set()
 
     for _ in range(20):
-        device = cuda_device()
-        run_together(partial(synchronize, device), partial(synchronize, device), partial(close, device))
+        device, stop = cuda_device(), threading.Event()
+        run_together(*[partial(synchronize, device, stop)] * 2, partial(close, device, stop))
+        device.close()
 
     assert fake_cuda.live() == Live() and fake_cuda.violations() == []
 

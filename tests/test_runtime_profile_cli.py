@@ -72,7 +72,7 @@ def test_what_is_deployed_can_be_profiled(text_bundle: Path, tmp_path: Path) -> 
     done = profiled(text_bundle, *QUICK, *text, *loading)
 
     assert done.exit_code == 0, done.output
-    assert "CPU provider, 1 threads, fp32" in done.stdout
+    assert "CPU provider, 1 thread, fp32" in done.stdout
 
 
 def test_text_that_does_not_fit_is_refused(text_bundle: Path, tmp_path: Path) -> None:
@@ -132,3 +132,22 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
 
     assert done.exit_code == 2
     assert "cannot be written" in done.stderr and why in done.stderr
+
+
+def test_the_summary_is_printed_where_a_file_cannot_be_written(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pages"
+    folder.mkdir()
+
+    def render(*_: object) -> str:
+        folder.rmdir()
+        return "<!doctype html>"
+
+    monkeypatch.setattr("vdmrt.runtime.profiler.html.render_html", render)
+    done = profiled(tiny_bundle, *QUICK, "--no-roofline", "--fail-above", "0.001", "--html", folder / "page.html")
+
+    assert done.exit_code == 1
+    assert f"page.html' cannot be written: there is no folder '{folder}'" in done.stderr
+    assert "=== Performance summary ===" in done.stdout
+    assert "Missed: time of a chunk" in done.stderr

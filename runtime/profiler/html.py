@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ...bundle import format_nbytes
+from ...bundle import format_count, format_nbytes
 from ...reporting import (
     Bar,
     Cell,
     Chart,
     Figure,
+    Headline,
     Page,
     Series,
     Table,
     Timeline,
-    Verdict,
     draw_histogram,
     draw_lines,
     draw_shares,
@@ -95,14 +95,15 @@ def render_html(report: Report, gates: Sequence[Figure] = ()) -> str:
 def _subtitle(report: Report) -> Iterator[str]:
     w, e = report.workload, report.environment
     yield (
-        f"{w.backend}, {w.precision}, {w.sampler}, {w.steps} denoising steps; {w.chunks} chunks of "
-        f"{w.chunk_frames} latent frames, {w.warmup_chunks} of warm-up excluded; decoding {w.decoding}"
+        f"{w.backend}, {w.precision}, {w.sampler}, {format_count(w.steps, 'denoising step')}; "
+        f"{format_count(w.chunks, 'chunk')} of {format_count(w.chunk_frames, 'latent frame')}, "
+        f"{w.warmup_chunks} of warm-up excluded; decoding {w.decoding}"
     )
-    yield f"{e.gpu or e.cpu}, {e.cpu_count} CPUs, vdmrt {e.vdmrt}{f' ({e.commit})' if e.commit else ''}"
+    yield f"{e.gpu or e.cpu}, {format_count(e.cpu_count, 'CPU')}, vdmrt {e.vdmrt}{f' ({e.commit})' if e.commit else ''}"
     yield report.date
 
 
-def _judge(report: Report, gates: Sequence[Figure]) -> Verdict:
+def _judge(report: Report, gates: Sequence[Figure]) -> Headline:
     """Return what the page says first: the gates, or else whether the target rate is kept, or else the rate."""
     chunk = report.stages.get("arrival", report.stages["chunk"])
     spread = f" (median; interval {_interval(chunk.interval)})" if chunk.count > 1 else ""
@@ -114,11 +115,11 @@ def _judge(report: Report, gates: Sequence[Figure]) -> Verdict:
         details.append(f"Against {report.comparison.other}, {first.what}: {first.describe()}.")
     if gates:
         verdict = judge_figures(gates)
-        return Verdict(verdict.headline, verdict.passed, [*verdict.details, *details])
+        return Headline(verdict.headline, verdict.passed, [*verdict.details, *details])
     if report.rate.target_fps is not None:
         keeps_up = _keeps_up(chunk.interval, report.workload.chunk_frames / report.rate.target_fps * 1e3)
-        return Verdict(f"{_KEEPS_UP[keeps_up]} {report.rate.target_fps:g} frames/s", keeps_up, details)
-    return Verdict(f"{report.rate.frame_fps:.4g} frames/s", None, details)
+        return Headline(f"{_KEEPS_UP[keeps_up]} {report.rate.target_fps:g} frames/s", keeps_up, details)
+    return Headline(f"{report.rate.frame_fps:.4g} frames/s", None, details)
 
 
 def _keeps_up(chunk: Interval, playing_ms: float) -> bool | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 
-from ...bundle import open_bundle
+from ...bundle import format_count, open_bundle
 from ..load_options import LoadOptions
 from ..model import Model, open_model
 from .compare import Side, compare, parse_other, stay_open
@@ -263,11 +263,12 @@ def _find_warnings(stages: Mapping[str, Summary], roofline: Sequence[RooflineSta
 
 
 def _write_notes(model: Model, settings: Settings, found: Measurement) -> Sequence[str]:
-    notes = [f"{settings.warmup + 1} chunks of warm-up are in no figure but the cold first frame"]
+    notes = [f"warm-up, {format_count(settings.warmup + 1, 'chunk')}, is in no figure but the cold first frame"]
     rare = [percent for percent in settings.percentiles if found.chunks < 100 / (100.001 - percent)]
     if rare:
         shown = ", ".join(f"{percent:g} %" for percent in rare)
-        notes.append(f"{found.chunks} chunks are too few for {shown}: of a chunk that percentile is the maximum")
+        made = f"{format_count(found.chunks, 'chunk')} {'is' if found.chunks == 1 else 'are'}"
+        notes.append(f"{made} too few for {shown}: of a chunk that percentile is the maximum")
     if model.manifest.random_weights:
         notes.append("the weights are random: times are real, pictures are not")
     if model.codec is None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...bundle import format_nbytes
+from ...bundle import format_count, format_nbytes
 from .._core import host_device
 from ..model import Model
 from ..onnxruntime_backend import OnnxRuntimeBackend
@@ -57,7 +57,8 @@ def _measure_cpu_ceilings(backend: OnnxRuntimeBackend) -> Ceilings:
         flops_per_second=2 * _SIDE**3 / seconds,
         bytes_per_second=2 * _COPY_NBYTES / copied,
         product=f"float32 {_SIDE}×{_SIDE} by {_SIDE}×{_SIDE} in ONNX Runtime, best of {2 * _RUNS}",
-        copy=f"{format_nbytes(_COPY_NBYTES)} by {backend.threads} threads, read and written bytes, best of {2 * _RUNS}",
+        copy=f"{format_nbytes(_COPY_NBYTES)} by {format_count(backend.threads, 'thread')}, read and written bytes, "
+        f"best of {2 * _RUNS}",
     )
 
 
