@@ -15,7 +15,7 @@ SHORT = {"rounds": 3, "steps": 5}
 
 
 def _measure_xl(name: str, what: str, kits: tuple[str, ...], limit_s: float, **arguments: Any) -> Stage:
-    """Return a stage that knows its own limit, and sums up before it is ended."""
+    """Return a stage that knows its own limit, and writes its summary before it is killed."""
     return Stage(name, what, "full_size.xl:measure_xl", {**arguments, "limit_s": limit_s}, "main", kits, limit_s)
 
 
@@ -48,7 +48,7 @@ STAGES = (
           "main", ("base",), 20),
     Stage("ceilings", "matrix products and copies at their best", "checks.ceilings:measure_ceilings", {},
           "main", (), 20),
-    # Those for which the day has time only where earlier ones end before their limits: 240 MiB, and XL/2 once more.
+    # Those for which the day has time only where earlier ones end before their limits: 240 MiB, and XL/2 again.
     Stage("build-tensorrt", "plans of the sky, of tiny and of recorded models", "checks.plans:build_small", {},
           "tensorrt", TRT, 65, True),
     Stage("golden-tensorrt", "recorded rollouts", "checks.golden:check_golden",

@@ -1,4 +1,4 @@
-"""Builds TensorRT plans and says what it took; graphs were lowered where onnx is, this interpreter may lack it."""
+"""Builds TensorRT plans and records what that took; graphs were lowered where onnx is, this interpreter may lack it."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def build_small(settings: Settings, record: Recorder) -> None:
 
 def build_apart(settings: Settings, record: Recorder, name: str, folder: Path, limit_s: float) -> bool:
     """Build a bundle's plans in a process of its own; return whether they were built. Its records go where ours do."""
-    asked = json.dumps({"name": name, "folder": str(folder)})
-    command = child_command(settings, "tensorrt", "--plans", asked, "--records", str(record.path))
+    arguments = json.dumps({"name": name, "folder": str(folder)})
+    command = child_command(settings, "tensorrt", "--plans", arguments, "--records", str(record.path))
     status = run_limited(command, limit_s)
     if status is None:
         record.add(f"plans of {name}, ended", 1, most=0, error=f"not built within {limit_s:.0f} s")
@@ -110,7 +110,7 @@ def _build(folder: Path, name: str, settings: Settings, record: Recorder) -> Non
         seconds = time.perf_counter() - started
         print(f"{seconds:7.1f} s  {line}", file=sys.stderr, flush=True)
         if ": built in " in line:  # kept at once: the next plan may be the one that is killed
-            record.note(f"plans of {name}, as they come", said=line, after_s=round(seconds, 1))
+            record.note(f"plans of {name}, as they come", message=line, after_s=round(seconds, 1))
 
     def build(constraints: Any) -> Any:
         options = BuildOptions(timing_cache=Path(settings.work) / "timing.cache", precision_constraints=constraints)

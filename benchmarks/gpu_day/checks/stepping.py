@@ -1,7 +1,7 @@
 """What the host spends on a denoising step: a loop in C that replays a graph, against Python doing the same.
 
-The step stands for a real one: so many copies of a few bytes. What they compute is nothing, and what the host does for
-each step is all that is measured: launch the graph, record an event, see to it that two steps are in flight.
+The step replaces a real one by as many copies of a few bytes, so that only the host's work for each step is measured:
+launch the graph, record an event, keep two steps in flight.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def measure_host_overhead(settings: Settings, record: Recorder, *, busy: bool = 
     Args:
         settings: The GPU.
         record: Gets the figures.
-        busy: Whether to step beside a busy thread too; senseless on the fake driver, where no step is waited for.
+        busy: Whether to step beside a busy thread too; meaningless on the fake driver, where no step is waited for.
 
     Raises:
         Missing: There is no GPU.
@@ -114,7 +114,7 @@ def time_steppers(index: int, steps: int, rounds: int, *, busy: bool) -> dict[st
 
 @contextmanager
 def _launched_by_ctypes(device: Any, enqueue: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Capture the same step once more, to be launched from Python; yield what launches it."""
+    """Capture the same step again, to be launched from Python; yield what launches it."""
     driver = ctypes.CDLL("libcuda.so.1")
     stream, graph, ready = ctypes.c_void_p(device.stream), ctypes.c_void_p(), ctypes.c_void_p()
 

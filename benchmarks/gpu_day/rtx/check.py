@@ -28,7 +28,7 @@ EIGHT_BITS = 3e-2
 
 
 def check_verdict(settings: Settings, record: Recorder) -> None:
-    """Record whether each plan is taken here, in TensorRT's own words: carried plans, then those built here."""
+    """Record whether each plan runs here, with TensorRT's messages: carried plans, then those built here."""
     need_gpu(settings)
     rtx = import_rtx()
     record.note("TensorRT for RTX", version=rtx.trt.__version__)

@@ -20,7 +20,7 @@ _TORCH_TYPES = {
 
 
 class Refused(Exception):
-    """TensorRT for RTX does not take a plan here; the text is its own."""
+    """TensorRT for RTX cannot run a plan here; the text is TensorRT's message."""
 
 
 def judge_plan(rtx: Rtx, plan: bytes) -> dict[str, Any]:
