@@ -122,8 +122,10 @@ def _build(folder: Path, name: str, settings: Settings, record: Recorder) -> Non
         # 8.5 may have no kernel for a layer in the type that the graph asks for.
         record.note(f"plans of {name} with types obeyed", error=str(error)[:1500])
         engine = build("prefer")
-    seconds = time.perf_counter() - started
-    manifest = engine.manifest
+    _record_plans(engine.manifest, name, time.perf_counter() - started, record)
+
+
+def _record_plans(manifest: Any, name: str, seconds: float, record: Recorder) -> None:
     for stage, plan in manifest.plans.items():
         details: dict[str, Any] = {"plan_nbytes": plan.file.nbytes, "scratch_nbytes": plan.scratch_nbytes}
         if plan.audit is not None:

@@ -10,7 +10,7 @@ import ctypes
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -99,17 +99,26 @@ def time_steppers(index: int, steps: int, rounds: int, *, busy: bool) -> dict[st
             lambda: _beside_a_busy_thread(lambda: replaying.run(steps, None)),
             lambda: _beside_a_busy_thread(lambda: launching.run(steps, None)),
         )
-        for number in range(rounds + 1):
-            for name, run in zip(times, ways):  # noqa: B905  (the last ones are for busy threads)
-                started = time.perf_counter()
-                found = run().enqueue_us
-                whole_us = (time.perf_counter() - started) * 1e6 / steps
-                if number:
-                    times[name][0].extend(found)
-                    times[name][1].append(whole_us)
+        _take_rounds(dict(zip(times, ways)), times, rounds, steps)  # noqa: B905  (the last ones are for busy threads)
     for owned in (replaying, events, source, target, device):
         owned.close()
     return times
+
+
+def _take_rounds(
+    ways: Mapping[str, Callable[[], Any]],
+    times: Mapping[str, tuple[list[float], list[float]]],
+    rounds: int,
+    steps: int,
+) -> None:
+    for number in range(rounds + 1):
+        for name, run in ways.items():
+            started = time.perf_counter()
+            found = run().enqueue_us
+            whole_us = (time.perf_counter() - started) * 1e6 / steps
+            if number:
+                times[name][0].extend(found)
+                times[name][1].append(whole_us)
 
 
 @contextmanager
