@@ -24,8 +24,9 @@ from vdmrt.benchmarks.gpu_day.checks.plans import build_apart, run_limited
 from vdmrt.benchmarks.gpu_day.checks.rollout import _warm_up
 from vdmrt.benchmarks.gpu_day.checks.safetensors_file import load_tensors
 from vdmrt.benchmarks.gpu_day.checks.stepping import BUSY_STEPPERS, STEPPERS, time_steppers
+from vdmrt.benchmarks.gpu_day.full_size.turns import Turns
 from vdmrt.benchmarks.gpu_day.full_size.weights import describe_weights, load_parameters, make_weights
-from vdmrt.benchmarks.gpu_day.running.record import Recorder, all_held, read_records
+from vdmrt.benchmarks.gpu_day.running.record import Missing, Recorder, all_held, read_records
 from vdmrt.benchmarks.gpu_day.running.settings import Settings
 from vdmrt.benchmarks.gpu_day.running.stage import Result, Stage, run_stage
 from vdmrt.benchmarks.gpu_day.stages import choose_stages
@@ -189,6 +190,44 @@ def test_a_builder_that_takes_too_long_is_ended() -> None:
     assert run_limited(["sleep", "600"], 0.2) is None
     assert time.monotonic() - started < 30
     assert run_limited(["true"], 30) == 0
+
+
+class Turntaker:
+    """A double of a contender whose first answer takes a millisecond, each next one more, and that ends after some."""
+
+    runs = ("one way",)
+
+    def __init__(self, answers: int = 100) -> None:
+        self.answers, self.asked = answers, 0
+
+    def time(self, run: str, count: int, limit_s: float) -> dict[str, list[float]]:
+        """Answer."""
+        self.asked += 1
+        if self.asked > self.answers:
+            raise Missing("it has ended")
+        return {"ms": [float(self.asked)] * count}
+
+
+def test_every_round_is_recorded_when_it_ends(tmp_path: Path) -> None:
+    turns = Turns(Recorder(tmp_path / "records"), "depth 1", 2, time.monotonic() + 100)
+
+    turns.warm_up([contender := Turntaker(answers=3)])
+    turns.take([contender], 4)
+
+    warm, first, second, lost = read_records(tmp_path / "records")
+    assert warm == {"what": "depth 1, one way, warming up", "median_ms": 1.0, "ms": [1.0, 1.0]}
+    assert (first["median_of_rounds_ms"], second["median_of_rounds_ms"]) == (2.0, 2.5)
+    assert lost == {"what": "one way", "missing": "it has ended"}
+    assert len(turns.answers["one way"]) == 2 and contender.asked == 4
+
+
+def test_turns_stop_when_the_time_is_over(tmp_path: Path) -> None:
+    turns = Turns(Recorder(tmp_path / "records"), "depth 1", 2, time.monotonic())
+
+    turns.take([contender := Turntaker()], 3)
+
+    assert contender.asked == 0
+    assert [record["what"] for record in read_records(tmp_path / "records")] == ["depth 1, stopped in round 1 of 3"]
 
 
 def test_a_rollout_is_warm_when_chunks_and_time_are_enough() -> None:

@@ -1,4 +1,4 @@
-"""What this GPU reaches at best, measured: matrix products and copies. Everything else is held against it."""
+"""What this GPU reaches at best, measured: matrix products and copies. Everything else is compared with it."""
 
 from __future__ import annotations
 

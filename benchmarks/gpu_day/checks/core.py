@@ -1,4 +1,4 @@
-"""The C core's ways, each once and short, to be run under compute-sanitizer: what it reads and writes wrongly shows."""
+"""The C core's functions, each called once, to be run under compute-sanitizer, which reports wrong reads and writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..running.settings import Settings, load_model, need_gpu
 from .plans import place_bundle
 from .rollout import check_threads
 
-__all__ = ["check_core"]
+__all__ = ["check_lanes", "check_replay"]
 
 STEPS, CANCEL_AT, NBYTES = 20, 7, 4096
 
@@ -18,14 +18,22 @@ class _Cancelled(Exception):
     """What a callback ends the loop with."""
 
 
-def check_core(settings: Settings, record: Recorder) -> None:
-    """Replay with callbacks and a cancel, then one rollout of the sky, then two lanes in two threads."""
+def check_replay(settings: Settings, record: Recorder) -> None:
+    """Replay with callbacks, and with a cancel; needs the C core alone.
+
+    The sanitizer reports when its process ends, so this has one of its own.
+    """
     need_gpu(settings, also_rehearsing=True)
     index = int(settings.device.partition(":")[2] or 0)
     seen = replay_with_callbacks(index)
     record.add("replay loop, callbacks seen", len(seen), "steps", least=STEPS, most=STEPS)
     seen = replay_with_callbacks(index, cancel_at=CANCEL_AT)
     record.add("replay loop that is cancelled, callbacks seen", len(seen), "steps", least=CANCEL_AT, most=CANCEL_AT)
+
+
+def check_lanes(settings: Settings, record: Recorder) -> None:
+    """Run two lanes of the sky in two threads, on ONNX Runtime."""
+    need_gpu(settings, also_rehearsing=True)
     with load_model(place_bundle(settings, "sky"), "onnxruntime", "fp16", settings.device) as model:
         if "CUDA" not in model.backend.describe():
             raise Missing(f"the sky needs ONNX Runtime's CUDA provider here, got {model.backend.describe()}")

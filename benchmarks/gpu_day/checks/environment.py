@@ -39,7 +39,7 @@ def _describe_machine(settings: Settings, record: Recorder) -> None:
         record.missing("GPU", "no nvidia-smi on the PATH: there is no NVIDIA driver")
         return
     if done.returncode:
-        record.missing("GPU", f"nvidia-smi says: {(done.stdout + done.stderr).strip()}")
+        record.missing("GPU", f"nvidia-smi failed: {(done.stdout + done.stderr).strip()}")
         return
     for index, line in enumerate(done.stdout.strip().splitlines()):
         values = [value.strip() for value in line.split(",")]

@@ -17,7 +17,7 @@ _BUSY = ("kernel", "gpu_memcpy", "gpu_memset")
 
 
 def check_idle(session: Any, record: Recorder, what: str) -> None:
-    """Trace one chunk of a session, close it, and hold the gaps between its denoising steps against what is allowed."""
+    """Trace one chunk of a session, close it, and check the gaps between its denoising steps against their limit."""
     name = f"{what}, GPU idle between denoising steps, from a trace"
     with session:
         try:
@@ -46,7 +46,7 @@ def check_idle(session: Any, record: Recorder, what: str) -> None:
 
 
 def idle_share(busy: list[tuple[float, float, str]], steps: int) -> tuple[float, int]:
-    """Return the share of the denoising steps' time that lies between steps, and the operations of one step.
+    """Return the share of the denoising steps' time that passes between steps, and the operations of one step.
 
     A chunk's trace is something before, then ``steps`` times the same operations, then something after (the cache fill
     and its copies). The longest stretch that repeats itself tells them apart.

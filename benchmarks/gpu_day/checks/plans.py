@@ -1,4 +1,4 @@
-"""Builds TensorRT plans and says what it took; graphs were lowered where onnx is, this interpreter may lack it."""
+"""Builds TensorRT plans and records what that took; graphs were lowered where onnx is, this interpreter may lack it."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def build_small(settings: Settings, record: Recorder) -> None:
 
 def build_apart(settings: Settings, record: Recorder, name: str, folder: Path, limit_s: float) -> bool:
     """Build a bundle's plans in a process of its own; return whether they were built. Its records go where ours do."""
-    asked = json.dumps({"name": name, "folder": str(folder)})
-    command = child_command(settings, "tensorrt", "--plans", asked, "--records", str(record.path))
+    arguments = json.dumps({"name": name, "folder": str(folder)})
+    command = child_command(settings, "tensorrt", "--plans", arguments, "--records", str(record.path))
     status = run_limited(command, limit_s)
     if status is None:
         record.add(f"plans of {name}, ended", 1, most=0, error=f"not built within {limit_s:.0f} s")
@@ -110,7 +110,7 @@ def _build(folder: Path, name: str, settings: Settings, record: Recorder) -> Non
         seconds = time.perf_counter() - started
         print(f"{seconds:7.1f} s  {line}", file=sys.stderr, flush=True)
         if ": built in " in line:  # kept at once: the next plan may be the one that is killed
-            record.note(f"plans of {name}, as they come", said=line, after_s=round(seconds, 1))
+            record.note(f"plans of {name}, as they come", message=line, after_s=round(seconds, 1))
 
     def build(constraints: Any) -> Any:
         options = BuildOptions(timing_cache=Path(settings.work) / "timing.cache", precision_constraints=constraints)
@@ -122,8 +122,10 @@ def _build(folder: Path, name: str, settings: Settings, record: Recorder) -> Non
         # 8.5 may have no kernel for a layer in the type that the graph asks for.
         record.note(f"plans of {name} with types obeyed", error=str(error)[:1500])
         engine = build("prefer")
-    seconds = time.perf_counter() - started
-    manifest = engine.manifest
+    _record_plans(engine.manifest, name, time.perf_counter() - started, record)
+
+
+def _record_plans(manifest: Any, name: str, seconds: float, record: Recorder) -> None:
     for stage, plan in manifest.plans.items():
         details: dict[str, Any] = {"plan_nbytes": plan.file.nbytes, "scratch_nbytes": plan.scratch_nbytes}
         if plan.audit is not None:

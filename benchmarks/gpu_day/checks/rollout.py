@@ -138,6 +138,11 @@ def _record_parts(
         mean_ms=statistics.fmean(each),
         p95_ms=float(np.percentile(each, 95)),
     )
+    _record_host(settings, record, what, timings)
+
+
+def _record_host(settings: Settings, record: Recorder, what: str, timings: Sequence[Any]) -> None:
+    """Record the host's part of a denoising step, where the backend measures it."""
     enqueue = [us for one in timings for us in getattr(one, "enqueue_us", ())]
     if enqueue:
         host = statistics.median(enqueue)
@@ -167,7 +172,7 @@ def _check_steps(model: Any, settings: Settings, record: Recorder, what: str) ->
 
 
 def check_threads(model: Any, settings: Settings, record: Recorder, what: str, *, chunks: int = 30) -> None:
-    """Run two lanes in two threads at once, and hold both against the same sessions run alone."""
+    """Run two lanes in two threads at once, and compare both with the same sessions run alone."""
     chunks, steps = 3 if settings.rehearse else chunks, 4
     sessions = [_session(model, seed=seed, steps=steps) for seed in range(model.manifest.geometry.requests + 1)]
     try:

@@ -19,7 +19,7 @@ def load_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Return every tensor by name; views of the file's bytes, read-only.
 
     Raises:
-        ValueError: The file is no safetensors file, or holds a type that numpy has not.
+        ValueError: The file is no safetensors file, or holds a type that numpy lacks.
     """
     data = path.read_bytes()
     header_nbytes = int.from_bytes(data[:_LENGTH_NBYTES], "little")

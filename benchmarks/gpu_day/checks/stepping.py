@@ -1,7 +1,7 @@
 """What the host spends on a denoising step: a loop in C that replays a graph, against Python doing the same.
 
-The step stands for a real one: so many copies of a few bytes. What they compute is nothing, and what the host does for
-each step is all that is measured: launch the graph, record an event, see to it that two steps are in flight.
+The step replaces a real one by as many copies of a few bytes, so that only the host's work for each step is measured:
+launch the graph, record an event, keep two steps in flight.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ctypes
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,7 +39,7 @@ def measure_host_overhead(settings: Settings, record: Recorder, *, busy: bool = 
     Args:
         settings: The GPU.
         record: Gets the figures.
-        busy: Whether to step beside a busy thread too; senseless on the fake driver, where no step is waited for.
+        busy: Whether to step beside a busy thread too; meaningless on the fake driver, where no step is waited for.
 
     Raises:
         Missing: There is no GPU.
@@ -99,22 +99,31 @@ def time_steppers(index: int, steps: int, rounds: int, *, busy: bool) -> dict[st
             lambda: _beside_a_busy_thread(lambda: replaying.run(steps, None)),
             lambda: _beside_a_busy_thread(lambda: launching.run(steps, None)),
         )
-        for number in range(rounds + 1):
-            for name, run in zip(times, ways):  # noqa: B905  (the last ones are for busy threads)
-                started = time.perf_counter()
-                found = run().enqueue_us
-                whole_us = (time.perf_counter() - started) * 1e6 / steps
-                if number:
-                    times[name][0].extend(found)
-                    times[name][1].append(whole_us)
+        _take_rounds(dict(zip(times, ways)), times, rounds, steps)  # noqa: B905  (the last ones are for busy threads)
     for owned in (replaying, events, source, target, device):
         owned.close()
     return times
 
 
+def _take_rounds(
+    ways: Mapping[str, Callable[[], Any]],
+    times: Mapping[str, tuple[list[float], list[float]]],
+    rounds: int,
+    steps: int,
+) -> None:
+    for number in range(rounds + 1):
+        for name, run in ways.items():
+            started = time.perf_counter()
+            found = run().enqueue_us
+            whole_us = (time.perf_counter() - started) * 1e6 / steps
+            if number:
+                times[name][0].extend(found)
+                times[name][1].append(whole_us)
+
+
 @contextmanager
 def _launched_by_ctypes(device: Any, enqueue: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Capture the same step once more, to be launched from Python; yield what launches it."""
+    """Capture the same step again, to be launched from Python; yield what launches it."""
     driver = ctypes.CDLL("libcuda.so.1")
     stream, graph, ready = ctypes.c_void_p(device.stream), ctypes.c_void_p(), ctypes.c_void_p()
 

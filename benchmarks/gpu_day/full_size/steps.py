@@ -16,13 +16,15 @@ __all__ = ["make_steps"]
 
 
 def make_steps(settings: Settings, arguments: dict[str, Any]) -> tuple[Steps, dict[str, Any]]:
-    """Load what the arguments of a contender name; also save its first chunk's latents, for comparison."""
+    """Load what the arguments of a contender name, and save its first chunk's latents, if any, for comparison."""
     started = time.perf_counter()
     steps = _load(settings, Path(arguments["folder"]), arguments["kind"], arguments)
-    latents = steps.first_chunk(FirstChunk(steps.bundle, settings.seed))
     place = Path(arguments["latents"])
     place.parent.mkdir(parents=True, exist_ok=True)
-    np.save(place, latents)
+    place.unlink(missing_ok=True)
+    latents = steps.first_chunk(FirstChunk(steps.bundle, settings.seed))
+    if latents is not None:
+        np.save(place, latents)
     return steps, {"seconds_to_load": round(time.perf_counter() - started, 1)}
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -43,11 +43,36 @@ def describe_weights(bundle: Bundle, config: Any, parameters: Mapping[str, npt.N
     weights = next(iter(graphs.values())).weights
     assert weights is not None, "a bundle without a weights file has nothing to describe"
     content = np.memmap(bundle.locate(weights), np.uint8, mode="r")
-    known = {_digest(value): name for name, value in parameters.items()}
-    tensors: dict[int, dict[str, Any]] = {}
     inline: dict[str, Any] = {}
     constants = bytearray()
-    for graph in graphs.values():
+    tensors = _describe_tensors(bundle, graphs.values(), content, parameters, inline, constants)
+    lost = set(parameters) - set(inline) - {entry.get("parameter") for entry in tensors}
+    assert not lost, f"in no graph under any name: {sorted(lost)}"
+    output.mkdir(parents=True)
+    shutil.copytree(bundle.path, output, ignore=shutil.ignore_patterns(Path(weights.file).name), dirs_exist_ok=True)
+    layout = {
+        "file": weights.file,
+        "nbytes": weights.nbytes,
+        "config": dataclasses.asdict(config),
+        "tensors": sorted(tensors, key=lambda entry: entry["offset"]),
+        "inline": inline,
+    }
+    (output / LAYOUT).write_text(json.dumps(layout))
+    (output / CONSTANTS).write_bytes(bytes(constants))
+
+
+def _describe_tensors(
+    bundle: Bundle,
+    graphs: Iterable[Graph],
+    content: npt.NDArray[np.uint8],
+    parameters: Mapping[str, npt.NDArray[Any]],
+    inline: dict[str, Any],
+    constants: bytearray,
+) -> list[dict[str, Any]]:
+    """Return an entry for each tensor of the weights file; ``inline`` and ``constants`` get the values to keep."""
+    known = {_digest(value): name for name, value in parameters.items()}
+    tensors: dict[int, dict[str, Any]] = {}
+    for graph in graphs:
         for entry in _initializers(bundle.locate(graph.file), inline, known):
             if entry["offset"] in tensors:
                 continue
@@ -61,19 +86,7 @@ def describe_weights(bundle: Bundle, config: Any, parameters: Mapping[str, npt.N
                 entry["parameter"], entry["transposed"] = name, _digest(found) not in known
                 entry["spread"] = float(parameters[name].astype(np.float32).std())
             tensors[entry["offset"]] = entry
-    lost = set(parameters) - set(inline) - {entry.get("parameter") for entry in tensors.values()}
-    assert not lost, f"in no graph under any name: {sorted(lost)}"
-    output.mkdir(parents=True)
-    shutil.copytree(bundle.path, output, ignore=shutil.ignore_patterns(Path(weights.file).name), dirs_exist_ok=True)
-    layout = {
-        "file": weights.file,
-        "nbytes": weights.nbytes,
-        "config": dataclasses.asdict(config),
-        "tensors": sorted(tensors.values(), key=lambda entry: entry["offset"]),
-        "inline": inline,
-    }
-    (output / LAYOUT).write_text(json.dumps(layout))
-    (output / CONSTANTS).write_bytes(bytes(constants))
+    return list(tensors.values())
 
 
 def make_weights(source: Path, target: Path, seed: int) -> Bundle:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import numpy as np
 from ..running.contender import Contender
 from ..running.record import Missing, Recorder
 from ..running.settings import Settings
+from .turns import Turns
 from .weights import make_weights
 
 __all__ = ["make_weights_of", "measure_xl", "prepare_bundle"]
 
-ROUNDS, STEPS = 10, 10
-LOAD_LIMIT_S = 400
+# Of a stage's limit: kept for the rounds when contenders load, and for the summary when the rounds run.
+ROUNDS_S, SUMMARY_S = 15.0, 5.0
 # vdmrt's latents against torch's, one step, both FP16: relative L2.
 AGREEMENT = 1e-2
 LOWER_BOUND = "TensorRT 8.5 fuses no attention: its times are a lower bound on what newer releases do"
@@ -51,97 +53,64 @@ def measure_xl(
     record: Recorder,
     *,
     depth: int,
+    limit_s: float,
     modes: Sequence[str] = (),
     kinds: Sequence[str] = ("torch", "rtx", "onnxruntime", "tensorrt"),
+    uncached: str | None = None,
+    rounds: int = 10,
+    steps: int = 10,
 ) -> None:
-    """Time the contenders that are there, in turn.
+    """Time the contenders that are there, in turn; every answer is recorded when it arrives.
 
     Args:
         settings: The device, and where the bundle is.
         record: Gets the figures.
         depth: Blocks of the model.
+        limit_s: When the stage is killed; the summary is written before.
         modes: Of torch.compile.
-        kinds: The contenders.
+        kinds: The contenders, in the order in which they load.
+        uncached: Whether torch also runs without a cache: "eager", or "compiled" too.
+        rounds: In which each contender takes a turn.
+        steps: Of a turn.
     """
-    _measure(settings, record, depth, modes, kinds, uncached="eager")
-
-
-def _measure(
-    settings: Settings,
-    record: Recorder,
-    depth: int,
-    modes: Sequence[str],
-    kinds: Sequence[str],
-    *,
-    uncached: str | None,
-) -> None:
+    end = time.monotonic() + limit_s - SUMMARY_S
     folder = prepare_bundle(settings, depth)
+    turns = Turns(record, f"depth {depth}", 2 if settings.rehearse else steps, end)
     contenders: list[Contender] = []
+    given = {"folder": str(folder), "modes": list(modes), "uncached": uncached, "depth": depth}
     try:
         for kind in kinds:
-            arguments = {
-                "kind": kind,
-                "folder": str(folder),
-                "modes": list(modes),
-                "uncached": uncached,
-                "depth": depth,
-            }
-            arguments["latents"] = str(Path(settings.work) / f"latents-{depth}-{kind}.npy")
-            _open(contenders, kind, settings, arguments, record, f"depth {depth}, {kind}")
+            arguments = {**given, "kind": kind, "latents": str(_latents_path(settings, depth, kind))}
+            contender = _load(kind, settings, arguments, record, end - ROUNDS_S)
+            if contender is not None:
+                contenders.append(contender)
+                turns.warm_up([contender])
         if not contenders:
             raise Missing("no contender could be loaded; see the records")
-        times = _take_turns(contenders, record, 2 if settings.rehearse else ROUNDS, 2 if settings.rehearse else STEPS)
+        _compare(settings, record, depth, [contender.name for contender in contenders])
+        turns.take(contenders, 2 if settings.rehearse else rounds)
     finally:
         for contender in contenders:
             contender.close()
     notes = {key: value for contender in contenders for key, value in contender.notes.items()}
-    _report(folder, depth, times, notes, record)
-    _compare(settings, record, depth, [contender.name for contender in contenders])
+    _report(folder, depth, turns.answers, notes, record)
 
 
-def _open(
-    contenders: list[Contender],
-    kind: str,
-    settings: Settings,
-    arguments: dict[str, Any],
-    record: Recorder,
-    what: str,
-) -> None:
+def _load(kind: str, settings: Settings, arguments: dict[str, Any], record: Recorder, end: float) -> Contender | None:
     """Start a contender and wait until it has loaded: another's load would disturb torch's autotuning."""
+    what = f"depth {arguments['depth']}, {kind}"
     try:
         contender = Contender(kind, "main" if kind == "torch" else kind, settings, arguments)
         try:
-            contender.wait(LOAD_LIMIT_S)
+            contender.wait(max(1.0, end - time.monotonic()))
         except Missing:
             contender.close()
             raise
     except Missing as error:
         record.missing(what, str(error))
-        return
+        return None
     record.note(f"{what} is ready", **contender.notes)
-    contenders.append(contender)
-
-
-def _take_turns(
-    contenders: Sequence[Contender], record: Recorder, rounds: int, steps: int
-) -> dict[str, list[dict[str, Any]]]:
-    """Return the answers of every run, one for each round; the first round warms up and is left out."""
-    times: dict[str, list[dict[str, Any]]] = {}
-    lost: set[str] = set()
-    for number in range(rounds + 1):
-        for contender in contenders:
-            for run in contender.runs:
-                if run in lost:
-                    continue
-                try:
-                    answer = contender.time(run, steps, 120)
-                except Missing as error:
-                    record.missing(run, str(error))
-                    lost.add(run)
-                    continue
-                if number:
-                    times.setdefault(run, []).append(answer)
-    return times
+    return contender
 
 
 def _report(
@@ -201,16 +170,18 @@ def _roofline(
 
 
 def _compare(settings: Settings, record: Recorder, depth: int, names: Sequence[str]) -> None:
-    """Hold the others' first chunk against torch's."""
+    """Compare the others' first chunk with torch's, where they made one."""
     from ..checks.distance import relative_error
 
-    def latents(name: str) -> np.ndarray[Any, Any]:
-        found: np.ndarray[Any, Any] = np.load(Path(settings.work) / f"latents-{depth}-{name}.npy")
-        return found
-
-    if "torch" not in names:
+    paths = {name: _latents_path(settings, depth, name) for name in names}
+    latents = {name: np.load(path) for name, path in paths.items() if path.is_file()}
+    if "torch" not in latents:
         return
-    for name in names:
+    for name in latents:
         if name != "torch":
-            error = relative_error(latents(name), latents("torch"))
+            error = relative_error(latents[name], latents["torch"])
             record.add(f"depth {depth}, {name} against torch, relative L2 after a step", error, most=AGREEMENT)
+
+
+def _latents_path(settings: Settings, depth: int, kind: str) -> Path:
+    return Path(settings.work) / f"latents-{depth}-{kind}.npy"

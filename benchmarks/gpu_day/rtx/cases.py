@@ -1,6 +1,6 @@
 """Recorded calls of a denoise graph: its inputs, and what ONNX Runtime's CPU provider made of them.
 
-A case is a folder: inputs.npz, outputs.npz, its plans, and case.json, which says where its ONNX file is: relative to
+A case is a folder: inputs.npz, outputs.npz, its plans, and case.json, which names its ONNX file: relative to
 the folder of all cases, or in the tree.
 """
 

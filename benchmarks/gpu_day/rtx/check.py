@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,34 +28,61 @@ EIGHT_BITS = 3e-2
 
 
 def check_verdict(settings: Settings, record: Recorder) -> None:
-    """Record whether each plan is taken here, in TensorRT's own words; the sky's is built here, the others came."""
+    """Record whether each plan runs here, with TensorRT's messages: carried plans, then those built here."""
     need_gpu(settings)
     rtx = import_rtx()
     record.note("TensorRT for RTX", version=rtx.trt.__version__)
     cases = find_cases(_cases_of(settings, "base"))
     if not cases:
         raise Missing(f"no recorded call in {_cases_of(settings, 'base')}")
+    # The carried plans first: building may be refused as well, and takes longer.
     for case in cases:
         for target, path in case.plans.items():
-            _judge(rtx, case, target, path.read_bytes(), settings, record)
+            _judge(rtx, case, target, path.read_bytes, settings, record)
+    for case in cases:
         if not case.plans:
-            _judge(rtx, case, "any", rtx.build(str(case.graph)), settings, record)
+            _judge(rtx, case, "any", partial(_built, rtx, case, settings), settings, record)
 
 
-def _judge(rtx: Rtx, case: Case, target: str, plan: bytes, settings: Settings, record: Recorder) -> None:
+def _judge(
+    rtx: Rtx, case: Case, target: str, make_plan: Callable[[], bytes], settings: Settings, record: Recorder
+) -> None:
     what = f"rtx plan of {case.name} for {target} GPU" if target == "any" else f"rtx plan of {case.name} for {target}"
+    rtx.forget()
     try:
-        record.note(f"{what}, validity", **judge_plan(rtx, plan))
-    except Exception as error:  # the answer that matters is the next one
-        record.note(f"{what}, validity", error=f"{type(error).__name__}: {error}")
-    try:
+        plan = make_plan()
+        _note_validity(rtx, what, plan, record)
         engine = Engine(rtx, plan, settings.device)
         engine.set(case.inputs)
         engine.run()
         _synchronize(settings)
         record.note(f"{what}, verdict", verdict="runs")
-    except (Refused, RuntimeError, TypeError) as error:
-        record.note(f"{what}, verdict", verdict="refused", said=str(error)[:2000], logged=rtx.errors()[:10])
+    except Exception as error:  # whatever it is, it is the verdict
+        text = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
+        record.note(f"{what}, verdict", verdict="refused", said=text[:2000], logged=rtx.errors()[:10])
+
+
+def _note_validity(rtx: Rtx, what: str, plan: bytes, record: Recorder) -> None:
+    try:
+        record.note(f"{what}, validity", **judge_plan(rtx, plan))
+    except Exception as error:  # the answer that matters is the verdict
+        record.note(f"{what}, validity", error=f"{type(error).__name__}: {error}")
+
+
+def _built(rtx: Rtx, case: Case, settings: Settings) -> bytes:
+    """Return the plan of a case for every GPU, built where an earlier stage has not built it."""
+    path = Path(settings.work) / "rtx-plans" / f"{case.name}.plan"
+    if not path.is_file():
+        _write_whole(path, rtx.build(str(case.graph)))
+    return path.read_bytes()
+
+
+def _write_whole(path: Path, plan: bytes) -> None:
+    """Write a plan that is there whole or not at all, also where the stage is killed meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_bytes(plan)
+    part.replace(path)
 
 
 def check_cases(settings: Settings, record: Recorder, *, kit: str = "base") -> None:
@@ -68,8 +96,9 @@ def check_cases(settings: Settings, record: Recorder, *, kit: str = "base") -> N
     for case in find_cases(_cases_of(settings, kit)):
         try:
             _check_case(rtx, case, settings, record)
-        except (Refused, RuntimeError, TypeError, OSError) as error:
-            record.note(f"rtx {case.name}, refused", said=f"{type(error).__name__}: {error}"[:2000])
+        except Exception as error:  # one case that fails must not take the others with it
+            text = f"{type(error).__name__}: {error}"[:2000]
+            record.note(f"rtx {case.name}, refused", said=text, logged=rtx.errors()[:10])
 
 
 def _cases_of(settings: Settings, kit: str) -> Path:
@@ -78,7 +107,7 @@ def _cases_of(settings: Settings, kit: str) -> Path:
 
 def _check_case(rtx: Rtx, case: Case, settings: Settings, record: Recorder) -> None:
     started = time.perf_counter()
-    plan = case.plans["any"].read_bytes() if "any" in case.plans else rtx.build(str(case.graph))
+    plan = case.plans["any"].read_bytes() if "any" in case.plans else _built(rtx, case, settings)
     built = time.perf_counter() - started
     engine = Engine(rtx, plan, settings.device)
     engine.set(case.inputs)
@@ -100,7 +129,7 @@ def record_times(what: str, engine: Engine, settings: Settings, record: Recorder
         return
     try:
         replay = engine.captured()
-    except Exception as error:  # the enqueued time stands
+    except Exception as error:  # the enqueued time is kept
         record.missing(f"{what}, CUDA graph", f"{type(error).__name__}: {error}"[:1000])
         return
     record.add(f"{what}, CUDA graph", _median(replay, settings), "ms", statistic=f"median of {REPEATS} after {WARMUP}")
@@ -114,7 +143,7 @@ def build_full_size(settings: Settings, record: Recorder, *, depth: int) -> None
         started = time.perf_counter()
         plan, target = _build_here(rtx, str(folder / "graphs" / f"{stage}.fp16.onnx"), settings)
         seconds = time.perf_counter() - started
-        plan_path(settings, depth, stage).write_bytes(plan)
+        _write_whole(plan_path(settings, depth, stage), plan)
         record.add(f"rtx depth {depth} {stage}, build", seconds, "s", plan_nbytes=len(plan), target=target)
 
 
@@ -129,7 +158,7 @@ def _build_here(rtx: Rtx, graph: str, settings: Settings) -> tuple[bytes, str]:
         return rtx.build(graph), "any"
     try:
         return rtx.build(graph, ["CURRENT"]), "CURRENT"
-    except RuntimeError as error:
+    except Exception as error:  # whatever it is, the other plan may be possible
         return rtx.build(graph), f"any, because: {error}"[:500]
 
 

@@ -1,4 +1,4 @@
-"""A plan of TensorRT for RTX on torch's device: tensors bound by name, run on torch's stream."""
+"""A plan of TensorRT for RTX on torch's device: tensors bound by name, run on torch's current stream."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TORCH_TYPES = {
 
 
 class Refused(Exception):
-    """TensorRT for RTX does not take a plan here; the text is its own."""
+    """TensorRT for RTX cannot run a plan here; the text is TensorRT's message."""
 
 
 def judge_plan(rtx: Rtx, plan: bytes) -> dict[str, Any]:
@@ -47,7 +47,8 @@ class Engine:
         """
         import torch
 
-        rtx.errors()
+        rtx.forget()
+        _leave_default_stream(device)
         # The runtime must outlive the engine.
         self._runtime = rtx.trt.Runtime(rtx.log)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
@@ -69,7 +70,7 @@ class Engine:
             self._context.set_tensor_address(name, self.tensors[name].data_ptr())
 
     def set(self, values: Mapping[str, Array]) -> None:
-        """Copy inputs in; values of 8 bit floats come as bytes, names that the plan has not are left out."""
+        """Copy inputs in; values of 8 bit floats come as bytes, names that the plan lacks are left out."""
         import torch
 
         for name, value in values.items():
@@ -109,13 +110,22 @@ class Engine:
         import torch
 
         stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self.run()  # kernels are compiled at their first run, which no capture survives
             self.run()
         stream.synchronize()
         if not self._context.is_stream_capturable(stream.cuda_stream):
-            raise RuntimeError("is_stream_capturable says no")
+            raise RuntimeError("is_stream_capturable returned False")
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):
             self.run()
         return graph.replay
+
+
+def _leave_default_stream(device: str) -> None:
+    """Let this process work on a stream of its own: on the default one, TensorRT synchronizes at every run."""
+    import torch
+
+    if device != "cpu" and torch.cuda.current_stream() == torch.cuda.default_stream():
+        torch.cuda.set_stream(torch.cuda.Stream())  # type: ignore[no-untyped-call]

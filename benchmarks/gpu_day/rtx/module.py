@@ -1,4 +1,4 @@
-"""NVIDIA's Python module of TensorRT for RTX, and what it says while it works."""
+"""NVIDIA's Python module of TensorRT for RTX, and what it logs while it works."""
 
 from __future__ import annotations
 
@@ -36,11 +36,13 @@ class Rtx:
         self.log = Log()
 
     def errors(self) -> list[str]:
-        """Return what was logged as an error, and forget it."""
+        """Return what was logged as an error since :meth:`forget`."""
         worst = int(self.trt.ILogger.ERROR)
-        found = [message for severity, message in self._lines if severity <= worst]
+        return [message for severity, message in self._lines if severity <= worst]
+
+    def forget(self) -> None:
+        """Empty the log before something new begins."""
         self._lines.clear()
-        return found
 
     def build(self, graph: str, targets: Sequence[str] = ()) -> bytes:
         """Build the plan of an ONNX file; needs no GPU unless a target is "CURRENT".
@@ -52,12 +54,20 @@ class Rtx:
         Raises:
             RuntimeError: It cannot be parsed or built, or a target is none of this release; with the log's errors.
         """
-        self.errors()
+        self.forget()
         builder = self.trt.Builder(self.log)
+        # Before the file is parsed, which takes seconds that a refused target would waste.
+        config = self._configure(builder, targets)
         network = builder.create_network(0)
         parser = self.trt.OnnxParser(network, self.log)
         if not parser.parse_from_file(graph):
             raise RuntimeError(f"{graph} cannot be parsed: {parser.get_error(0)}")
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise RuntimeError(f"{graph} cannot be built for {targets or 'every GPU'}: {self.errors()}")
+        return bytes(plan)
+
+    def _configure(self, builder: Any, targets: Sequence[str]) -> Any:
         config = builder.create_builder_config()
         if targets:
             config.num_compute_capabilities = len(targets)
@@ -65,10 +75,7 @@ class Rtx:
             member = getattr(self.trt.ComputeCapability, target)
             if not config.set_compute_capability(member, index):
                 raise RuntimeError(f"{target} is refused as a target: {self.errors()}")
-        plan = builder.build_serialized_network(network, config)
-        if plan is None:
-            raise RuntimeError(f"{graph} cannot be built for {targets or 'every GPU'}: {self.errors()}")
-        return bytes(plan)
+        return config
 
 
 def import_rtx() -> Rtx:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import os
 from typing import Any
 
 import numpy as np
@@ -101,10 +102,13 @@ class Context:
 
 
 class Builder:
-    """Makes plans."""
+    """Makes plans; none where the variable RTX_STAND_IN_BUILDS_NOTHING is set, as on a GPU that is not supported."""
 
     def __init__(self, log: ILogger) -> None:
         self._log = log
+        if "RTX_STAND_IN_BUILDS_NOTHING" in os.environ:
+            log.log(1, "Error Code 9: this GPU's architecture is not supported")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
 
     def create_network(self, flags: int) -> list[str]:
         """Make a network: where its path comes."""
