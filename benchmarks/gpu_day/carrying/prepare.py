@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..running.origin import COMMIT_FILE, git_commit
 from ..running.settings import ROOT
 from ..running.stage import Stage
 from . import inputs, wheels
@@ -18,6 +20,7 @@ from .archive import cut, pack
 from .calls import Limits, Plan, plan_calls
 from .kits import Kit, write_manifest
 from .making import Maker, code_key
+from .receiving import BEFORE
 
 __all__ = ["Preparation", "carried_tree_nbytes", "lay_calls", "prepare"]
 
@@ -159,10 +162,14 @@ def lay_calls(work: Path, kits: Sequence[Kit], stages: Sequence[Stage], limits: 
     plan = plan_calls(kits, stages, limits)
     for old in work.glob("call-*"):
         shutil.rmtree(old)
+    commit, before = git_commit(), list[str]()
     for number, call in enumerate(plan.calls, 1):
         folder = work / f"call-{number}"
         folder.mkdir()
         write_manifest(folder, kits)
+        (folder / COMMIT_FILE).write_text(commit + "\n")
+        (folder / BEFORE).write_text(json.dumps(before) + "\n")
+        before += [piece.name for piece in call.pieces]
         if (work / "report.json").is_file():
             shutil.copyfile(work / "report.json", folder / "report.json")
         for piece in call.pieces:
