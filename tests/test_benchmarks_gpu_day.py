@@ -15,12 +15,20 @@ import pytest
 from vdmrt.benchmarks.gpu_day.carrying.archive import cut, pack
 from vdmrt.benchmarks.gpu_day.carrying.calls import Call, Limits, plan_calls
 from vdmrt.benchmarks.gpu_day.carrying.kits import Archive, Kit, Piece, write_manifest
-from vdmrt.benchmarks.gpu_day.carrying.prepare import carried_tree_nbytes, lay_calls
+from vdmrt.benchmarks.gpu_day.carrying.making import made_key
+from vdmrt.benchmarks.gpu_day.carrying.prepare import Shelf, carried_tree_nbytes, lay_calls
 from vdmrt.benchmarks.gpu_day.carrying.receiving import Store
-from vdmrt.benchmarks.gpu_day.command import complete_arguments, describe_plan, main, parse_arguments
+from vdmrt.benchmarks.gpu_day.checks.golden import read_reference
+from vdmrt.benchmarks.gpu_day.command import (
+    complete_arguments,
+    describe_plan,
+    main,
+    make_settings,
+    parse_arguments,
+)
 from vdmrt.benchmarks.gpu_day.running.report import Report
 from vdmrt.benchmarks.gpu_day.running.run import run_stages
-from vdmrt.benchmarks.gpu_day.running.settings import Settings
+from vdmrt.benchmarks.gpu_day.running.settings import REFERENCE, Settings
 from vdmrt.benchmarks.gpu_day.running.stage import Result, Stage
 from vdmrt.benchmarks.gpu_day.stages import STAGES, choose_stages, left_to_run
 
@@ -439,6 +447,33 @@ def test_what_a_run_finds_goes_where_the_device_brings_it_back_from(
     main(["run", "--pieces", str(tmp_path / "call-1"), "--store", str(tmp_path / "device"), "--stages", "none"])
 
     assert (tmp_path / "brought" / "report.json").is_file()
+
+
+def test_an_interrupted_preparation_keeps_the_kits_it_made(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+
+    shelf.add(Kit("onnxruntime", ()))
+    shelf.add(Kit("base", ()))
+
+    assert [kit.name for kit in Store(tmp_path).kits] == ["base", "onnxruntime"]
+
+
+def test_other_recorded_cases_are_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "case.json").write_text("1")
+    first = made_key(tmp_path)
+    (tmp_path / "case.json").write_text("2")
+
+    assert made_key(tmp_path) != first
+
+
+def test_the_errors_of_the_cpu_come_with_the_base_kit(tmp_path: Path) -> None:
+    arguments, store = parse_arguments(["run", "--work", str(tmp_path)]), Store(tmp_path)
+    assert make_settings(arguments, store).reference is None
+    carried = store.kit_path("base") / "reference" / REFERENCE
+    carried.parent.mkdir(parents=True)
+    carried.write_text(json.dumps({"stages": {"golden": {"records": [{"what": "an error", "value": 0.5}]}}}))
+
+    assert read_reference(make_settings(arguments, store)) == {"an error": 0.5}
 
 
 def test_an_unknown_stage_is_named_with_those_that_are_known(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from .running.child import run_child
 from .running.origin import find_origin
 from .running.report import Report, has_ended, read_report
 from .running.run import ENDED_EARLIER, run_stages
-from .running.settings import PACKAGE, ROOT, Settings
+from .running.settings import PACKAGE, REFERENCE, ROOT, Settings
 from .running.stage import Stage, run_stage
 from .stages import STAGES, choose_stages, left_to_run
 
@@ -262,7 +262,7 @@ def _why_nothing(store: Store, folders: Sequence[Path], stages: Sequence[Stage],
 def make_settings(arguments: argparse.Namespace, store: Store) -> Settings:
     """Return what the stages share."""
     base, work = store.kit_path("base"), arguments.work.resolve()
-    golden = base / "golden"
+    golden, reference = base / "golden", base / "reference" / REFERENCE
     rehearsed = work / "made" / "small_xl"
     return Settings(
         device="cpu" if arguments.rehearse else arguments.device,
@@ -272,7 +272,7 @@ def make_settings(arguments: argparse.Namespace, store: Store) -> Settings:
         xl=str(rehearsed if arguments.rehearse and rehearsed.is_dir() else base / "xl"),
         kits=str(base.parent),
         work=str(store.path / "work"),
-        reference=None,
+        reference=str(reference) if reference.is_file() else None,
         interpreters=store.interpreters(rehearse=arguments.rehearse, rtx_site=work / "site"),
     )
 
