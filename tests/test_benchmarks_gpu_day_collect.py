@@ -131,6 +131,13 @@ def test_a_report_that_names_no_gpu_is_not_merged(tmp_path: Path) -> None:
         merge_report(path, tmp_path)
 
 
+def test_a_report_without_its_environment_is_merged_by_the_gpu_of_its_run(tmp_path: Path) -> None:
+    path = report_of(tmp_path, environment=stage_of([]))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"gpu": H200, "driver": "581"}))
+
+    assert json.loads(merge_report(path, tmp_path).read_text())["device"] == "NVIDIA H200, driver 581"
+
+
 def test_a_refusal_of_a_plan_is_on_the_page_in_its_own_words(tmp_path: Path) -> None:
     verdict = {"what": "rtx plan of sky-fp16", "verdict": "refused", "said": "Error Code 9: no kernel\nfor 9.0 | sm90"}
     merge_report(report_of(tmp_path, rtx_verdict=stage_of([verdict])), tmp_path)

@@ -58,15 +58,17 @@ def merge_report(report: Path, results: Path, name: str | None = None) -> Path:
 
 
 def device_of(document: dict[str, Any]) -> dict[str, str]:
-    """Return what nvidia-smi said of the GPU of a report.
+    """Return what nvidia-smi said of the GPU of a report: "name" and "driver_version" at least.
 
     Raises:
-        ValueError: The stage "environment" recorded no GPU.
+        ValueError: Neither the run nor its stage "environment" recorded a GPU.
     """
     records = document["stages"].get("environment", {}).get("records", [])
     for record in records:
         if record["what"] == "GPU 0" and "name" in record:
             return dict(record)
+    if "gpu" in document:
+        return {"name": document["gpu"], "driver_version": document.get("driver", "unknown")}
     raise ValueError("the report names no GPU: its stage environment has none recorded; run that stage")
 
 
