@@ -12,21 +12,29 @@ from typing import Any
 
 import pytest
 
-from vdmrt.benchmarks.gpu_day.carrying.archive import DamagedPieceError, cut, pack
+from vdmrt.benchmarks.gpu_day.carrying.archive import cut, pack
 from vdmrt.benchmarks.gpu_day.carrying.calls import Call, Limits, plan_calls
 from vdmrt.benchmarks.gpu_day.carrying.kits import Archive, Kit, Piece, write_manifest
-from vdmrt.benchmarks.gpu_day.carrying.prepare import carried_tree_nbytes, lay_calls
+from vdmrt.benchmarks.gpu_day.carrying.making import made_key
+from vdmrt.benchmarks.gpu_day.carrying.prepare import Shelf, carried_tree_nbytes, lay_calls
 from vdmrt.benchmarks.gpu_day.carrying.receiving import Store
-from vdmrt.benchmarks.gpu_day.command import describe_plan, main
+from vdmrt.benchmarks.gpu_day.checks.golden import read_reference
+from vdmrt.benchmarks.gpu_day.command import (
+    complete_arguments,
+    describe_plan,
+    main,
+    make_settings,
+    parse_arguments,
+)
 from vdmrt.benchmarks.gpu_day.running.report import Report
 from vdmrt.benchmarks.gpu_day.running.run import run_stages
-from vdmrt.benchmarks.gpu_day.running.settings import Settings
+from vdmrt.benchmarks.gpu_day.running.settings import REFERENCE, Settings
 from vdmrt.benchmarks.gpu_day.running.stage import Result, Stage
 from vdmrt.benchmarks.gpu_day.stages import STAGES, choose_stages, left_to_run
 
 MIB = 1 << 20
 SETTINGS = Settings("cuda:0", False, "", "", "", "", "", None, {})
-# What the kits measured when they were packed, in pieces of 1 MiB.
+# Estimates of the kits' sizes, in pieces of 1 MiB: no figures, only of an order that gives the plan something to do.
 KIT_MIB = {"base": 8, "rtx": 67, "eight-bits": 15, "onnxruntime": 60, "tensorrt": 240}
 UNPACK_S = {"base": 5.0, "rtx": 5.0, "eight-bits": 5.0, "onnxruntime": 10.0, "tensorrt": 20.0}
 # What every rehearsed stage takes, in seconds of the recorded clock: a third of its limit.
@@ -77,7 +85,7 @@ class Machine:
 
 
 def sized_kits() -> list[Kit]:
-    """Return kits of the measured sizes, without their bytes."""
+    """Return kits of the estimated sizes, without their bytes."""
     kits = []
     for name, mib in KIT_MIB.items():
         pieces = tuple(Piece(f"{name}-{at:03d}.piece", MIB, "") for at in range(mib))
@@ -204,9 +212,16 @@ def test_the_day_as_it_is_fits_its_bytes_its_seconds_and_two_calls_for_the_first
     by_stage = {stage.name: number for number, call in enumerate(plan.calls, 1) for stage in call.stages}
     assert all(call.nbytes + limits.tree_nbytes + limits.spare_nbytes <= 64 * MIB for call in plan.calls)
     assert all(call.budget_s <= limits.call_s for call in plan.calls)
-    assert plan.seconds <= 840
+    assert set(plan.left_out) == {
+        "build-tensorrt",
+        "golden-tensorrt",
+        "rollout-tensorrt",
+        "weights-4",
+        "xl-4",
+        "core-memcheck-lanes",
+    }
     assert max(by_stage[name] for name in ("rtx-verdict", "rtx-cases", "rtx-build-28", "xl-28")) <= 2
-    assert {"rollout-onnxruntime", "xl-28-compiled", "core-memcheck", "host-overhead"} <= by_stage.keys()
+    assert by_stage.keys() | plan.left_out.keys() == {stage.name for stage in STAGES}
 
 
 def test_the_list_of_calls_says_bytes_seconds_and_commands_of_a_bounded_length(tmp_path: Path) -> None:
@@ -217,17 +232,42 @@ def test_the_list_of_calls_says_bytes_seconds_and_commands_of_a_bounded_length(t
 
     assert "call 1: carries" in text and "MiB with the tree)" in text
     assert f"all: {len(plan.calls)} calls, {plan.seconds:.0f} of 840 s" in text
+    assert text.count(", timeout ") == len(plan.calls)
     commands = [line for line in text.splitlines() if "python3 benchmarks/gpu_day run" in line]
     assert len(commands) == len(plan.calls)
     assert all("--out back" in line and len(line) <= 2000 for line in commands)
 
 
-def test_what_the_day_has_no_time_for_falls_away_from_the_end_with_its_kit() -> None:
-    plan = plan_calls(sized_kits(), STAGES, Limits(64 * MIB, 20 * MIB, total_s=500))
+def test_a_kit_that_takes_many_calls_is_left_out_before_what_runs_without_it() -> None:
+    plan = plan_calls(sized_kits(), STAGES, Limits(64 * MIB, 20 * MIB, total_s=800))
 
-    assert plan.seconds <= 500
-    assert plan.left_out["rollout-tensorrt"] == "the day has 500 s"
+    assert plan.left_out["rollout-tensorrt"] == "the day has 800 s"
+    assert {"core-memcheck", "host-overhead", "ceilings"}.isdisjoint(plan.left_out)
+    assert all(call.stages for call in plan.calls)
     assert not any(piece.name.startswith("tensorrt") for call in plan.calls for piece in call.pieces)
+
+
+def test_a_call_that_would_only_carry_runs_what_needs_nothing_more() -> None:
+    kits = [kit for kit in sized_kits() if kit.name in ("base", "tensorrt")]
+
+    plan = plan_calls(
+        kits,
+        choose_stages(["build-tensorrt", "golden-tensorrt", "host-overhead", "ceilings"]),
+        Limits(64 * MIB, 20 * MIB),
+    )
+
+    assert not plan.left_out
+    carrying = next(call for call in plan.calls if call.pieces and call.pieces[-1].name.startswith("tensorrt"))
+    assert [stage.name for stage in carrying.stages] == ["ceilings", "host-overhead"]
+
+
+def test_the_time_between_calls_is_counted() -> None:
+    limits = Limits(64 * MIB, 20 * MIB, total_s=2000)
+
+    plan = plan_calls(sized_kits(), STAGES, limits)
+    quick = plan_calls(sized_kits(), STAGES, replace(limits, turn_s=0))
+
+    assert plan.seconds - quick.seconds == pytest.approx(12 * len(plan.calls))
 
 
 def test_a_kit_that_was_not_made_leaves_its_stages_out() -> None:
@@ -257,14 +297,29 @@ def test_pieces_come_together_over_calls_byte_for_byte(tmp_path: Path) -> None:
         assert (store.kit_path(name) / "lib" / f"{name}.so").read_bytes() == (tmp_path / name).read_bytes()
 
 
-def test_a_damaged_piece_is_refused_by_its_checksum(tmp_path: Path) -> None:
+def test_a_damaged_piece_leaves_the_good_ones_and_the_other_kits(tmp_path: Path) -> None:
     small_kits(tmp_path)
     piece = tmp_path / "pieces" / "rtx-001.piece"
     piece.write_bytes(piece.read_bytes()[:-1] + b"?")
     write_manifest(tmp_path / "pieces", Store(tmp_path).kits)
+    store = Store(tmp_path / "device")
 
-    with pytest.raises(DamagedPieceError, match=r"rtx-001\.piece arrived damaged: its SHA-256 is not"):
-        Store(tmp_path / "device").receive(tmp_path / "pieces")
+    unpacked = store.receive(tmp_path / "pieces")
+
+    assert unpacked == [name for name in KIT_MIB if name != "rtx"]
+    assert "rtx-001.piece arrived damaged: its SHA-256 is not" in store.failed["rtx"]
+    assert (store.path / "pieces" / "rtx-002.piece").is_file() and not (store.path / "pieces" / piece.name).exists()
+
+
+def test_an_installer_that_fails_is_named_and_not_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "unbundle.py").write_text("import sys; print('no space'); sys.exit(5)")
+    archive = pack({"unbundle.py": tmp_path / "unbundle.py"}, tmp_path / "a.tar")
+    write_manifest(tmp_path / "pieces", [Kit("tensorrt", (cut(archive, "tensorrt", tmp_path / "pieces"),))])
+
+    for _ in range(2):
+        store = Store(tmp_path / "device")
+        assert store.receive(tmp_path / "pieces") == []
+        assert store.failed == {"tensorrt": "its installer failed with status 5: no space"}
 
 
 def test_the_same_files_pack_to_the_same_bytes(tmp_path: Path) -> None:
@@ -290,15 +345,148 @@ def test_a_real_run_receives_runs_and_brings_its_report_back(tmp_path: Path, cap
     assert (tmp_path / "back" / "rehearsal.txt").is_file() and (tmp_path / "back" / "rehearsal.log").is_file()
 
 
-def test_the_calls_are_laid_anew_without_what_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_manifest(tmp_path, [])
-    report = Report(tmp_path / "report.json", SETTINGS)
-    report.keep("environment", Result("held", 1.0, "", []))
+def prepared(work: Path, *words: str) -> None:
+    """Leave what a preparation without kits leaves."""
+    work.mkdir(exist_ok=True)
+    write_manifest(work, [])
+    complete_arguments(parse_arguments(["prepare", *words]), work)
 
-    assert main(["prepare", "--again", "--work", str(tmp_path), "--stages", "environment,ceilings"]) == 0
+
+def test_the_calls_are_planned_again_without_what_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepared(tmp_path)
+    Report(tmp_path / "report.json", SETTINGS).keep("environment", Result("held", 1.0, "", []))
+
+    assert main(["prepare", "--again", "--work", str(tmp_path)]) == 0
 
     said = capsys.readouterr().out
-    assert "stages: ceilings" in said and "environment" not in said
+    assert "stages: ceilings" in said
+    assert "not run: environment: has ended already (held)" in said
+
+
+def test_a_named_stage_runs_again_though_it_has_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepared(tmp_path)
+    Report(tmp_path / "report.json", SETTINGS).keep("environment", Result("held", 1.0, "", []))
+
+    assert main(["prepare", "--again", "--work", str(tmp_path), "--stages", "environment"]) == 0
+
+    assert "--stages environment --again" in capsys.readouterr().out
+
+
+def test_planning_again_keeps_the_options_of_the_preparation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared(tmp_path, "--out", "$BACK", "--piece-mib", "50", "--budget-s", "800")
+
+    assert main(["prepare", "--again", "--work", str(tmp_path), "--budget-s", "400"]) == 0
+
+    said = capsys.readouterr().out
+    assert "--out $BACK --budget-s" in said and "of 400 s" in said
+    assert f"prepare --again --budget-s <seconds left> --work {tmp_path}" in said
+    assert json.loads((tmp_path / "prepared.json").read_text())["piece_mib"] == 50
+
+
+def test_small_models_only_leave_the_full_size_stages_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepared(tmp_path, "--small")
+
+    main(["prepare", "--again", "--work", str(tmp_path)])
+
+    said = capsys.readouterr().out
+    full = ("weights-28", "rtx-build-28", "xl-28", "xl-28-compiled", "weights-4", "xl-4")
+    assert all(f"not run: {name}: --small leaves XL/2 out" in said for name in full)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "--budget-s", "nan"], "--budget-s is nan; give a number above 0"),
+        (["run", "--budget-s", "0"], "--budget-s is 0; give a number above 0"),
+        (["run", "--out", ""], "the name is empty; name a folder"),
+        (["prepare", "--budget-s", "-1"], "--budget-s is -1; give a number above 0"),
+        (["prepare", "--piece-mib", "-1"], "--piece-mib is -1; give a number above 0"),
+        (["prepare", "--out", ""], "--out is empty"),
+        (["prepare", "--golden", "nowhere"], "--golden nowhere is not a folder"),
+        (["prepare", "--again"], "run prepare without --again first"),
+        (["keep", "nowhere.json"], "nowhere.json cannot be read: No such file"),
+        (["collect", "nowhere.json"], "nowhere.json cannot be read: No such file"),
+        (["collect", "pyproject.toml"], "pyproject.toml is not a report"),
+    ],
+)
+def test_misuse_is_one_sentence(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status = main([*words, "--work", str(tmp_path)])
+    except SystemExit as end:
+        status = int(end.code or 0)
+
+    assert status == 2
+    assert said in capsys.readouterr().err
+
+
+def run_call(work: Path, number: int, *words: str) -> int:
+    """Run a call as the device does; the report goes to ``work``/back."""
+    store, back = str(work / "device"), str(work / "back")
+    return main(["run", "--pieces", str(work / f"call-{number}"), "--store", store, "--out", back, *words])
+
+
+def test_a_call_whose_folder_was_not_carried_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_call(tmp_path, 1, "--stages", "environment") == 3
+
+    assert "call-1 has no manifest.json: not carried" in capsys.readouterr().out
+
+
+def test_a_call_on_a_fresh_machine_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lay_calls(tmp_path, small_kits(tmp_path), STAGES, small_limits(total_s=2000))
+
+    assert run_call(tmp_path, 2, "--stages", "none") == 3
+
+    assert "fresh machine: " in capsys.readouterr().out
+
+
+def test_a_call_that_has_no_time_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lay_calls(tmp_path, small_kits(tmp_path), STAGES, small_limits(total_s=2000))
+
+    assert run_call(tmp_path, 1, "--stages", "environment", "--budget-s", "1") == 3
+
+    assert "nothing ran: the budget of " in capsys.readouterr().out
+
+
+def test_what_a_run_finds_goes_where_the_device_brings_it_back_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_calls(tmp_path, small_kits(tmp_path), STAGES, small_limits(total_s=2000))
+    monkeypatch.setenv("OUT", str(tmp_path / "brought"))
+
+    main(["run", "--pieces", str(tmp_path / "call-1"), "--store", str(tmp_path / "device"), "--stages", "none"])
+
+    assert (tmp_path / "brought" / "report.json").is_file()
+
+
+def test_an_interrupted_preparation_keeps_the_kits_it_made(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+
+    shelf.add(Kit("onnxruntime", ()))
+    shelf.add(Kit("base", ()))
+
+    assert [kit.name for kit in Store(tmp_path).kits] == ["base", "onnxruntime"]
+
+
+def test_other_recorded_cases_are_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "case.json").write_text("1")
+    first = made_key(tmp_path)
+    (tmp_path / "case.json").write_text("2")
+
+    assert made_key(tmp_path) != first
+
+
+def test_the_errors_of_the_cpu_come_with_the_base_kit(tmp_path: Path) -> None:
+    arguments, store = parse_arguments(["run", "--work", str(tmp_path)]), Store(tmp_path)
+    assert make_settings(arguments, store).reference is None
+    carried = store.kit_path("base") / "reference" / REFERENCE
+    carried.parent.mkdir(parents=True)
+    carried.write_text(json.dumps({"stages": {"golden": {"records": [{"what": "an error", "value": 0.5}]}}}))
+
+    assert read_reference(make_settings(arguments, store)) == {"an error": 0.5}
 
 
 def test_an_unknown_stage_is_named_with_those_that_are_known(capsys: pytest.CaptureFixture[str]) -> None:

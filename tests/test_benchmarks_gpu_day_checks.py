@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -129,6 +130,35 @@ def test_a_stage_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> Non
     assert result.status == "timed out"
     assert len(result.records) == 1
     assert until(lambda: not child.exists() or "Z" in (child / "stat").read_text().split()[2])
+
+
+# What runs a stage, and is ended itself; arguments: folder, and the script of the stage.
+STAGE_RUNNER = """
+import signal, sys
+from pathlib import Path
+from vdmrt.benchmarks.gpu_day.running.settings import Settings
+from vdmrt.benchmarks.gpu_day.running.stage import Stage, run_stage
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+folder = Path(sys.argv[1])
+settings = Settings("cpu", True, "", "", "", "", "", None, {"main": [sys.executable, sys.argv[2]]})
+run_stage(Stage("ceilings", "", ""), settings, 60, folder / "log",
+          lambda found: (folder / "kept").write_text(str(found)))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stage_ends_with_the_process_that_runs_it(tmp_path: Path, number: int) -> None:
+    (tmp_path / "process.py").write_text(STAGE_PROCESS + "print(os.getpid(), flush=True); time.sleep(600)")
+    runner = subprocess.Popen([sys.executable, "-c", STAGE_RUNNER, str(tmp_path), str(tmp_path / "process.py")])
+    log = tmp_path / "log"
+    assert until(lambda: log.is_file() and log.read_text().strip().rpartition("\n")[2].isdigit())
+    stage = Path("/proc") / log.read_text().split()[-1]
+
+    runner.send_signal(number)
+    runner.wait(30)
+
+    assert until(lambda: not stage.exists() or "Z" in (stage / "stat").read_text().split()[2])
+    assert number == signal.SIGKILL or "found first" in (tmp_path / "kept").read_text()
 
 
 def test_a_stage_that_raises_says_its_traceback(tmp_path: Path) -> None:

@@ -77,6 +77,32 @@ def test_a_second_day_adds_its_stages_and_replaces_those_that_ran_again(tmp_path
     assert stages["second"]["records"][0]["value"] == 1.0
 
 
+@pytest.mark.parametrize("status", ["missing", "timed out"])
+def test_a_stage_without_figures_does_not_replace_figures(tmp_path: Path, status: str) -> None:
+    merge_report(report_of(tmp_path, first=stage_of([{"what": "a step", "value": 2.0}])), tmp_path)
+
+    path = merge_report(report_of(tmp_path, first=stage_of([], status)), tmp_path)
+
+    stage = json.loads(path.read_text())["stages"]["first"]
+    assert (stage["status"], stage["records"][0]["value"], stage["driver"]) == ("held", 2.0, "580.1")
+
+
+@pytest.mark.parametrize(
+    ("why", "shown"),
+    [
+        ("Traceback (most recent call last):\n  File x\nValueError: a | b", "not there: ValueError: a \\| b"),
+        ("Traceback (most recent call last):\n  File x, li", "not there: Traceback (most recent call last):"),
+        ("", "not there"),
+    ],
+)
+def test_a_reason_is_the_error_in_one_cell(tmp_path: Path, why: str, shown: str) -> None:
+    merge_report(report_of(tmp_path, first=stage_of([{"what": "a step", "missing": why}])), tmp_path)
+
+    page = generate("<!-- figures: gpu-details; generated, do not edit -->\n<!-- end of figures -->", tmp_path)
+
+    assert f"| a step | {shown} |" in page
+
+
 def test_the_record_of_another_device_is_not_overwritten(tmp_path: Path) -> None:
     path = merge_report(report_of(tmp_path), tmp_path, "gpu_mine")
     before = path.read_bytes()
@@ -103,6 +129,13 @@ def test_a_report_that_names_no_gpu_is_not_merged(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="names no GPU"):
         merge_report(path, tmp_path)
+
+
+def test_a_report_without_its_environment_is_merged_by_the_gpu_of_its_run(tmp_path: Path) -> None:
+    path = report_of(tmp_path, environment=stage_of([]))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"gpu": H200, "driver": "581"}))
+
+    assert json.loads(merge_report(path, tmp_path).read_text())["device"] == "NVIDIA H200, driver 581"
 
 
 def test_a_refusal_of_a_plan_is_on_the_page_in_its_own_words(tmp_path: Path) -> None:

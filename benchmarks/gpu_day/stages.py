@@ -28,6 +28,8 @@ STAGES = (
     Stage("rtx-cases", "calls of the sky and of recorded models", "rtx.check:check_cases", {}, "rtx", RTX, 25),
     Stage("rtx-build-28", "XL/2: its plans, here", "rtx.check:build_full_size", {"depth": 28}, "rtx", RTX, 80, True),
     _measure_xl("xl-28", "XL/2: RTX against torch", RTX, 110, depth=28, kinds=["torch", "rtx"], **SHORT),
+    Stage("ceilings", "matrix products and copies at their best", "checks.ceilings:measure_ceilings", {},
+          "main", (), 20),
     Stage("rtx-eight-bits", "INT8, FP8 and 8 bit caches of the sky", "rtx.check:check_cases", {"kit": "eight-bits"},
           "rtx", (*RTX, "eight-bits"), 25),
     # 2. ONNX Runtime CUDA.
@@ -38,16 +40,13 @@ STAGES = (
     # 3. The C core under memcheck: what needs no ONNX Runtime first, because the sanitizer reports when it ends.
     Stage("core-memcheck", "the C core's replay loop under compute-sanitizer", "checks.core:check_replay", {},
           "memcheck", ("base",), 30),
+    Stage("host-overhead", "stepping in C against stepping from Python", "checks.stepping:measure_host_overhead", {},
+          "main", ("base",), 20),
     # torch.compile takes the longest to load and comes last: the others are measured by then.
     _measure_xl("xl-28-compiled", "XL/2: all contenders, torch.compile among them", RTX, 150, depth=28,
                 modes=["default"], kinds=["rtx", "onnxruntime", "torch"], **SHORT),
-    # Short ones that need no large kit.
     Stage("core-memcheck-lanes", "two lanes on ONNX Runtime under compute-sanitizer", "checks.core:check_lanes", {},
           "memcheck", ("base",), 60),
-    Stage("host-overhead", "stepping in C against stepping from Python", "checks.stepping:measure_host_overhead", {},
-          "main", ("base",), 20),
-    Stage("ceilings", "matrix products and copies at their best", "checks.ceilings:measure_ceilings", {},
-          "main", (), 20),
     # Those for which the day has time only where earlier ones end before their limits: 240 MiB, and XL/2 again.
     Stage("build-tensorrt", "plans of the sky, of tiny and of recorded models", "checks.plans:build_small", {},
           "tensorrt", TRT, 65, True),

@@ -18,8 +18,8 @@ __all__ = ["DamagedPieceError", "cut", "join", "keep_pieces", "pack", "sha256_of
 # Small, so that little room is left in a call.
 PIECE_NBYTES = 1 << 20
 _BLOCK = 1 << 20
-# Level 3 with a large window: nearly as small as level 9 for compiled code, in a tenth of the time.
-_FILTERS = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 3, "dict_size": 64 << 20}]
+# Level 1 with a large window: 2 % larger than level 3 for compiled code, in a third of the time.
+_FILTERS = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": 64 << 20}]
 
 
 class DamagedPieceError(Exception):
@@ -70,17 +70,21 @@ def keep_pieces(source: Path, store: Path, archives: tuple[Archive, ...]) -> lis
     """Copy the pieces that arrived into the store; return the names of all that are there.
 
     Raises:
-        DamagedPieceError: One that arrived does not have its checksum.
+        DamagedPieceError: Some that arrived do not have their checksums; the others are in the store.
     """
     store.mkdir(parents=True, exist_ok=True)
+    damaged = []
     wanted = [piece for archive in archives for piece in archive.pieces]
     for piece in wanted:
         arrived = source / piece.name
         if arrived.is_file() and not (store / piece.name).is_file():
             if sha256_of(arrived) != piece.sha256:
-                raise DamagedPieceError(f"{arrived} arrived damaged: its SHA-256 is not {piece.sha256}; carry it again")
+                damaged.append(f"{arrived} arrived damaged: its SHA-256 is not {piece.sha256}; carry it again")
+                continue
             shutil.copyfile(arrived, store / f".{piece.name}")
             os.replace(store / f".{piece.name}", store / piece.name)
+    if damaged:
+        raise DamagedPieceError("; ".join(damaged))
     return [piece.name for piece in wanted if (store / piece.name).is_file()]
 
 

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from ..running.settings import ROOT
+from .archive import sha256_of
 
-__all__ = ["Maker", "code_key"]
+__all__ = ["Maker", "made_key"]
+
+SKY = ROOT / "examples" / "sky"
+_CODE = (
+    "bundle",
+    "calibration",
+    "engines",
+    "export",
+    "runtime",
+    "benchmarks/gpu_day/checks",
+    "benchmarks/gpu_day/full_size",
+    "benchmarks/gpu_day/rtx",
+)
+_LIBRARIES = ("numpy", "onnx", "onnxruntime", "torch")
 
 
 class Maker:
@@ -52,10 +67,25 @@ class Maker:
         return True
 
 
-def code_key(folders: Iterable[str] = ("bundle", "calibration", "export")) -> str:
-    """Return what changes when the code that makes things does."""
+def made_key(golden: Path) -> str:
+    """Return what changes when what things are made of does: code, recorded cases, the sky's bundle, libraries."""
+    code = [path for folder in _CODE for path in (ROOT / folder).rglob("*.py")]
+    code += [Path(__file__).with_name(f"{name}.py") for name in ("inputs", "prepare", "wheels")]
+    data = [path for folder in (golden, SKY) for path in folder.rglob("*") if path.is_file() and _is_input(path)]
     digest = hashlib.sha256()
-    code = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
-    for path in sorted([*code, Path(__file__).with_name("inputs.py")]):
-        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    for path in sorted({*code, *data}):
+        digest.update(f"{path} {sha256_of(path)}\n".encode())
+    for name in _LIBRARIES:
+        digest.update(f"{name} {_version(name)}\n".encode())
     return digest.hexdigest()
+
+
+def _is_input(path: Path) -> bool:
+    return "engines" not in path.parts and "__pycache__" not in path.parts
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"

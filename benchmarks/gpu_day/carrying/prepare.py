@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..running.settings import ROOT
+from ..checks.golden import check_golden
+from ..running.origin import COMMIT_FILE, git_commit
+from ..running.record import Recorder, read_records
+from ..running.settings import REFERENCE, ROOT, Settings
 from ..running.stage import Stage
 from . import inputs, wheels
 from .archive import cut, pack
 from .calls import Limits, Plan, plan_calls
 from .kits import Kit, write_manifest
-from .making import Maker, code_key
+from .making import Maker, made_key
+from .receiving import BEFORE
 
 __all__ = ["Preparation", "carried_tree_nbytes", "lay_calls", "prepare"]
 
 DEVICE_PYTHON = "3.12"
+KITS = ("base", "rtx", "eight-bits", "onnxruntime", "tensorrt")
 GOLDEN = ROOT / "tests" / "data" / "golden"
 _KIT_CHUNK_MIB = 4
 # What the device's image has that a kit needs is named by the kit; these are the parts that it is asked for.
@@ -51,46 +59,85 @@ class Preparation:
 def prepare(asked: Preparation) -> list[Kit]:
     """Make and pack everything that can be made; return the kits that are whole.
 
-    The slow parts that need no torch, compressing libraries above all, run beside the exports.
+    The slow parts that need no torch, compressing libraries above all, run beside the exports. The manifest is
+    written as kits are made, so that an interrupted preparation keeps them.
     """
     made, pieces = asked.work / "made", asked.work / "pieces"
     made.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(pieces, ignore_errors=True)
+    shelf = Shelf(asked.work)
     with ThreadPoolExecutor(1) as pool:
-        libraries = pool.submit(_library_kits, asked, pieces)
-        kits = [*_made_kits(asked, made, pieces), *libraries.result()]
-    write_manifest(asked.work, kits)
-    return kits
+        libraries = pool.submit(_library_kits, asked, pieces, shelf)
+        _made_kits(asked, made, pieces, shelf)
+        libraries.result()
+    return shelf.kits
 
 
-def _made_kits(asked: Preparation, made: Path, pieces: Path) -> list[Kit]:
-    maker = Maker(made, code_key())
+class Shelf:
+    """The kits made so far, in the stages' order, and the manifest that names them.
+
+    Attributes:
+        kits: What is there.
+    """
+
+    def __init__(self, work: Path) -> None:
+        self._work, self._lock = work, threading.Lock()
+        self.kits: list[Kit] = []
+        write_manifest(work, [])
+
+    def add(self, kit: Kit) -> None:
+        """Add a kit; two threads may."""
+        with self._lock:
+            self.kits = sorted([*self.kits, kit], key=lambda one: KITS.index(one.name))
+            write_manifest(self._work, self.kits)
+
+
+def _made_kits(asked: Preparation, made: Path, pieces: Path, shelf: Shelf) -> None:
+    maker = Maker(made, made_key(asked.golden))
     bundles, sky, rtx, xl = made / "bundles", made / "sky", made / "rtx", made / "xl"
     maker.make("bundles of recorded models", bundles, lambda to: _export_bundles(asked.golden, to))
     maker.make("the sky in 8 bits", sky, inputs.quantize_sky)
     maker.make("recorded calls and plans", rtx, lambda to: _record(sky / "sky", bundles, to, asked.work / "site"))
+    reference = made / "reference"
+    maker.make("errors of ONNX Runtime's CPU provider", reference, lambda to: _refer(asked.golden, bundles, to))
     maker.make("small models for a rehearsal", made / "small_xl", lambda to: _describe(to, small=True))
     if asked.large:
         maker.make("XL/2, described", xl, lambda to: _describe(to, small=False))
     asked.failed |= maker.failed
     sources = {"bundles": bundles, "rtx": rtx / "fp16", "xl": xl}
     files = {f"{to}/{name}": path for to, folder in sources.items() for name, path in _files(folder).items()}
+    files |= {f"reference/{name}": path for name, path in _files(reference).items()}
     files |= {f"core/{path.name}": path for path in (ROOT / "runtime").glob("_core*.so")}
     if asked.golden != GOLDEN:
         files |= {
             f"golden/{name}": path for name, path in _files(asked.golden).items() if "state_dict" not in path.name
         }
     eight_bits = {f"rtx/{name}": path for name, path in _files(rtx / "eight-bits").items()}
-    return [
-        Kit(name, (cut(pack(content, asked.work / f"{name}.tar.xz"), name, pieces),))
-        for name, content in (("base", files), ("eight-bits", eight_bits))
-        if content
-    ]
+    for name, content in (("base", files), ("eight-bits", eight_bits)):
+        if content:
+            shelf.add(Kit(name, (cut(pack(content, asked.work / f"{name}.tar.xz"), name, pieces),)))
 
 
 def _export_bundles(golden: Path, folder: Path) -> None:
     inputs.export_tiny(folder)
     inputs.export_all_recorded(golden, folder)
+
+
+def _refer(golden: Path, bundles: Path, folder: Path) -> None:
+    """Record the FP16 errors of the recorded rollouts on the CPU; those of a GPU may be a little larger.
+
+    Raises:
+        RuntimeError: A rollout failed.
+    """
+    settings = Settings("cpu", False, str(golden), str(bundles), "", "", str(folder), None, {})
+    with tempfile.TemporaryDirectory() as work:
+        lines = Path(work) / "records"
+        check_golden(settings, Recorder(lines), backend="onnxruntime", precisions=("fp16",))
+        records = read_records(lines)
+    failed = [record for record in records if "error" in record or "missing" in record]
+    if failed:
+        raise RuntimeError(f"{failed[0]['what']}: {failed[0].get('error') or failed[0]['missing']}")
+    (folder / REFERENCE).write_text(json.dumps({"stages": {"golden": {"records": records}}}, indent=1) + "\n")
 
 
 def _record(sky: Path, bundles: Path, folder: Path, site: Path) -> None:
@@ -108,19 +155,17 @@ def _describe(folder: Path, *, small: bool) -> None:
         inputs.describe_full_size(folder, depth, small=small)
 
 
-def _library_kits(asked: Preparation, pieces: Path) -> list[Kit]:
+def _library_kits(asked: Preparation, pieces: Path, shelf: Shelf) -> None:
     makers: Mapping[str, Callable[[], Kit]] = {
         "rtx": lambda: _rtx_kit(asked.work, pieces),
         "onnxruntime": lambda: _kit_of_kit(asked, "onnxruntime", pieces),
         "tensorrt": lambda: _kit_of_kit(asked, "tensorrt", pieces),
     }
-    kits = []
     for name, make in makers.items():
         try:
-            kits.append(make())
+            shelf.add(make())
         except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
             asked.failed[f"kit {name}"] = str(error)[:800]
-    return kits
 
 
 def _rtx_kit(work: Path, pieces: Path) -> Kit:
@@ -137,7 +182,7 @@ def _kit_of_kit(asked: Preparation, name: str, pieces: Path) -> Kit:
         raise RuntimeError("left out: give the folder of the kit that packs it with --kit")
     out, (parts, *options) = asked.work / f"kit-{name}", _KIT_PARTS[name]
     command = [sys.executable, str(asked.kit / "make_bundle.py"), "--out", str(out), "--work", str(asked.work / "kit")]
-    command += ["--with", parts, "--chunk-mib", str(_KIT_CHUNK_MIB), "--preset", "3", "--jobs", "1", *options]
+    command += ["--with", parts, "--chunk-mib", str(_KIT_CHUNK_MIB), "--preset", "1", "--jobs", "1", *options]
     if not (out / "manifest.json").is_file():
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -159,10 +204,14 @@ def lay_calls(work: Path, kits: Sequence[Kit], stages: Sequence[Stage], limits: 
     plan = plan_calls(kits, stages, limits)
     for old in work.glob("call-*"):
         shutil.rmtree(old)
+    commit, before = git_commit(), list[str]()
     for number, call in enumerate(plan.calls, 1):
         folder = work / f"call-{number}"
         folder.mkdir()
         write_manifest(folder, kits)
+        (folder / COMMIT_FILE).write_text(commit + "\n")
+        (folder / BEFORE).write_text(json.dumps(before) + "\n")
+        before += [piece.name for piece in call.pieces]
         if (work / "report.json").is_file():
             shutil.copyfile(work / "report.json", folder / "report.json")
         for piece in call.pieces:

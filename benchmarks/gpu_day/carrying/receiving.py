@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import lzma
 import shutil
 import subprocess
 import sys
-import tempfile
+import tarfile
 from pathlib import Path
 
 from ..running.settings import ROOT
-from .archive import join, keep_pieces
+from .archive import DamagedPieceError, join, keep_pieces
 from .kits import Kit, read_manifest, write_manifest
 
-__all__ = ["Store"]
+__all__ = ["BEFORE", "Store"]
 
+# Names of the pieces that earlier calls carried.
+BEFORE = "before.json"
 _CORE = "_core.abi3.so"
+_INSTALL_TIMEOUT_S = 120
+_FAILURES = (OSError, ValueError, DamagedPieceError, subprocess.SubprocessError, tarfile.TarError, lzma.LZMAError)
 
 
 class Store:
@@ -23,11 +29,13 @@ class Store:
     Attributes:
         path: The folder.
         kits: What there is to arrive.
+        failed: Why a kit of which all or some arrived cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.kits: tuple[Kit, ...] = read_manifest(path)
+        self.failed: dict[str, str] = {}
 
     def kit_path(self, name: str) -> Path:
         """Return where a kit is unpacked."""
@@ -40,20 +48,36 @@ class Store:
     def receive(self, folder: Path) -> list[str]:
         """Take in what a call carried, unpack the kits that are whole now, and return their names.
 
-        Raises:
-            DamagedPieceError: A piece does not have its checksum.
+        A kit that fails is in ``failed`` and leaves the others.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         kits = read_manifest(folder)
         if kits and kits != self.kits:
             self._begin_anew(kits)
-        unpacked = []
-        for kit in self.kits:
+        return [kit.name for kit in self.kits if self._receive_kit(kit, folder)]
+
+    def lacks(self, folder: Path) -> list[str]:
+        """Return the pieces that calls before this one carried and that are not here: the machine is another."""
+        before = folder / BEFORE
+        names = json.loads(before.read_text()) if before.is_file() else []
+        return [name for name in names if not (self.path / "pieces" / name).is_file()]
+
+    def _receive_kit(self, kit: Kit, folder: Path) -> bool:
+        failure = self.path / "kits" / f"{kit.name}.failed"
+        try:
             there = keep_pieces(folder, self.path / "pieces", kit.archives)
-            if len(there) == len(kit.pieces) and not self.has(kit.name):
-                self._unpack(kit)
-                unpacked.append(kit.name)
-        return unpacked
+            if len(there) < len(kit.pieces) or self.has(kit.name):
+                return False
+            if failure.is_file():  # trying again would take the seconds again
+                raise ValueError(failure.read_text())
+            self._unpack(kit)
+        except _FAILURES as error:
+            self.failed[kit.name] = str(error)
+            if not isinstance(error, DamagedPieceError):
+                failure.parent.mkdir(parents=True, exist_ok=True)
+                failure.write_text(str(error))
+            return False
+        return True
 
     def _begin_anew(self, kits: tuple[Kit, ...]) -> None:
         """Throw away what belongs to other kits."""
@@ -83,36 +107,42 @@ class Store:
         """
         python = [sys.executable]
         rtx = rtx_site if rehearse and rtx_site else self.kit_path("rtx")
-        found = {"main": python, "rtx": _with_path(python, str(rtx)), "onnxruntime": python, "tensorrt": python}
+        found = {"main": python, "rtx": self._with_path(python, str(rtx)), "onnxruntime": python, "tensorrt": python}
         if self.has("onnxruntime") and not rehearse:
-            found["onnxruntime"] = _with_path(python, str(self.kit_path("onnxruntime") / "store" / "root" / "site312"))
+            found["onnxruntime"] = self._with_path(
+                python, str(self.kit_path("onnxruntime") / "store" / "root" / "site312")
+            )
         environment = self.kit_path("tensorrt") / "store" / "root" / "env.sh"
         if environment.is_file():
             script = f'. {environment} && trt310 "$@"'
-            found["tensorrt"] = ["env", f"TRTKIT_EXTRA={package_link()}", "bash", "-c", script, "trt310"]
+            found["tensorrt"] = ["env", f"TRTKIT_EXTRA={self.package_link()}", "bash", "-c", script, "trt310"]
         sanitizer = ["compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "97"]
-        found["memcheck"] = [*sanitizer, *found["onnxruntime"]]
+        *environment_of, interpreter = found["onnxruntime"]
+        found["memcheck"] = [*environment_of, *sanitizer, interpreter]
         return found
 
+    def package_link(self) -> Path:
+        """Return a folder in which ``vdmrt`` is this checkout, whatever it is called."""
+        folder = self.path / "link"
+        folder.mkdir(parents=True, exist_ok=True)
+        link = folder / "vdmrt"
+        if not link.is_symlink() or link.resolve() != ROOT:
+            link.unlink(missing_ok=True)
+            link.symlink_to(ROOT, target_is_directory=True)
+        return folder
 
-def package_link() -> Path:
-    """Return a folder in which ``vdmrt`` is this checkout, whatever it is called."""
-    folder = Path(tempfile.gettempdir()) / "vdmrt-link"
-    folder.mkdir(exist_ok=True)
-    link = folder / "vdmrt"
-    if not link.is_symlink() or link.resolve() != ROOT:
-        link.unlink(missing_ok=True)
-        link.symlink_to(ROOT, target_is_directory=True)
-    return folder
-
-
-def _with_path(python: list[str], site: str) -> list[str]:
-    """Return an interpreter that finds a folder's packages before its own; PYTHONPATH as it is follows."""
-    return ["env", f"PYTHONPATH={site}:{package_link()}", *python]
+    def _with_path(self, python: list[str], site: str) -> list[str]:
+        """Return an interpreter that finds a folder's packages before its own."""
+        return ["env", f"PYTHONPATH={site}:{self.package_link()}", *python]
 
 
 def _install(folder: Path) -> None:
     """Let a kit that brings its own installer install itself beside its chunks."""
     script, store = str(folder / "unbundle.py"), str(folder / "store")
     for arguments in (["add", str(folder)], ["install"]):
-        subprocess.run([sys.executable, script, *arguments, "--store", store], check=True, stdout=sys.stderr)
+        command = [sys.executable, script, *arguments, "--store", store]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S, check=False)
+        print(done.stdout, done.stderr, sep="", end="", file=sys.stderr, flush=True)
+        if done.returncode:
+            said = (done.stdout + done.stderr).strip().splitlines()
+            raise ValueError(f"its installer failed with status {done.returncode}: {said[-1] if said else 'no word'}")

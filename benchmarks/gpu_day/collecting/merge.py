@@ -9,6 +9,8 @@ from typing import Any
 
 from vdmrt.bundle import write_file
 
+from ..running.report import merge_stages, read_report
+
 __all__ = ["device_of", "merge_report", "record_name"]
 
 _LEFT_OUT = {"nvidia", "geforce"}
@@ -16,6 +18,8 @@ _LEFT_OUT = {"nvidia", "geforce"}
 
 def merge_report(report: Path, results: Path, name: str | None = None) -> Path:
     """Add the stages of a report to the record of its device; a stage that ran again replaces its older figures.
+
+    One without figures replaces none. Each stage keeps the driver and the commit that it ran with.
 
     Args:
         report: What came back.
@@ -28,8 +32,8 @@ def merge_report(report: Path, results: Path, name: str | None = None) -> Path:
     Raises:
         ValueError: It is a rehearsal, names no GPU, or the record is of another device.
     """
-    brought = json.loads(report.read_text(encoding="utf-8"))
-    if brought["settings"]["rehearsal"]:
+    brought = read_report(report)
+    if brought["settings"].get("rehearsal"):
         raise ValueError(f"{report} is of a rehearsal: its figures are of no GPU; give the report of a device")
     gpu = device_of(brought)
     target = results / f"{name or record_name(gpu['name'])}.json"
@@ -40,24 +44,31 @@ def merge_report(report: Path, results: Path, name: str | None = None) -> Path:
             raise ValueError(
                 f"{target} is of {document['device']}, {report} of {gpu['name']}; give another name with --record"
             )
-    ended = {key: stage for key, stage in brought["stages"].items() if stage["records"] or stage["status"] != "running"}
+    of_run = {key: brought[key] for key in ("gpu", "commit") if key in brought} | {"driver": gpu["driver_version"]}
+    ended = {
+        key: of_run | stage
+        for key, stage in brought["stages"].items()
+        if stage["records"] or stage["status"] != "running"
+    }
     document["date"], document["command"] = brought["date"][:10], "benchmarks/gpu_day run"
     document["device"] = f"{gpu['name']}, driver {gpu['driver_version']}"
-    document["stages"] |= ended
+    document["stages"] = merge_stages(document["stages"], ended)
     write_file(target, json.dumps(document, indent=1) + "\n", fail=OSError)
     return target
 
 
 def device_of(document: dict[str, Any]) -> dict[str, str]:
-    """Return what nvidia-smi said of the GPU of a report.
+    """Return what nvidia-smi said of the GPU of a report: "name" and "driver_version" at least.
 
     Raises:
-        ValueError: The stage "environment" recorded no GPU.
+        ValueError: Neither the run nor its stage "environment" recorded a GPU.
     """
     records = document["stages"].get("environment", {}).get("records", [])
     for record in records:
         if record["what"] == "GPU 0" and "name" in record:
             return dict(record)
+    if "gpu" in document:
+        return {"name": document["gpu"], "driver_version": document.get("driver", "unknown")}
     raise ValueError("the report names no GPU: its stage environment has none recorded; run that stage")
 
 

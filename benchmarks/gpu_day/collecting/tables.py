@@ -55,7 +55,7 @@ def rtx_verdict(results: Path) -> Iterator[str]:
     for _, document in _records(results, gpu=True):
         for record in document["stages"].get("rtx-verdict", {}).get("records", []):
             if "verdict" in record:
-                said = record.get("said", "").replace("\n", " ").replace("|", "\\|")
+                said = record.get("said", "")
                 rows.append([document["device"], record["what"], record["verdict"], said])
     yield _table(["device", "plan", "verdict", "in its own words"], rows) if rows else "No GPU has been asked yet."
 
@@ -95,7 +95,9 @@ def _link(name: str) -> str:
 
 def _value(record: Document) -> str:
     if "missing" in record:
-        return f"not there: {record['missing'].splitlines()[0][:160]}"
+        # Of a traceback the last line that is not indented is the error.
+        reason = [line for line in record["missing"].strip().splitlines() if line and not line[0].isspace()]
+        return f"not there: {reason[-1][:160]}" if reason else "not there"
     value = "not finite" if record["value"] is None else f"{record['value']:.4g}"
     return f"{value} {record.get('unit', '')}".strip()
 
@@ -105,5 +107,9 @@ def _verdict(record: Document) -> str:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([cell.replace("\n", " ") for cell in row] for row in rows)]
+    lines = [head, ["---"] * len(head), *([_cell(text) for text in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("\n", " ").replace("|", "\\|")

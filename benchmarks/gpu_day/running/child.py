@@ -15,7 +15,7 @@ from ..stages import choose_stages
 from .contender import claim_stdout, serve
 from .record import Missing, Recorder
 from .settings import Settings
-from .stage import MISSING_STATUS
+from .stage import MISSING_STATUS, end_with_parent
 
 __all__ = ["run_child"]
 
@@ -29,6 +29,8 @@ def run_child(argv: Sequence[str]) -> int:
         parser.add_argument(name)
     arguments = parser.parse_args(argv)
     settings = Settings.from_json(arguments.settings)
+    if not arguments.contender:  # a contender ends with its standard input
+        end_with_parent()  # here too: an interpreter may be a shell that starts another process
     try:
         if arguments.contender:
             _contend(settings, arguments.contender)

@@ -10,7 +10,9 @@ from typing import Any
 from .report import Report
 from .stage import Result, Stage
 
-__all__ = ["LEAST_S", "run_stages"]
+__all__ = ["ENDED_EARLIER", "LEAST_S", "run_stages"]
+
+ENDED_EARLIER = "has ended in an earlier run"
 
 # Below this nothing is started: a stage needs seconds to import its libraries.
 LEAST_S = 5.0
@@ -44,7 +46,7 @@ def run_stages(
         lacking = [name for name in stage.kits if not has_kit(name)]
         left = min(stage.limit_s, end - clock())
         if report.ended(stage.name):
-            waiting[stage.name] = "has ended in an earlier run"
+            waiting[stage.name] = ENDED_EARLIER
         elif lacking:
             waiting[stage.name] = f"kit {lacking[0]} has not arrived whole"
         elif left < LEAST_S:

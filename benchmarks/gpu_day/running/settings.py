@@ -11,10 +11,12 @@ from typing import Any
 
 from .record import Missing
 
-__all__ = ["PACKAGE", "ROOT", "Settings", "child_command", "load_model", "need_gpu"]
+__all__ = ["PACKAGE", "REFERENCE", "ROOT", "Settings", "child_command", "load_model", "need_gpu"]
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parents[1]
+# The file of a kit with the errors of ONNX Runtime's CPU provider.
+REFERENCE = "onnxruntime_cpu.json"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -15,12 +16,13 @@ from typing import Any, Literal
 from .record import all_held, read_records
 from .settings import Settings, child_command
 
-__all__ = ["MISSING_STATUS", "Result", "Stage", "run_stage"]
+__all__ = ["MISSING_STATUS", "Result", "Stage", "end_with_parent", "run_stage"]
 
 Status = Literal["held", "missed", "missing", "failed", "timed out"]
 # What a stage's process ends with when something it needs is not there.
 MISSING_STATUS = 66
 _POLL_S, _TAIL = 0.5, 3000
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Stage:
     kits: tuple[str, ...] = ("base",)
     limit_s: float = 60
     on_machine: bool = False
+
+    @property
+    def full_size(self) -> bool:
+        """Whether it needs the full-size model: its functions alone take a depth."""
+        return "depth" in self.arguments or self.run.startswith("full_size.")
 
 
 @dataclass(frozen=True)
@@ -86,8 +93,8 @@ def run_stage(
         sink.flush()
         started, said_from = time.monotonic(), log.stat().st_size
         try:
-            # A session of its own, so that what the stage starts ends with it.
-            process = subprocess.Popen(command, stdout=sink, stderr=sink, start_new_session=True)
+            # A group of its own, so that what the stage starts ends with it; and it ends when this process does.
+            process = subprocess.Popen(command, stdout=sink, stderr=sink, process_group=0, preexec_fn=end_with_parent)
         except OSError as error:
             return Result("missing", 0.0, f"{command[0]} cannot be run: {error.strerror}", [])
         timed_out = _wait(process, records, started + limit_s, on_change)
@@ -117,6 +124,14 @@ def _wait(
         return False
     finally:
         _end(process)
+        found = read_records(records)
+        if len(found) > seen:  # of a stage that is cut off too
+            on_change(found)
+
+
+def end_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends, even by a signal that nothing can catch."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
