@@ -145,7 +145,11 @@ def _mix(bundle: Path, keep: tuple[str, ...], as_json: bool) -> None:
 @click.option("--chunks", default=20, show_default=True, type=click.IntRange(1), help="Autoregressive steps.")
 @click.option("--seeds", default=4, show_default=True, type=click.IntRange(1), help="Rollouts, each with its own seed.")
 @click.option(
-    "--gate", "gates", multiple=True, metavar="FIGURE=NUMBER", help="A bound, as teacher-psnr=35; repeatable."
+    "--gate",
+    "gates",
+    multiple=True,
+    metavar="FIGURE=NUMBER",
+    help="A bound, as teacher-psnr=35, instead of the default ones; repeatable.",
 )
 @click.option(
     "--bisect/--no-bisect",

@@ -174,7 +174,7 @@ def verify(request: VerifyRequest, *, show: Show = hide_progress) -> Verdict:
     precision = choose_measured_precision(bundle, request.precision)
     other = bundle if request.against == "fp32" else open_bundle(request.against)
     _refuse_same(bundle, precision, other, request.against)
-    gates = select_gates(request.gates, _figure_names(bundle, precision, other))
+    gates = select_gates(request.gates, _figure_names(bundle, precision, other), request.chunks)
     bundle.verify()
     with_control = any(gate.figure == OVER_FP16 for gate in gates)
     comparison, guard, control = _compare(bundle, precision, other, request, with_control, show)

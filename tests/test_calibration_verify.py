@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from vdmrt.bundle import open_bundle
 from vdmrt.calibration.comparison import drift
-from vdmrt.calibration.gates import Gate, parse_gate
+from vdmrt.calibration.gates import Gate, parse_gate, select_gates
 from vdmrt.calibration.metrics import compare_latents, compare_pictures, psnr, ssim
 from vdmrt.calibration.verification import VerifyRequest, verify
 from vdmrt.cli import main
@@ -166,6 +166,15 @@ def test_a_gate_on_nothing_is_refused_by_its_name(calibrated: Path) -> None:
     with pytest.raises(ValueError, match="must be FIGURE=NUMBER"):
         parse_gate("psnr")
     assert parse_gate("drift=1.5") == Gate("drift", 1.5)
+
+
+def test_drift_has_no_default_limit_in_a_short_rollout(caplog: pytest.LogCaptureFixture) -> None:
+    figures = ("teacher-psnr", "teacher-drift")
+
+    assert [gate.figure for gate in select_gates(None, figures, 11)] == ["teacher-psnr", "teacher-drift"]
+    assert [gate.figure for gate in select_gates(None, figures, 10)] == ["teacher-psnr"]
+    assert "drift is not judged in 10 chunks: it needs 11 or more" in caplog.text
+    assert select_gates({"teacher-drift": 2.0}, figures, 3) == [Gate("teacher-drift", 2.0)]
 
 
 def test_gates_on_errors_bound_from_above_and_nan_holds_none() -> None:
