@@ -99,6 +99,9 @@ def profile(
     from .profiler.text import describe_report
     from .profiler.trace import render_trace
 
+    files = [path.resolve() for path in (json_file, html_file, trace_file) if path is not None]
+    if len(set(files)) < len(files):
+        raise click.UsageError("--json, --html and --trace must be different files")
     report = measure(Settings(bundle=bundle, **given), against=against, say=_log.info)
     gates = judge_gates(report, fail_above=fail_above, fail_below=fail_below)
     missed = [gate for gate in gates if not gate.passed]

@@ -134,6 +134,13 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
     assert "cannot be written" in done.stderr and why in done.stderr
 
 
+def test_one_file_for_two_reports_is_misuse(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["profile", "nowhere", "--json", f"{tmp_path}/a", "--trace", f"{tmp_path}/./a"])
+
+    assert result.exit_code == 2
+    assert "--json, --html and --trace must be different files" in result.stderr
+
+
 def test_the_summary_is_printed_where_a_file_cannot_be_written(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
