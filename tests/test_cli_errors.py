@@ -199,7 +199,7 @@ def test_text_that_does_not_fit_is_refused(
         if array is not None:
             np.save(tmp_path / f"{name}.npy", array)
             options += [{"text": "--text", "mask": "--text-mask"}[name], tmp_path / f"{name}.npy"]
-    common = ["--latents", tmp_path / "first.npy", "--output", tmp_path / "out.npy"]
+    common = ["--chunks", 2, "--latents", tmp_path / "first.npy", "--output", tmp_path / "out.npy"]
     assert_refused(invoke("run", text_bundle, *common, *options), status, sentence)
 
 
