@@ -43,7 +43,8 @@ class LoadOptions:
         gpu_index(self.device)
         if (self.backend, self.device) == ("tensorrt", "cpu"):
             raise ValueError("the backend tensorrt runs on a GPU only, got the device cpu; take cuda, or onnxruntime")
-        thread_count(self.threads)
+        if self.threads is not None:  # counting CPUs reads files, which importing the commands must not
+            thread_count(self.threads)
 
 
 def gpu_index(device: str) -> int | None:
