@@ -10,6 +10,8 @@ __all__ = ["Axis"]
 
 # A range narrower than this share of its values is rounding noise, and shown as one value.
 _NARROWEST = 1e-9
+# A range narrower than this cannot be divided: its parts are no normal float64.
+_SMALLEST = 1e-300
 _TICKS = 6
 # Below this, and from this on, labels have an exponent.
 _SMALL, _LARGE = 1e-3, 1e6
@@ -62,10 +64,10 @@ class Axis:
 def _widen(low: float, high: float) -> tuple[float, float]:
     """Return a range that is wide enough to be divided."""
     largest = max(abs(low), abs(high))
-    if high - low > _NARROWEST * largest:
+    if high - low > max(_NARROWEST * largest, _SMALLEST):
         return low, high
     middle, margin = (low + high) / 2, 0.05 * largest
-    return (middle - margin, middle + margin) if largest else (0.0, 1.0)
+    return (middle - margin, middle + margin) if largest > _SMALLEST else (0.0, 1.0)
 
 
 def _round_step(least: float, *, whole: bool) -> tuple[int, float]:
