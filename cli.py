@@ -21,8 +21,8 @@ from .engines._cli import build
 from .engines._inspect_cli import inspect
 from .errors import EngineError, VdmrtError
 from .export._cli import export
-from .runtime._cli import demo, doctor, run
-from .runtime._profile_cli import profile
+from .media._cli import demo, doctor, run
+from .profiler._cli import profile
 
 __all__ = ["main"]
 
@@ -159,7 +159,7 @@ def _check_engine(bundle: Bundle, engine: Engine, *, full: bool, device: str) ->
 
 def _race(bundle: Bundle, precision: str, device: str) -> list[Check]:
     """Time a quantized engine against a floating point one of the same bundle, denoising steps in turn."""
-    from .calibration.speed import time_in_turn
+    from .calibration.choose.speed import time_in_turn
     from .runtime import load
 
     for against in ("fp16", "fp32"):

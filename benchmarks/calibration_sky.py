@@ -31,14 +31,20 @@ from naive_calibration import calibrate_naively
 import vdmrt
 from vdmrt.bundle import open_bundle
 from vdmrt.calibration.calibrating import CalibrationRequest, calibrate
-from vdmrt.calibration.comparison import Comparison, Contender, Latents, compare_rollouts, given_frames
-from vdmrt.calibration.data import read_set
-from vdmrt.calibration.reference import reference_bundle
-from vdmrt.calibration.shadow import shadow_of_bundle
-from vdmrt.calibration.tap import TappedBackend
-from vdmrt.calibration.verification import quantisation_of
-from vdmrt.runtime.model import Model
-from vdmrt.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from vdmrt.calibration.choose.shadow import shadow_of_bundle
+from vdmrt.calibration.observe.data import read_set
+from vdmrt.calibration.observe.tap import TappedBackend
+from vdmrt.calibration.verify.comparison import (
+    Comparison,
+    Contender,
+    Latents,
+    compare_rollouts,
+    given_frames,
+)
+from vdmrt.calibration.verify.reference import reference_bundle
+from vdmrt.calibration.verify.verification import quantisation_of
+from vdmrt.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+from vdmrt.runtime.session.model import Model
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "sky"))

@@ -32,11 +32,11 @@ from measuring import Gate, interleave, ratio, report
 import vdmrt
 from vdmrt.bundle import BundleWriter, TensorSpec, open_bundle
 from vdmrt.engines import build_models
-from vdmrt.engines.ort_rewrites import rewrite
+from vdmrt.engines.onnxruntime.rewrites import rewrite
 from vdmrt.export import ExportOptions, export_bundle, load_config, predict_uncached, random_model
-from vdmrt.export.graphs import DenoiseGraph
+from vdmrt.export.families.ca2vdm.graphs import DenoiseGraph
+from vdmrt.export.families.ca2vdm.transformer import CausalTransformer
 from vdmrt.export.onnx_graph import Exportable, export_graphs
-from vdmrt.export.transformer import CausalTransformer
 from vdmrt.runtime import Model, Session
 
 THREADS, RUNS, CHUNKS, STEPS = 2, 15, 10, 20

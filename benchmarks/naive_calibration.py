@@ -15,11 +15,11 @@ import numpy as np
 
 from vdmrt.bundle import Geometry, open_bundle
 from vdmrt.calibration.calibrating import CalibrationRequest, publish, quantise
-from vdmrt.calibration.data import CalibrationSet
-from vdmrt.calibration.instrument import Instrument
-from vdmrt.calibration.linears import find_linears, sites_of
-from vdmrt.calibration.observation import Observation
-from vdmrt.calibration.reference import reference_graphs
+from vdmrt.calibration.graph.linears import find_linears, sites_of
+from vdmrt.calibration.observe.data import CalibrationSet
+from vdmrt.calibration.observe.instrument import Instrument
+from vdmrt.calibration.observe.observation import Observation
+from vdmrt.calibration.verify.reference import reference_graphs
 
 __all__ = ["calibrate_naively"]
 

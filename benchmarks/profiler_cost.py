@@ -27,11 +27,11 @@ from pathlib import Path
 from measuring import Gate, report
 
 from vdmrt.export import ExportOptions, TransformerConfig, export_bundle, random_model
+from vdmrt.profiler import Recorder, Settings
+from vdmrt.profiler.analysis.statistics import Interval, median_interval
+from vdmrt.profiler.measuring.measurement import Rollout
 from vdmrt.runtime import Chunk, load
-from vdmrt.runtime.chunk import Observer
-from vdmrt.runtime.profiler import Recorder, Settings
-from vdmrt.runtime.profiler.measurement import Rollout
-from vdmrt.runtime.profiler.statistics import Interval, median_interval
+from vdmrt.runtime.session.chunk import Observer
 
 SKY = Path(__file__).parent.parent / "examples" / "sky" / "bundle"
 STEPS, TINY_BLOCKS, REPEATS, MOST_PERCENT = 4, 500, 2000, 0.5

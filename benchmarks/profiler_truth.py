@@ -19,10 +19,10 @@ from pathlib import Path
 
 from measuring import Gate, report
 
+from vdmrt.profiler import Report, Settings, profile
+from vdmrt.profiler.analysis.compare import Side, compare
+from vdmrt.profiler.report.report import Comparison
 from vdmrt.runtime import load
-from vdmrt.runtime.profiler import Report, Settings, profile
-from vdmrt.runtime.profiler.compare import Side, compare
-from vdmrt.runtime.profiler.report import Comparison
 
 SKY = Path(__file__).parent.parent / "examples" / "sky" / "bundle"
 HELD = 0.9

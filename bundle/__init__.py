@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from .engine import ENGINE_MANIFEST, ENGINES_FOLDER, Engine, list_engines, open_engine, record_checks, stage_graphs
-from .engine_lookup import check_engine, engine_mismatches, find_engine, rebuild_command
-from .engine_manifest import ENGINE_SCHEMA, Check, EngineManifest, LayerCopy, Machine, Plan, PlanAudit
-from .external_data import check_external_data, read_fields
-from .files import (
-    DISK_FULL,
-    PartFile,
-    check_writable,
-    explained_writing,
-    is_part,
-    part_folder,
-    replace_folder,
-    replaced_file,
-    write_error,
-    write_file,
+from .engines.engine import (
+    ENGINE_MANIFEST,
+    ENGINES_FOLDER,
+    Engine,
+    list_engines,
+    open_engine,
+    record_checks,
+    stage_graphs,
 )
+from .engines.lookup import (
+    check_engine,
+    engine_mismatches,
+    find_engine,
+    rebuild_command,
+)
+from .engines.manifest import (
+    ENGINE_SCHEMA,
+    Check,
+    EngineManifest,
+    LayerCopy,
+    Machine,
+    Plan,
+    PlanAudit,
+)
+from .engines.plan_file import read_plan, verify_engine, verify_engine_weights
+from .engines.speed import Speed, describe_speed
+from .engines.trust import cache_folder, is_trusted, record_trust
 from .folder import (
     Bundle,
     BundleWriter,
@@ -28,7 +39,6 @@ from .folder import (
     rewrite_manifest,
     sha256_of,
 )
-from .interruption import uninterrupted
 from .manifest import (
     SCHEMA,
     Accuracy,
@@ -44,13 +54,24 @@ from .manifest import (
     TensorSpec,
 )
 from .operators import OLDEST_PARSER_OPSET, find_unsupported
-from .plan_file import read_plan, verify_engine, verify_engine_weights
 from .precision import CACHE_SUFFIXES, Precision, split_precision
 from .quantities import format_count, format_flops, format_nbytes
 from .resolution import choose_measured_precision, choose_precision, precision_candidates
 from .room import check_amendable
-from .speed import Speed, describe_speed
-from .trust import cache_folder, is_trusted, record_trust
+from .storage.external_data import check_external_data, read_fields
+from .storage.files import (
+    DISK_FULL,
+    PartFile,
+    check_writable,
+    explained_writing,
+    is_part,
+    part_folder,
+    replace_folder,
+    replaced_file,
+    write_error,
+    write_file,
+)
+from .storage.interruption import uninterrupted
 
 __all__ = [
     "CACHE_SUFFIXES",

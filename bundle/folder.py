@@ -15,9 +15,15 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import BundleError
 from .decoding import InvalidDocument, decode
-from .files import explained_writing, is_part, part_folder, replace_folder, write_file
 from .manifest import Artifact, Graph, Manifest
 from .precision import Precision
+from .storage.files import (
+    explained_writing,
+    is_part,
+    part_folder,
+    replace_folder,
+    write_file,
+)
 from .validation import check_manifest, check_schema
 
 __all__ = [

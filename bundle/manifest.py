@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .engines.speed import Speed
 from .precision import Precision
 from .quantities import format_count
-from .speed import Speed
 
 __all__ = [
     "SCHEMA",

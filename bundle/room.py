@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from ..errors import BundleError
-from .files import PartFile, write_error
 from .folder import Bundle
 from .quantities import format_nbytes
+from .storage.files import PartFile, write_error
 
 __all__ = ["check_amendable"]
 

@@ -15,11 +15,16 @@ from ..console.parameters import Number, OutputFile
 from ..console.sections import SectionedCommand
 from ..console.signals import Terminated
 from ..errors import CalibrationError, NotFasterError
-from ..runtime._options_cli import precision_option, sampling_options, seed_option, threads_option
+from ..runtime._options_cli import (
+    precision_option,
+    sampling_options,
+    seed_option,
+    threads_option,
+)
 
 if TYPE_CHECKING:
-    from .bisection import Bisection
-    from .verification import Verdict, VerifyRequest
+    from .choose.bisection import Bisection
+    from .verify.verification import Verdict, VerifyRequest
 
 __all__ = ["calibrate", "verify"]
 
@@ -107,7 +112,7 @@ def calibrate(bundle: Path, as_json: bool, accept_slower: bool, **given: Any) ->
     from ..console.progress import show_progress
     from .calibrating import CalibrationRequest
     from .calibrating import calibrate as run
-    from .speed import Judge
+    from .choose.speed import Judge
 
     judge = Judge(given["threads"], accept_slower, show_progress)
     try:
@@ -123,7 +128,7 @@ def calibrate(bundle: Path, as_json: bool, accept_slower: bool, **given: Any) ->
 
 def _mix(bundle: Path, keep: tuple[str, ...], as_json: bool) -> None:
     """Keep layers of the FP16 graphs in float32."""
-    from .mixed import MixedRequest, mix_precisions
+    from .graph.mixed import MixedRequest, mix_precisions
 
     context = click.get_current_context()
     taken = ("bundle", "precision", "keep", "as_json")
@@ -172,8 +177,8 @@ def verify(
     """
     from ..console.progress import show_progress
     from .gates import parse_gate
-    from .verification import VerifyRequest
-    from .verification import verify as run
+    from .verify.verification import VerifyRequest
+    from .verify.verification import verify as run
 
     wanted = {gate.figure: gate.bound for gate in map(parse_gate, gates)} or None
     request = VerifyRequest(bundle=bundle, gates=wanted, **given)
@@ -196,7 +201,7 @@ def verify(
 
 def _report(verdict: Verdict, page: Path | None, *, in_words: bool) -> None:
     """Write the page, then print the verdict, also where the page could not be written."""
-    from .verification import write_report
+    from .verify.verification import write_report
 
     try:
         if page is not None:
@@ -212,7 +217,7 @@ def _bisect(request: VerifyRequest, by_itself: bool) -> Bisection | None:
     A signal that ends the process, as SIGTERM does, is never taken for Ctrl-C.
     """
     from ..console.progress import show_progress
-    from .bisection import bisect_request
+    from .choose.bisection import bisect_request
 
     if by_itself:
         click.echo(

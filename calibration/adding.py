@@ -8,19 +8,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..bundle import Bundle, BundleWriter, Calibration, Graph, amended_bundle
-from .data import CalibrationSet
-from .graph_file import GraphFile, WeightsFile, load_graph
-from .linears import KEPT, Linear, find_linears
-from .observation import Observation, planned_nbytes
+from .choose.sensitivity import Sensitivity
+from .choose.speed import Judge
+from .graph.graph_file import GraphFile, WeightsFile, load_graph
+from .graph.linears import KEPT, Linear, find_linears
+from .graph.quantization import Quantisation
+from .graph.rendering import render
+from .observe.data import CalibrationSet
+from .observe.observation import Observation, planned_nbytes
 from .progress import Show, hide_progress
 from .publishing import with_weights, write_precision
-from .quantisation import Quantisation
-from .reference import source_precision
-from .rendering import render
 from .request import CalibrationRequest
-from .sensitivity import Sensitivity
-from .speed import Judge
 from .summary import CalibrationSummary
+from .verify.reference import source_precision
 
 __all__ = ["added_nbytes", "publish"]
 

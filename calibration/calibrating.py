@@ -11,24 +11,29 @@ from typing import Any
 from ..bundle import Bundle, check_amendable, open_bundle
 from ..errors import CalibrationError
 from ..hosts import need_packages
-from ..runtime.model import Model
-from ..runtime.onnxruntime_backend import OnnxRuntimeBackend
-from ..runtime.session_arguments import session_arguments
+from ..runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+from ..runtime.session.model import Model
+from ..runtime.session.session_arguments import session_arguments
 from .adding import added_nbytes, publish
-from .cache_scales import CacheScales, choose_cache_scales, fold_cache, fold_statistics
-from .data import CalibrationSet, read_set
-from .formats import FORMATS
-from .graph_file import GraphFile
-from .linears import choose_linears, find_linears, sites_of
-from .observation import Observation, observe_rollouts
+from .choose.sensitivity import Sensitivity, fit_budget
+from .choose.speed import Judge
+from .graph.cache_scales import (
+    CacheScales,
+    choose_cache_scales,
+    fold_cache,
+    fold_statistics,
+)
+from .graph.formats import FORMATS
+from .graph.graph_file import GraphFile
+from .graph.linears import choose_linears, find_linears, sites_of
+from .graph.quantization import Quantisation, make_quantisation
+from .observe.data import CalibrationSet, read_set
+from .observe.observation import Observation, observe_rollouts
 from .progress import Show, hide_progress
-from .quantisation import Quantisation, make_quantisation
-from .reference import reference_bundle, reference_graphs
 from .request import CalibrationRequest
 from .scratch import scratch_folder
-from .sensitivity import Sensitivity, fit_budget
-from .speed import Judge
 from .summary import CalibrationSummary
+from .verify.reference import reference_bundle, reference_graphs
 
 __all__ = ["CalibrationRequest", "CalibrationSummary", "calibrate", "publish", "quantise"]
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ..errors import CalibrationError
-from .guard import SAFE
+from .choose.guard import SAFE
 
 __all__ = ["DEFAULT_GATES", "OVER_FP16", "Gate", "Judged", "judge", "parse_gate", "select_gates"]
 

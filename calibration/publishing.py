@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from ..bundle import Artifact, BundleWriter, CacheCopy, Graph, TensorSpec
 from ..errors import CalibrationError
-from .formats import FORMATS
-from .graph_file import GraphFile, WeightsFile, save_graph
+from .graph.formats import FORMATS
+from .graph.graph_file import GraphFile, WeightsFile, save_graph
 
 __all__ = ["with_weights", "write_precision"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from ..bundle import CACHE_SUFFIXES
-from ..runtime.sampling_options import SamplingOptions
-from .ranges import Method
-from .rounding import Rounding
+from ..runtime.sampling.sampling_options import SamplingOptions
+from .graph.rounding import Rounding
+from .observe.ranges import Method
 
 __all__ = ["CalibrationRequest"]
 

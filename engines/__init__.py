@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from .audit import Layer, Tensor, audit_layers, check_precision, read_layers
 from .building import build_engines, describe_machine, trtexec_line
 from .gpu import Gpu, query_gpu
 from .inspection import cache_nbytes, inspect_bundle
 from .keys import engine_key
-from .lowering import GraphSource, find_source, lower_graphs, needs_lowering
-from .onnxruntime_models import ModelOptions, build_models
-from .options import BuildOptions
+from .onnxruntime.models import ModelOptions, build_models
 from .planner import EnginePlan, check_fit, plan_engine
 from .release import TensorRT, load_tensorrt
+from .tensorrt.audit import (
+    Layer,
+    Tensor,
+    audit_layers,
+    check_precision,
+    read_layers,
+)
+from .tensorrt.lowering import (
+    GraphSource,
+    find_source,
+    lower_graphs,
+    needs_lowering,
+)
+from .tensorrt.options import BuildOptions
 
 __all__ = [
     "BuildOptions",

@@ -140,7 +140,7 @@ def build(
 
 def _build(bundle: Bundle, backend: str, precision: str | None, options: Any, gpu: int, force: bool) -> Engine:
     if backend == "onnxruntime":
-        from .onnxruntime_models import build_models
+        from .onnxruntime.models import build_models
 
         return build_models(bundle, precision=precision, force=force)
     from .building import build_engines
@@ -159,7 +159,7 @@ def _refuse_tensorrt_options(given: dict[str, Any]) -> None:
 
 
 def _options(given: dict[str, Any]) -> Any:
-    from .options import BuildOptions
+    from .tensorrt.options import BuildOptions
 
     level, workspace = given.pop("builder_optimization_level"), given.pop("workspace")
     return BuildOptions(optimization_level=level, workspace_nbytes=workspace, **given)
@@ -168,7 +168,12 @@ def _options(given: dict[str, Any]) -> Any:
 def _print_models(bundle: Bundle, precision: str | None) -> None:
     """Print what a build of ONNX Runtime's engine would do."""
     from ..bundle import ENGINES_FOLDER, format_nbytes
-    from .onnxruntime_models import ModelOptions, describe_cpu_machine, load_onnxruntime, model_key
+    from .onnxruntime.models import (
+        ModelOptions,
+        describe_cpu_machine,
+        load_onnxruntime,
+        model_key,
+    )
     from .planner import plan_engine
 
     chosen = choose_precision(bundle, precision, "onnxruntime")
@@ -187,9 +192,9 @@ def _print_plan(bundle: Bundle, precision: str | None, options: Any, gpu_index: 
     from .building import describe_machine, describe_options, trtexec_line
     from .gpu import query_gpu
     from .keys import engine_key
-    from .lowering import find_source
     from .planner import plan_engine
     from .release import load_tensorrt
+    from .tensorrt.lowering import find_source
 
     gpu, tensorrt = None, None
     try:

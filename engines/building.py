@@ -25,15 +25,20 @@ from ..bundle import (
 from ..errors import EngineError
 from .gpu import Gpu, query_gpu
 from .keys import engine_key
-from .lowering import GraphSource, find_source, lower_graphs, needs_lowering
-from .network import CONSTRAINTS
-from .options import BuildOptions
 from .placing import find_built, place_engine, utc_now, verify_graphs
 from .planner import check_fit, plan_engine
-from .plans import BuiltPlan, build_plan
 from .progress import Progress
 from .release import TensorRT, load_tensorrt
-from .timing import read_timing_cache, save_timing_cache, timing_cache_path
+from .tensorrt.lowering import (
+    GraphSource,
+    find_source,
+    lower_graphs,
+    needs_lowering,
+)
+from .tensorrt.network import CONSTRAINTS
+from .tensorrt.options import BuildOptions
+from .tensorrt.plans import BuiltPlan, build_plan
+from .tensorrt.timing import read_timing_cache, save_timing_cache, timing_cache_path
 
 __all__ = ["build_engines", "describe_machine", "describe_options", "trtexec_line"]
 

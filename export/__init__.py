@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .arguments import PRESETS, load_config
     from .checkpoint import load_model, read_checkpoint
-    from .config import TransformerConfig
     from .exporter import export_bundle, random_model
+    from .families.ca2vdm.config import TransformerConfig
+    from .families.ca2vdm.transformer import CausalTransformer
+    from .families.ca2vdm.uncached import predict_uncached
     from .options import ExportOptions
-    from .transformer import CausalTransformer
-    from .uncached import predict_uncached
 
 __all__ = [
     "PRESETS",
@@ -29,13 +29,13 @@ __all__ = [
 
 _HOMES = {
     "PRESETS": "arguments",
-    "CausalTransformer": "transformer",
+    "CausalTransformer": "families.ca2vdm.transformer",
     "ExportOptions": "options",
-    "TransformerConfig": "config",
+    "TransformerConfig": "families.ca2vdm.config",
     "export_bundle": "exporter",
     "load_config": "arguments",
     "load_model": "checkpoint",
-    "predict_uncached": "uncached",
+    "predict_uncached": "families.ca2vdm.uncached",
     "random_model": "exporter",
     "read_checkpoint": "checkpoint",
 }

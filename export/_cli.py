@@ -21,8 +21,8 @@ from .checkpoint_files import checkpoint_files, checkpoint_sha256
 from .options import LARGEST_REQUESTS, ExportOptions, make_geometry
 
 if TYPE_CHECKING:
-    from .config import TransformerConfig
-    from .transformer import CausalTransformer
+    from .families.ca2vdm.config import TransformerConfig
+    from .families.ca2vdm.transformer import CausalTransformer
 
 __all__ = ["export"]
 

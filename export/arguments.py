@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import ExportError
-from .config import Context, Positions, TransformerConfig, check_values, find_size_misfit
+from .families.ca2vdm.config import (
+    Context,
+    Positions,
+    TransformerConfig,
+    check_values,
+    find_size_misfit,
+)
 
 __all__ = ["PRESETS", "config_from_arguments", "load_config", "name_model"]
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .checkpoint_files import checkpoint_files
-from .config import TransformerConfig
+from .families.ca2vdm.config import TransformerConfig
+from .families.ca2vdm.transformer import CausalTransformer
 from .memory import build_within_memory
-from .transformer import CausalTransformer
 
 __all__ = ["Checkpoint", "load_model", "read_checkpoint"]
 

@@ -25,12 +25,12 @@ from ..bundle import (
     open_bundle,
 )
 from .codec import PreviewDecoder, PreviewEncoder
-from .config import TransformerConfig
-from .graphs import DenoiseGraph, FillGraph
+from .families.ca2vdm.config import TransformerConfig
+from .families.ca2vdm.graphs import DenoiseGraph, FillGraph
+from .families.ca2vdm.transformer import CausalTransformer
 from .memory import build_within_memory
 from .onnx_graph import Exportable, export_graphs
 from .options import ExportOptions, Precision, make_geometry
-from .transformer import CausalTransformer
 
 __all__ = ["export_bundle", "random_model"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from ..bundle import Geometry, SamplerDefaults, ScheduleSpec
-from .config import TransformerConfig
+from .families.ca2vdm.config import TransformerConfig
 
 __all__ = ["LARGEST_REQUESTS", "ExportOptions", "Precision", "make_geometry"]
 

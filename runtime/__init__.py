@@ -6,23 +6,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .chunk import Chunk, Timings
-    from .media import fit_pictures
-    from .model import Model, load
-    from .noise import Noise
-    from .session import Session, advance
+    from .sampling.noise import Noise
+    from .session.chunk import Chunk, Timings
+    from .session.model import Model, load
+    from .session.session import Session, advance
 
-__all__ = ["Chunk", "Model", "Noise", "Session", "Timings", "advance", "fit_pictures", "load"]
+__all__ = ["Chunk", "Model", "Noise", "Session", "Timings", "advance", "load"]
 
 _HOMES = {
-    "Chunk": "chunk",
-    "Model": "model",
-    "Noise": "noise",
-    "Session": "session",
-    "Timings": "chunk",
-    "advance": "session",
-    "fit_pictures": "media",
-    "load": "model",
+    "Chunk": "session.chunk",
+    "Model": "session.model",
+    "Noise": "sampling.noise",
+    "Session": "session.session",
+    "Timings": "session.chunk",
+    "advance": "session.session",
+    "load": "session.model",
 }
 
 

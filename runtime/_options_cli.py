@@ -12,8 +12,8 @@ from ..bundle import Precision
 from ..console.parameters import Number
 from ..console.sections import SharedOption
 from ..hosts import thread_count
-from .load_options import BACKENDS, LoadOptions, gpu_index
-from .sampling_options import SAMPLERS
+from .backends.load_options import BACKENDS, LoadOptions, gpu_index
+from .sampling.sampling_options import SAMPLERS
 
 __all__ = ["load_options", "precision_option", "sampling_options", "seed_option", "threads_option"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vdmrt.bundle.files import (
+from vdmrt.bundle.storage.files import (
     PartFile,
     _exchange_in_turn,
     check_writable,
@@ -26,7 +26,7 @@ from vdmrt.errors import BundleError
 
 KILLED = """
 import os, pathlib, sys
-from vdmrt.bundle.files import PartFile, part_folder
+from vdmrt.bundle.storage.files import PartFile, part_folder
 target = pathlib.Path(sys.argv[1])
 with part_folder(target) as folder:
     (folder / "half").write_text("half")

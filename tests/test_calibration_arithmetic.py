@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vdmrt.calibration.formats import FORMATS, fp16_scale
-from vdmrt.calibration.ranges import choose_amax, input_error
-from vdmrt.calibration.statistics import ChannelStatistics
+from vdmrt.calibration.graph.formats import FORMATS, fp16_scale
+from vdmrt.calibration.observe.ranges import choose_amax, input_error
+from vdmrt.calibration.observe.statistics import ChannelStatistics
 
 INT8, FP8 = FORMATS["int8"], FORMATS["fp8"]
 MODERATE = st.floats(-1e3, 1e3, width=32)

@@ -16,15 +16,15 @@ from calibrated import calibrate_copy
 from click.testing import CliRunner, Result
 
 from vdmrt.bundle import BundleWriter, open_bundle, rewrite_manifest
-from vdmrt.calibration.bisection import bisect, bisect_request, smallest_cause
-from vdmrt.calibration.data import CalibrationSet
-from vdmrt.calibration.graph_file import WeightsFile, load_graph, save_graph
-from vdmrt.calibration.metrics import psnr
-from vdmrt.calibration.mixed import MixedRequest, mix_precisions
-from vdmrt.calibration.quantisation import Quantisation
-from vdmrt.calibration.remedy import remedy_command
-from vdmrt.calibration.sensitivity import Bench
-from vdmrt.calibration.verification import VerifyRequest
+from vdmrt.calibration.choose.bisection import bisect, bisect_request, smallest_cause
+from vdmrt.calibration.choose.remedy import remedy_command
+from vdmrt.calibration.choose.sensitivity import Bench
+from vdmrt.calibration.graph.graph_file import WeightsFile, load_graph, save_graph
+from vdmrt.calibration.graph.mixed import MixedRequest, mix_precisions
+from vdmrt.calibration.graph.quantization import Quantisation
+from vdmrt.calibration.observe.data import CalibrationSet
+from vdmrt.calibration.verify.metrics import psnr
+from vdmrt.calibration.verify.verification import VerifyRequest
 from vdmrt.cli import main
 from vdmrt.errors import CalibrationError
 

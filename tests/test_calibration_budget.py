@@ -9,7 +9,7 @@ import pytest
 from calibrated import calibrate_copy
 
 from vdmrt.bundle import open_bundle
-from vdmrt.calibration.sensitivity import _fewest
+from vdmrt.calibration.choose.sensitivity import _fewest
 from vdmrt.errors import CalibrationError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vdmrt.calibration.comparison import check_alike
+from vdmrt.calibration.verify.comparison import check_alike
 from vdmrt.errors import CalibrationError
 from vdmrt.runtime import load
 

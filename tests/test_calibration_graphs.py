@@ -14,15 +14,20 @@ import pytest
 from calibrated import calibrate_copy
 
 from vdmrt.bundle import Bundle, open_bundle
-from vdmrt.calibration.cache_scales import CacheScales, choose_cache_scales, fold_cache
-from vdmrt.calibration.formats import FORMATS
-from vdmrt.calibration.graph_file import GraphFile, load_graph
-from vdmrt.calibration.instrument import open_session
-from vdmrt.calibration.linears import KEPT, choose_linears, find_linears, sites_of
-from vdmrt.calibration.quantisation import Quantisation
-from vdmrt.calibration.reference import reference_bundle, reference_graphs
-from vdmrt.calibration.rendering import codes_of, render
-from vdmrt.calibration.statistics import ChannelStatistics
+from vdmrt.calibration.graph.cache_scales import CacheScales, choose_cache_scales, fold_cache
+from vdmrt.calibration.graph.formats import FORMATS
+from vdmrt.calibration.graph.graph_file import GraphFile, load_graph
+from vdmrt.calibration.graph.linears import (
+    KEPT,
+    choose_linears,
+    find_linears,
+    sites_of,
+)
+from vdmrt.calibration.graph.quantization import Quantisation
+from vdmrt.calibration.graph.rendering import codes_of, render
+from vdmrt.calibration.observe.instrument import open_session
+from vdmrt.calibration.observe.statistics import ChannelStatistics
+from vdmrt.calibration.verify.reference import reference_bundle, reference_graphs
 from vdmrt.errors import BundleError, CalibrationError
 
 STAGES = ("fill", "denoise")
@@ -203,7 +208,7 @@ def test_folding_the_cache_changes_nothing_but_the_cache(tiny_bundle: Path, tmp_
 
 def run_first_fill(graph: GraphFile, folder: Path) -> dict[str, np.ndarray]:
     """Run a fill on an empty cache."""
-    from vdmrt.calibration.graph_file import WeightsFile, save_graph
+    from vdmrt.calibration.graph.graph_file import WeightsFile, save_graph
 
     path = folder / f"{id(graph)}.onnx"
     save_graph(graph, path, WeightsFile(path.with_suffix(".bin")))

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from vdmrt.bundle import BundleWriter, open_bundle, rewrite_manifest
-from vdmrt.calibration.graph_file import WeightsFile, load_graph, save_graph
-from vdmrt.calibration.guard import Guard
-from vdmrt.calibration.verification import VerifyRequest, verify
+from vdmrt.calibration.choose.guard import Guard
+from vdmrt.calibration.graph.graph_file import WeightsFile, load_graph, save_graph
+from vdmrt.calibration.verify.verification import VerifyRequest, verify
 
 
 @pytest.fixture

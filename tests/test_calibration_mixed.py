@@ -13,11 +13,16 @@ from click.testing import CliRunner
 
 import vdmrt
 from vdmrt.bundle import Bundle, Manifest, open_bundle, rewrite_manifest
-from vdmrt.calibration.graph_file import GraphFile, load_graph
-from vdmrt.calibration.guard import layers_of
-from vdmrt.calibration.linears import find_linears
-from vdmrt.calibration.mixed import MixedRequest, half_layers, keep_layers, mix_precisions
-from vdmrt.calibration.widening import half_tensors, tensor_types
+from vdmrt.calibration.choose.guard import layers_of
+from vdmrt.calibration.graph.graph_file import GraphFile, load_graph
+from vdmrt.calibration.graph.linears import find_linears
+from vdmrt.calibration.graph.mixed import (
+    MixedRequest,
+    half_layers,
+    keep_layers,
+    mix_precisions,
+)
+from vdmrt.calibration.graph.widening import half_tensors, tensor_types
 from vdmrt.cli import main
 from vdmrt.errors import BundleError, CalibrationError
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vdmrt.calibration.formats import FORMATS, Format, fp16_scale
-from vdmrt.calibration.rounding import decode_weight, round_gptq, round_nearest
-from vdmrt.calibration.statistics import ChannelStatistics
+from vdmrt.calibration.graph.formats import FORMATS, Format, fp16_scale
+from vdmrt.calibration.graph.rounding import decode_weight, round_gptq, round_nearest
+from vdmrt.calibration.observe.statistics import ChannelStatistics
 
 KINDS = pytest.mark.parametrize("kind", FORMATS.values(), ids=list(FORMATS))
 

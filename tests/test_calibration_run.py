@@ -15,14 +15,14 @@ from calibrated import calibrate_copy, tiny_latents
 
 import vdmrt
 from vdmrt.bundle import open_bundle, split_precision
-from vdmrt.calibration import observation, rollouts
 from vdmrt.calibration.calibrating import CalibrationRequest, calibrate
-from vdmrt.calibration.data import CalibrationSet, read_set
-from vdmrt.calibration.formats import FORMATS
-from vdmrt.calibration.observation import Observation
-from vdmrt.calibration.rollouts import plan_rollouts
-from vdmrt.calibration.speed import Judge
-from vdmrt.calibration.statistics import ChannelStatistics
+from vdmrt.calibration.choose.speed import Judge
+from vdmrt.calibration.graph.formats import FORMATS
+from vdmrt.calibration.observe import observation, rollouts
+from vdmrt.calibration.observe.data import CalibrationSet, read_set
+from vdmrt.calibration.observe.observation import Observation
+from vdmrt.calibration.observe.rollouts import plan_rollouts
+from vdmrt.calibration.observe.statistics import ChannelStatistics
 from vdmrt.errors import BundleError, CalibrationError, MediaError, SessionError
 
 
@@ -299,9 +299,9 @@ def test_calibrating_again_replaces_and_forgets_what_was_measured(tiny_bundle: P
 
 
 def test_migration_is_used_where_channels_are_outliers() -> None:
-    from vdmrt.calibration.formats import FORMATS
-    from vdmrt.calibration.linears import Linear
-    from vdmrt.calibration.quantisation import make_quantisation
+    from vdmrt.calibration.graph.formats import FORMATS
+    from vdmrt.calibration.graph.linears import Linear
+    from vdmrt.calibration.graph.quantization import make_quantisation
 
     drawn = np.random.default_rng(11)
     rows = drawn.standard_normal((512, 32)).astype(np.float32)

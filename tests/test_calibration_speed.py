@@ -16,10 +16,10 @@ from click.testing import CliRunner
 
 from vdmrt.bundle import Bundle, Speed, describe_speed, open_bundle, rewrite_manifest
 from vdmrt.calibration.calibrating import CalibrationRequest, calibrate
-from vdmrt.calibration.speed import Judge, measure_speed, timed_against
+from vdmrt.calibration.choose.speed import Judge, measure_speed, timed_against
 from vdmrt.cli import main
 from vdmrt.errors import NotFasterError
-from vdmrt.runtime.generation import Request, generate
+from vdmrt.media.generation import Request, generate
 
 SLOW = Speed("int8", "fp32", "ONNX Runtime 1.32.0, CPU provider, 1 thread", 0.8, 0.7, 0.9, 15, False, "")
 FAST = dataclasses.replace(SLOW, ratio=1.5, low=1.4, high=1.6)

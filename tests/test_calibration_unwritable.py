@@ -88,7 +88,7 @@ def test_what_was_measured_is_printed_where_the_report_cannot_be_written(
         folder.rmdir()
         return "<!doctype html>"
 
-    monkeypatch.setattr("vdmrt.calibration.verification.render_report", render)
+    monkeypatch.setattr("vdmrt.calibration.verify.verification.render_report", render)
     command = ["verify", str(copied), "--precision", "fp16", "--chunks", "1", "--seeds", "1", *QUICK]
 
     done = CliRunner().invoke(main, [*command, "--report", str(folder / "page.html"), *as_json])

@@ -15,10 +15,15 @@ from calibrated import calibrate_copy
 from click.testing import CliRunner
 
 from vdmrt.bundle import open_bundle
-from vdmrt.calibration.comparison import drift
 from vdmrt.calibration.gates import Gate, parse_gate, select_gates
-from vdmrt.calibration.metrics import compare_latents, compare_pictures, psnr, ssim
-from vdmrt.calibration.verification import VerifyRequest, verify
+from vdmrt.calibration.verify.comparison import drift
+from vdmrt.calibration.verify.metrics import (
+    compare_latents,
+    compare_pictures,
+    psnr,
+    ssim,
+)
+from vdmrt.calibration.verify.verification import VerifyRequest, verify
 from vdmrt.cli import main
 from vdmrt.errors import CalibrationError
 
@@ -132,7 +137,7 @@ def test_the_command_exits_with_3_and_writes_a_page(calibrated: Path, tmp_path: 
 def test_run_warns_of_a_precision_that_missed_its_gate(
     calibrated: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from vdmrt.runtime.generation import Request, generate
+    from vdmrt.media.generation import Request, generate
 
     verify(quick(calibrated, chunks=1, seeds=1, gates={"teacher-psnr": 149.0}))
     request = Request(

@@ -21,8 +21,8 @@ from PIL import Image
 
 from vdmrt.bundle import format_count, open_bundle
 from vdmrt.cli import main
-from vdmrt.runtime.clip_writer import write_clip, write_latents
-from vdmrt.runtime.media import read_clip, read_latents
+from vdmrt.media.clip_writer import write_clip, write_latents
+from vdmrt.media.pictures import read_clip, read_latents
 
 COMMANDS = ["export", "calibrate", "verify", "build", "inspect", "run", "profile", "demo", "doctor"]
 CONFIG = {
@@ -323,7 +323,7 @@ def test_the_demo_makes_a_clip_and_a_contact_sheet(tmp_path: Path) -> None:
 def test_the_demo_needs_neither_torch_nor_onnx(tmp_path: Path) -> None:
     script = f"""
         import sys
-        from vdmrt.runtime.demo import run_demo
+        from vdmrt.media.demo import run_demo
         from pathlib import Path
         run_demo(Path({str(tmp_path)!r}), sky=1, chunks=1, steps=2)
         assert not {{"torch", "onnx", "safetensors"}} & set(sys.modules), sorted(sys.modules)

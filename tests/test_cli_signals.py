@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from vdmrt.bundle import is_part
 from vdmrt.cli import main
-from vdmrt.runtime.media import read_latents
+from vdmrt.media.pictures import read_latents
 
 VDMRT = str(Path(sys.executable).with_name("vdmrt"))
 CONFIG = {"input_size": [8, 4, 4], "hidden_size": 16, "depth": 1, "num_heads": 2, "max_tpe_len": 8}

@@ -9,7 +9,7 @@ import pytest
 
 from vdmrt.cli import main
 from vdmrt.console.parameters import Number, Numbers, OutputFile
-from vdmrt.runtime.clip_writer import WRITER_SUFFIXES
+from vdmrt.media.clip_writer import WRITER_SUFFIXES
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "five", "", "-0.1", "1.5"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vdmrt.engines import audit_layers, check_precision, read_layers
-from vdmrt.engines.audit import check_quantised
+from vdmrt.engines.tensorrt.audit import check_quantised
 from vdmrt.errors import EngineError
 
 LONG = {"fp16": "Row major linear FP16 format", "fp32": "Row major linear FP32", "int32": "Row major linear Int32"}

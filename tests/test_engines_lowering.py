@@ -72,7 +72,7 @@ def test_lowered_graphs_are_opset_16_without_layer_normalization(bundle: Path) -
 
 
 def test_normalisation_is_float32_where_its_input_is_half() -> None:
-    from vdmrt.engines.lowering import _infer, _lower_node, _types_of
+    from vdmrt.engines.tensorrt.lowering import _infer, _lower_node, _types_of
 
     tensor = onnx.helper.make_tensor_value_info
     half = onnx.TensorProto.FLOAT16
@@ -213,7 +213,7 @@ def test_an_altered_exported_graph_is_not_lowered(bundle: Path) -> None:
     ],
 )
 def test_an_operator_that_the_parser_lacks_is_named(node: onnx.NodeProto, dtype: int, sentence: str) -> None:
-    from vdmrt.engines.lowering import _check_node
+    from vdmrt.engines.tensorrt.lowering import _check_node
 
     name = {1: "float32", 6: "int32"}[dtype]
 

@@ -16,7 +16,7 @@ from tiny import TINY
 
 from vdmrt.bundle import Bundle, Engine, Graph, find_engine, list_engines, open_bundle, sha256_of, stage_graphs
 from vdmrt.engines import ModelOptions, build_models
-from vdmrt.engines.onnxruntime_models import check_version
+from vdmrt.engines.onnxruntime.models import check_version
 from vdmrt.errors import BackendError, BundleError
 
 STAGES = ["fill", "denoise", "vae_encode", "vae_decode"]

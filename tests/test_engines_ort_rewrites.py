@@ -15,7 +15,7 @@ from golden import relative_error
 from tiny import TINY, TINY_OPTIONS
 
 from vdmrt.bundle import Graph, open_bundle
-from vdmrt.engines.ort_rewrites import rewrite
+from vdmrt.engines.onnxruntime.rewrites import rewrite
 from vdmrt.export import export_bundle, random_model
 
 SKY = Path(__file__).parent.parent / "examples" / "sky" / "bundle"

@@ -15,7 +15,7 @@ import torch
 
 import vdmrt
 from vdmrt.bundle import open_bundle
-from vdmrt.export.uncached import predict_uncached
+from vdmrt.export.families.ca2vdm.uncached import predict_uncached
 
 FOLDER = Path(__file__).parents[1] / "examples" / "sky"
 BUNDLE = FOLDER / "bundle"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from vdmrt import load
 from vdmrt.errors import TensorMismatchError
 from vdmrt.export.codec import PreviewDecoder, PreviewEncoder
-from vdmrt.runtime.codec import PictureCodec
+from vdmrt.runtime.session.codec import PictureCodec
 
 HEIGHT, WIDTH = 32, 48
 LEVELS = st.integers(0, 255)

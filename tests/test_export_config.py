@@ -16,7 +16,7 @@ from vdmrt.bundle import SamplerDefaults
 from vdmrt.errors import ExportError
 from vdmrt.export import PRESETS, ExportOptions, TransformerConfig, export_bundle, load_config, random_model
 from vdmrt.export.arguments import config_from_arguments, name_model
-from vdmrt.export.config import Positions
+from vdmrt.export.families.ca2vdm.config import Positions
 from vdmrt.export.options import make_geometry
 
 PLAIN: dict[str, Any] = {"input_size": [8, 8, 12], "hidden_size": 64, "depth": 2, "num_heads": 4, "max_tpe_len": 9}

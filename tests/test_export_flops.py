@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vdmrt.bundle import Bundle, open_bundle
 from vdmrt.export import ExportOptions, TransformerConfig, export_bundle, random_model
-from vdmrt.export.graphs import DenoiseGraph
+from vdmrt.export.families.ca2vdm.graphs import DenoiseGraph
 
 ROPE = TransformerConfig(latent_size=(4, 4), hidden_size=48, depth=3, heads=3, positions="rope", position_count=8)
 

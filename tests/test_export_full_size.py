@@ -29,7 +29,7 @@ import json, sys
 import numpy as np
 import torch, vdmrt
 from vdmrt.export import load_config, random_model
-from vdmrt.export.graphs import DenoiseGraph
+from vdmrt.export.families.ca2vdm.graphs import DenoiseGraph
 from vdmrt.runtime import Noise
 
 rng = np.random.default_rng(0)

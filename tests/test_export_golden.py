@@ -13,12 +13,12 @@ from torch import Tensor
 
 from vdmrt.export.arguments import config_from_arguments
 from vdmrt.export.checkpoint import load_model, read_checkpoint
-from vdmrt.export.graphs import DenoiseGraph, FillGraph, update
+from vdmrt.export.families.ca2vdm.graphs import DenoiseGraph, FillGraph, update
+from vdmrt.export.families.ca2vdm.transformer import CausalTransformer
+from vdmrt.export.families.ca2vdm.uncached import predict_uncached
 from vdmrt.export.options import ExportOptions, make_geometry
-from vdmrt.export.transformer import CausalTransformer
-from vdmrt.export.uncached import predict_uncached
-from vdmrt.runtime.samplers import make_sampler
-from vdmrt.runtime.schedules import Schedule
+from vdmrt.runtime.sampling.samplers import make_sampler
+from vdmrt.runtime.sampling.schedules import Schedule
 
 CASES = golden.cases()
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -86,7 +86,7 @@ def test_a_submodule_is_there_before_anything_was_loaded(tmp_path: Path) -> None
     """As the README writes it: by its full name, after ``import vdmrt`` alone."""
     code = "import vdmrt; vdmrt.runtime.Noise; vdmrt.errors.VdmrtError; vdmrt.bundle.open_bundle"
 
-    assert "vdmrt.runtime.noise" in modules_loaded_by(code, tmp_path)
+    assert "vdmrt.runtime.sampling.noise" in modules_loaded_by(code, tmp_path)
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:

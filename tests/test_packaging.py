@@ -105,7 +105,7 @@ def test_wheel_holds_the_core_its_types_and_what_the_demo_needs(wheel_names: set
     bundle = {
         path.relative_to(ROOT).as_posix() for path in (ROOT / "examples/sky/bundle").rglob("*.*") if path.is_file()
     }
-    profiler = {"vdmrt/runtime/profiler/dashboard.json", "vdmrt/runtime/profiler/REPORT.md"}
+    profiler = {"vdmrt/profiler/analysis/dashboard.json", "vdmrt/profiler/REPORT.md"}
     look = {f"vdmrt/reporting/{name}" for name in ("charts.css", "colors.css", "page.css", "page.js")}
     assert rest == core | profiler | look | {f"vdmrt/{file}" for file in bundle}
 

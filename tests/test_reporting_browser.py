@@ -10,10 +10,10 @@ from browsing import browser as browser
 from browsing import contrast, show
 from selenium import webdriver
 
-from vdmrt.calibration.verification import VerifyRequest, verify, write_report
-from vdmrt.runtime.profiler import Settings, profile
-from vdmrt.runtime.profiler.gates import judge_gates
-from vdmrt.runtime.profiler.html import render_html
+from vdmrt.calibration.verify.verification import VerifyRequest, verify, write_report
+from vdmrt.profiler import Settings, profile
+from vdmrt.profiler.analysis.gates import judge_gates
+from vdmrt.profiler.report.html import render_html
 
 pytestmark = pytest.mark.browser
 SKY = Path(__file__).parent.parent / "examples" / "sky" / "bundle"

@@ -16,8 +16,8 @@ import vdmrt
 from vdmrt.bundle import Bundle
 from vdmrt.engines import build_engines
 from vdmrt.errors import BackendError, EngineError
-from vdmrt.runtime.profiler import Settings
-from vdmrt.runtime.profiler.profiling import load_model
+from vdmrt.profiler import Settings
+from vdmrt.profiler.measuring.profile import load_model
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from vdmrt.bundle import open_bundle
 from vdmrt.errors import DeviceError, TensorMismatchError
 from vdmrt.runtime import Model, Noise
 from vdmrt.runtime._core import cuda_device, host_device, inspect_dlpack
-from vdmrt.runtime.array_input import host_array
+from vdmrt.runtime.device.array_input import host_array
 
 Array = npt.NDArray[Any]
 NUMBERS = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)

@@ -8,9 +8,9 @@ from pathlib import Path
 from interruption import interrupt
 
 import vdmrt
-from vdmrt.runtime.exclusive import Exclusive
-from vdmrt.runtime.lane import Lane
-from vdmrt.runtime.model import Model
+from vdmrt.runtime.device.exclusive import Exclusive
+from vdmrt.runtime.session.lane import Lane
+from vdmrt.runtime.session.model import Model
 
 HELD = inspect.unwrap(Exclusive.held).__code__
 MAKING = {

@@ -11,9 +11,9 @@ from fake_cuda import FakeCuda
 import vdmrt
 from vdmrt.errors import DeviceError
 from vdmrt.runtime._core import cuda_device, host_device
-from vdmrt.runtime.lane import Lane
-from vdmrt.runtime.lane_cache import LaneCache, lane_cache_nbytes
-from vdmrt.runtime.memory_limits import free_nbytes, require_memory
+from vdmrt.runtime.cache.lane_cache import LaneCache, lane_cache_nbytes
+from vdmrt.runtime.device.memory_limits import free_nbytes, require_memory
+from vdmrt.runtime.session.lane import Lane
 
 
 def test_what_fits_is_let_through() -> None:

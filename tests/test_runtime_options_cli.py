@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from vdmrt.cli import main
-from vdmrt.runtime.load_options import LoadOptions
-from vdmrt.runtime.profiler import Settings
-from vdmrt.runtime.sampling_options import SamplingOptions
+from vdmrt.profiler import Settings
+from vdmrt.runtime.backends.load_options import LoadOptions
+from vdmrt.runtime.sampling.sampling_options import SamplingOptions
 
 
 def defaults(command: list[str], section: str) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry
 import vdmrt
 from vdmrt.bundle import open_bundle
 from vdmrt.errors import DeviceError, SessionError
+from vdmrt.profiler.analysis.metrics import Metrics
 from vdmrt.runtime import Model
-from vdmrt.runtime.profiler.metrics import Metrics
 
 Latents = npt.NDArray[np.float32]
 SETTINGS = {"seed": 3, "sampler": "ddpm", "steps": 3}

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vdmrt.runtime.samplers import COLUMNS, SamplerTable, make_sampler
-from vdmrt.runtime.schedules import Schedule
+from vdmrt.runtime.sampling.samplers import COLUMNS, SamplerTable, make_sampler
+from vdmrt.runtime.sampling.schedules import Schedule
 
 Array = NDArray[np.float64]
 

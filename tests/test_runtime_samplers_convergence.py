@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vdmrt.runtime.samplers import SamplerTable, make_sampler
-from vdmrt.runtime.schedules import Schedule
+from vdmrt.runtime.sampling.samplers import SamplerTable, make_sampler
+from vdmrt.runtime.sampling.schedules import Schedule
 
 MEAN, STD = 0.7, 0.5  # of the data
 

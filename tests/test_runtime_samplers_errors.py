@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from vdmrt.runtime.samplers import make_sampler
-from vdmrt.runtime.schedules import Schedule
+from vdmrt.runtime.sampling.samplers import make_sampler
+from vdmrt.runtime.sampling.schedules import Schedule
 
 
 def sampler(name: str = "ddim", **changes: Any) -> Any:

@@ -14,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from vdmrt.runtime.iddpm import IddpmTables, iddpm_tables
-from vdmrt.runtime.samplers import SamplerTable, make_sampler
-from vdmrt.runtime.schedules import Schedule
+from vdmrt.runtime.sampling.iddpm import IddpmTables, iddpm_tables
+from vdmrt.runtime.sampling.samplers import SamplerTable, make_sampler
+from vdmrt.runtime.sampling.schedules import Schedule
 
 Float32 = NDArray[np.float32]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdmrt.runtime.schedules import SCHEDULES, Schedule, spaced_timesteps
+from vdmrt.runtime.sampling.schedules import SCHEDULES, Schedule, spaced_timesteps
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 import vdmrt
 from vdmrt.errors import BackendError, BundleError, SessionError, TensorMismatchError
 from vdmrt.runtime import Model, Noise, advance
-from vdmrt.runtime.onnxruntime_backend import check_distributions
+from vdmrt.runtime.backends.onnxruntime_backend import check_distributions
 
 FRAME = np.zeros((1, 4, 4, 6), np.float32)
 
@@ -50,7 +50,7 @@ def test_latents_that_are_not_finite(model: Model, bad: float) -> None:
 
 def test_wrong_size_of_pictures(model: Model) -> None:
     with model.session(steps=2) as session:
-        sentence = r"wanted uint8 \[n, 32, 48, 3\], found uint8 \[1, 8, 8, 3\]; cut .* vdmrt.runtime.fit_pictures"
+        sentence = r"wanted uint8 \[n, 32, 48, 3\], found uint8 \[1, 8, 8, 3\]; cut .* vdmrt.media.fit_pictures"
         with pytest.raises(TensorMismatchError, match=sentence):
             session.start(np.zeros((1, 8, 8, 3), np.uint8))
 

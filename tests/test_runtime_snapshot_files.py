@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from vdmrt.errors import SessionError
-from vdmrt.runtime.session_settings import SessionSettings
-from vdmrt.runtime.snapshot import Snapshot
+from vdmrt.runtime.session.session_settings import SessionSettings
+from vdmrt.runtime.session.snapshot import Snapshot
 
 SETTINGS = SessionSettings(3, "ddim", 2, None, None, 0.0, 1.0)
 SNAPSHOT = Snapshot("fp32", "0" * 64, 4, 1, SETTINGS, {"cache": np.zeros((64, 64), np.float32)})

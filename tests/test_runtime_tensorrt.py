@@ -14,8 +14,8 @@ from tensorrt_recorder import RELEASES, Call
 import vdmrt
 from vdmrt.errors import EngineError
 from vdmrt.runtime._core import Device
-from vdmrt.runtime.tensorrt_backend import TensorRtBackend
-from vdmrt.runtime.tensorrt_program import TensorRtProgram
+from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
+from vdmrt.runtime.backends.tensorrt_program import TensorRtProgram
 
 
 @pytest.fixture(params=RELEASES)

@@ -18,7 +18,7 @@ from tensorrt_recorder import RELEASES
 
 from vdmrt.bundle import TensorSpec, list_engines, record_trust
 from vdmrt.errors import BackendError, DeviceError, EngineError, TensorMismatchError
-from vdmrt.runtime.tensorrt_backend import TensorRtBackend
+from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
 
 
 @pytest.fixture(params=RELEASES)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vdmrt.runtime.iddpm import iddpm_tables
-from vdmrt.runtime.schedules import Schedule
+from vdmrt.runtime.sampling.iddpm import iddpm_tables
+from vdmrt.runtime.sampling.schedules import Schedule
 
 __all__ = ["TRAIN_STEPS", "Diffusion", "Losses"]
 

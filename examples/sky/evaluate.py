@@ -16,7 +16,7 @@ from PIL import Image
 from sky import SIZE, Sky
 
 import vdmrt
-from vdmrt.runtime.model import Model
+from vdmrt.runtime.session.model import Model
 
 __all__ = ["Gates", "measure_codec", "measure_lasting", "measure_prediction"]
 

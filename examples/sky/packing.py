@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vdmrt.export.attention import MASKED, CrossFrameAttention, TemporalAttention
-from vdmrt.export.transformer import CausalTransformer
+from vdmrt.export.families.ca2vdm.attention import MASKED, CrossFrameAttention, TemporalAttention
+from vdmrt.export.families.ca2vdm.transformer import CausalTransformer
 
 __all__ = ["Packing", "run_packed"]
 

@@ -20,8 +20,8 @@ from sky import Sky
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from vdmrt.export.config import TransformerConfig
-from vdmrt.export.transformer import CausalTransformer
+from vdmrt.export.families.ca2vdm.config import TransformerConfig
+from vdmrt.export.families.ca2vdm.transformer import CausalTransformer
 
 # The spatial attention of the CPU is faster where its products may stay in bfloat16.
 torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from vdmrt.bundle import Graph, open_bundle
 from vdmrt.runtime import Model
-from vdmrt.runtime.backend import Backend
-from vdmrt.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from vdmrt.runtime.backends.backend import Backend
+from vdmrt.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 
 __all__ = ["Delay", "delayed_model"]
 

@@ -13,7 +13,7 @@ from typing import Any
 from vdmrt.bundle import Graph
 from vdmrt.errors import DeviceError
 from vdmrt.runtime._core import Device, cuda_device
-from vdmrt.runtime.onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeCall, OnnxRuntimeProgram
+from vdmrt.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeCall, OnnxRuntimeProgram
 
 __all__ = ["HostFunctionBackend"]
 

@@ -122,9 +122,9 @@ def record_calls(sky: Path, bundles: Path, folder: Path) -> None:
 def record_call(path: Path, precision: str, folder: Path) -> None:
     """Run a chunk after some given frames on the CPU, and keep the last denoise call."""
     from vdmrt.bundle import open_bundle
-    from vdmrt.calibration.tap import TappedBackend
-    from vdmrt.runtime.model import Model
-    from vdmrt.runtime.onnxruntime_backend import OnnxRuntimeBackend
+    from vdmrt.calibration.observe.tap import TappedBackend
+    from vdmrt.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+    from vdmrt.runtime.session.model import Model
 
     bundle = open_bundle(path)
     graph = bundle.manifest.graphs[precision]["denoise"]

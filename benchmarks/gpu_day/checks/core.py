@@ -48,7 +48,7 @@ def replay_with_callbacks(index: int, cancel_at: int | None = None) -> list[int]
         cancel_at: The number at which the callback raises.
     """
     from vdmrt.runtime import _core
-    from vdmrt.runtime.stepper import ReplayStepper, capture
+    from vdmrt.runtime.device.stepper import ReplayStepper, capture
 
     device: Any = _core.cuda_device(index)
     source, target, events = device.allocate(NBYTES), device.allocate(NBYTES), device.events(STEPS + 1)

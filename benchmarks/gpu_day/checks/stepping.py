@@ -78,7 +78,7 @@ def time_steppers(index: int, steps: int, rounds: int, *, busy: bool) -> dict[st
         waiting included.
     """
     from vdmrt.runtime import _core
-    from vdmrt.runtime.stepper import EagerStepper, ReplayStepper, capture
+    from vdmrt.runtime.device.stepper import EagerStepper, ReplayStepper, capture
 
     device: Any = _core.cuda_device(index)
     source, target, events = device.allocate(NODES * NBYTES), device.allocate(NODES * NBYTES), device.events(steps + 1)

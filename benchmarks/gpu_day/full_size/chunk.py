@@ -43,7 +43,7 @@ class FirstChunk:
 
     def fill_inputs(self) -> dict[str, Array]:
         """Return what the fill graph reads."""
-        from vdmrt.runtime.window import context_frames
+        from vdmrt.runtime.cache.window import context_frames
 
         g = self.bundle.manifest.geometry
         latent = np.zeros((1, g.chunk_frames, *g.latent_shape), np.float32)
@@ -52,8 +52,8 @@ class FirstChunk:
 
     def denoise_inputs(self) -> dict[str, Array]:
         """Return what the denoise graph reads beside cache and context; noise, history and step are 0."""
-        from vdmrt.runtime.samplers import make_sampler
-        from vdmrt.runtime.schedules import Schedule
+        from vdmrt.runtime.sampling.samplers import make_sampler
+        from vdmrt.runtime.sampling.schedules import Schedule
 
         manifest = self.bundle.manifest
         g = manifest.geometry
@@ -70,7 +70,7 @@ class FirstChunk:
 
     def _window(self, written: int, count: int) -> dict[str, Array]:
         from vdmrt.runtime._core import Ring
-        from vdmrt.runtime.window import make_window
+        from vdmrt.runtime.cache.window import make_window
 
         g = self.bundle.manifest.geometry
         ring = Ring(g.slots)

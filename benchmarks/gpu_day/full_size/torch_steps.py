@@ -36,7 +36,7 @@ class TorchSteps:
         # The graphs make small tensors (a causal bias, line numbers) on the default device.
         torch.set_default_device(device)
         from vdmrt.bundle import open_bundle
-        from vdmrt.export.graphs import DenoiseGraph, FillGraph
+        from vdmrt.export.families.ca2vdm.graphs import DenoiseGraph, FillGraph
 
         self.device = device
         self.runs: dict[str, Callable[[], Any]] = {}
@@ -137,7 +137,7 @@ def load_module(folder: Path) -> Any:
     import torch
 
     from vdmrt.export import TransformerConfig
-    from vdmrt.export.transformer import CausalTransformer
+    from vdmrt.export.families.ca2vdm.transformer import CausalTransformer
 
     config = read_layout(folder)["config"]
     config["latent_size"] = tuple(config["latent_size"])

@@ -1,0 +1,197 @@
+"""Which engine fits: held against the bundle's graphs and the machine, before any byte of a plan is loaded.
+
+It builds none and knows no GPU: what the machine is, its caller says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...errors import BundleError, EngineError
+from ..folder import Bundle
+from ..resolution import precision_candidates
+from .engine import Engine, list_engines, stage_graphs
+from .manifest import EngineManifest, Machine
+from .trust import is_trusted
+
+__all__ = ["check_engine", "engine_mismatches", "find_engine", "rebuild_command"]
+
+# Which major release reads the version-compatible plans of which: the step from 8 to 11 is not promised.
+_READERS = {8: (8, 10), 10: (10, 11), 11: (11,)}
+_AMPERE = (8, 0)
+
+
+def find_engine(
+    bundle: Bundle,
+    precision: str | None,
+    machine: Machine,
+    *,
+    gpu: int = 0,
+    lean_runtime: bool = False,
+    trust_plans: bool = False,
+) -> Engine:
+    """Return the newest engine of a bundle that fits its graphs and this machine, and that may be loaded.
+
+    Args:
+        bundle: Where the engines are.
+        precision: Of the graphs; None takes the first of :func:`precision_candidates` that has such an engine.
+        machine: What is here.
+        gpu: Which GPU of it, for the command that rebuilds.
+        lean_runtime: Whether a lean runtime is there for version-compatible plans of another TensorRT.
+        trust_plans: Whether TensorRT plans may be loaded that this user has no record of building.
+
+    Raises:
+        BundleError: The bundle does not have that precision.
+        EngineError: There is none; names what each engine of that backend and precision was built for.
+    """
+    candidates = precision_candidates(bundle, precision, machine.backend)
+    engines = list_engines(bundle, machine.backend)
+    others = []
+    for wanted in candidates:
+        for engine in engines:
+            if engine.manifest.precision != wanted:
+                continue
+            found = engine_mismatches(engine, bundle, machine, lean_runtime=lean_runtime, trust_plans=trust_plans)
+            if not found:
+                return engine
+            others.append(f"{engine.manifest.key}: {'; '.join(found)}")
+    named = " or ".join(candidates)
+    command = rebuild_command(bundle, candidates[0], machine.backend, gpu)
+    if others:
+        raise EngineError(f"{bundle.path}: no {named} engine fits; build one with {command}. " + " | ".join(others))
+    there = ", ".join(dict.fromkeys(engine.manifest.precision for engine in engines))
+    hint = f", or name the precision of one that is there: {there}" if there else ""
+    raise EngineError(f"{bundle.path}: has no {named} engine; build one with {command}{hint}")
+
+
+def engine_mismatches(
+    engine: Engine, bundle: Bundle, machine: Machine, *, lean_runtime: bool = False, trust_plans: bool = False
+) -> tuple[str, ...]:
+    """Say in what an engine differs from the bundle's graphs and from this machine; nothing where it fits.
+
+    Each sentence names both sides: what the engine was built for, then what is here. An engine that failed a check
+    after it was built fits nothing, nor does one of TensorRT whose plans are not trusted, unless ``trust_plans``.
+    """
+    manifest = engine.manifest
+    return tuple(
+        [
+            *_machine_mismatches(manifest, machine, lean_runtime),
+            *_graph_mismatches(manifest, bundle),
+            *_failed_checks(manifest),
+            *([] if trust_plans else _foreign_plans(manifest)),
+        ]
+    )
+
+
+def check_engine(engine: Engine, bundle: Bundle, machine: Machine, *, trust_plans: bool = False) -> None:
+    """Refuse an engine that does not fit, or whose plans are not trusted.
+
+    Raises:
+        EngineError: Names each mismatch with both sides, and the command that rebuilds.
+    """
+    found = engine_mismatches(engine, bundle, machine, trust_plans=trust_plans)
+    if found:
+        command = rebuild_command(bundle, engine.manifest.precision, engine.manifest.backend)
+        raise EngineError(f"{engine.path}: {'; '.join(found)}; build it again with {command}")
+
+
+def rebuild_command(bundle: Bundle, precision: str, backend: str = "tensorrt", gpu: int = 0) -> str:
+    """Return the command that builds an engine of a bundle for the machine it runs on."""
+    chosen = "" if backend == "tensorrt" else f" --backend {backend}"
+    chosen += f" --gpu {gpu}" if gpu else ""
+    return f"vdmrt build {bundle.path} --precision {precision}{chosen}"
+
+
+def _machine_mismatches(manifest: EngineManifest, machine: Machine, lean_runtime: bool) -> Iterator[str]:
+    if manifest.backend != machine.backend:
+        yield f"built for {manifest.backend}, here is {machine.backend}"
+    elif manifest.backend == "onnxruntime":
+        yield from _cpu_mismatches(manifest.machine, machine)
+    else:
+        yield from _version_mismatches(manifest, machine, lean_runtime)
+        yield from _gpu_mismatches(manifest, machine)
+
+
+def _cpu_mismatches(built: Machine, machine: Machine) -> Iterator[str]:
+    """Name what differs: an optimised graph may hold operators of one release, in the layout of one CPU."""
+    if built.onnxruntime != machine.onnxruntime:
+        yield f"built with ONNX Runtime {built.onnxruntime}, here is {machine.onnxruntime}"
+    if built.provider != machine.provider:
+        yield f"built for {built.provider}, here is {machine.provider}"
+    if built.cpu != machine.cpu:
+        yield f"built on a CPU with {built.cpu}, here is one with {machine.cpu}"
+
+
+def _version_mismatches(manifest: EngineManifest, machine: Machine, lean_runtime: bool) -> Iterator[str]:
+    """Name what keeps TensorRT from the plans: they carry no runtime, so that another release needs their own."""
+    built, here = manifest.machine.tensorrt, machine.tensorrt
+    if built == here:
+        return
+    both = f"built with TensorRT {built}, here is {here}"
+    if not _reads(manifest, here):
+        yield both
+    elif not lean_runtime:
+        library = f"libnvinfer_lean.so.{built.partition('.')[0]}"
+        yield f"{both}, which runs it with the lean runtime of {built} only: name it with --lean-runtime {library}"
+    elif manifest.stripped:
+        yield f"{both}, and holds no weights, which no lean runtime puts in"
+
+
+def _gpu_mismatches(manifest: EngineManifest, machine: Machine) -> Iterator[str]:
+    built = manifest.machine
+    level = manifest.hardware_compatibility
+    if level == "ampere_plus" and _capability(machine) >= _AMPERE:
+        return
+    if built.compute_capability != machine.compute_capability:
+        yield f"built for compute capability {built.compute_capability}, here is {machine.compute_capability}"
+    elif built.gpu != machine.gpu and level != "same_compute_capability":
+        yield f"built on {built.gpu}, here is {machine.gpu}"
+
+
+def _reads(manifest: EngineManifest, version: str) -> bool:
+    """Whether TensorRT ``version`` takes the version-compatible plans of the one that built this."""
+    if not manifest.version_compatible:
+        return False
+    built, here = _version(manifest.machine.tensorrt), _version(version)
+    return here[:1] != () and here[0] in _READERS.get(built[0] if built else 0, ()) and here >= built
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
+def _capability(machine: Machine) -> tuple[int, ...]:
+    return _version(machine.compute_capability)
+
+
+def _graph_mismatches(manifest: EngineManifest, bundle: Bundle) -> Iterator[str]:
+    try:
+        graphs = stage_graphs(bundle, manifest.precision)
+    except BundleError:
+        yield f"built from {manifest.precision} graphs, the bundle has {', '.join(bundle.manifest.graphs)}"
+        return
+    for stage, graph in graphs.items():
+        plan = manifest.plans.get(stage)
+        if plan is None:
+            yield f"has no plan for '{stage}', which the bundle has"
+            continue
+        weights = graph.weights.sha256 if graph.weights else None
+        for what, built, here in (
+            ("graph", plan.graph_sha256, graph.file.sha256),
+            ("weights", plan.weights_sha256 or "none", weights or "none"),
+        ):
+            if built != here:
+                yield f"'{stage}' was built from a {what} of SHA-256 {built[:16]}, the bundle's is {here[:16]}"
+
+
+def _failed_checks(manifest: EngineManifest) -> Iterator[str]:
+    for check in manifest.checks:
+        if check.required and not check.passed:
+            yield f"failed its check '{check.name}' after it was built: {check.detail}"
+
+
+def _foreign_plans(manifest: EngineManifest) -> Iterator[str]:
+    """Name plans that must not be loaded. This saves a useless try; whoever loads a plan checks the bytes it read."""
+    native = manifest.backend == "tensorrt"
+    if native and not all(is_trusted(plan.file.sha256) for plan in manifest.plans.values()):
+        yield "its plans are native code that this user has no record of building: --trust-plans loads them"

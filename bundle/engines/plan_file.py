@@ -1,0 +1,100 @@
+"""A plan's bytes, given out only if they are the recorded ones and, where they are native code, built by this user."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from ...errors import EngineError
+from ..folder import sha256_of
+from ..manifest import Artifact
+from .engine import Engine
+from .trust import is_trusted
+
+__all__ = ["read_plan", "verify_engine", "verify_engine_weights"]
+
+
+def read_plan(engine: Engine, stage: str, *, trust_plans: bool = False) -> bytes:
+    """Read a plan whole, and return it only if it is the one that was recorded and this user built it.
+
+    The bytes that are returned are the bytes that were hashed. A plan of TensorRT is native code; an optimised graph of
+    ONNX Runtime is none, and may come from anybody that the bundle may come from.
+
+    Args:
+        engine: Where it lies.
+        stage: Which one.
+        trust_plans: Whether to take plans that this user's own cache has not recorded building.
+
+    Raises:
+        EngineError: It is missing, truncated, altered or foreign.
+    """
+    plan = engine.plan(stage)
+    path = _regular(engine, plan.file)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be read: {error.strerror}; build the engine again") from error
+    digest = hashlib.sha256(data).hexdigest()
+    _check(path, "the plan", plan.file, len(data), digest)
+    if engine.manifest.backend == "tensorrt" and not trust_plans and not is_trusted(digest):
+        raise EngineError(
+            f"{path}: a plan is native code, and this user has no record of building this one; build it here with "
+            "vdmrt build, or, if you trust where it comes from, pass trust_plans=True (--trust-plans)"
+        )
+    return data
+
+
+def verify_engine(engine: Engine) -> None:
+    """Check length and SHA-256 of every plan and of the engine's weights; trust is asked for when a plan is loaded.
+
+    Raises:
+        EngineError: A file is missing, truncated or altered.
+    """
+    for stage in engine.manifest.plans:
+        read_plan(engine, stage, trust_plans=True)
+    stages = {plan.weights.file: stage for stage, plan in engine.manifest.plans.items() if plan.weights}
+    for stage in stages.values():
+        verify_engine_weights(engine, stage)
+
+
+def verify_engine_weights(engine: Engine, stage: str, *, hashed: bool = True) -> Path | None:
+    """Return the file of the engine's own weights if it is the one that was recorded; None where a stage has none.
+
+    Args:
+        engine: Where it lies.
+        stage: Whose weights.
+        hashed: Whether its SHA-256 is checked, and not its length alone.
+
+    Raises:
+        EngineError: It is missing, truncated or altered.
+    """
+    wanted = engine.plan(stage).weights
+    if wanted is None:
+        return None
+    path = _regular(engine, wanted)
+    try:
+        nbytes, digest = path.stat().st_size, sha256_of(path) if hashed else wanted.sha256
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be read: {error.strerror}; build the engine again") from error
+    _check(path, "the file", wanted, nbytes, digest)
+    return path
+
+
+def _regular(engine: Engine, artifact: Artifact) -> Path:
+    path = engine.path / artifact.file
+    if path.is_symlink():
+        raise EngineError(f"{path}: is a link; an engine holds regular files only")
+    return path
+
+
+def _check(path: Path, what: str, wanted: Artifact, nbytes: int, digest: str) -> None:
+    if nbytes != wanted.nbytes:
+        raise EngineError(
+            f"{path}: wanted {wanted.nbytes} bytes, found {nbytes}; {what} is truncated or was altered: "
+            "build the engine again"
+        )
+    if digest != wanted.sha256:
+        raise EngineError(
+            f"{path}: wanted SHA-256 {wanted.sha256[:16]}…, found {digest[:16]}…; {what} was altered: "
+            "build the engine again"
+        )

@@ -1,0 +1,57 @@
+"""Which plans this user built: a record of hashes in the user's own cache folder, never in a bundle."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from ...errors import EngineError
+
+__all__ = ["cache_folder", "is_trusted", "record_trust"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder of vdmrt; it may not exist yet."""
+    root = os.environ.get("XDG_CACHE_HOME", "")
+    # The specification wants an absolute path and says to ignore any other.
+    base = Path(root) if os.path.isabs(root) else Path.home() / ".cache"
+    return base / "vdmrt"
+
+
+def record_trust(sha256: str) -> None:
+    """Remember that this user built the plan of this hash.
+
+    Raises:
+        EngineError: The record cannot be written.
+    """
+    path = _record(sha256)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # One file for each plan: creating it is atomic, so that builds side by side lose nothing.
+        path.touch(mode=0o600)
+    except OSError as error:
+        raise EngineError(
+            f"{path}: cannot be written: {error.strerror}; set XDG_CACHE_HOME to a folder that can be written"
+        ) from error
+
+
+def is_trusted(sha256: str) -> bool:
+    """Whether this user built the plan of this hash. A record that belongs to somebody else counts for nothing."""
+    path = _record(sha256)
+    try:
+        status = path.lstat()
+        folder = path.parent.lstat()
+    except OSError:
+        return False
+    own = os.getuid() if hasattr(os, "getuid") else status.st_uid
+    others_write = (status.st_mode | folder.st_mode) & 0o022
+    return status.st_uid == own and folder.st_uid == own and not others_write
+
+
+def _record(sha256: str) -> Path:
+    if not _SHA256.fullmatch(sha256):
+        raise ValueError(f"wanted 64 hexadecimal digits, got {sha256!r}")
+    return cache_folder() / "trusted-plans" / sha256

@@ -1,0 +1,3 @@
+"""Files: written atomically, replaced as a whole, checked before they are read."""
+
+from __future__ import annotations

@@ -1,0 +1,334 @@
+"""Files and folders that are written whole or not at all.
+
+While it is written, a part has a name of its own beside its target, ``.<target>.<8 hexadecimal digits>.part``, and is
+locked as long as its writer lives. A writer that is killed leaves it unlocked, and the next writer to the same target
+removes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from ...errors import Fail
+from .interruption import uninterrupted
+
+__all__ = [
+    "DISK_FULL",
+    "PartFile",
+    "check_writable",
+    "explained_writing",
+    "is_part",
+    "part_folder",
+    "replace_folder",
+    "replaced_file",
+    "write_error",
+    "write_file",
+]
+
+_PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NAME_LENGTH = 48  # characters of the target's name: at most 192 bytes, and a name may have 255
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
+
+
+def is_part(path: Path) -> bool:
+    """Return whether a file or folder is an unfinished one of a writer, which is never data."""
+    return _PART.fullmatch(path.name) is not None
+
+
+def check_writable(path: str | os.PathLike[str], *, fail: Fail) -> Path:
+    """Return the absolute path that will be written; links are followed, so that they stay links.
+
+    Args:
+        path: The file to be made or replaced.
+        fail: Makes the error from a sentence; an exception class will do.
+
+    Raises:
+        Exception: Whatever ``fail`` makes: the folder is missing or cannot be written, or the path is taken by
+            something other than a regular file.
+    """
+    target = _resolve_file(path, fail)
+    try:
+        # Only making a file shows it: os.access says yes to root, and nothing of quotas.
+        PartFile(target).discard()
+    except OSError as error:
+        raise fail(f"'{path}' cannot be written: {_reason(error)}; choose another place") from error
+    return target
+
+
+def write_error(path: str | os.PathLike[str], error: OSError, fail: Fail) -> Exception:
+    """Make the exception for a write that failed, with the system's reason in a sentence."""
+    return fail(f"'{path}' cannot be written: {_reason(error)}; nothing was left half written")
+
+
+@contextmanager
+def explained_writing(path: str | os.PathLike[str], *, fail: Fail) -> Iterator[None]:
+    """Turn an OSError of writing ``path``, in a block that may do other things too, into a sentence.
+
+    Raises:
+        Exception: Whatever ``fail`` makes: the system refused to write the target, its parts, or the folders above.
+        OSError: Another file is the cause, or it is not the system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not _is_about(error, Path(os.path.realpath(path))):
+            raise
+        raise write_error(path, error, fail) from error
+
+
+class PartFile:
+    """A file beside its target that takes the target's name when it is kept and vanishes when it is discarded.
+
+    Attributes:
+        file: Open for writing and reading, in binary mode.
+    """
+
+    def __init__(self, target: Path) -> None:
+        """Create the part, and remove those of writers that were killed.
+
+        Raises:
+            OSError: It cannot be created.
+        """
+        remove_stale_parts(target)
+        self._target = target
+        self._kept = False
+        self._path, self.file = _create_locked(target)
+
+    def keep(self) -> None:
+        """Write everything to the disk and rename the part to its target.
+
+        Raises:
+            OSError: The disk is full, or the target cannot be replaced.
+        """
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        os.replace(self._path, self._target)
+        self._kept = True
+        self.file.close()
+
+    def discard(self) -> None:
+        """Remove the part, whether or not its file is closed. Does nothing after :meth:`keep`."""
+        if self._kept:
+            return
+        with uninterrupted():
+            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # closing flushes, which fails where the disk is full
+                self.file.close()
+
+
+@contextmanager
+def replaced_file(path: str | os.PathLike[str], *, fail: Fail) -> Iterator[BinaryIO]:
+    """Write a file beside its target, and rename it to the target when the block ends without an exception.
+
+    Args:
+        path: The target; a regular file that exists is replaced, a link keeps pointing at it.
+        fail: Makes the error from a sentence; an exception class will do.
+
+    Yields:
+        The part, open in binary mode.
+
+    Raises:
+        Exception: Whatever ``fail`` makes: the target cannot be written. Nothing is left, and what was there stays.
+    """
+    target = _resolve_file(path, fail)
+    with explained_writing(path, fail=fail):
+        part = PartFile(target)
+        try:
+            yield part.file
+            part.keep()
+        finally:
+            part.discard()
+
+
+def write_file(path: str | os.PathLike[str], data: str | bytes, *, fail: Fail) -> None:
+    """Write a whole file, text as UTF-8; see :func:`replaced_file`."""
+    with replaced_file(path, fail=fail) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def part_folder(target: Path) -> Iterator[Path]:
+    """Make a folder beside its target in which to write, and remove what is still there when the block ends.
+
+    The block calls :func:`replace_folder` when all of it is written.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    remove_stale_parts(target)
+    path, handle = _make_locked(target)
+    try:
+        yield path
+    finally:
+        with uninterrupted():
+            _remove(path)
+            os.close(handle)
+
+
+def replace_folder(part: Path, target: Path) -> None:
+    """Give a part folder that is written its target's name, and the part's name to a folder that had it before.
+
+    The two are exchanged at once where the system can, so that not even a kill in between loses the old one.
+
+    Raises:
+        OSError: The disk is full, or the target cannot be replaced; it is what it was.
+    """
+    for path in (*part.rglob("*"), part):
+        if not path.is_symlink():
+            _sync(path)
+    with uninterrupted():
+        if not os.path.lexists(target):
+            part.rename(target)
+        elif not _exchange(part, target):
+            _exchange_in_turn(part, target)
+    _sync(target.parent)
+
+
+def remove_stale_parts(target: Path) -> None:
+    """Remove the parts of a target whose writers were killed; those of living writers are locked and stay."""
+    with suppress(OSError):
+        for path in target.parent.iterdir():
+            if path.name.startswith(f".{target.name[:_NAME_LENGTH]}.") and is_part(path):
+                _remove_unlocked(path)
+
+
+def _resolve_file(path: str | os.PathLike[str], fail: Fail) -> Path:
+    """Return the absolute path behind links; refuse what no regular file can be made of."""
+    target = Path(os.path.realpath(path))
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if not target.parent.is_dir():
+            raise fail(f"'{path}' cannot be written: there is no folder '{target.parent}'; make it first") from None
+        return target
+    except OSError as error:
+        raise fail(f"'{path}' cannot be written: {_reason(error)}; choose another place") from error
+    if stat.S_ISDIR(mode):
+        raise fail(f"'{path}' cannot be written: it is a folder; give the path of a file")
+    if not stat.S_ISREG(mode):
+        raise fail(f"'{path}' cannot be written: it is not a regular file; give another path")
+    if not os.access(target, os.W_OK):
+        raise fail(f"'{path}' cannot be written: the file is write-protected; choose another place")
+    return target
+
+
+def _is_about(error: OSError, target: Path) -> bool:
+    """Whether an error of the system is about writing the target; where it names no file, a write failed."""
+    if error.errno is None:
+        return False
+    # Copying and renaming name two files.
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
+    return not names or any(_is_written_for(Path(os.path.realpath(os.fsdecode(name))), target) for name in names)
+
+
+def _is_written_for(path: Path, target: Path) -> bool:
+    """Whether a path is the target, a folder above it, or in a hidden neighbor named after it: its part or its lock."""
+    if target.is_relative_to(path):
+        return True
+    prefix = f".{target.name[:_NAME_LENGTH]}"
+    return path.is_relative_to(target.parent) and path.relative_to(target.parent).parts[0].startswith(f"{prefix}.")
+
+
+def _reason(error: OSError) -> str:
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"the disk is full ({reason})" if error.errno in DISK_FULL else reason
+
+
+def _remove_unlocked(path: Path) -> None:
+    with suppress(OSError):  # it is gone, or somebody writes it
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            if _lock(handle):
+                _remove(path)
+        finally:
+            os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():  # a link that was replaced by a folder is one
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _create_locked(target: Path) -> tuple[Path, BinaryIO]:
+    while True:
+        path = _part_path(target)
+        # Not tempfile's: the umask is to decide who may read the file.
+        file = open(path, "x+b")
+        try:
+            _lock(file.fileno())
+            if path.exists():  # else another writer took it for a stale one before it was locked
+                return path, file
+        except BaseException:
+            path.unlink(missing_ok=True)
+            file.close()
+            raise
+        file.close()
+
+
+def _make_locked(target: Path) -> tuple[Path, int]:
+    while True:
+        path = _part_path(target)
+        path.mkdir()
+        with suppress(FileNotFoundError):  # another writer took it for a stale one before it was locked
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            _lock(handle)
+            if path.exists():
+                return path, handle
+            os.close(handle)
+
+
+def _part_path(target: Path) -> Path:
+    return target.with_name(f".{target.name[:_NAME_LENGTH]}.{os.urandom(4).hex()}.part")
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file without waiting; False where somebody else has it, or the file system has no locks."""
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names at once; False where the system or the file system cannot."""
+    import ctypes
+
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except AttributeError:
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    return bool(rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
+
+
+def _exchange_in_turn(part: Path, target: Path) -> None:
+    aside = _part_path(target)
+    target.rename(aside)
+    try:
+        part.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+    aside.rename(part)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

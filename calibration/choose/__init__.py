@@ -1,0 +1,3 @@
+"""Which layers stay in higher precision: sensitivity, bisection and guards."""
+
+from __future__ import annotations

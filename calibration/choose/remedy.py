@@ -1,0 +1,88 @@
+"""What to type so that the layers that a bisection found are kept in floating point."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...bundle import Bundle, split_precision
+from ...errors import CalibrationError
+from ..calibrating import CalibrationRequest
+from ..graph.linears import group_of
+from ..graph.mixed import MIXED
+
+__all__ = ["remedy_command"]
+
+# Not recorded, or said by themselves.
+_UNTOLD = {"bundle", "data", "text", "text_mask", "threads", "observations", "precision", "kv", "keep"}
+
+
+def remedy_command(
+    bundle: Bundle, precision: str, groups: Collection[str], layers: Sequence[str], *, cache: bool, data: Path | None
+) -> str:
+    """Return the command that makes a precision again with some groups of layers kept, quoted for a shell.
+
+    Args:
+        bundle: With the precision, and how it was made.
+        precision: What was bisected.
+        groups: What is to be kept.
+        layers: Every layer of the precision, of which patterns are made.
+        cache: Whether the cache is to stay in floating point.
+        data: What the calibration observes; None leaves a placeholder, as nothing tells where the clips lie.
+
+    Returns:
+        The command; "" where leaving out the cache leaves nothing in 8 bits.
+    """
+    patterns = _patterns(groups, layers)
+    start = ["vdmrt", "calibrate", str(bundle.path)]
+    if split_precision(precision) in (("fp16", None), (MIXED, None)):
+        kept = shlex.split(bundle.manifest.provenance.get(MIXED, "")) if precision == MIXED else []
+        return shlex.join([*start, "--precision", "fp16", *kept, *_options({"keep": patterns})])
+    made = _recorded_options(bundle, precision)
+    kv = None if cache else made["kv"]
+    if made["precision"] == "none" and kv is None:
+        return ""
+    options = {"precision": made["precision"], "kv": kv, "keep": [*made["keep"], *patterns]}
+    defaults = {field.name: field.default for field in dataclasses.fields(CalibrationRequest)}
+    # A report that is older than an option has the default.
+    changed = {name: made[name] for name in defaults if name in made.keys() - _UNTOLD and made[name] != defaults[name]}
+    text = ["--text", "TEXT.npy"] if bundle.manifest.geometry.text_width else []
+    return shlex.join([*start, "--data", str(data or "CLIPS"), *_options({**options, **changed}), *text])
+
+
+def _recorded_options(bundle: Bundle, precision: str) -> Mapping[str, Any]:
+    report = next(one.report for one in bundle.manifest.calibrations if one.precision == precision)
+    path = bundle.locate(report)
+    try:
+        options: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))["options"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CalibrationError(f"{path}: is no report of a calibration: {error!r}; calibrate again") from error
+    return options
+
+
+def _patterns(groups: Collection[str], layers: Sequence[str]) -> list[str]:
+    """Return a pattern for each group, or its layers one by one where the pattern would take more than the group."""
+    patterns = []
+    for group in groups:
+        own = [layer for layer in layers if group_of(layer) == group]
+        pattern = f"{group}.*"
+        patterns += [pattern] if fnmatch.filter(layers, pattern) == own else own
+    return patterns
+
+
+def _options(options: Mapping[str, Any]) -> list[str]:
+    said = []
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, (list, tuple)):
+            said += [part for one in value for part in (option, str(one))]
+        elif value is True:
+            said.append(option)
+        elif value is not None and value is not False:
+            said += [option, str(value)]
+    return said

@@ -1,0 +1,3 @@
+"""Graphs with Q/DQ pairs: scales, rounding, rendering."""
+
+from __future__ import annotations

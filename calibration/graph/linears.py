@@ -1,0 +1,111 @@
+"""Which products of a graph are quantised: the blocks' linears, by the names that their weights have in training."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ...errors import CalibrationError
+from .graph_file import GraphFile
+
+__all__ = ["KEPT", "Linear", "choose_linears", "find_linears", "group_of", "sites_of"]
+
+# Kept in floating point unless asked: first and last layers, the timestep path, the text's projection and the merge of
+# the mask channel. They are a few percent of the work, and what they round is in every block's input.
+KEPT = ("x_embedder*", "t_embedder*", "t_block*", "y_embedder*", "final_layer*", "*attn_temp_pre_merge")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A Gemm whose weight is a parameter of the model.
+
+    Attributes:
+        name: The module's, as ``blocks.3.mlp.fc1``.
+        node: The Gemm's name in this graph.
+        source: The tensor that it reads.
+        weight: Initializer, [outputs, inputs].
+        bias: Initializer, [outputs], or None.
+        outputs: Channels that it writes.
+        inputs: Channels that it reads.
+    """
+
+    name: str
+    node: str
+    source: str
+    weight: str
+    bias: str | None
+    outputs: int
+    inputs: int
+
+    @property
+    def group(self) -> str:
+        """The part of a block that sensitivity is measured for: ``blocks.3.mlp``."""
+        return group_of(self.name)
+
+
+def group_of(layer: str) -> str:
+    """Return the part of a block that a layer belongs to: ``blocks.3.mlp`` of ``blocks.3.mlp.fc1``."""
+    return layer.rpartition(".")[0] or layer
+
+
+def find_linears(graph: GraphFile) -> list[Linear]:
+    """Return every Gemm that multiplies by ``<module>.weight`` [outputs, inputs], in the graph's order."""
+    found = []
+    for node in graph.nodes:
+        if node.op_type != "Gemm" or node.input[1] not in graph.weights or not node.input[1].endswith(".weight"):
+            continue
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        plain = all(attributes[name].f == 1.0 for name in ("alpha", "beta") if name in attributes)
+        if not plain or "transB" not in attributes or attributes["transB"].i != 1:
+            continue
+        outputs, inputs = graph.weights[node.input[1]].shape
+        bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
+        name = node.input[1].removesuffix(".weight")
+        found.append(Linear(name, node.name, node.input[0], node.input[1], bias, outputs, inputs))
+    return found
+
+
+def choose_linears(linears: Iterable[Linear], keep: Sequence[str] = ()) -> list[Linear]:
+    """Leave out what stays in floating point.
+
+    Args:
+        linears: Of all graphs.
+        keep: Further patterns as in a shell: ``blocks.0.*``, ``*.mlp.fc2``.
+
+    Raises:
+        CalibrationError: A pattern matches no linear, or nothing is left.
+    """
+    linears = list(linears)
+    names = {linear.name for linear in linears}
+    for pattern in keep:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            raise CalibrationError(
+                f"--keep {pattern!r} matches no linear; there are {', '.join(sorted(names)[:6])} and so on"
+            )
+    patterns = (*KEPT, *keep)
+    chosen = [one for one in linears if not any(fnmatch.fnmatchcase(one.name, pattern) for pattern in patterns)]
+    if not chosen:
+        raise CalibrationError("every linear is kept in floating point, so there is nothing to quantise")
+    return chosen
+
+
+def sites_of(graphs: Iterable[Iterable[Linear]]) -> dict[str, str]:
+    """Return the site of each linear: linears that read the same tensor in any graph share one.
+
+    What is quantised is the tensor, so they share its scale and its smoothing. A site is named after its first linear.
+    """
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    for linears in graphs:
+        first: dict[str, str] = {}
+        for linear in linears:
+            here, there = root(linear.name), root(first.setdefault(linear.source, linear.name))
+            if here != there:
+                parent[max(here, there)] = min(here, there)
+    return {name: root(name) for name in parent}

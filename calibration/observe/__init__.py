@@ -1,0 +1,3 @@
+"""Activations and caches observed over rollouts."""
+
+from __future__ import annotations

@@ -1,0 +1,83 @@
+"""Where an 8 bit type should clip: from a histogram to the largest value that is still represented."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from ..graph.formats import Format
+from .statistics import CENTRES, EDGES
+
+__all__ = ["METHODS", "Method", "choose_amax", "input_error"]
+
+Method = Literal["max", "percentile", "mse", "entropy"]
+METHODS: tuple[str, ...] = get_args(Method)
+Floats = npt.NDArray[np.float64]
+
+_PERCENTILE = 0.9999
+# Clips that are tried, as parts of the largest value.
+_PARTS = 2.0 ** (-np.arange(25) / 8)
+_ENTROPY_BINS = 2048
+
+
+def choose_amax(
+    method: Method, histogram: npt.NDArray[np.uint32], amax: npt.NDArray[np.float32], weights: Floats, kind: Format
+) -> float:
+    """Return the value at which a tensor clips.
+
+    Args:
+        method: "max" clips nothing; "percentile" keeps 99.99 % of the values; "mse" has the least error in the
+            products; "entropy" has the least Kullback-Leibler divergence (Migacz 2017), and is for INT8.
+        histogram: Of each channel, [channels, BINS].
+        amax: Largest value of each channel, [channels].
+        weights: How much a channel's squared error counts: the squared norm of the weights it meets, [channels].
+        kind: The 8 bit type.
+    """
+    highest = float(amax.max(initial=0.0))
+    if highest == 0.0 or method == "max":
+        return highest
+    pooled = histogram.sum(0, dtype=np.float64)
+    if method == "percentile":
+        return min(highest, _percentile(pooled))
+    tried = highest * _PARTS
+    if method == "entropy":
+        losses = [_divergence(pooled, clip) for clip in tried]
+    else:
+        losses = [float(input_error(histogram, clip, kind) @ weights) for clip in tried]
+    return float(tried[int(np.argmin(losses))])
+
+
+def input_error(histogram: npt.NDArray[np.uint32], clip: float, kind: Format) -> Floats:
+    """Return the expected squared error of each channel's values when they clip at ``clip``, [channels]."""
+    counts = histogram.astype(np.float64)
+    expected = np.where(CENTRES > clip, (CENTRES - clip) ** 2, kind.rounding_error(CENTRES, clip))
+    error: Floats = counts @ expected / np.maximum(counts.sum(1), 1)
+    return error
+
+
+def _percentile(pooled: Floats) -> float:
+    share = np.cumsum(pooled) / max(pooled.sum(), 1)
+    return float(CENTRES[min(int(np.searchsorted(share, _PERCENTILE)), len(CENTRES) - 1)])
+
+
+def _divergence(pooled: Floats, clip: float) -> float:
+    """Return the divergence of what 128 levels make of a distribution that is clipped, from what it was."""
+    wanted = _linear(pooled, clip)
+    levels = wanted.reshape(128, -1)
+    filled = levels > 0
+    spread = np.where(filled, levels.sum(1, keepdims=True) / np.maximum(filled.sum(1, keepdims=True), 1), 0.0)
+    p, q = wanted / wanted.sum(), spread.reshape(-1) / spread.sum()
+    # The clipped values count in the last bin of what is wanted, and not among the levels: clipping costs.
+    outside = pooled[clip < CENTRES].sum() / max(pooled.sum(), 1)
+    seen = p > 0
+    return float((1 - outside) * np.sum(p[seen] * np.log(p[seen] / np.maximum(q[seen], 1e-12))) + outside * np.log(1e6))
+
+
+def _linear(pooled: Floats, clip: float) -> Floats:
+    """Spread bins that are even in the logarithm over even ones from 0 to ``clip``."""
+    cumulative = np.concatenate([[0.0], np.cumsum(pooled)])
+    at = np.interp(np.linspace(0, clip, _ENTROPY_BINS + 1), EDGES, cumulative)
+    spread: Floats = np.diff(at) + 1e-9
+    return spread

@@ -1,0 +1,189 @@
+"""Real rollouts to observe on: from every state of the cache, at every part of the denoising, seeded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...bundle import Geometry
+from ...errors import CalibrationError
+from ...runtime.session.model import Model
+from ...runtime.session.session import Session, advance
+from .data import CalibrationSet, fillable_frames
+from .tap import Array, TappedBackend
+
+__all__ = ["PARTS", "Rollout", "Strata", "cache_state", "plan_rollouts", "run_rollout"]
+
+# A chunk's denoising steps are sampled once in each of so many equal parts.
+PARTS = 3
+# Chunks beyond the one that fills the cache: enough to see it overwrite itself.
+_BEYOND = 2
+
+Observer = Callable[[str, Mapping[str, Array]], None]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One run of all requests of a lane side by side.
+
+    Attributes:
+        index: Its number.
+        clips: Which clip each request goes on from.
+        lead: Latent frames given first whose fill is not observed, because it is padded to a chunk.
+        given: Latent frames given after them, whole chunks.
+        chunks: Autoregressive steps.
+    """
+
+    index: int
+    clips: tuple[int, ...]
+    lead: int
+    given: int
+    chunks: int
+
+
+@dataclass
+class Strata:
+    """How many runs were observed, by ``fill, empty`` or ``denoise, wrapped, part 2 of 3``."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def count(self, name: str) -> None:
+        """Count one."""
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+
+def plan_rollouts(geometry: Geometry, data: CalibrationSet, samples: int, steps: int) -> list[Rollout]:
+    """Plan rollouts in which at least ``samples`` denoising runs are observed.
+
+    They begin with one to as many given chunks as fit, in turn, so that the cache holds generated latent frames in one
+    and real ones in another, and each goes on until the cache has wrapped. Where the slots are no multiple of a chunk,
+    every other one begins with the remainder, so that a cache is seen that is exactly full.
+
+    Raises:
+        CalibrationError: No sample is wanted, or absolute positions leave no room for one chunk.
+    """
+    if samples < 1:
+        raise CalibrationError(f"--samples must be at least 1, got {samples}")
+    wanted = -(-samples // min(PARTS, steps))
+    planned: list[Rollout] = []
+    while wanted > 0:
+        planned.append(_plan_one(geometry, data, len(planned)))
+        wanted -= planned[-1].chunks
+    return planned
+
+
+def _plan_one(g: Geometry, data: CalibrationSet, index: int) -> Rollout:
+    clips = tuple((index * g.requests + request) % len(data.clips) for request in range(g.requests))
+    room = min(*(len(data.clips[clip]) for clip in clips), fillable_frames(g))
+    lead = g.slots % g.chunk_frames if index % 2 else 0
+    lead = lead if lead + g.chunk_frames <= room else 0
+    given = (1 + index % max(1, (room - lead) // g.chunk_frames)) * g.chunk_frames
+    chunks = max(1, -(-(g.slots - lead - given) // g.chunk_frames)) + _BEYOND
+    if g.positions == "absolute":
+        chunks = min(chunks, (g.position_count - lead - given) // g.chunk_frames)
+        if room < given or chunks < 1:
+            raise CalibrationError("absolute positions leave no room for a given and a generated chunk")
+    return Rollout(index, clips, lead, given, chunks)
+
+
+def run_rollout(
+    model: Model,
+    backend: TappedBackend,
+    rollout: Rollout,
+    data: CalibrationSet,
+    observe: Observer,
+    *,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+    strata: Strata,
+    on_step: Callable[[], None] = lambda: None,
+) -> None:
+    """Run one rollout and show every fill and the sampled denoising runs to ``observe``.
+
+    Args:
+        model: In float32, on ``backend``.
+        backend: Whose tap is set meanwhile.
+        rollout: What to run.
+        data: Where its clips are.
+        observe: Gets the stage and every tensor of the run.
+        seed: Of all noise and of the choice of steps.
+        options: Further arguments of :meth:`Model.session`.
+        strata: Counted up.
+        on_step: Called after each denoising step.
+    """
+    drawn = np.random.default_rng([seed, rollout.index])
+    geometry = model.manifest.geometry
+    sessions = list(_sessions(model, rollout, seed, options or {}))
+    watched: dict[str, str] = {}
+
+    def tap(stage: str, tensors: Mapping[str, Array]) -> None:
+        if stage in watched:
+            strata.count(watched[stage])
+            observe(stage, tensors)
+
+    backend.tap = tap
+    try:
+        for session, clip in zip(sessions, rollout.clips, strict=True):
+            _give(session, geometry, data.clips[clip], rollout, watched)
+        for _ in range(rollout.chunks):
+            _observed_chunk(sessions, geometry, drawn, watched, on_step)
+    finally:
+        backend.tap = None
+        for session in sessions:
+            session.close()
+
+
+def cache_state(geometry: Geometry, written: int) -> str:
+    """Name the state of a cache into which so many latent frames were written."""
+    if written == 0:
+        return "empty"
+    if written < geometry.slots:
+        return "filling"
+    return "full" if written == geometry.slots else "wrapped"
+
+
+def _sessions(model: Model, rollout: Rollout, seed: int, options: Mapping[str, Any]) -> Iterator[Session]:
+    for request in range(len(rollout.clips)):
+        yield model.session(seed=seed + 1000 * rollout.index + request, **options)
+
+
+def _give(session: Session, geometry: Geometry, clip: Array, rollout: Rollout, watched: dict[str, str]) -> None:
+    """Give the clip's first latent frames, chunk by chunk; watch every whole one."""
+    watched.pop("fill", None)
+    if rollout.lead:
+        session.start(clip[: rollout.lead])
+    for begin in range(rollout.lead, rollout.lead + rollout.given, geometry.chunk_frames):
+        watched["fill"] = f"fill, {cache_state(geometry, begin)}"
+        (session.extend if begin else session.start)(clip[begin : begin + geometry.chunk_frames])
+
+
+def _observed_chunk(
+    sessions: list[Session],
+    geometry: Geometry,
+    drawn: np.random.Generator,
+    watched: dict[str, str],
+    on_step: Callable[[], None],
+) -> None:
+    """Make one chunk of every session; watch one denoising step in each part, and every fill."""
+    steps = sessions[0].table.steps
+    state = cache_state(geometry, sessions[0].next_latent_frame)
+    parts = np.array_split(np.arange(steps), min(PARTS, steps))
+    sampled = {
+        int(drawn.choice(part)): f"denoise, {state}, part {i + 1} of {len(parts)}" for i, part in enumerate(parts)
+    }
+
+    def arm(step: int) -> None:
+        watched.pop("denoise", None)
+        if step in sampled:
+            watched["denoise"] = sampled[step]
+
+    def stepped(done: int) -> None:
+        arm(done)
+        on_step()
+
+    watched["fill"] = f"fill, {state}"
+    arm(0)
+    advance(sessions, on_step=stepped)

@@ -1,0 +1,273 @@
+"""Two precisions over the same rollouts: free-running, where errors come back through the cache, and teacher-forced."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...bundle import Manifest
+from ...errors import CalibrationError
+from ...runtime.session.model import Model
+from ...runtime.session.session import Session
+from ..choose.shadow import Shadow
+from ..observe.tap import TappedBackend
+from .metrics import compare_latents, compare_pictures
+
+__all__ = [
+    "FIGURES",
+    "PICTURE_FIGURES",
+    "Comparison",
+    "Contender",
+    "Curve",
+    "Latents",
+    "check_alike",
+    "compare_rollouts",
+    "given_frames",
+]
+
+# What a comparison with a teacher-forced run tells, and what it tells beside that of pictures.
+FIGURES = ("free-psnr", "drift", "teacher-psnr", "teacher-relative-l2", "cache-relative-l2", "teacher-drift")
+PICTURE_FIGURES = ("free-picture-psnr", "teacher-picture-psnr", "free-picture-ssim", "teacher-picture-ssim")
+
+Latents = npt.NDArray[np.float32]
+Curve = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is judged.
+
+    Attributes:
+        model: Runs free.
+        shadow: The same graphs, for the teacher-forced run; None for none.
+        given: What is done to the latent frames that its rollout goes on from; None for nothing.
+    """
+
+    model: Model
+    shadow: Shadow | None
+    given: Callable[[Latents], Latents] | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a precision costs, by autoregressive step.
+
+    Attributes:
+        free: Metrics of free-running rollouts, the mean over seeds, one value for each chunk.
+        teacher: The same where each chunk is made from the reference's cache; empty where there was no shadow.
+        cache: Relative L2 of K and V that a fill writes, over the reference's latents; one value for each chunk.
+        free_by_seed: PSNR of each seed's free-running chunks, [seeds, chunks].
+        frames: Pixel frames of the first seed, the reference's and the others', or None without a codec.
+    """
+
+    free: Curve
+    teacher: Curve
+    cache: list[float]
+    free_by_seed: list[list[float]]
+    frames: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]] | None
+
+    def figures(self) -> dict[str, float]:
+        """Return the figures that gates may be set on."""
+        found = {"free-psnr": float(np.mean(self.free["psnr"])), "drift": drift(self.free["rmse"])}
+        if self.teacher:
+            found |= {
+                "teacher-psnr": float(np.mean(self.teacher["psnr"])),
+                "teacher-relative-l2": float(np.mean(self.teacher["relative_l2"])),
+                "cache-relative-l2": float(np.mean(self.cache)),
+                "teacher-drift": drift(self.teacher["rmse"]),
+            }
+        for name in ("picture_psnr", "picture_ssim"):
+            for side, curve in (("free", self.free), ("teacher", self.teacher)):
+                if name in curve:
+                    found[f"{side}-{name.replace('_', '-')}"] = float(np.mean(curve[name]))
+        return found
+
+    @classmethod
+    def mean(cls, several: Sequence[Comparison]) -> Comparison:
+        """Return the mean of comparisons of as many rollouts each."""
+        return cls(
+            free=_mean_curve([one.free for one in several]),
+            teacher=_mean_curve([one.teacher for one in several]),
+            cache=np.mean([one.cache for one in several], axis=0).tolist(),
+            free_by_seed=[curve for one in several for curve in one.free_by_seed],
+            frames=several[0].frames,
+        )
+
+
+def drift(errors: Sequence[float]) -> float:
+    """Return how much larger errors are at the end than early on: mean of steps 11 on over that of steps 4 to 10.
+
+    A shorter rollout is cut in the same proportions: the last half over the rest, the first three twentieths left out.
+    """
+    count = len(errors)
+    half, first = count // 2, 3 * count // 20
+    early = float(np.mean(errors[first:half])) if half > first else float(np.mean(errors))
+    return float(np.mean(errors[half:])) / max(early, 1e-12)
+
+
+def given_frames(model: Model, clips: Sequence[Latents], seeds: Sequence[int]) -> list[Latents]:
+    """Return what each seed's rollout goes on from: a chunk and one of its clip's latent frames, or seeded normals."""
+    g = model.manifest.geometry
+    count = min(g.chunk_frames + 1, g.slots)
+    if clips:
+        return [clips[place % len(clips)][:count] for place in range(len(seeds))]
+    return [np.random.default_rng(seed).standard_normal((count, *g.latent_shape)).astype(np.float32) for seed in seeds]
+
+
+def compare_rollouts(
+    reference: Model,
+    tapped: TappedBackend,
+    contenders: Mapping[str, Contender],
+    *,
+    given: Sequence[Latents],
+    seeds: Sequence[int],
+    chunks: int,
+    options: Mapping[str, Any] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Comparison]:
+    """Run every seed on the reference once and on every contender, with the same noise.
+
+    Args:
+        reference: What is right, on ``tapped``.
+        tapped: Its backend.
+        contenders: What is judged, by name.
+        given: Latent frames that each rollout goes on from.
+        seeds: Of all noise, one for each rollout.
+        chunks: Autoregressive steps.
+        options: Further arguments of :meth:`Model.session`.
+        on_progress: Called with the denoising steps done on either side and their number.
+
+    Returns:
+        What was found of each contender, by its name.
+    """
+    rows: dict[str, list[_Row]] = {name: [] for name in contenders}
+    shadows = {name: one.shadow for name, one in contenders.items() if one.shadow is not None}
+    count = _StepCount(on_progress, len(seeds) * (1 + len(contenders)) * chunks)
+    for seed, first in zip(seeds, given, strict=True):
+        wanted, forced = _forced_rollouts(reference, tapped, shadows, first, seed, chunks, options or {}, count)
+        for name, one in contenders.items():
+            with one.model.session(seed=seed, **(options or {})) as session:
+                session.start(first if one.given is None else one.given(first))
+                made = np.stack([chunk.latents for chunk in session.stream(chunks, on_step=count.of(session))])
+            rows[name].append(_Row(wanted, made, *forced.get(name, (None, []))))
+    return {name: _compare_rows(reference, own) for name, own in rows.items()}
+
+
+class _StepCount:
+    """Counts denoising steps over several sessions."""
+
+    def __init__(self, on_progress: Callable[[int, int], None], chunks: int) -> None:
+        self._on_progress, self._chunks, self._done = on_progress, chunks, 0
+
+    def of(self, session: Session) -> Callable[[int], None]:
+        """Return what a session is to call after each step."""
+
+        def on_step(done: int) -> None:
+            self._done += 1
+            self._on_progress(self._done, self._chunks * session.table.steps)
+
+        return on_step
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The chunks of one rollout: the reference's, the free-running ones, the forced ones, and the cache's errors."""
+
+    wanted: Latents
+    made: Latents
+    forced: Latents | None
+    cache: list[float]
+
+
+def _compare_rows(reference: Model, rows: Sequence[_Row]) -> Comparison:
+    peak = float(np.ptp(np.stack([row.wanted for row in rows])))
+    free = [_measure(reference, row.made, row.wanted, peak) for row in rows]
+    teacher = [_measure(reference, row.forced, row.wanted, peak) for row in rows if row.forced is not None]
+    return Comparison(
+        free=_mean_curve(free),
+        teacher=_mean_curve(teacher),
+        cache=np.mean([row.cache for row in rows], axis=0).tolist(),
+        free_by_seed=[curve["psnr"] for curve in free],
+        frames=_decode_both(reference, rows[0]),
+    )
+
+
+def _forced_rollouts(
+    model: Model,
+    tapped: TappedBackend,
+    shadows: Mapping[str, Shadow],
+    first: Latents,
+    seed: int,
+    chunks: int,
+    options: Mapping[str, Any],
+    count: _StepCount,
+) -> tuple[Latents, dict[str, tuple[Latents, list[float]]]]:
+    """Return the reference's chunks, and of each shadow its own and the relative error of what it would have cached."""
+    wanted: list[Latents] = []
+    forced: dict[str, list[Latents]] = {name: [] for name in shadows}
+    cached: dict[str, list[float]] = {name: [] for name in shadows}
+
+    def follow(stage: str, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+        for shadow in shadows.values():
+            shadow.follow(stage, tensors)
+
+    with model.session(seed=seed, **options) as session:
+        session.start(first)
+        tapped.tap = follow
+        try:
+            for chunk in session.stream(chunks, on_step=count.of(session)):
+                wanted.append(chunk.latents)
+                for name, shadow in shadows.items():
+                    forced[name].append(shadow.latent_beside(chunk.latents))
+                    error, norm = shadow.cache_error[-1]
+                    cached[name].append(float(np.sqrt(error / max(norm, 1e-12))))
+        finally:
+            tapped.tap = None
+    return np.stack(wanted), {name: (np.stack(forced[name]), cached[name]) for name in shadows}
+
+
+def check_alike(reference: Model, model: Model) -> None:
+    """Check that two models have the same geometry and were trained for the same prediction and schedule.
+
+    Raises:
+        CalibrationError: They differ.
+    """
+    one, other = (_traits(each.manifest) for each in (reference, model))
+    differing = [f"{name} {one[name]} and {other[name]}" for name in one if one[name] != other[name]]
+    if differing:
+        raise CalibrationError(f"the two bundles are of different models: {', '.join(differing)}")
+
+
+def _traits(manifest: Manifest) -> dict[str, Any]:
+    """Return by name what the bundles of one model have in common."""
+    schedule = {f"schedule.{name}": value for name, value in dataclasses.asdict(manifest.schedule).items()}
+    return {"prediction": manifest.prediction, **schedule, **dataclasses.asdict(manifest.geometry)}
+
+
+def _measure(model: Model, made: Latents, wanted: Latents, peak: float) -> Curve:
+    """Return every metric by chunk."""
+    curve: Curve = {}
+    for one, other in zip(made, wanted, strict=True):
+        measured = compare_latents(one, other, peak)
+        if model.codec is not None:
+            measured |= compare_pictures(model.codec.decode(one), model.codec.decode(other))
+        for name, value in measured.items():
+            curve.setdefault(name, []).append(value)
+    return curve
+
+
+def _mean_curve(curves: Sequence[Curve]) -> Curve:
+    return {name: np.mean([curve[name] for curve in curves], axis=0).tolist() for name in (curves or [{}])[0]}
+
+
+def _decode_both(model: Model, row: _Row) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]] | None:
+    """Return the last pixel frame of every chunk, the reference's and the others'."""
+    if model.codec is None:
+        return None
+    shown = [np.concatenate([model.codec.decode(chunk)[-1:] for chunk in made]) for made in (row.wanted, row.made)]
+    return shown[0], shown[1]

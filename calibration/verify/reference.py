@@ -1,0 +1,93 @@
+"""A bundle's float32 graphs: its own, or its FP16 graphs widened into a bundle of their own in a temporary folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+from ...bundle import (
+    Artifact,
+    Bundle,
+    BundleWriter,
+    Graph,
+    TensorSpec,
+    sha256_of,
+)
+from ..graph.graph_file import (
+    GraphFile,
+    WeightsFile,
+    load_graph,
+    save_graph,
+)
+from ..graph.widening import widen
+
+__all__ = ["reference_bundle", "reference_graphs", "source_precision"]
+
+
+def source_precision(bundle: Bundle) -> str:
+    """Return the precision whose weights are quantised: fp32 where the bundle has it, else fp16.
+
+    Raises:
+        BundleError: It has neither.
+    """
+    precision = "fp32" if "fp32" in bundle.manifest.graphs else "fp16"
+    bundle.graphs(precision)
+    return precision
+
+
+def reference_graphs(bundle: Bundle) -> dict[str, GraphFile]:
+    """Return the fill and the denoise graph in float32."""
+    graphs = bundle.manifest.graphs[source_precision(bundle)]
+    return {stage: widen(load_graph(bundle, graphs[stage])) for stage in ("fill", "denoise")}
+
+
+def reference_bundle(bundle: Bundle, folder: Path) -> Bundle:
+    """Return a bundle with fp32 graphs: this one, or one made in ``folder``, codec and all."""
+    if "fp32" in bundle.manifest.graphs:
+        return bundle
+    (folder / "graphs").mkdir(parents=True, exist_ok=True)
+    weights = WeightsFile(folder / "graphs" / "weights.fp32.bin")
+    weights.path.unlink(missing_ok=True)
+    stages = bundle.manifest.graphs["fp16"]
+    files = {}
+    for stage, graph in reference_graphs(bundle).items():
+        files[stage] = folder / "graphs" / f"{stage}.fp32.onnx"
+        save_graph(graph, files[stage], weights)
+    widened = {stage: _widened(stages[stage], file, weights.path) for stage, file in files.items()}
+    manifest = dataclasses.replace(bundle.manifest, graphs={"fp32": widened}, calibrations=(), accuracy=())
+    made = {artifact.file for graph in widened.values() for artifact in (graph.file, graph.weights) if artifact}
+    for artifact in manifest.artifacts():
+        if artifact.file not in made:
+            _borrow(bundle.locate(artifact), folder / artifact.file)
+    BundleWriter(folder).finish(manifest)
+    return Bundle(folder.resolve(), manifest)
+
+
+def _borrow(source: Path, target: Path) -> None:
+    """Have a file in another bundle: a hard link where the file system has them, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _widened(graph: Graph, file: Path, weights: Path) -> Graph:
+    return dataclasses.replace(
+        graph,
+        file=_artifact(file),
+        weights=_artifact(weights),
+        inputs=tuple(map(_in_float32, graph.inputs)),
+        outputs=tuple(map(_in_float32, graph.outputs)),
+    )
+
+
+def _in_float32(spec: TensorSpec) -> TensorSpec:
+    return TensorSpec(spec.name, "float32", spec.shape) if spec.dtype == "float16" else spec
+
+
+def _artifact(path: Path) -> Artifact:
+    return Artifact(f"graphs/{path.name}", sha256_of(path), path.stat().st_size)

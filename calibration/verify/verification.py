@@ -1,0 +1,312 @@
+"""The accuracy gate: a precision against a reference over long rollouts, as ``vdmrt verify`` does it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...bundle import (
+    Accuracy,
+    Bundle,
+    choose_measured_precision,
+    format_count,
+    open_bundle,
+    rewrite_manifest,
+    split_precision,
+    write_file,
+)
+from ...errors import BundleError, CalibrationError
+from ...hosts import need_packages
+from ...reporting import Figure
+from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+from ...runtime.cache.window import check_chunks
+from ...runtime.sampling.sampling_options import SamplingOptions
+from ...runtime.session.model import Model
+from ...runtime.session.session_arguments import session_arguments
+from ..choose.guard import Guard, Large
+from ..choose.shadow import shadow_of_bundle
+from ..gates import (
+    OVER_FP16,
+    Judged,
+    judge,
+    select_gates,
+)
+from ..graph.mixed import MIXED
+from ..graph.quantization import Quantisation
+from ..observe.data import read_set
+from ..observe.tap import TappedBackend
+from ..progress import Show, hide_progress
+from ..scratch import scratch_folder
+from .comparison import (
+    FIGURES,
+    PICTURE_FIGURES,
+    Comparison,
+    Contender,
+    Latents,
+    check_alike,
+    compare_rollouts,
+    given_frames,
+)
+from .reference import reference_bundle
+from .report import render_report
+
+__all__ = ["Verdict", "VerifyRequest", "quantisation_of", "verify", "write_report"]
+
+_log = logging.getLogger("vdmrt")
+# Autoregressive steps of the first rollout that the FP16 guard watches.
+_GUARDED_CHUNKS = 2
+
+
+@dataclass(frozen=True)
+class VerifyRequest(SamplingOptions):
+    """What to measure; the names are the options of ``vdmrt verify``. Those of sampling are inherited.
+
+    Attributes:
+        bundle: The bundle's folder.
+        precision: What is measured; None takes the last that the bundle has.
+        against: "fp32", or another bundle's folder, whose float32 graphs are the reference.
+        data: What rollouts go on from, as for ``vdmrt calibrate``; None draws seeded normals.
+        chunks: Autoregressive steps.
+        seeds: Rollouts.
+        gates: Bounds by figure; None takes the default ones.
+        threads: Threads of the CPU provider.
+    """
+
+    bundle: Path
+    precision: str | None = None
+    against: str = "fp32"
+    data: Path | None = None
+    chunks: int = 20
+    seeds: int = 4
+    gates: Mapping[str, float] | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        SamplingOptions.__post_init__(self)
+        for name in ("chunks", "seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found.
+
+    Attributes:
+        bundle: The bundle's name.
+        accuracy: What now stands in model.json.
+        gates: The figures that have a limit.
+        comparison: Every curve.
+        large: Tensors that are too large to be safe in FP16.
+        recorded: Whether model.json could be written.
+    """
+
+    bundle: str
+    accuracy: Accuracy
+    gates: tuple[Judged, ...]
+    comparison: Comparison
+    large: tuple[Large, ...]
+    recorded: bool = True
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """Gates that were missed, in words."""
+        return tuple(f"{one.figure}: {one.measured:.4g}, wanted {one.limit}" for one in self.gates if not one.passed)
+
+    @property
+    def others(self) -> dict[str, float]:
+        """The figures without a limit."""
+        gated = {one.figure for one in self.gates}
+        return {name: value for name, value in self.accuracy.figures.items() if name not in gated}
+
+    def describe(self) -> str:
+        """Describe it as two tables: figures with a limit, and the others."""
+        one = self.accuracy
+        return "\n".join(
+            [
+                f"{one.precision} against {one.against}, {_format_rollouts(one)}",
+                "",
+                f"{'figure':24}{'measured':12}limit",
+                *(gate.describe() for gate in self.gates),
+                "",
+                "without a limit",
+                *(f"{name:24}{value:.4g}" for name, value in self.others.items()),
+                "",
+                f"{len(self.missed)} of {format_count(len(self.gates), 'gate')} missed"
+                if self.missed
+                else "every gate held",
+                *(large.describe() for large in self.large),
+            ]
+        )
+
+    def to_json(self) -> str:
+        """Return everything but the frames."""
+        curves = {name: getattr(self.comparison, name) for name in ("free", "teacher", "cache", "free_by_seed")}
+        told = {
+            "accuracy": dataclasses.asdict(self.accuracy),
+            "gates": [dataclasses.asdict(one) for one in self.gates],
+            "missed": self.missed,
+            "recorded": self.recorded,
+            "large": [dataclasses.asdict(one) for one in self.large],
+            "curves": curves,
+        }
+        return json.dumps(told, indent=1)
+
+
+def verify(request: VerifyRequest, *, show: Show = hide_progress) -> Verdict:
+    """Compare, judge, and write the result into model.json.
+
+    A bundle that cannot be written is measured all the same; a warning says that the result is not recorded.
+
+    Args:
+        request: What to measure.
+        show: Shows the progress of each phase.
+
+    Raises:
+        CalibrationError: A gate names no figure, or the bundles are of different models.
+        BundleError: A bundle is altered, or does not have that precision.
+        MediaError: The data cannot be read.
+        ValueError: Both sides are the same graphs.
+    """
+    need_packages("calibrate", "vdmrt verify", "onnx", "onnxruntime", fail=CalibrationError)
+    bundle = open_bundle(request.bundle)
+    precision = choose_measured_precision(bundle, request.precision)
+    other = bundle if request.against == "fp32" else open_bundle(request.against)
+    _refuse_same(bundle, precision, other, request.against)
+    gates = select_gates(request.gates, _figure_names(bundle, precision, other), request.chunks)
+    bundle.verify()
+    with_control = any(gate.figure == OVER_FP16 for gate in gates)
+    comparison, guard, control = _compare(bundle, precision, other, request, with_control, show)
+    figures = {**comparison.figures(), "largest-fp16": guard.highest}
+    if control is not None:
+        figures[OVER_FP16] = figures["drift"] / max(control.figures()["drift"], 1e-12)
+    judged = judge(figures, gates)
+    accuracy = Accuracy(
+        precision=precision,  # type: ignore[arg-type]  # a key of the manifest's graphs
+        against=request.against if request.against == "fp32" else Path(request.against).name,
+        chunks=request.chunks,
+        seeds=request.seeds,
+        passed=all(one.passed for one in judged),
+        figures=figures,
+        graphs_sha256=bundle.manifest.graphs_sha256(precision),
+    )
+    recorded = _record(bundle, accuracy)
+    return Verdict(bundle.manifest.name, accuracy, judged, comparison, tuple(guard.over()), recorded=recorded)
+
+
+def write_report(path: Path, verdict: Verdict) -> None:
+    """Write what was found as one HTML page, whole or not at all.
+
+    Raises:
+        CalibrationError: The page cannot be written.
+    """
+    accuracy = verdict.accuracy
+    told = {"bundle": verdict.bundle, "precision": accuracy.precision, "against": accuracy.against}
+    told |= {"rollouts": _format_rollouts(accuracy)}
+    title = f"Accuracy of {accuracy.precision} against {accuracy.against}"
+    figures = [Figure(one.figure, one.measured, one.limit, one.passed) for one in verdict.gates]
+    figures += [Figure(name, value) for name, value in verdict.others.items()]
+    page = render_report(title, told, verdict.comparison, figures)
+    write_file(path, page, fail=CalibrationError)
+
+
+def _format_rollouts(accuracy: Accuracy) -> str:
+    return f"{format_count(accuracy.seeds, 'rollout')} of {format_count(accuracy.chunks, 'chunk')}"
+
+
+def _refuse_same(bundle: Bundle, precision: str, other: Bundle, against: str) -> None:
+    """Refuse two sides that cannot differ."""
+    if "fp32" not in other.manifest.graphs:
+        return  # then its FP16 graphs are widened, which makes other graphs
+    if other.manifest.graphs_sha256("fp32") == bundle.manifest.graphs_sha256(precision):
+        known = ", ".join(bundle.manifest.graphs)
+        raise ValueError(
+            f"--precision {precision} and --against {against} are the same graphs, so there is nothing to compare; "
+            f"choose another --precision: the bundle has {known}, and vdmrt calibrate adds more"
+        )
+
+
+def _figure_names(bundle: Bundle, precision: str, other: Bundle) -> list[str]:
+    """Return the figures that a comparison will have."""
+    figures = [*FIGURES, "largest-fp16"]
+    figures += PICTURE_FIGURES if other.manifest.codec is not None else ()
+    return [*figures, *([OVER_FP16] if _has_control(bundle, precision) else [])]
+
+
+def _has_control(bundle: Bundle, precision: str) -> bool:
+    """Whether a quantised precision's drift can be compared with that of the bundle's FP16 graphs."""
+    linears, cache = split_precision(precision)
+    return "fp16" in bundle.manifest.graphs and (cache is not None or linears not in ("fp32", "fp16", MIXED))
+
+
+def _record(bundle: Bundle, accuracy: Accuracy) -> bool:
+    """Write the result into model.json; where that cannot be written, warn and return False."""
+    kept = tuple(one for one in bundle.manifest.accuracy if one.precision != accuracy.precision)
+    try:
+        rewrite_manifest(bundle, dataclasses.replace(bundle.manifest, accuracy=(*kept, accuracy)))
+    except BundleError as error:
+        _log.warning("the result is not recorded in the bundle, and vdmrt run will not mention it: %s", error)
+        return False
+    return True
+
+
+def _compare(
+    bundle: Bundle, precision: str, other: Bundle, request: VerifyRequest, with_control: bool, show: Show
+) -> tuple[Comparison, Guard, Comparison | None]:
+    """Return the comparison, the guard that watched, and the comparison of the FP16 graphs that are its control."""
+    threads, options = request.threads, session_arguments(request)
+    tapped = TappedBackend(OnnxRuntimeBackend(threads=threads))
+    with ExitStack() as stack:
+        folder = stack.enter_context(scratch_folder("verify"))
+        wanted = stack.enter_context(Model(reference_bundle(other, folder), tapped, "fp32"))
+        model = stack.enter_context(Model(bundle, OnnxRuntimeBackend(threads=threads), precision))
+        clips = list(read_set(request.data, wanted).clips) if request.data else []
+        seeds = list(range(request.seeds))
+        check_alike(wanted, model)
+        guard = Guard(bundle, precision, folder)
+        given = given_frames(wanted, clips, seeds)
+        check_chunks(wanted.manifest.geometry, len(given[0]), request.chunks)
+        _watch(guard, wanted, tapped, given[0], options)
+        cache = quantisation_of(bundle, precision).cache
+        contenders = {precision: Contender(model, shadow_of_bundle(bundle, precision, cache, threads=threads))}
+        if with_control:
+            control = stack.enter_context(Model(bundle, OnnxRuntimeBackend(threads=threads), "fp16"))
+            contenders["fp16"] = Contender(control, None)
+        on_progress = stack.enter_context(show("comparing, denoising steps"))
+        found = compare_rollouts(
+            wanted,
+            tapped,
+            contenders,
+            given=given,
+            seeds=seeds,
+            chunks=request.chunks,
+            options=options,
+            on_progress=on_progress,
+        )
+    return found[precision], guard, found["fp16"] if with_control else None
+
+
+def _watch(guard: Guard, model: Model, tapped: TappedBackend, first: Latents, options: Mapping[str, Any]) -> None:
+    """Let the guard see the given latent frames and the first chunks of a rollout."""
+    tapped.tap = guard.follow
+    try:
+        with model.session(seed=0, **options) as session:
+            session.start(first)
+            for _ in session.stream(_GUARDED_CHUNKS):
+                pass
+    finally:
+        tapped.tap = None
+
+
+def quantisation_of(bundle: Bundle, precision: str) -> Quantisation:
+    """Return how a precision was quantised; nothing for one that was exported."""
+    for made in bundle.manifest.calibrations:
+        if made.precision == precision:
+            return Quantisation.from_json(bundle.locate(made.scales).read_text(encoding="utf-8"))
+    return Quantisation("int8", "max", {}, {})

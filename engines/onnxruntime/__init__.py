@@ -1,0 +1,3 @@
+"""Optimized ONNX graphs for ONNX Runtime."""
+
+from __future__ import annotations

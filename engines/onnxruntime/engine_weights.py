@@ -1,0 +1,104 @@
+"""The weights of optimised graphs: what is unchanged stays in the bundle, the rest lies once in a file of the engine.
+
+Weights are known by their content, not by name: an optimiser renames, and two stages share most of what it changes.
+Locations are relative to the bundle, which is where the runtime has ONNX Runtime look.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ...bundle import Artifact, sha256_of
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["EngineWeights"]
+
+_FILE = "weights.bin"
+# What ONNX Runtime and every CPU like: a cache line.
+_ALIGNMENT = 64
+
+
+class EngineWeights:
+    """A file of weights in the making."""
+
+    def __init__(self, folder: Path, place: str) -> None:
+        """Write into a folder.
+
+        Args:
+            folder: Where the file is written, and where the graphs lie whose weights are shared.
+            place: Where the file will lie in the end, relative to the bundle.
+        """
+        self._folder = folder
+        self._path = folder / _FILE
+        self._location = f"{place}/{_FILE}"
+        # Length and SHA-256 → where it lies and from which byte on.
+        self._known: dict[tuple[int, bytes], tuple[str, int]] = {}
+
+    def know(self, model: onnx.ModelProto, location: str, path: Path) -> None:
+        """Learn the weights of a graph of the bundle, so that they are found again in what was made of it.
+
+        Args:
+            model: The graph.
+            location: Where its weights lie, relative to the bundle.
+            path: Where that is.
+        """
+        content = np.memmap(path, np.uint8, "r")
+        for tensor in _external(model):
+            offset, data = _slice(tensor, content)
+            self._known.setdefault(_digest(data), (location, offset))
+
+    def share(self, model: onnx.ModelProto) -> None:
+        """Point a graph, whose weights lie in a file beside it, at the bundle's weights and at the engine's own."""
+        tensors = _external(model)
+        if not tensors:
+            return
+        (name,) = {_entry(tensor, "location") for tensor in tensors}
+        content = np.memmap(self._folder / name, np.uint8, "r")
+        with self._path.open("ab") as own:
+            for tensor in tensors:
+                _, data = _slice(tensor, content)
+                digest = _digest(data)
+                if digest not in self._known:
+                    own.write(bytes(-own.tell() % _ALIGNMENT))
+                    self._known[digest] = (self._location, own.tell())
+                    own.write(data)
+                _point(tensor, *self._known[digest], len(data))
+
+    def finish(self) -> Artifact | None:
+        """Return the file, None where nothing had to be written."""
+        if not self._path.is_file() or not self._path.stat().st_size:
+            self._path.unlink(missing_ok=True)
+            return None
+        return Artifact(_FILE, sha256_of(self._path), self._path.stat().st_size)
+
+
+def _external(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    return [tensor for tensor in model.graph.initializer if tensor.external_data]
+
+
+def _entry(tensor: onnx.TensorProto, key: str) -> str:
+    return next((entry.value for entry in tensor.external_data if entry.key == key), "")
+
+
+def _slice(tensor: onnx.TensorProto, content: npt.NDArray[np.uint8]) -> tuple[int, bytes]:
+    """Return a tensor's offset and bytes in the file of its weights."""
+    offset = int(_entry(tensor, "offset") or 0)
+    length = int(_entry(tensor, "length") or len(content) - offset)
+    return offset, content[offset : offset + length].tobytes()
+
+
+def _digest(data: bytes) -> tuple[int, bytes]:
+    return len(data), hashlib.sha256(data).digest()
+
+
+def _point(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    del tensor.external_data[:]
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)

@@ -1,0 +1,263 @@
+"""From a bundle to an ONNX Runtime engine: every graph rewritten and optimised once, instead of at each loading."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ...bundle import (
+    Artifact,
+    Bundle,
+    Engine,
+    EngineManifest,
+    Graph,
+    Machine,
+    Plan,
+    choose_precision,
+    format_nbytes,
+    sha256_of,
+    stage_graphs,
+)
+from ...errors import BackendError, EngineError
+from ...hosts import describe_cpu, need_packages, needs_extra
+from ..keys import engine_key
+from ..placing import (
+    find_built,
+    place_engine,
+    utc_now,
+    verify_graphs,
+)
+from ..progress import Cancelled, Progress, run_beside
+from .engine_weights import EngineWeights
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["ModelOptions", "build_models", "describe_cpu_machine", "load_onnxruntime", "model_key"]
+
+_log = logging.getLogger("vdmrt")
+# Part of an engine's key: raise it when what is done to a graph here changes.
+_RECIPE = 1
+_TASK = "building engines of ONNX Runtime"
+_PROVIDER = "CPUExecutionProvider"
+# The first release that reads external weights of a graph in memory where it is told (1.20 looks where it runs).
+_OLDEST = (1, 21)
+_FOLDER = "session.model_external_initializers_file_folder_path"
+_WEIGHTS = "session.optimized_model_external_initializers_file_name"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How graphs are optimised.
+
+    Attributes:
+        level: How far ONNX Runtime goes: "all" may lay weights out for this very kind of CPU, "extended" does not.
+    """
+
+    level: Literal["extended", "all"] = "all"
+
+    def to_manifest(self) -> dict[str, str]:
+        """Return what makes another engine, as text."""
+        return {"level": self.level, "recipe": str(_RECIPE)}
+
+
+def build_models(
+    bundle: Bundle,
+    *,
+    precision: str | None = None,
+    options: ModelOptions | None = None,
+    force: bool = False,
+    progress: Progress = _log.info,
+) -> Engine:
+    """Optimise every stage's graph for ONNX Runtime on this machine's CPU, unless that is done.
+
+    Weights that come out as they went in stay where they are, in the bundle. What was changed (folded, cast, laid out
+    anew) goes into one file that the stages share.
+
+    Args:
+        bundle: Gets ``engines/<key>``.
+        precision: Of the graphs; None takes what :func:`~vdmrt.bundle.choose_precision` takes for ONNX Runtime.
+        options: How to optimise; None takes every default.
+        force: Whether to build what is there already.
+        progress: Called with a line of text now and then, from any thread.
+
+    Raises:
+        BackendError: ONNX Runtime is not installed or too old, or refuses a graph.
+        BundleError: The bundle does not have that precision, or a file of it was altered.
+        EngineError: onnx is not installed, or the engine cannot be written.
+        KeyboardInterrupt: It was interrupted.
+    """
+    module = load_onnxruntime()
+    options = options or ModelOptions()
+    machine = describe_cpu_machine(module)
+    chosen = choose_precision(bundle, precision, machine.backend)
+    graphs = stage_graphs(bundle, chosen)
+    key = model_key(bundle, chosen, machine, options)
+    found = None if force else find_built(bundle, key, machine)
+    if found is not None:
+        return found
+    need_packages("calibrate", _TASK, "onnx", "onnxscript", fail=EngineError)
+    verify_graphs(bundle, graphs)
+
+    def build(work: Path) -> EngineManifest:
+        weights = EngineWeights(work, f"engines/{key}")
+        plans = {}
+        for stage, graph in graphs.items():
+            started = time.monotonic()
+            path = _optimise(module, bundle, stage, graph, work, weights, options, progress)
+            plans[stage] = _plan(graph, path, time.monotonic() - started)
+            progress(f"{stage}: optimised by ONNX Runtime {machine.onnxruntime} in {plans[stage].build_seconds:.1f} s")
+        own = weights.finish()
+        progress(f"weights that the optimiser changed: {format_nbytes(own.nbytes if own else 0)}")
+        return _manifest(key, chosen, machine, options, plans, own)
+
+    return place_engine(bundle, key, machine, build, force=force, progress=progress)
+
+
+def load_onnxruntime() -> Any:
+    """Import ONNX Runtime.
+
+    Raises:
+        BackendError: It is not installed, does not load or is too old.
+    """
+    try:
+        with needs_extra("calibrate", _TASK, fail=BackendError):
+            module = importlib.import_module("onnxruntime")  # heavy: only where graphs are optimised
+        version = str(module.__version__)
+    except (ImportError, OSError, AttributeError) as error:
+        raise BackendError(f"{_TASK} needs ONNX Runtime, which does not load: {error}; see vdmrt doctor") from error
+    check_version(version)
+    return module
+
+
+def check_version(version: str) -> None:
+    """Refuse a release that does not run what would be built.
+
+    Raises:
+        BackendError: It is too old.
+    """
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+        raise BackendError(
+            f"engines need ONNX Runtime {'.'.join(map(str, _OLDEST))} or newer, here is {version}; "
+            "pip install -U onnxruntime, or run the bundle without an engine"
+        )
+
+
+def describe_cpu_machine(module: Any) -> Machine:
+    """Return what an optimised graph is bound to here."""
+    return Machine(onnxruntime=str(module.__version__), provider=_PROVIDER, cpu=describe_cpu())
+
+
+def model_key(bundle: Bundle, precision: str, machine: Machine, options: ModelOptions) -> str:
+    """Return the name of the engine's folder."""
+    return engine_key(precision, stage_graphs(bundle, precision), machine, options.to_manifest())
+
+
+def _optimise(
+    module: Any,
+    bundle: Bundle,
+    stage: str,
+    graph: Graph,
+    work: Path,
+    weights: EngineWeights,
+    options: ModelOptions,
+    progress: Progress,
+) -> Path:
+    """Write a stage's optimised graph into ``work`` and what it changed of the weights into ``weights``."""
+    import onnx
+
+    model = _read(bundle, graph)
+    if graph.weights is not None:
+        weights.know(model, graph.weights.file, bundle.locate(graph.weights))
+    raw, path = work / f"{stage}.raw.onnx", work / f"{stage}.onnx"
+    _save_optimised(module, model, bundle.locate(graph.file).parent, raw, graph, stage, options, progress)
+    optimised = onnx.load(str(raw), load_external_data=False)
+    weights.share(optimised)
+    path.write_bytes(optimised.SerializeToString(deterministic=True))
+    raw.unlink()
+    raw.with_suffix(".bin").unlink(missing_ok=True)
+    return path
+
+
+def _read(bundle: Bundle, graph: Graph) -> onnx.ModelProto:
+    """Return what ONNX Runtime's optimiser is given; weights stay in their file beside the graph."""
+    import onnx_ir
+
+    from .rewrites import rewrite
+
+    model = onnx_ir.load(bundle.locate(graph.file))
+    made = rewrite(model)
+    _log.debug("%s: %s", graph.file.file, ", ".join(f"{count} {name}" for name, count in made.items()))
+    return onnx_ir.to_proto(model)
+
+
+def _save_optimised(
+    module: Any,
+    model: onnx.ModelProto,
+    folder: Path,
+    path: Path,
+    graph: Graph,
+    stage: str,
+    options: ModelOptions,
+    progress: Progress,
+) -> None:
+    """Have ONNX Runtime write what it would run, with all weights in a file beside it."""
+    settings = module.SessionOptions()
+    settings.graph_optimization_level = getattr(module.GraphOptimizationLevel, f"ORT_ENABLE_{options.level.upper()}")
+    settings.optimized_model_filepath = str(path)
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3  # or it warns of what the key is made for
+    settings.add_session_config_entry(_FOLDER, str(folder))
+    settings.add_session_config_entry(_WEIGHTS, path.with_suffix(".bin").name)
+    if graph.quantised == "fp8":
+        settings.add_session_config_entry("session.disable_quant_qdq", "1")
+
+    def run() -> None:
+        module.InferenceSession(model.SerializeToString(), settings, providers=[_PROVIDER])
+
+    try:
+        run_beside(run, stage, progress, Cancelled())
+    except Exception as error:  # its exceptions share no base class
+        if path.stem in str(error):  # its own file, which it could not write
+            raise EngineError(
+                f"{path.parent.parent}: the engine cannot be written: is the disk full? ONNX Runtime says {error}; "
+                "nothing was left"
+            ) from error
+        raise BackendError(f"{stage}: ONNX Runtime {module.__version__} does not optimise it: {error}") from error
+
+
+def _plan(graph: Graph, path: Path, seconds: float) -> Plan:
+    return Plan(
+        file=Artifact(path.name, sha256_of(path), path.stat().st_size),
+        graph_sha256=graph.file.sha256,
+        weights_sha256=graph.weights.sha256 if graph.weights else None,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        scratch_nbytes=0,
+        build_seconds=round(seconds, 2),
+    )
+
+
+def _manifest(
+    key: str,
+    precision: str,
+    machine: Machine,
+    options: ModelOptions,
+    plans: Mapping[str, Plan],
+    weights: Artifact | None,
+) -> EngineManifest:
+    return EngineManifest(
+        key=key,
+        backend="onnxruntime",
+        precision=precision,  # type: ignore[arg-type]  # a key of the bundle's graphs, checked when it was opened
+        machine=machine,
+        plans={stage: dataclasses.replace(plan, weights=weights) for stage, plan in plans.items()},
+        options=options.to_manifest(),
+        created=utc_now(),
+    )

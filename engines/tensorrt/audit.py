@@ -1,0 +1,192 @@
+"""What a built plan really runs in: TensorRT's inspector held against the graph."""
+
+from __future__ import annotations
+
+import collections
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...bundle import LayerCopy, PlanAudit
+from ...errors import EngineError
+
+__all__ = ["audit_layers", "check_precision", "check_quantised", "read_layers"]
+
+# The inspector writes "Row major linear FP16 format" for what TensorRT's own kernels read and "Half" for what its
+# compiler's do.
+_TYPES = (
+    (r"BF(loat)?16", "bf16", 2), (r"FP16|Half", "fp16", 2), (r"FP32|Float", "fp32", 4), (r"FP8", "fp8", 1),
+    (r"U?Int8", "int8", 1), (r"Int32", "int32", 4), (r"Int64", "int64", 8), (r"Bool", "bool", 1),
+)  # fmt: skip
+_NBYTES = {name: nbytes for _, name, nbytes in _TYPES}
+_PRODUCT = re.compile(r"gemm|matrix_?multiply|matmul|fully_?connected|\bfc\b|mha|conv", re.IGNORECASE)
+# Kinds that neither compute nor move: waits between streams, and views.
+_IDLE = re.compile(r"^(signal|wait|noop|constant|reshape)$", re.IGNORECASE)
+# A whole subgraph of TensorRT's compiler, of which the inspector says nothing more (8.5).
+_OPAQUE = re.compile(r"myelin|foreignnode", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One side of a layer: its name, its type ("fp16", ..., "" where it is not said), its shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes, 0 where the type is not said."""
+        return math.prod(self.shape) * _NBYTES.get(self.dtype, 0)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a built plan.
+
+    Attributes:
+        name: As the inspector says it.
+        kind: Its LayerType.
+        inputs: What it reads.
+        outputs: What it writes.
+        text: What says whether it multiplies: its kind, its tactic, and its name where the kind says nothing.
+        nodes: ONNX nodes that it holds.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    text: str
+    nodes: frozenset[str] = frozenset()
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether it stands for many layers."""
+        return bool(_OPAQUE.search(self.kind) or self.name.startswith("{ForeignNode"))
+
+    @property
+    def is_product(self) -> bool:
+        """Whether it multiplies matrices."""
+        return not self.is_opaque and bool(_PRODUCT.search(self.text))
+
+    @property
+    def dtype(self) -> str:
+        """What a product reads: half where anything floating is half, since sums may be kept in float32."""
+        found = [side.dtype for side in (*self.inputs, *self.outputs) if side.dtype in ("fp32", "fp16", "bf16")]
+        reads = [side.dtype for side in self.inputs if side.dtype in ("fp32", "fp16", "bf16", "fp8", "int8")]
+        small = [dtype for dtype in reads if dtype != "fp32"]
+        return (small or reads or found or [""])[0]
+
+
+def read_layers(text: str) -> tuple[Layer, ...]:
+    """Read the inspector's JSON of any release; layers that are only named have no types.
+
+    Raises:
+        EngineError: It is no such JSON.
+    """
+    try:
+        document = json.loads(text, strict=False)  # 8.6 and 10.0 write bare control characters
+        layers = document["Layers"] if isinstance(document, dict) else document
+        return tuple(_layer(item) for item in layers)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EngineError(f"TensorRT's inspector said nothing that can be read: {text[:80]!r}") from error
+
+
+def audit_layers(layers: tuple[Layer, ...]) -> PlanAudit:
+    """Count what layers run in, and list those that only move ``past_*``."""
+    precisions = collections.Counter(_first_dtype(layer) for layer in layers)
+    products = collections.Counter(layer.dtype for layer in layers if layer.is_product)
+    unknown = products.pop("", 0) + sum(layer.is_opaque for layer in layers)
+    return PlanAudit(
+        layers=len(layers),
+        precisions=dict(precisions),
+        products=dict(products),
+        unknown_products=unknown,
+        cache_copies=tuple(_copies(layers)),
+    )
+
+
+def check_precision(stage: str, layers: tuple[Layer, ...], products: Mapping[str, str] | None, wanted: bool) -> None:
+    """Refuse a plan whose products run in float32 where the graph has them in half.
+
+    Args:
+        stage: For the sentence.
+        layers: Of the plan.
+        products: Type of every product of the graph by its node's name; None where it is not known.
+        wanted: Whether the graph has products in half.
+
+    Raises:
+        EngineError: Names the layers.
+    """
+    if not wanted:
+        return
+    found = [layer for layer in layers if layer.is_product]
+    half = {name for name, dtype in (products or {}).items() if dtype == "float16"}
+    wrong = [layer.name for layer in found if layer.dtype == "fp32" and half & layer.nodes]
+    # Where layers were fused out of sight, those in sight may well be the graph's own float32 islands.
+    in_sight = bool(found) and not any(layer.is_opaque for layer in layers)
+    all_wrong = in_sight and all(layer.dtype == "fp32" for layer in found)
+    if wrong or all_wrong:
+        names = wrong or [layer.name for layer in found]
+        raise EngineError(
+            f"{stage}: fp16 was asked for, and {len(names)} of {len(found)} matrix products run in float32, such as "
+            f"'{names[0]}'; the plan is not kept"
+        )
+
+
+def check_quantised(stage: str, layers: tuple[Layer, ...], quantised: str) -> None:
+    """Refuse a plan none of whose products runs in the 8 bits that the graph asks for, where all of them are in sight.
+
+    Raises:
+        EngineError: Says how many there are.
+    """
+    found = [layer for layer in layers if layer.is_product]
+    reads = {side.dtype for layer in found for side in layer.inputs}
+    if found and quantised not in reads and not any(layer.is_opaque for layer in layers):
+        raise EngineError(
+            f"{stage}: {quantised} was asked for, and none of {len(found)} matrix products reads it, but "
+            f"{', '.join(sorted(reads - {''})) or 'nothing that is said'}; the plan is not kept"
+        )
+
+
+def _layer(item: Any) -> Layer:
+    if isinstance(item, str):  # built without detailed verbosity
+        return Layer(item, "", (), (), item)
+    name, kind = str(item.get("Name", "")), str(item.get("LayerType", ""))
+    more = [str(item.get(key, "")) for key in ("ParameterType", "TacticName", "Metadata")]
+    # A layer's own name tells of many nodes where it was fused: what it is says its kind, where that is known.
+    text = " ".join([kind, *more[:2]] if kind.lower() not in ("", "kgen", "fusion") else [kind, *more[:2], name])
+    sides = [tuple(_tensor(side) for side in item.get(key) or ()) for key in ("Inputs", "Outputs")]
+    return Layer(name, kind, sides[0], sides[1], text, frozenset(_nodes(name, more[2])))
+
+
+def _tensor(side: Mapping[str, Any]) -> Tensor:
+    said = str(side.get("Format/Datatype", side.get("Datatype", "")))
+    dtype = next((name for pattern, name, _ in _TYPES if re.search(pattern, said, re.IGNORECASE)), "")
+    shape = tuple(int(number) for number in side.get("Dimensions") or ())
+    return Tensor(str(side.get("Name", "")), dtype, shape)
+
+
+def _first_dtype(layer: Layer) -> str:
+    return next((side.dtype for side in layer.outputs if side.dtype), "unknown")
+
+
+def _nodes(name: str, metadata: str) -> Iterator[str]:
+    """Yield the ONNX nodes in a layer: its metadata says them, or its name, joined by plus signs."""
+    yield from re.findall(r"\[ONNX Layer: ([^\]]+)\]", metadata)
+    yield from (part.strip() for part in name.split(" + "))
+
+
+def _copies(layers: tuple[Layer, ...]) -> Iterator[LayerCopy]:
+    for layer in layers:
+        if layer.is_product or layer.is_opaque or _IDLE.match(layer.kind):
+            continue
+        for side in layer.inputs:
+            if side.name.startswith("past_"):
+                nbytes = sum(out.nbytes for out in layer.outputs)
+                yield LayerCopy(layer.name, layer.kind, side.name, nbytes)
+                break

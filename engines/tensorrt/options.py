@@ -1,0 +1,97 @@
+"""What a build may be asked for, and which releases of TensorRT can."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ...errors import EngineError
+from ..release import TensorRT
+
+__all__ = ["BuildOptions"]
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How plans are built. None stands for the release's own default.
+
+    Attributes:
+        optimization_level: How long the builder looks for faster kernels, 0 to 5 (from TensorRT 8.6).
+        workspace_nbytes: Most scratch memory that a layer may take.
+        timing_cache: File that keeps kernel timings from build to build; None takes the user's own.
+        hardware_compatibility: On which other GPUs the plans run (from 8.6, "same_compute_capability" from 10.9).
+        version_compatible: Whether newer TensorRT up to the next major may run the plans, with the lean runtime of the
+            release that built them (from 8.6).
+        strip_weights: Whether the plans leave out the weights, which are then put back when they are loaded (from 10).
+        refit: Whether weights may be replaced in the built plans.
+        weight_streaming_fill: Whether fill's weights may lie in host memory (from 10).
+        tf32: Whether float32 products may be rounded to TF32.
+        external_tactics: Whether cuBLAS and cuDNN may be used (until 10); they must be installed.
+        precision_constraints: Whether types are a must, a wish or ignored in a weakly typed network (before 10); "none"
+            is for measuring: the builder then rounds as it likes.
+        faster_dynamic_shapes: Whether 8.5's preview of that name is on: more of the network goes to its compiler.
+    """
+
+    optimization_level: int | None = None
+    workspace_nbytes: int | None = None
+    timing_cache: Path | None = None
+    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
+    version_compatible: bool = False
+    strip_weights: bool = False
+    refit: bool = False
+    weight_streaming_fill: bool = False
+    tf32: bool = False
+    external_tactics: bool = False
+    precision_constraints: Literal["obey", "prefer", "none"] = "obey"
+    faster_dynamic_shapes: bool = True
+
+    def __post_init__(self) -> None:
+        level, workspace = self.optimization_level, self.workspace_nbytes
+        if level is not None and not 0 <= level <= 5:
+            raise ValueError(f"the builder optimization level must be 0 <= level <= 5, got {level}")
+        if workspace is not None and workspace < 1:
+            raise ValueError(f"the workspace must be at least 1 byte, got {workspace}")
+
+    def to_manifest(self) -> dict[str, str]:
+        """Return what makes another plan, as text. The timing cache is no part of it: it only saves time."""
+        given = dataclasses.asdict(self)
+        del given["timing_cache"]
+        return {name: str(value) for name, value in given.items() if value not in (None, False)}
+
+    def check(self, tensorrt: TensorRT) -> None:
+        """Refuse what a release cannot do.
+
+        Raises:
+            EngineError: Names the option, and the release that it came with.
+        """
+        level = self.hardware_compatibility.upper()
+        wanted = [
+            ("--builder-optimization-level", self.optimization_level is not None, "8.6", tensorrt.has_levels),
+            (
+                f"--hardware-compatibility {self.hardware_compatibility}",
+                level != "NONE",
+                "10.9" if level == "SAME_COMPUTE_CAPABILITY" else "8.6",
+                tensorrt.has("HardwareCompatibilityLevel", level),
+            ),
+            ("--version-compatible", self.version_compatible, "8.6", tensorrt.has("BuilderFlag", "VERSION_COMPATIBLE")),
+            ("--strip-weights", self.strip_weights, "10.0", tensorrt.has("BuilderFlag", "STRIP_PLAN")),
+            (
+                "--weight-streaming-fill",
+                self.weight_streaming_fill,
+                "10.0",
+                tensorrt.has("BuilderFlag", "WEIGHT_STREAMING"),
+            ),
+        ]
+        for option, asked, since, there in wanted:
+            if asked and not there:
+                raise EngineError(
+                    f"{option} came with TensorRT {since}, here is {tensorrt.version}; leave it out, or install "
+                    "a newer one"
+                )
+        if self.external_tactics and not tensorrt.has("TacticSource", "CUDNN"):
+            raise EngineError(
+                f"--external-tactics ended with TensorRT 10, here is {tensorrt.version}: it knows neither cuBLAS "
+                "nor cuDNN"
+            )

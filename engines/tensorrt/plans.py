@@ -1,0 +1,221 @@
+"""One stage: from its graph to the bytes of a plan, and what TensorRT says of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ...bundle import Graph, PlanAudit, split_precision
+from ...errors import BackendError, EngineError
+from ..gpu import current_gpu
+from ..progress import (
+    Cancelled,
+    Progress,
+    make_monitor,
+    run_beside,
+)
+from ..release import TensorRT
+from .audit import audit_layers, check_precision, check_quantised, read_layers
+from .lowering import GraphSource
+from .network import parse_network
+from .options import BuildOptions
+from .timing import load_timing_cache
+
+__all__ = ["BuiltPlan", "build_plan"]
+
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    """A plan that TensorRT built and took back.
+
+    Attributes:
+        data: TensorRT's own memory, a buffer.
+        scratch_nbytes: Device memory that each context needs.
+        build_seconds: How long the builder took.
+        audit: What its layers run in; None where the inspector cannot be read.
+        inspection: The inspector's JSON.
+        timing_cache: The timing cache after the build; b"" where the release gives none.
+    """
+
+    data: Any
+    scratch_nbytes: int
+    build_seconds: float
+    audit: PlanAudit | None
+    inspection: str
+    timing_cache: bytes
+
+
+def build_plan(
+    tensorrt: TensorRT,
+    stage: str,
+    graph: Graph,
+    source: GraphSource,
+    precision: str,
+    options: BuildOptions,
+    timing_cache: bytes,
+    progress: Progress,
+) -> BuiltPlan:
+    """Build a stage's plan, load it again, and hold it against what was asked.
+
+    Raises:
+        BackendError: The parser or the builder refuses; carries what TensorRT logged.
+        EngineError: The plan is not what was asked.
+        KeyboardInterrupt: It was interrupted.
+    """
+    cancelled = Cancelled()
+    started = time.monotonic()
+
+    def build() -> tuple[Any, bytes]:
+        with current_gpu(tensorrt.gpu_index):  # of this thread
+            return _build(tensorrt, stage, graph, source, precision, options, timing_cache, progress, cancelled)
+
+    data, timings = run_beside(build, stage, progress, cancelled)
+    seconds = time.monotonic() - started
+    with current_gpu(tensorrt.gpu_index):
+        scratch, inspection = _inspect(tensorrt, stage, data, graph)
+    return BuiltPlan(
+        data, scratch, seconds, _audit(stage, graph, inspection, source, precision, progress), inspection, timings
+    )
+
+
+def _audit(
+    stage: str, graph: Graph, inspection: str, source: GraphSource, precision: str, progress: Progress
+) -> PlanAudit | None:
+    """Hold what the inspector says against the graph; an inspector that cannot be read spoils no plan."""
+    try:
+        layers = read_layers(inspection)
+    except EngineError as error:
+        progress(f"{stage}: what its layers run in is not known: {error}")
+        return None
+    half = precision == "fp16" and stage in ("fill", "denoise")
+    check_precision(stage, layers, source.products, wanted=half)
+    if graph.quantised is not None:
+        check_quantised(stage, layers, graph.quantised)
+    return audit_layers(layers)
+
+
+def _build(
+    tensorrt: TensorRT,
+    stage: str,
+    graph: Graph,
+    source: GraphSource,
+    precision: str,
+    options: BuildOptions,
+    timing_cache: bytes,
+    progress: Progress,
+    cancelled: Cancelled,
+) -> tuple[Any, bytes]:
+    builder = _make_builder(tensorrt)
+    network, parser = parse_network(tensorrt, builder, graph, source)
+    network.name = stage
+    config = builder.create_builder_config()
+    configure(tensorrt, config, stage, precision, options)
+    load_timing_cache(tensorrt, config, timing_cache, progress)
+    monitor = make_monitor(tensorrt, stage, progress, cancelled)
+    if monitor is not None:
+        config.progress_monitor = monitor
+    tensorrt.messages.take()
+    data = builder.build_serialized_network(network, config)
+    if data is None:
+        raise BackendError(f"{stage}: TensorRT {tensorrt.version} built no plan: {_reason(tensorrt, options)}")
+    cache = config.get_timing_cache()
+    timings = bytes(memoryview(cache.serialize())) if cache is not None else b""
+    # In this order: the parser owns the network's weights, the config the cache.
+    del cache, config, monitor, parser, network, builder
+    return data, timings
+
+
+def configure(tensorrt: TensorRT, config: Any, stage: str, precision: str, options: BuildOptions) -> None:
+    """Set what a build is asked for; every name that a release lacks was refused before, or is asked for here."""
+    trt = tensorrt.module
+    flags = trt.BuilderFlag
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.tf32:
+        config.set_flag(flags.TF32)
+    else:
+        config.clear_flag(flags.TF32)
+    if not tensorrt.strongly_typed:
+        if precision.startswith("fp16"):
+            config.set_flag(flags.FP16)
+        if precision.startswith("int8") or split_precision(precision)[1] == "int8":
+            config.set_flag(flags.INT8)
+        if options.precision_constraints != "none":
+            config.set_flag(getattr(flags, f"{options.precision_constraints.upper()}_PRECISION_CONSTRAINTS"))
+    if options.workspace_nbytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_nbytes)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if options.hardware_compatibility != "none":
+        level = options.hardware_compatibility.upper()
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
+    for asked, flag in (
+        (options.version_compatible, "VERSION_COMPATIBLE"),
+        # Without it the plan would carry native code of its own, which no runtime of ours loads.
+        (options.version_compatible, "EXCLUDE_LEAN_RUNTIME"),
+        (options.strip_weights, "STRIP_PLAN"),
+        # Loading puts the very same weights back, for which the builder need give up no kernel.
+        (options.strip_weights and not options.refit, "REFIT_IDENTICAL"),
+        (options.refit, "REFIT"),
+        (options.weight_streaming_fill and stage == "fill", "WEIGHT_STREAMING"),
+    ):
+        if asked:
+            config.set_flag(getattr(flags, flag))
+    _set_tactics(tensorrt, config, options)
+
+
+def _set_tactics(tensorrt: TensorRT, config: Any, options: BuildOptions) -> None:
+    """Leave out cuBLAS and cuDNN unless they were asked for: releases before 10 load them, and none needs them."""
+    trt = tensorrt.module
+    source = trt.TacticSource
+    own = 1 << int(source.EDGE_MASK_CONVOLUTIONS) | 1 << int(source.JIT_CONVOLUTIONS)
+    if options.external_tactics:
+        own |= 1 << int(source.CUBLAS) | 1 << int(source.CUBLAS_LT) | 1 << int(source.CUDNN)
+    if tensorrt.has("TacticSource", "CUDNN"):
+        config.set_tactic_sources(own)
+    for name, wanted in (
+        ("FASTER_DYNAMIC_SHAPES_0805", options.faster_dynamic_shapes),
+        ("DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805", not options.external_tactics),
+    ):
+        if tensorrt.has("PreviewFeature", name):
+            config.set_preview_feature(getattr(trt.PreviewFeature, name), wanted)
+
+
+def _make_builder(tensorrt: TensorRT) -> Any:
+    try:
+        return tensorrt.module.Builder(tensorrt.logger)
+    except TypeError as error:
+        raise BackendError(
+            f"TensorRT {tensorrt.version} does not start: {error}; {tensorrt.messages.take()}"
+        ) from error
+
+
+def _reason(tensorrt: TensorRT, options: BuildOptions) -> str:
+    logged = tensorrt.messages.take()
+    if options.workspace_nbytes is not None and "workspace" in logged.lower():
+        return f"{logged}; the workspace is limited to {options.workspace_nbytes} bytes: give more with --workspace"
+    return logged
+
+
+def _inspect(tensorrt: TensorRT, stage: str, data: Any, graph: Graph) -> tuple[int, str]:
+    """Load a plan that was just built; return its contexts' scratch memory and what its layers are."""
+    trt = tensorrt.module
+    runtime = trt.Runtime(tensorrt.logger)
+    engine = runtime.deserialize_cuda_engine(data)
+    if engine is None:
+        raise BackendError(f"{stage}: TensorRT does not load the plan that it built: {tensorrt.messages.take()}")
+    _check_sides(stage, engine, graph)
+    scratch = engine.device_memory_size_v2 if hasattr(engine, "device_memory_size_v2") else engine.device_memory_size
+    inspector = engine.create_engine_inspector()
+    inspection = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    del inspector, engine, runtime
+    return int(scratch), str(inspection)
+
+
+def _check_sides(stage: str, engine: Any, graph: Graph) -> None:
+    found = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
+    wanted = {spec.name for spec in (*graph.inputs, *graph.outputs)}
+    if found != wanted:
+        raise EngineError(
+            f"{stage}: the plan lacks {sorted(wanted - found)}, and has {sorted(found - wanted)} beside the graph's"
+        )

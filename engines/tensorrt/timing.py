@@ -1,0 +1,61 @@
+"""The timing cache: what the builder measured once it need not measure again, from build to build."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ...bundle import (
+    Machine,
+    cache_folder,
+    explained_writing,
+    write_file,
+)
+from ...errors import EngineError
+from ..progress import Progress
+from ..release import TensorRT
+
+__all__ = ["load_timing_cache", "read_timing_cache", "save_timing_cache", "timing_cache_path"]
+
+
+def timing_cache_path(machine: Machine, given: Path | None) -> Path:
+    """Return the file: the given one, or the user's own for this release and GPU."""
+    if given is not None:
+        return given
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{machine.tensorrt}-sm{machine.compute_capability}-{machine.gpu}")
+    return cache_folder() / "timing" / f"{name}.cache"
+
+
+def read_timing_cache(path: Path) -> bytes:
+    """Return the file's bytes, none where there is no file.
+
+    Raises:
+        EngineError: It is there and cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise EngineError(f"{path}: the timing cache cannot be read: {error.strerror}") from error
+
+
+def load_timing_cache(tensorrt: TensorRT, config: Any, data: bytes, progress: Progress) -> None:
+    """Give a timing cache to a config; one that this release or GPU did not make is left aside and said so."""
+    for content in (data, b""):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return
+        progress(f"the timing cache is not used: {tensorrt.messages.take()}")
+
+
+def save_timing_cache(path: Path, data: bytes) -> None:
+    """Write the file whole or not at all.
+
+    Raises:
+        EngineError: It cannot be written.
+    """
+    with explained_writing(path, fail=EngineError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, data, fail=EngineError)

@@ -1,0 +1,3 @@
+"""The model families that can be exported."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Ca2-VDM: the causal transformer, its configuration and its graphs."""
+
+from __future__ import annotations

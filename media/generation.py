@@ -1,0 +1,296 @@
+"""A whole generation from a file to a file, as ``vdmrt run`` does it: progress, Ctrl-C, and a summary."""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..bundle import format_count, format_nbytes
+from ..errors import MediaError, SessionError
+from ..runtime.backends.load_options import LoadOptions
+from ..runtime.cache.window import check_chunks
+from ..runtime.sampling.sampling_options import SamplingOptions
+from ..runtime.session.chunk import Chunk, Timings
+from ..runtime.session.model import Model, open_model
+from ..runtime.session.session import Session
+from ..runtime.session.session_arguments import session_arguments
+from .clip_writer import ClipWriter
+from .pictures import read_clip, read_latents, read_picture
+
+__all__ = ["Request", "Summary", "generate"]
+
+_log = logging.getLogger("vdmrt")
+
+
+@dataclass(frozen=True)
+class Request(LoadOptions, SamplingOptions):
+    """What to generate; the names are the options of ``vdmrt run``. Those of loading and sampling are inherited.
+
+    Attributes:
+        bundle: The bundle's folder.
+        output: ``.mp4`` or ``.gif`` for a clip, ``.npy`` for latents.
+        image: A picture to go on from; exactly one of ``image``, ``video`` and ``latents``.
+        video: A clip to go on from.
+        latents: Latents to go on from, .npy [n, c, h, w].
+        frames: Pictures, uint8 [n, height, width, 3], or latents to go on from, instead of a file.
+        given: Pixel frames taken of ``video``; None takes a chunk and one.
+        chunks: Autoregressive steps.
+        seed: Of all noise; None takes a random one.
+        fps: Pixel frames per second of the clip.
+        force: Whether an output that is there is replaced.
+    """
+
+    bundle: Path
+    output: Path
+    image: Path | None = None
+    video: Path | None = None
+    latents: Path | None = None
+    frames: npt.NDArray[Any] | None = None
+    given: int | None = None
+    chunks: int = 10
+    seed: int | None = None
+    fps: float = 8.0
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        LoadOptions.__post_init__(self)
+        SamplingOptions.__post_init__(self)
+        sources = [name for name in ("image", "video", "latents", "frames") if getattr(self, name) is not None]
+        if len(sources) != 1:
+            raise ValueError(f"give exactly one of --image, --video and --latents, got {len(sources)}")
+        if self.chunks < 1:
+            raise ValueError(f"--chunks must be at least 1, got {self.chunks}")
+        if not 0 < self.fps < math.inf:
+            raise ValueError(f"--fps must be positive and finite, got {self.fps}")
+        if self.given is not None and (self.given < 1 or self.video is None):
+            raise ValueError(f"--given must be at least 1 and goes with --video, got {self.given}")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was made, on what, and how fast.
+
+    Attributes:
+        output: The file.
+        chunks: Autoregressive steps that were finished.
+        latent_frames: Latent frames in the file, the given ones included.
+        interrupted: The signal that ended it early, as "SIGINT" for Ctrl-C, or None.
+        seed: Of all noise.
+        sampler: The sampler.
+        steps: Denoising steps.
+        backend: What ran it.
+        precision: Of the graphs.
+        codec: Kind of the codec, or None.
+        random_weights: Whether the weights were never trained.
+        cache_nbytes: Bytes of the KV cache.
+        denoise_ms_median: Median time of a denoising step.
+        fill_ms_median: Median time of a cache fill.
+        latent_frames_per_second: Generated latent frames over the time of their autoregressive steps, codec excluded.
+        wall_seconds: Loading, generating, decoding and writing.
+    """
+
+    output: str
+    chunks: int
+    latent_frames: int
+    interrupted: str | None
+    seed: int
+    sampler: str
+    steps: int
+    backend: str
+    precision: str
+    codec: str | None
+    random_weights: bool
+    cache_nbytes: int
+    denoise_ms_median: float
+    fill_ms_median: float
+    latent_frames_per_second: float
+    wall_seconds: float
+
+    def describe(self) -> str:
+        """Return the summary as text of a few lines."""
+        frames, chunks = format_count(self.latent_frames, "latent frame"), format_count(self.chunks, "chunk")
+        steps = format_count(self.steps, "step")
+        return "\n".join(
+            [
+                f"{self.output}: {frames}, {chunks}{' (interrupted)' if self.interrupted else ''}",
+                f"{self.sampler}, {steps}, seed {self.seed}; {self.backend}, {self.precision}",
+                f"denoising step {self.denoise_ms_median:.1f} ms, cache fill {self.fill_ms_median:.1f} ms (medians), "
+                f"{self.latent_frames_per_second:.2f} latent frames/s without the codec, "
+                f"KV cache {format_nbytes(self.cache_nbytes)}, {self.wall_seconds:.1f} s in all",
+            ]
+        )
+
+
+def generate(
+    request: Request,
+    *,
+    on_clip: Callable[[npt.NDArray[Any], int], None] | None = None,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, place: None,
+) -> Summary:
+    """Generate and write.
+
+    Args:
+        request: What.
+        on_clip: Called at the end with everything written, [n, ...], and how many of it were given.
+        on_progress: Called after each denoising step with the steps done, their number, and "chunk 3 of 10"; from the
+            thread that makes the chunk.
+
+    Raises:
+        VdmrtError: Something is missing, foreign, or does not fit; nothing half-written stays.
+        ValueError: A number is out of range.
+    """
+    started = time.perf_counter()
+    if request.output.exists() and not request.force:
+        raise MediaError(f"'{request.output}' is there already; choose another name, or replace it with --force")
+    arguments = session_arguments(request)
+    with (
+        ClipWriter(request.output, frames_per_second=request.fps) as writer,
+        open_model(request.bundle, request) as model,
+    ):
+        wants_pictures = request.output.suffix.lower() != ".npy"
+        _warn(model, wants_pictures, request.output)
+        first = _read_first(request, model)
+        check_chunks(model.manifest.geometry, len(first), request.chunks)
+        with model.session(seed=request.seed, **arguments) as session:
+            session.start(first)
+            given = _given(first, model, wants_pictures)
+            writer.append(given)
+            # What was written is kept for on_clip alone: a long clip does not fit into memory.
+            written = [given]
+            chunks = _stream(session, request.chunks, on_progress)
+            timings, interrupted = _write(chunks, writer, request.output, written if on_clip is not None else None)
+            writer.close()
+            summary = _summarize(request, model, session, timings, writer.count, interrupted, started)
+    if on_clip is not None:
+        on_clip(np.concatenate(written), len(given))
+    return summary
+
+
+def _warn(model: Model, wants_pictures: bool, output: Path) -> None:
+    if model.manifest.random_weights:
+        _log.warning("the bundle's weights are random: what comes out is noise, by design")
+    accuracy = model.manifest.accuracy_of(model.precision)
+    if accuracy is not None:
+        (_log.info if accuracy.passed else _log.warning)("%s", accuracy.describe())
+    elif model.precision not in ("fp32", "fp16"):
+        _log.warning("nobody measured what %s costs here; run vdmrt verify", model.precision)
+    speed = model.manifest.speed_of(model.precision)
+    if speed is not None:
+        (_log.info if speed.faster else _log.warning)("%s", speed.describe())
+    if not wants_pictures:
+        return
+    if model.codec is None:
+        raise MediaError(f"{output}: the bundle has no codec and makes latents only; choose an .npy file")
+    if model.codec.kind == "preview":
+        _log.warning("no VAE in the bundle: pictures come from the preview codec, eight times coarser than they look")
+
+
+def _read_first(request: Request, model: Model) -> npt.NDArray[Any]:
+    if request.frames is not None:
+        return request.frames
+    if request.latents is not None:
+        return read_latents(request.latents)
+    if model.codec is None:
+        raise MediaError("the bundle has no codec and takes latents only; give --latents")
+    height, width = model.codec.picture_size
+    if request.image is not None:
+        return read_picture(request.image, height=height, width=width)
+    assert request.video is not None, "one source was checked to be there"
+    geometry = model.manifest.geometry
+    count = request.given or min(geometry.chunk_frames + 1, geometry.slots)
+    return read_clip(request.video, height=height, width=width, count=count)
+
+
+def _given(first: npt.NDArray[Any], model: Model, wants_pictures: bool) -> npt.NDArray[Any]:
+    """Return the given frames as the output holds them."""
+    is_pictures = first.dtype == np.uint8
+    if is_pictures == wants_pictures:
+        return first
+    assert model.codec is not None, "checked before anything ran"
+    return model.codec.decode(first) if wants_pictures else model.codec.encode(first)
+
+
+def _stream(session: Session, chunks: int, on_progress: Callable[[int, int, str], None]) -> Iterator[Chunk]:
+    steps, total = 0, chunks * session.table.steps
+
+    def on_step(done: int) -> None:
+        nonlocal steps
+        chunk = 1 + steps // session.table.steps
+        steps += 1
+        on_progress(steps, total, f"chunk {chunk} of {chunks}")
+
+    # On a GPU, decoding and writing a chunk overlap the next one's denoising; on the CPU they would compete.
+    return session.stream(chunks, on_step=on_step, ahead=not session.lane.device.is_host)
+
+
+def _write(
+    chunks: Iterator[Chunk], writer: ClipWriter, output: Path, written: list[npt.NDArray[Any]] | None
+) -> tuple[list[Timings], str | None]:
+    """Write chunks while they are made, and append them to ``written``.
+
+    Returns:
+        Their times, and the signal that ended them early or None.
+
+    Raises:
+        SessionError: A chunk failed. The ones before it are kept in the file.
+    """
+    timings: list[Timings] = []
+    try:
+        for chunk in chunks:
+            timings.append(chunk.timings)
+            made = chunk.latents if output.suffix.lower() == ".npy" else chunk.pictures
+            if written is not None:
+                written.append(made)
+            writer.append(made)
+    except SessionError as error:
+        if not timings:
+            raise
+        writer.close()
+        kept = format_count(len(timings), "chunk")
+        raise SessionError(f"{error}; '{output}' keeps the {kept} before it") from error
+    except KeyboardInterrupt as error:
+        _log.warning("interrupted after %s; keeping what was made", format_count(len(timings), "chunk"))
+        return timings, str(error) or "SIGINT"  # vdmrt's own handlers give a signal's name
+    return timings, None
+
+
+def _summarize(
+    request: Request,
+    model: Model,
+    session: Session,
+    timings: list[Timings],
+    count: int,
+    interrupted: str | None,
+    started: float,
+) -> Summary:
+    steps = [step for timing in timings for step in timing.denoise_ms]
+    fills = [timing.fill_ms for timing in timings]
+    seconds = sum(timing.total_ms for timing in timings) / 1e3
+    frames = len(timings) * model.manifest.geometry.chunk_frames
+    return Summary(
+        output=str(request.output),
+        chunks=len(timings),
+        latent_frames=count,
+        interrupted=interrupted,
+        seed=session.seed,
+        sampler=session.table.name,
+        steps=session.table.steps,
+        backend=model.backend.describe(),
+        precision=model.precision,
+        codec=model.codec.kind if model.codec else None,
+        random_weights=model.manifest.random_weights,
+        cache_nbytes=session.lane.cache_nbytes,
+        denoise_ms_median=statistics.median(steps) if steps else 0.0,
+        fill_ms_median=statistics.median(fills) if fills else 0.0,
+        latent_frames_per_second=frames / seconds if seconds else 0.0,
+        wall_seconds=time.perf_counter() - started,
+    )

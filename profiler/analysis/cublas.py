@@ -1,0 +1,115 @@
+"""Matrix products by cuBLAS, where it is installed: four plain C functions, found when they are asked for."""
+
+from __future__ import annotations
+
+import ctypes
+import site
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from ...errors import BackendError, DeviceError
+from ...runtime._core import Device
+
+__all__ = ["Cublas", "list_libraries"]
+
+_MAJORS = (13, 12, 11)
+# cublas_api.h and library_types.h; the same in all three.
+_AS_IT_IS, _COMPUTE_32F, _GEMM_DEFAULT = 0, 68, -1
+_TYPES = {"float32": 0, "float16": 2}
+_INSTALL = "pip install nvidia-cublas-cu12 (or nvidia-cublas for CUDA 13), or install the CUDA toolkit's cuBLAS"
+
+
+class Cublas:
+    """cuBLAS on one queue of a GPU.
+
+    Attributes:
+        library: The file or name that it was loaded from.
+    """
+
+    def __init__(self, device: Device, libraries: Sequence[str] | None = None) -> None:
+        """Load the first library that starts on the GPU.
+
+        Args:
+            device: The queue that everything is put on; it must outlive this.
+            libraries: What to try, in this order; None tries what is installed, the newest first.
+
+        Raises:
+            BackendError: There is none, or none of them starts.
+        """
+        device.activate()
+        self._handle = ctypes.c_void_p()
+        tried = []
+        for library in list_libraries() if libraries is None else libraries:
+            try:
+                loaded = ctypes.CDLL(library)
+                code = loaded.cublasCreate_v2(ctypes.byref(self._handle))
+            except (OSError, AttributeError):
+                continue  # not there, or none
+            if code == 0:
+                self._library, self.library = loaded, library
+                self._check("cublasSetStream_v2", self._handle, ctypes.c_void_p(device.stream))
+                return
+            tried.append(f"{library} (cublasCreate returned {code})")
+        raise BackendError(f"cuBLAS was not found{': ' + ', '.join(tried) if tried else ''}; {_INSTALL}")
+
+    def multiply(self, product: int, left: int, right: int, *, side: int, dtype: str) -> None:
+        """Put one product of square, row-major matrices on the queue; float16 is summed in float32.
+
+        Args:
+            product: Address of the result.
+            left: Address of the left matrix.
+            right: Address of the right one.
+            side: Rows and columns of each.
+            dtype: "float32" or "float16".
+
+        Raises:
+            DeviceError: cuBLAS refuses.
+        """
+        one, zero, kind = ctypes.c_float(1), ctypes.c_float(0), _TYPES[dtype]
+        # Column-major: what it takes for the left matrix is our right one, transposed, and so on.
+        self._check(
+            "cublasGemmEx",
+            self._handle,
+            *(_AS_IT_IS, _AS_IT_IS, side, side, side),
+            *(ctypes.byref(one), ctypes.c_void_p(right), kind, side),
+            *(ctypes.c_void_p(left), kind, side),
+            *(ctypes.byref(zero), ctypes.c_void_p(product), kind, side),
+            *(_COMPUTE_32F, _GEMM_DEFAULT),
+        )
+
+    def close(self) -> None:
+        """Give back what cuBLAS holds. Closing twice is allowed.
+
+        Raises:
+            DeviceError: cuBLAS refuses.
+        """
+        if self._handle:
+            handle, self._handle = self._handle, ctypes.c_void_p()
+            self._check("cublasDestroy_v2", handle)
+
+    def __enter__(self) -> Cublas:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check(self, name: str, *given: object) -> None:
+        code = getattr(self._library, name)(*given)
+        if code != 0:
+            raise DeviceError(f"cuBLAS returned status {code}", call=name)
+
+
+def list_libraries() -> Iterator[str]:
+    """Yield what cuBLAS may be loaded from: names that the system knows, then files of NVIDIA's wheels."""
+    for major in _MAJORS:
+        yield f"libcublas.so.{major}"
+        for folder in (*site.getsitepackages(), site.getusersitepackages()):
+            for path in sorted(Path(folder).glob(f"nvidia/*/lib/libcublas.so.{major}")):
+                # It needs this one, which lies beside it and on no path.
+                with suppress(OSError):
+                    ctypes.CDLL(str(path.with_name(f"libcublasLt.so.{major}")), mode=ctypes.RTLD_GLOBAL)
+                yield str(path)

@@ -1,0 +1,115 @@
+"""What a GPU could reach, by its own clock: the best copy within its memory, and the best matrix product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import numpy as np
+
+from ...bundle import format_nbytes
+from ...errors import BackendError
+from ...runtime._core import Device, Memory
+from ..report.report import Ceilings
+from .cublas import Cublas
+
+__all__ = ["measure_gpu_ceilings"]
+
+# Beyond any cache on a GPU of today, where there is room for it twice.
+_COPY_NBYTES = 256 << 20
+# The larger one only where the smaller is over in no time: it says little more, and slow GPUs take seconds.
+_SIDES, _QUICK_MS = (4096, 8192), 5.0
+# Runs in a row between two events, so that what the host does for each is hidden; then again.
+_ROW, _RUNS = 8, 7
+
+
+def measure_gpu_ceilings(
+    device: Device,
+    dtype: str,
+    *,
+    copy_nbytes: int = _COPY_NBYTES,
+    sides: Sequence[int] = _SIDES,
+    libraries: Sequence[str] | None = None,
+) -> tuple[Ceilings, str | None]:
+    """Measure on a queue that nothing else uses; its memory is given back.
+
+    Args:
+        device: The queue.
+        dtype: What is multiplied: "float32" (TF32 not allowed) or "float16".
+        copy_nbytes: What is copied; less where the device has not four times as much.
+        sides: Rows of the square matrices, the smaller first.
+        libraries: Where cuBLAS is looked for; see :class:`~vdmrt.profiler.analysis.cublas.Cublas`.
+
+    Returns:
+        The ceilings, and why there is none for products where cuBLAS does not start.
+
+    Raises:
+        DeviceError: There is not enough memory, or a call failed.
+    """
+    copy_nbytes = max(1 << 20, min(copy_nbytes, device.memory_info()[0] // 4))
+    copied_ms = _time_copy(device, copy_nbytes)
+    bytes_per_second = 2 * copy_nbytes / copied_ms * 1e3
+    copy = f"{format_nbytes(copy_nbytes)} within the device, read and written bytes, {_how()}"
+    try:
+        cublas = Cublas(device, libraries)
+    except BackendError as error:
+        return Ceilings(None, bytes_per_second, None, copy), f"no roofline: {error}"
+    flops_per_second, best = 0.0, 0
+    itemsize = np.dtype(dtype).itemsize
+    with cublas:
+        for side in sides:
+            if best and 6 * side * side * itemsize > device.memory_info()[0]:
+                break  # three of them, and as much left for others
+            product_ms = _time_product(device, cublas, side, dtype)
+            if 2 * side**3 / product_ms * 1e3 > flops_per_second:
+                flops_per_second, best = 2 * side**3 / product_ms * 1e3, side
+            if product_ms > _QUICK_MS:
+                break
+    product = f"{dtype} {best}×{best} by {best}×{best} in cuBLAS, {_how()}"
+    return Ceilings(flops_per_second, bytes_per_second, product, copy), None
+
+
+def _how() -> str:
+    return f"best of {2 * _RUNS} rows of {_ROW}"
+
+
+def _time_copy(device: Device, nbytes: int) -> float:
+    with ExitStack() as held:
+        source, target = (_allocate(device, nbytes, held) for _ in range(2))
+        return _time_best(device, lambda: device.copy(target.address, source.address, nbytes))
+
+
+def _time_product(device: Device, cublas: Cublas, side: int, dtype: str) -> float:
+    # Random numbers: a GPU multiplies zeros with less power, and so with higher clocks.
+    numbers = np.random.default_rng(0).standard_normal(side).astype(dtype)
+    rows = np.ascontiguousarray(np.resize(numbers, (side, side)))
+    with ExitStack() as held:
+        left, right, product = (_allocate(device, rows.nbytes, held) for _ in range(3))
+        for matrix in (left, right):
+            device.upload(matrix.address, rows.ctypes.data, rows.nbytes)
+        device.synchronize()
+        addresses = product.address, left.address, right.address
+        return _time_best(device, lambda: cublas.multiply(*addresses, side=side, dtype=dtype))
+
+
+def _allocate(device: Device, nbytes: int, held: ExitStack) -> Memory:
+    memory = device.allocate(nbytes)
+    held.callback(memory.close)
+    return memory
+
+
+def _time_best(device: Device, enqueue: Callable[[], None]) -> float:
+    """Return the least milliseconds of a run, by the device's clock, after a row that does not count."""
+    best = float("inf")
+    with ExitStack() as held:
+        events = device.events(2)
+        held.callback(events.close)
+        for run in range(1 + _RUNS):
+            events.record(0)
+            for _ in range(_ROW):
+                enqueue()
+            events.record(1)
+            events.wait(1)
+            if run:
+                best = min(best, events.elapsed_ms(0, 1) / _ROW)
+    return best

@@ -1,0 +1,147 @@
+"""Time per layer of the graphs, as the backend's own profiler tells it, grouped by transformer block."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from ...bundle import read_fields
+from ...errors import BackendError
+from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+from ...runtime.backends.tensorrt_backend import TensorRtBackend
+from ...runtime.session.model import Model
+from ..measuring.settings import Settings
+from ..report.report import Layer
+from .layer_times import LayerTime
+from .onnxruntime_layers import time_nodes
+from .tensorrt_layers import time_layers
+
+__all__ = ["describe_layers", "find_blocks", "find_timed_backend", "group_layers", "profile_layers"]
+
+# Fields of onnx.proto: ModelProto.graph, GraphProto.node and .initializer, NodeProto, TensorProto.name.
+_GRAPH, _NODE, _INITIALIZER, _INPUT, _OUTPUT, _NAME, _TENSOR_NAME = 7, 1, 5, 1, 2, 3, 8
+_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.|^(?:past|present|context)_[kv]\.(\d+)$")
+# A whole subgraph of TensorRT's compiler, named after its first and its last node.
+_RANGE = "{ForeignNode["
+
+
+def profile_layers(model: Model, settings: Settings) -> tuple[Layer, ...]:
+    """Run a few chunks with the backend's profiler on and return every layer's time.
+
+    Args:
+        model: Loaded; its sessions are left alone.
+        settings: Sampler and steps.
+
+    Raises:
+        BackendError: The backend has no profiler that is read here.
+        DeviceError: There is not enough memory for another lane.
+    """
+    backend = find_timed_backend(model)
+    if isinstance(backend, TensorRtBackend):
+        times = time_layers(model, backend, settings)
+    else:
+        times = time_nodes(model, backend, settings)
+    graphs = model.bundle.graphs(model.precision)
+    return tuple(
+        layer
+        for stage, layers in times.items()
+        for layer in group_layers(stage, layers, find_blocks(model.bundle.locate(graphs[stage].file).read_bytes()))
+    )
+
+
+def find_timed_backend(model: Model) -> OnnxRuntimeBackend | TensorRtBackend:
+    """Return the backend of a model if its profiler is read here.
+
+    Raises:
+        BackendError: It is not.
+    """
+    backend = model.backend
+    if isinstance(backend, TensorRtBackend):
+        return backend
+    if isinstance(backend, OnnxRuntimeBackend) and backend.device_name == "host":
+        return backend
+    raise BackendError(
+        f"layers are timed on TensorRT and on ONNX Runtime's CPU provider, and this runs on {backend.describe()}; "
+        "leave out --layers, or choose another --backend"
+    )
+
+
+def find_blocks(graph: bytes) -> dict[str, int]:
+    """Return the transformer block of every node and of every node's outputs, by name; -1 outside the blocks.
+
+    A node that reads a weight, or the cache, of a block is of that block; what lies between two such nodes belongs to
+    the later one, because norms and modulations stand before the products they serve.
+
+    Args:
+        graph: An ONNX file.
+    """
+    (body,) = (content for field, content in read_fields(memoryview(graph)) if field == _GRAPH)
+    fields = list(read_fields(body))
+    weights = {_text(content, _TENSOR_NAME) for field, content in fields if field == _INITIALIZER}
+    blocks: dict[str, int] = {}
+    waiting: list[str] = []
+    for field, content in fields:
+        if field != _NODE:
+            continue
+        parts = [(part, bytes(value).decode()) for part, value in read_fields(content) if part in (1, 2, 3)]
+        waiting += [name for part, name in parts if part in (_NAME, _OUTPUT)]
+        anchor = _anchor([name for part, name in parts if part in (_INPUT, _OUTPUT)], weights)
+        if anchor is not None:
+            blocks |= dict.fromkeys(waiting, anchor)
+            waiting.clear()
+    return blocks | dict.fromkeys(waiting, -1)
+
+
+def group_layers(stage: str, layers: Sequence[LayerTime], blocks: Mapping[str, int]) -> Iterator[Layer]:
+    """Yield the layers of a graph, each in the block that most of its nodes are of, the later one of two.
+
+    A layer that an optimizer made and named itself is of the block before it, and one that spans blocks is of none.
+
+    Args:
+        stage: "denoise" or "fill".
+        layers: In order of execution.
+        blocks: As :func:`find_blocks` returns them.
+    """
+    whole = sum(layer.milliseconds for layer in layers) or 1.0
+    block = -1
+    for layer in layers:
+        found = Counter(blocks[node] for node in layer.nodes if node in blocks)
+        spans = layer.name.startswith(_RANGE) and len(found) > 1
+        if found:
+            block = max(found, key=lambda number: (found[number], number))
+        yield Layer(
+            stage, -1 if spans else block, layer.name, layer.operator, layer.milliseconds, layer.milliseconds / whole
+        )
+
+
+def describe_layers(layers: Sequence[Layer], backend: str) -> Iterator[str]:
+    """Yield what has to be known of layers to read them, as notes.
+
+    Args:
+        layers: Of a report.
+        backend: Name of what ran them.
+    """
+    if layers and backend == "tensorrt":
+        yield (
+            "layers were timed by TensorRT's profiler with a wait after each run, outside the captured CUDA graph: "
+            "together they take longer than a step"
+        )
+    opaque = [layer for layer in layers if layer.name.startswith(_RANGE)]
+    if opaque:
+        share = max(sum(layer.share for layer in opaque if layer.stage == stage) for stage in ("denoise", "fill"))
+        which = "layers are whole subgraphs that TensorRT does not open"
+        yield f"{len(opaque)} {which}, up to {100 * share:.0f} % of a graph"
+
+
+def _anchor(names: Sequence[str], weights: set[str]) -> int | None:
+    """Return the block that names of tensors tell, -1 for a weight outside the blocks, None where they tell nothing."""
+    for name in names:
+        found = _BLOCK.search(name)
+        if found:
+            return int(found[1] or found[2])
+    return -1 if any(name in weights and name.endswith((".weight", ".bias")) for name in names) else None
+
+
+def _text(message: memoryview, wanted: int) -> str:
+    return next((bytes(content).decode() for field, content in read_fields(message) if field == wanted), "")

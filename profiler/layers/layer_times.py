@@ -1,0 +1,50 @@
+"""How long each layer of a graph took, before it is known which block it is of; and the rollout that is timed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ...runtime.session.model import Model
+from ..measuring.measurement import Rollout
+from ..measuring.settings import Settings
+
+__all__ = ["LayerTime", "median_run", "roll"]
+
+_CHUNKS = 3
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """A layer of a loaded graph.
+
+    Attributes:
+        name: As the backend calls it.
+        operator: What it does, as the backend calls it.
+        milliseconds: Median of one run.
+        nodes: Nodes of the ONNX graph that it may stand for, by name; others than the graph's are ignored.
+    """
+
+    name: str
+    operator: str
+    milliseconds: float
+    nodes: tuple[str, ...]
+
+
+def median_run(runs: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return the median milliseconds by name; where there was more than one run, the first is left out."""
+    return {name: statistics.median(times[1:] or times) for name, times in runs.items()}
+
+
+def roll(model: Model, settings: Settings) -> None:
+    """Make a few chunks, so that every layer runs more than once; nothing is decoded.
+
+    Raises:
+        VdmrtError: The model fails.
+    """
+    rollout = Rollout(model, replace(settings, decoding="off"))
+    with rollout.session:
+        rollout.start()
+        for _ in range(_CHUNKS):
+            rollout.step()

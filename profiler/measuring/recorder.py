@@ -1,0 +1,181 @@
+"""The recorder: listens to one session, into memory that is allocated once, cheap enough to stay on in production."""
+
+from __future__ import annotations
+
+import threading
+import time
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ...runtime.session.chunk import Chunk
+from ...runtime.session.session import Session
+from ..analysis.statistics import Distribution
+
+__all__ = ["STAGES", "Recorder", "Span", "measure_union"]
+
+# What a span may be; "step" is one denoising step, "chunk" one autoregressive step.
+STAGES = ("chunk", "step", "noise", "fill", "scatter", "encode", "decode")
+_NUMBER = {stage: number for number, stage in enumerate(STAGES)}
+_MS = 1e-6  # of a nanosecond
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of time.
+
+    Attributes:
+        stage: One of :data:`STAGES`.
+        chunk: Number of the chunk; that of the next one for what comes before it.
+        step: Number of the denoising step, or -1.
+        begin_ms: On the host's clock, since the recorder was made.
+        end_ms: As ``begin_ms``.
+    """
+
+    stage: str
+    chunk: int
+    step: int
+    begin_ms: float
+    end_ms: float
+
+    @property
+    def milliseconds(self) -> float:
+        """How long it is."""
+        return self.end_ms - self.begin_ms
+
+
+class Recorder:
+    """An :class:`~vdmrt.runtime.session.session.Observer` of one session; one other thread may decode its last chunk.
+
+    Durations come from the chunk's :class:`~vdmrt.runtime.Timings` (device events on a GPU), where spans lie
+    comes from the host's clock.
+
+    Attributes:
+        distributions: Durations by stage; also "denoise" (all steps of a chunk), "host" (what is left of a chunk),
+            "idle" (between two denoising steps) and "arrival" (between two chunks).
+    """
+
+    def __init__(self, *, capacity: int = 4096) -> None:
+        """Allocate.
+
+        Args:
+            capacity: Durations of each stage, and spans of all stages, that are held exactly.
+
+        Raises:
+            ValueError: ``capacity`` is not positive.
+        """
+        extra = ("denoise", "host", "idle", "arrival", "enqueue")
+        self.distributions = {name: Distribution(capacity) for name in (*STAGES, *extra)}
+        self._stages = array("b", bytes(capacity))
+        self._chunks = array("q", bytes(8 * capacity))
+        self._steps = array("q", bytes(8 * capacity))
+        self._begins = array("q", bytes(8 * capacity))
+        self._ends = array("q", bytes(8 * capacity))
+        self._step_ends = array("q", bytes(8 * 4096))
+        self._origin = time.perf_counter_ns()
+        self._begun: dict[str, int] = dict.fromkeys((*STAGES, "denoise"), 0)
+        self._denoised = self._origin
+        self._decoding = 0
+        self._chunk = 0
+        self._lock = threading.Lock()
+        self._arrived = 0
+        self._spans = 0
+
+    def attach(self, session: Session) -> Recorder:
+        """Listen to ``session``; returns itself."""
+        session.observer = self
+        return self
+
+    def clear(self) -> None:
+        """Forget everything that was recorded."""
+        for distribution in self.distributions.values():
+            distribution.clear()
+        self._spans = self._arrived = 0
+
+    def now_ms(self) -> float:
+        """Return the time on the clock that spans are told in."""
+        return (time.perf_counter_ns() - self._origin) * _MS
+
+    def begin(self, stage: str) -> None:
+        """Hear that a stage begins."""
+        if stage == "decode":
+            self._decoding = self._chunk - 1
+        self._begun[stage] = time.perf_counter_ns()
+
+    def step(self, done: int) -> None:
+        """Hear that a denoising step is done."""
+        self._step_ends[(done - 1) % 4096] = time.perf_counter_ns()
+
+    def end(self, stage: str) -> None:
+        """Hear that a stage ended."""
+        now = time.perf_counter_ns()
+        begun = self._begun[stage]
+        if stage == "denoise":
+            self._denoised = now
+            return
+        self._record(stage, self._decoding if stage == "decode" else self._chunk, -1, begun, now)
+        if stage in ("encode", "decode"):
+            self.distributions[stage].record((now - begun) * _MS)
+
+    def finish(self, chunk: Chunk) -> None:
+        """Hear that a chunk is finished."""
+        now = time.perf_counter_ns()
+        timings, of = chunk.timings, self.distributions
+        steps = timings.denoise_ms
+        denoise_ms = sum(steps)
+        earlier = self._begun["denoise"]
+        for index, milliseconds in enumerate(steps):
+            of["step"].record(milliseconds)
+            end = self._step_ends[index % 4096]
+            # A device's clock is not the host's: no step begins before the one before it ended.
+            self._record("step", chunk.index, index, max(earlier, end - int(milliseconds * 1e6)), end)
+            earlier = end
+        for microseconds in getattr(timings, "enqueue_us", None) or ():
+            of["enqueue"].record(microseconds / 1e3)
+        of["denoise"].record(denoise_ms)
+        of["noise"].record(timings.noise_ms)
+        of["fill"].record(timings.fill_ms)
+        of["scatter"].record(timings.scatter_ms)
+        of["chunk"].record(timings.total_ms)
+        idle = (self._denoised - self._begun["denoise"]) * _MS - denoise_ms
+        of["idle"].record(max(0.0, idle) / len(steps))
+        stages_ms = timings.noise_ms + denoise_ms + timings.fill_ms + timings.scatter_ms
+        of["host"].record(max(0.0, timings.total_ms - stages_ms))
+        self._record("chunk", chunk.index, -1, min(self._begun["noise"], now - int(timings.total_ms * 1e6)), now)
+        if self._arrived and chunk.index:
+            of["arrival"].record((now - self._arrived) * _MS)
+        self._arrived = now
+        self._chunk = chunk.index + 1
+
+    def spans(self) -> list[Span]:
+        """Return the last spans, as many as the capacity holds, in the order in which they ended."""
+        return sorted(self._held(), key=lambda span: (span.end_ms, -span.begin_ms))
+
+    def _held(self) -> Iterator[Span]:
+        for index in range(min(self._spans, len(self._stages))):
+            yield Span(
+                STAGES[self._stages[index]],
+                self._chunks[index],
+                self._steps[index],
+                (self._begins[index] - self._origin) * _MS,
+                (self._ends[index] - self._origin) * _MS,
+            )
+
+    def _record(self, stage: str, chunk: int, step: int, begin: int, end: int) -> None:
+        with self._lock:
+            place = self._spans % len(self._stages)
+            self._spans += 1
+        self._stages[place] = _NUMBER[stage]
+        self._chunks[place] = chunk
+        self._steps[place] = step
+        self._begins[place] = begin
+        self._ends[place] = end
+
+
+def measure_union(spans: list[Span]) -> float:
+    """Return how many milliseconds at least one of the spans covers."""
+    covered, reached = 0.0, float("-inf")
+    for span in sorted(spans, key=lambda span: span.begin_ms):
+        covered += max(0.0, span.end_ms - max(span.begin_ms, reached))
+        reached = max(reached, span.end_ms)
+    return covered

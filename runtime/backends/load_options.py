@@ -1,0 +1,61 @@
+"""How a bundle is loaded: the arguments of :func:`vdmrt.load`, and the options of every command that loads one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...hosts import thread_count
+
+__all__ = ["BACKENDS", "LoadOptions", "gpu_index"]
+
+BACKENDS = ("tensorrt", "onnxruntime")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How a bundle is loaded.
+
+    Attributes:
+        backend: "auto" or one of :data:`BACKENDS`.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: Of the graphs; None takes what :mod:`vdmrt.bundle.resolution` says.
+        threads: Threads of the CPU provider, at most one for each CPU that the process may use; None takes as many.
+        cuda_graph: Whether denoising steps on a GPU are captured once and replayed.
+        trust_plans: Whether TensorRT plans may be loaded that this user did not build.
+        lean_runtime: TensorRT's library for version-compatible plans of another release.
+        use_engine: Whether ONNX Runtime's CPU provider runs the graphs of an engine that fits.
+    """
+
+    backend: str = "auto"
+    device: str = "auto"
+    precision: str | None = None
+    threads: int | None = None
+    cuda_graph: bool = True
+    trust_plans: bool = False
+    lean_runtime: Path | None = None
+    use_engine: bool = True
+
+    def __post_init__(self) -> None:
+        if self.backend not in ("auto", *BACKENDS):
+            raise ValueError(f"backend must be auto or one of {', '.join(BACKENDS)}, got {self.backend!r}")
+        gpu_index(self.device)
+        if (self.backend, self.device) == ("tensorrt", "cpu"):
+            raise ValueError("the backend tensorrt runs on a GPU only, got the device cpu; take cuda, or onnxruntime")
+        if self.threads is not None:  # counting CPUs reads files, which importing the commands must not
+            thread_count(self.threads)
+
+
+def gpu_index(device: str) -> int | None:
+    """Return the GPU's number, or None for "cpu" and "auto".
+
+    Raises:
+        ValueError: It is no device.
+    """
+    if device in ("auto", "cpu"):
+        return None
+    match = re.fullmatch(r"cuda(?::(\d{1,4}))?", device, re.ASCII)
+    if match is None:
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
+    return int(match[1] or 0)

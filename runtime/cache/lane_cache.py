@@ -1,0 +1,248 @@
+"""The cache of a lane: slab, staging buffer and cross-frame context, and the pitched copies between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...bundle import Geometry, Graph, TensorSpec
+from ...errors import SessionError
+from .._core import Device, Ring
+from ..device.arrays import Array
+from .cache_block import BlockShape, CacheBlock, allocated_nbytes
+
+__all__ = ["LaneCache", "lane_cache_nbytes"]
+
+
+class LaneCache:
+    """The slab [L, 2, B, S·H, K·d], where fills put a chunk before it is scattered, and the cross-frame context.
+
+    Slots never move: a scatter is one pitched copy of a request's rows, or two where the ring wraps.
+    """
+
+    def __init__(self, device: Device, geometry: Geometry, graphs: Mapping[str, Graph]) -> None:
+        """Allocate everything, all zero.
+
+        Args:
+            device: Where.
+            geometry: Every size.
+            graphs: Rows of model.json of "fill" and "denoise".
+
+        Raises:
+            DeviceError: The device has not enough memory. Nothing stays allocated.
+        """
+        g = geometry
+        self._device = device
+        self._geometry = g
+        self._blocks: list[CacheBlock] = []
+        self._dtype = _storage(graphs["fill"].outputs, "present_k.0")
+        self._context: CacheBlock | None = None
+        self._spare_context: CacheBlock | None = None
+        try:
+            self._slab = self._allocate(_slots_shape(g, g.rows, g.slots), self._dtype)
+            self._staging = self._allocate(_slots_shape(g, g.rows_per_request, g.chunk_frames), self._dtype)
+            if g.context is not None:
+                # Floating point also beside a quantised cache.
+                self._context_dtype = _storage(graphs["fill"].outputs, "context_k.0")
+                self._context = self._allocate(_context_shape(g, g.rows), self._context_dtype)
+                # Where a fill's context goes when the session keeps an earlier one.
+                self._spare_context = self._allocate(_context_shape(g, g.rows_per_request), self._context_dtype)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the KV cache: 2·L·K·B·S·C elements."""
+        return self._slab.nbytes
+
+    @property
+    def has_context(self) -> bool:
+        """Whether the model has cross-frame attention."""
+        return self._context is not None
+
+    def denoise_addresses(self) -> dict[str, int]:
+        """Return the addresses of the denoise graph's tensors that lie here."""
+        context = self._context.addresses("context", 0) if self._context is not None else {}
+        return {**self._slab.addresses("past", 0), **context}
+
+    def fill_addresses(self, request: int, keep_context: bool) -> dict[str, int]:
+        """Return the addresses of the fill graph's tensors that lie here, for one request."""
+        row = self.first_row(request)
+        context = self._spare_context if keep_context else self._context
+        return {
+            **self._slab.addresses("past", row),
+            **self._staging.addresses("present", 0),
+            **(context.addresses("context", 0 if keep_context else row) if context is not None else {}),
+        }
+
+    def first_row(self, request: int) -> int:
+        """Return a request's first transformer row."""
+        return request * self._geometry.rows_per_request
+
+    def clear(self, request: int) -> None:
+        """Zero a request's slots and context: invisible slots hold zeros, because 0 × NaN is NaN."""
+        for block in (self._slab, self._context):
+            if block is not None:
+                block.clear(self.first_row(request), self._geometry.rows_per_request)
+
+    def scatter(self, request: int, ring: Ring, count: int) -> None:
+        """Copy the first ``count`` staged latent frames into the slots that come next in ``ring``."""
+        self._copy_slots(request, ring, count, self._staging, into_slots=True)
+
+    @property
+    def device(self) -> Device:
+        """Where everything lies."""
+        return self._device
+
+    @property
+    def undo_nbytes(self) -> int:
+        """Bytes that :meth:`slots_block` and :meth:`context_block` allocate together."""
+        g = self._geometry
+        slots = allocated_nbytes(_slots_shape(g, g.rows_per_request, g.chunk_frames), self._dtype)
+        if self._context is None:
+            return slots
+        return slots + allocated_nbytes(_context_shape(g, g.rows_per_request), self._context_dtype)
+
+    def slots_block(self) -> CacheBlock:
+        """Allocate a block for what a chunk overwrites, to be closed by the caller.
+
+        Raises:
+            DeviceError: The device has not that much memory.
+        """
+        g = self._geometry
+        return CacheBlock(self._device, _slots_shape(g, g.rows_per_request, g.chunk_frames), self._dtype)
+
+    def context_block(self) -> CacheBlock | None:
+        """Allocate a block for one request's context, to be closed by the caller; None where there is none.
+
+        Raises:
+            DeviceError: The device has not that much memory.
+        """
+        g = self._geometry
+        if self._context is None:
+            return None
+        return CacheBlock(self._device, _context_shape(g, g.rows_per_request), self._context_dtype)
+
+    def save(self, request: int, ring: Ring, count: int, slots: CacheBlock, context: CacheBlock | None) -> None:
+        """Copy to blocks what a fill of ``count`` latent frames is about to overwrite."""
+        self._copy_slots(request, ring, count, slots, into_slots=False)
+        self._copy_context(request, context, into_lane=False)
+
+    def restore(self, request: int, ring: Ring, count: int, slots: CacheBlock, context: CacheBlock | None) -> None:
+        """Copy back what :meth:`save` saved; ``ring`` stands where it stood then."""
+        self._copy_slots(request, ring, count, slots, into_slots=True)
+        self._copy_context(request, context, into_lane=True)
+
+    def read(self, request: int) -> Array:
+        """Return a copy of a request's cache, [L, 2, rows_per_request, S·H, K, d]."""
+        return self._framed(self._slab.read(self.first_row(request), self._geometry.rows_per_request))
+
+    def view(self, request: int) -> Array:
+        """Return a view of a request's cache in host memory, as :meth:`read`.
+
+        Raises:
+            RuntimeError: The lane is on a GPU.
+        """
+        row = self.first_row(request)
+        return self._framed(self._slab.view()[:, :, row : row + self._geometry.rows_per_request])
+
+    def read_context(self, request: int) -> Array:
+        """Return a copy of a request's cross-frame context, [L, 2, rows_per_request, H, P·S, d].
+
+        Raises:
+            SessionError: The model has none.
+        """
+        if self._context is None:
+            raise SessionError("the model has no cross-frame attention, so there is no context")
+        return self._framed(self._context.read(self.first_row(request), self._geometry.rows_per_request))
+
+    def write(self, request: int, cache: Array, context: Array | None) -> None:
+        """Set a request's cache and context, shaped as they are read; complete on return."""
+        self._slab.write(self.first_row(request), cache)
+        if self._context is not None and context is not None:
+            self._context.write(self.first_row(request), context)
+
+    def close(self) -> None:
+        """Free all memory, whatever fails. Closing twice is allowed.
+
+        Raises:
+            DeviceError: A call failed; everything was given back all the same.
+        """
+        first: Exception | None = None
+        while self._blocks:
+            try:
+                self._blocks.pop().close()
+            except Exception as error:
+                first = first or error
+        if first is not None:
+            raise first
+
+    def _allocate(self, shape: BlockShape, dtype: str) -> CacheBlock:
+        self._blocks.append(CacheBlock(self._device, shape, dtype))
+        return self._blocks[-1]
+
+    def _copy_slots(self, request: int, ring: Ring, count: int, block: CacheBlock, *, into_slots: bool) -> None:
+        g, slab = self._geometry, self._slab
+        frame = g.head_size * slab.dtype.itemsize
+        rows = slab.address + self.first_row(request) * slab.row_nbytes
+        for slot, first, length in ring.segments(count):
+            places = [(rows + slot * frame, slab), (block.address + first * frame, block)]
+            (destination, to), (source, of) = places if into_slots else reversed(places)
+            self._device.copy_3d(
+                destination,
+                source,
+                width=length * frame,
+                height=g.rows_per_request * g.tokens_per_frame * g.heads,
+                depth=2 * g.layers,
+                destination_pitch=to.pitch,
+                destination_height=to.plane_lines,
+                source_pitch=of.pitch,
+                source_height=of.plane_lines,
+            )
+
+    def _copy_context(self, request: int, block: CacheBlock | None, *, into_lane: bool) -> None:
+        if self._context is None or block is None:
+            return
+        rows = self._context.address + self.first_row(request) * self._context.row_nbytes
+        places = [(rows, self._context), (block.address, block)]
+        (destination, to), (source, of) = places if into_lane else reversed(places)
+        self._device.copy_3d(
+            destination,
+            source,
+            width=of.pitch,
+            height=self._geometry.rows_per_request * self._geometry.heads,
+            depth=2 * self._geometry.layers,
+            destination_pitch=to.pitch,
+            destination_height=to.plane_lines,
+            source_pitch=of.pitch,
+            source_height=of.plane_lines,
+        )
+
+    def _framed(self, block: Array) -> Array:
+        """Split the last axis of a block into frames (or tokens) and channels."""
+        framed: Array = block.reshape(*block.shape[:-1], -1, self._geometry.head_size)
+        return framed
+
+
+def lane_cache_nbytes(geometry: Geometry, graphs: Mapping[str, Graph]) -> int:
+    """Return the bytes that a lane's cache allocates: slab, staging buffer and cross-frame context."""
+    g, outputs = geometry, graphs["fill"].outputs
+    dtype = _storage(outputs, "present_k.0")
+    nbytes = allocated_nbytes(_slots_shape(g, g.rows, g.slots), dtype)
+    nbytes += allocated_nbytes(_slots_shape(g, g.rows_per_request, g.chunk_frames), dtype)
+    if g.context is not None:
+        dtype = _storage(outputs, "context_k.0")
+        nbytes += sum(allocated_nbytes(_context_shape(g, rows), dtype) for rows in (g.rows, g.rows_per_request))
+    return nbytes
+
+
+def _slots_shape(g: Geometry, rows: int, frames: int) -> BlockShape:
+    return (g.layers, 2, rows, g.tokens_per_frame * g.heads, frames * g.head_size)
+
+
+def _context_shape(g: Geometry, rows: int) -> BlockShape:
+    return (g.layers, 2, rows, g.heads, g.context_frames * g.tokens_per_frame * g.head_size)
+
+
+def _storage(specs: tuple[TensorSpec, ...], name: str) -> str:
+    return next(spec.storage for spec in specs if spec.name == name)

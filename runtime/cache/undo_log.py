@@ -1,0 +1,119 @@
+"""What the last cache fills of a session overwrote, so that they can be taken back."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from ...bundle import format_count
+from ...errors import SessionError
+from .._core import Ring
+from ..device.memory_limits import free_nbytes, require_memory
+from .cache_block import CacheBlock
+from .lane_cache import LaneCache
+
+__all__ = ["UndoLog"]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One cache fill: where the session stood before it, how many frames it wrote, and which place holds them."""
+
+    written: int
+    chunks: int
+    count: int
+    place: int
+
+
+class UndoLog:
+    """The slots and the context that the last ``depth`` cache fills overwrote. Allocated at once, then used in turn.
+
+    Attributes:
+        depth: Cache fills that can be taken back at most.
+        nbytes: Bytes of device memory.
+    """
+
+    def __init__(self, cache: LaneCache, request: int, slots: int, depth: int) -> None:
+        """Allocate places for ``depth`` cache fills of a request whose ring has ``slots`` slots.
+
+        Raises:
+            DeviceError: The device has not that much memory. Nothing is allocated.
+        """
+        _check_memory(cache, depth)
+        self.depth = depth
+        self._cache = cache
+        self._request = request
+        self._slots = slots
+        self._entries: deque[_Entry] = deque(maxlen=depth)
+        self._places: list[tuple[CacheBlock, CacheBlock | None]] = []
+        self._next = 0
+        with ExitStack() as undo:
+            for _ in range(depth):
+                place = cache.slots_block()
+                undo.callback(place.close)
+                context = cache.context_block()
+                if context is not None:
+                    undo.callback(context.close)
+                self._places.append((place, context))
+            self._close = undo.pop_all()
+        self.nbytes = sum(block.nbytes for place in self._places for block in place if block is not None)
+
+    def __len__(self) -> int:
+        """Return how many cache fills can be taken back now."""
+        return len(self._entries)
+
+    def save(self, ring: Ring, count: int, chunks: int) -> None:
+        """Put what the next fill of ``count`` latent frames overwrites into the oldest place; ``chunks`` were made."""
+        if self.depth == 0:
+            return
+        place = self._next
+        self._next = (place + 1) % self.depth
+        if len(self._entries) == self.depth:
+            self._entries.popleft()  # its place is being written
+        self._cache.save(self._request, ring, count, *self._places[place])
+        self._entries.append(_Entry(ring.written, chunks, count, place))
+
+    def undo(self, fills: int) -> tuple[Ring, int]:
+        """Take back the last ``fills`` cache fills.
+
+        Returns:
+            The ring and the number of chunks of the session as they were before.
+
+        Raises:
+            ValueError: ``fills`` is not positive.
+            SessionError: There are not that many.
+        """
+        if fills < 1:
+            raise ValueError(f"chunks must be at least 1, got {fills}")
+        if fills > len(self._entries):
+            way_out = f"make the session with rollback_chunks={fills}" if fills > self.depth else "start anew"
+            raise SessionError(
+                f"wanted to roll back {format_count(fills, 'chunk')}, and the log of rollback_chunks={self.depth} "
+                f"holds {len(self._entries)}; {way_out}, or go on from a snapshot"
+            )
+        for entry in list(self._entries)[: -fills - 1 : -1]:  # the last first
+            self._cache.restore(self._request, self._ring_before(entry), entry.count, *self._places[entry.place])
+        first = self._entries[-fills]
+        for _ in range(fills):
+            self._entries.pop()
+        self._next = first.place
+        return self._ring_before(first), first.chunks
+
+    def _ring_before(self, entry: _Entry) -> Ring:
+        return Ring(self._slots, written=entry.written)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+
+    def close(self) -> None:
+        """Free the memory. Closing twice is allowed."""
+        self._close.close()
+
+
+def _check_memory(cache: LaneCache, depth: int) -> None:
+    if depth > 0:
+        most = free_nbytes(cache.device) // cache.undo_nbytes
+        what = f"the log of rollback_chunks={depth}"
+        require_memory(cache.device, depth * cache.undo_nbytes, what, f"at most rollback_chunks={most} fits")

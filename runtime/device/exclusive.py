@@ -1,0 +1,72 @@
+"""Who may use a session: one caller at a time, and nobody once it is closed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ...errors import SessionError
+
+__all__ = ["Exclusive"]
+
+_ELSEWHERE = "the session is in use in another thread; give each thread a session of its own"
+_INSIDE = (
+    "the session is busy: this was called from its own on_step callback or observer; let that return first, "
+    "or raise an exception in it to cancel the chunk"
+)
+
+
+class Exclusive:
+    """Held by whoever uses a session; nobody waits for it."""
+
+    __slots__ = ("_closed", "_holder")
+
+    def __init__(self) -> None:
+        self._holder: dict[int, tuple[int, object]] = {}  # at 0 the holder's token, which begins with its thread
+        self._closed: str | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed is not None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep everybody else out, also of a session that is closed.
+
+        Raises:
+            SessionError: The session is in use, in another thread or by the call that this one comes from.
+        """
+        # With a lock, a signal between acquire() and try would leave it held for ever. The token is put down inside of
+        # the try, by one atomic call. Python handles signals after calls, and taking the token away needs none. What is
+        # left are contextlib's own lines before and after the block: interrupted there, the token is taken away when
+        # the exception and with it this generator is freed.
+        token = (threading.get_ident(), object())
+        try:
+            holder = self._holder.setdefault(0, token)
+            if holder is not token:
+                raise SessionError(_INSIDE if holder[0] == token[0] else _ELSEWHERE)
+            yield
+        finally:
+            if self._holder == {0: token}:
+                del self._holder[0]
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Keep everybody else out of an open session.
+
+        Raises:
+            SessionError: As :meth:`held`.
+            RuntimeError: The session is closed.
+        """
+        with self.held():
+            if self._closed is not None:
+                raise RuntimeError(self._closed)
+            yield
+
+    def close(self, sentence: str) -> bool:
+        """Close the session; later uses raise RuntimeError with ``sentence``. Returns whether it was open."""
+        was_open = self._closed is None
+        self._closed = self._closed or sentence
+        return was_open

@@ -1,0 +1,120 @@
+"""The random numbers of a session: drawn from its seed, and on a GPU a chunk ahead while the device denoises."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .._core import (
+    INITIAL_NOISE,
+    PREFIX_NOISE,
+    STEP_NOISE,
+    fill_normal,
+)
+from ..device.array_input import ArrayInput
+
+__all__ = ["Noise", "NoiseSource"]
+
+Latents = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, repr=False)
+class Noise:
+    """Random numbers given by the caller instead of drawn from the seed; None draws.
+
+    Attributes:
+        initial: What the chunk starts from, [T, c, h, w].
+        steps: What each denoising step adds, in the order run, [steps, T, c, h, w].
+        prefix: What perturbs clean latent frames before they are cached, [n, c, h, w].
+    """
+
+    initial: ArrayInput | None = None
+    steps: ArrayInput | None = None
+    prefix: ArrayInput | None = None
+
+    def __repr__(self) -> str:
+        sources = (f"{name}={'drawn' if value is None else 'given'}" for name, value in vars(self).items())
+        return f"Noise({', '.join(sources)})"
+
+
+class NoiseSource:
+    """Standard normals keyed by seed, absolute latent frame, denoising step and kind; see ``_core.fill_normal``.
+
+    Attributes:
+        seed: What everything is drawn from.
+    """
+
+    def __init__(self, seed: int, shape: tuple[int, ...], steps: int, place: Latents | None) -> None:
+        """Prepare to draw.
+
+        Args:
+            seed: 0 <= seed < 2**64.
+            shape: Of a chunk, [T, c, h, w].
+            steps: Denoising steps that take noise.
+            place: Where their noise goes, float32 [N >= steps, T, c, h, w]; None for a deterministic sampler.
+        """
+        self.seed = seed
+        self._initial = np.empty(shape, np.float32)
+        self._place = None if place is None else place[:steps]
+        self._held: int | None = None  # the frame that `_initial` and `_place` were drawn for
+        self._worker: ThreadPoolExecutor | None = None
+        self._pending: Future[None] | None = None
+
+    def chunk(self, first: int) -> Latents:
+        """Have the noise of the chunk that begins at latent frame ``first``.
+
+        Returns:
+            What the chunk starts from, [T, c, h, w]; valid until the next call. The steps' noise lies in its place.
+        """
+        self._settle()
+        if self._held != first:
+            self._draw_chunk(first)
+        return self._initial
+
+    def blank(self) -> Latents:
+        """Return the place of :meth:`chunk`'s result, to be written by the caller with numbers of his own."""
+        self.forget()
+        return self._initial
+
+    def chunk_ahead(self, first: int) -> None:
+        """Begin to draw for the chunk at ``first`` in another thread; :meth:`chunk` waits for it."""
+        self._settle()
+        self._worker = self._worker or ThreadPoolExecutor(1, thread_name_prefix="vdmrt-noise")
+        self._pending = self._worker.submit(self._draw_chunk, first)
+
+    def prefix(self, first: int, like: Latents) -> Latents:
+        """Draw what perturbs clean latent frames from ``first`` on, [n, c, h, w]."""
+        drawn = np.empty_like(like)
+        self._draw(drawn, first=first, step=0, kind=PREFIX_NOISE)
+        return drawn
+
+    def forget(self) -> None:
+        """Let go of what was drawn: its place was written by someone else."""
+        self._settle()
+        self._held = None
+
+    def close(self) -> None:
+        """Stop the thread. Closing twice is allowed."""
+        if self._worker is not None:
+            self._worker.shutdown(wait=True)
+
+    def _settle(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _draw_chunk(self, first: int) -> None:
+        self._held = None
+        self._draw(self._initial, first=first, step=0, kind=INITIAL_NOISE)
+        if self._place is not None:
+            for step, frames in enumerate(self._place):
+                self._draw(frames, first=first, step=step, kind=STEP_NOISE)
+        self._held = first
+
+    def _draw(self, frames: Latents, *, first: int, step: int, kind: int) -> None:
+        """Draw normals for consecutive latent frames into a contiguous array [n, c, h, w]."""
+        for offset, frame in enumerate(frames):
+            fill_normal(frame.ctypes.data, frame.size, seed=self.seed, frame=first + offset, step=step, kind=kind)

@@ -1,0 +1,3 @@
+"""Models, lanes and sessions: from a loaded bundle to chunks of latents."""
+
+from __future__ import annotations

@@ -1,0 +1,140 @@
+"""Between pictures and latents, by the bundle's two codec graphs."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ... import bundle as _bundle
+from ...errors import TensorMismatchError
+from .._core import Device
+from ..backends.backend import Backend
+from ..device.arrays import TensorBlock, checked_array
+
+__all__ = ["PictureCodec"]
+
+Pictures = npt.NDArray[np.uint8]
+
+
+class PictureCodec:
+    """Encodes pictures to latents and decodes latents to pictures. Several threads may share it; nothing can be set."""
+
+    __slots__ = ("_decode", "_encode", "_kind", "_picture_size", "_undo")
+
+    def __init__(self, backend: Backend, bundle: _bundle.Bundle, codec: _bundle.Codec) -> None:
+        self._kind = codec.kind
+        self._picture_size = codec.picture_size
+        # A queue of its own, so that decoding one chunk overlaps denoising the next.
+        device = backend.open_device()
+        with ExitStack() as undo:
+            self._encode = _Stage(backend, device, bundle, "vae_encode", codec.encode)
+            undo.callback(self._encode.close)
+            self._decode = _Stage(backend, device, bundle, "vae_decode", codec.decode)
+            undo.callback(self._decode.close)
+            self._undo = undo.pop_all()
+
+    def __repr__(self) -> str:
+        return f"PictureCodec({self.kind!r}, picture_size={self.picture_size})"
+
+    @property
+    def kind(self) -> str:
+        """Either "preview" for the fixed map without a VAE or "vae" for a trained one."""
+        return self._kind
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of a pixel frame."""
+        return self._picture_size
+
+    def encode(self, pictures: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Encode ``pictures``, uint8 [n, height, width, 3], to latents, float32 [n, c, h, w].
+
+        Raises:
+            TensorMismatchError: Dtype or size differ.
+            RuntimeError: The codec is closed.
+        """
+        wanted = (*self.picture_size, 3)
+        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1:] != wanted:
+            found = f"{pictures.dtype} {list(pictures.shape)}"
+            raise TensorMismatchError(
+                "pictures",
+                f"wanted uint8 [n, {wanted[0]}, {wanted[1]}, 3], found {found}; cut and resize them with "
+                "vdmrt.media.fit_pictures(pictures, model.codec.picture_size)",
+            )
+        planes = pictures.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0
+        return self._encode.run(planes)
+
+    def decode(self, latents: npt.NDArray[np.float32]) -> Pictures:
+        """Decode ``latents``, float32 [n, c, h, w], to pictures, uint8 [n, height, width, 3].
+
+        Raises:
+            TensorMismatchError: Shape, dtype or values are not what the codec takes.
+            RuntimeError: The codec is closed.
+        """
+        shape = self._decode.item_shape
+        planes = self._decode.run(checked_array("latents", latents, (None, *shape), "n, c, h, w"))
+        levels = np.clip((planes + 1.0) * 127.5, 0.0, 255.0).round().astype(np.uint8)
+        return np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
+
+    def close(self) -> None:
+        """Free all memory, once what other threads encode and decode is done. Closing twice is allowed."""
+        self._undo.close()
+
+
+class _Stage:
+    """One codec graph: [batch, ...] in, [batch, ...] out, the last batch padded. Several threads may share it.
+
+    Attributes:
+        item_shape: Shape of one item of the input's batch.
+    """
+
+    def __init__(
+        self, backend: Backend, device: Device, bundle: _bundle.Bundle, stage: str, graph: _bundle.Graph
+    ) -> None:
+        (source,), (target,) = graph.inputs, graph.outputs
+        self.item_shape = source.shape[1:]
+        self._lock = threading.Lock()
+        self._closed = False
+        with ExitStack() as undo:
+            program = backend.load(bundle, stage, graph)
+            undo.callback(program.close)
+            self._tensors = TensorBlock(device, (source, target))
+            undo.callback(self._tensors.close)
+            nbytes = program.scratch_nbytes
+            scratch = device.allocate(nbytes) if nbytes else None
+            if scratch is not None:
+                undo.callback(scratch.close)
+            context = program.create_context(device, scratch.address if scratch is not None else 0)
+            undo.callback(context.close)
+            self._call = context.bind(self._tensors.addresses())
+            self._undo = undo.pop_all()
+        self._names = source.name, target.name
+
+    def run(self, items: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(
+                    "the codec is closed, with the model that it belonged to; take pictures before the model is "
+                    "closed, or load it again for model.codec"
+                )
+            source, target = (self._tensors[name] for name in self._names)
+            out = np.empty((len(items), *target.shape[1:]), np.float32)
+            for first in range(0, len(items), len(source)):
+                part = items[first : first + len(source)]
+                source[: len(part)] = part
+                self._tensors.upload(self._names[0])
+                self._call.enqueue()
+                self._tensors.download(self._names[1])
+                out[first : first + len(part)] = target[: len(part)]
+            return out
+
+    def close(self) -> None:
+        with self._lock:  # what is being decoded is finished first
+            if not self._closed:
+                self._closed = True
+                del self._call, self._tensors  # with them goes the queue, while chunks still know the codec
+                self._undo.close()

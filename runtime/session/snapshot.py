@@ -1,0 +1,261 @@
+"""A session's whole state, to go on from later, elsewhere, or twice: a JSON header and tensors, as safetensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...bundle import Geometry, Graph, replaced_file
+from ...errors import SessionError
+from ..device.arrays import Array
+from .session_settings import SessionSettings
+
+__all__ = ["Snapshot", "SnapshotForm", "read_snapshot"]
+
+_SCHEMA = 2  # 1 had no checksum
+# Of the entries of safetensors' metadata: the header as JSON, and the SHA-256 of header and tensors.
+_KEY, _CHECKSUM = "vdmrt_snapshot", "vdmrt_sha256"
+_MAX_WRITTEN = 2**48  # of the random numbers
+
+
+@dataclass(frozen=True)
+class SnapshotForm:
+    """What a model can restore.
+
+    Attributes:
+        precision: Of the graphs that run.
+        graphs_sha256: Of these graphs and their weights.
+        tensors: Dtype and shape of each tensor by name.
+        slots: Of the ring.
+    """
+
+    precision: str
+    graphs_sha256: str
+    tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+    slots: int
+
+    @classmethod
+    def of(cls, geometry: Geometry, fill: Graph, precision: str, graphs_sha256: str) -> SnapshotForm:
+        """Derive it from the sizes and the fill graph of a bundle."""
+        g, dtypes = geometry, {spec.name: np.dtype(spec.storage) for spec in fill.outputs}
+        rows, tokens = g.rows_per_request, g.tokens_per_frame
+        shape = (g.layers, 2, rows, tokens * g.heads, g.slots, g.head_size)
+        tensors: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {"cache": (dtypes["present_k.0"], shape)}
+        if g.context is not None:
+            columns = g.context_frames * tokens
+            tensors["context"] = (dtypes["context_k.0"], (g.layers, 2, rows, g.heads, columns, g.head_size))
+        if g.text_width:
+            single: np.dtype[Any] = np.dtype(np.float32)
+            tensors["text"] = (single, (rows, g.text_tokens, g.text_width))
+            tensors["text_mask"] = (single, (rows, g.text_tokens))
+        return cls(precision, graphs_sha256, tensors, g.slots)
+
+
+@dataclass(frozen=True, repr=False)
+class Snapshot:
+    """Where a session stood. Made by :meth:`Session.snapshot`, taken by :meth:`Model.restore`.
+
+    Attributes:
+        precision: Of the graphs that ran.
+        graphs_sha256: Of these graphs and their weights.
+        written: Latent frames that entered the cache so far.
+        chunks: Chunks made so far.
+        settings: Of the session.
+        tensors: "cache", and "context", "text" and "text_mask" where the model has them.
+    """
+
+    precision: str
+    graphs_sha256: str
+    written: int
+    chunks: int
+    settings: SessionSettings
+    tensors: Mapping[str, Array]
+
+    def __repr__(self) -> str:
+        nbytes = sum(tensor.nbytes for tensor in self.tensors.values())
+        return (
+            f"Snapshot(precision={self.precision!r}, seed={self.settings.seed}, written={self.written}, "
+            f"chunks={self.chunks}, tensors={nbytes} bytes)"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a file that :meth:`Model.restore` reads, with a checksum of all of it.
+
+        It is written whole or not at all, over a regular file that is there; a link keeps pointing at its file.
+
+        Raises:
+            SessionError: The file cannot be written, or the path is something other than a regular file.
+        """
+        from safetensors.numpy import save  # only where snapshots are written
+
+        fields = {"schema": _SCHEMA, **{field: getattr(self, field) for field in _HEADER}}
+        header = json.dumps({**fields, "settings": dataclasses.asdict(self.settings)})
+        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in self.tensors.items()}
+        with replaced_file(path, fail=SessionError) as file:
+            file.write(save(tensors, metadata={_KEY: header, _CHECKSUM: _checksum(header, tensors)}))
+        return Path(path)
+
+    def check(self, form: SnapshotForm, source: str) -> None:
+        """Hold it against what a model can restore.
+
+        Raises:
+            SessionError: It is of another bundle or precision, a tensor differs, or a number is out of range.
+        """
+        _check_origin(self.precision, self.graphs_sha256, form, source)
+        _check_tensors({name: (one.dtype, one.shape) for name, one in self.tensors.items()}, form, source)
+        for name, tensor in self.tensors.items():
+            if not _is_finite(tensor):
+                raise SessionError(f"{source}: '{name}' holds NaN or Inf; take the snapshot again")
+
+
+def _is_finite(tensor: Array) -> bool:
+    if tensor.dtype == np.uint8:  # E4M3, which has no Inf and whose NaN has every bit but the sign
+        return not bool((tensor & 0x7F == 0x7F).any())
+    return tensor.dtype.kind != "f" or bool(np.isfinite(tensor).all())
+
+
+def _checksum(header: str, tensors: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype.str} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.data)
+    return digest.hexdigest()
+
+
+_HEADER = ("precision", "graphs_sha256", "written", "chunks")
+
+
+def read_snapshot(path: str | os.PathLike[str], form: SnapshotForm) -> Snapshot:
+    """Read a snapshot; header and sizes are checked before any tensor is read, and the checksum after.
+
+    Raises:
+        SessionError: There is no such file, it is truncated or foreign, or it does not fit the model.
+    """
+    from safetensors import SafetensorError, safe_open  # only where snapshots are read
+
+    source = str(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise SessionError(f"{source}: wanted a snapshot, found something that is not a regular file")
+    try:
+        with safe_open(source, framework="np") as file:
+            metadata = file.metadata() or {}
+            header = _read_header(metadata, source)
+            _check_origin(header["precision"], header["graphs_sha256"], form, source)
+            _check_tensors(_listed(file), form, source)
+            tensors = {name: file.get_tensor(name) for name in form.tensors}
+    except FileNotFoundError as error:
+        raise SessionError(f"{source}: there is no such snapshot") from error
+    except (SafetensorError, OSError) as error:
+        raise SessionError(
+            f"{source}: wanted a snapshot, found a part of one or something else ({error}); take it again with "
+            "session.snapshot().save()"
+        ) from error
+    _check_checksum(metadata, tensors, source)
+    settings = SessionSettings(**header.pop("settings"))
+    return Snapshot(settings=settings, tensors=tensors, **{field: header[field] for field in _HEADER})
+
+
+def _listed(file: Any) -> dict[str, tuple[np.dtype[Any] | str, tuple[int, ...]]]:
+    names: dict[str, np.dtype[Any]] = {
+        "F32": np.dtype(np.float32),
+        "F16": np.dtype(np.float16),
+        "I8": np.dtype(np.int8),
+        "U8": np.dtype(np.uint8),
+    }
+    found: dict[str, tuple[np.dtype[Any] | str, tuple[int, ...]]] = {}
+    for name in file.keys():
+        piece = file.get_slice(name)
+        dtype = str(piece.get_dtype())
+        found[name] = (names.get(dtype, dtype), tuple(piece.get_shape()))
+    return found
+
+
+def _check_checksum(metadata: Mapping[str, str], tensors: Mapping[str, Array], source: str) -> None:
+    found, wanted = _checksum(metadata[_KEY], tensors), metadata.get(_CHECKSUM, "none")
+    if found != wanted:
+        raise SessionError(
+            f"{source}: its checksum is {wanted[:12]}, and its content has {found[:12]}: it was altered or damaged; "
+            "take the snapshot again (to go another way from it, model.restore(snapshot, seed=...))"
+        )
+
+
+def _read_header(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
+    try:
+        header: dict[str, Any] = json.loads(metadata[_KEY])
+    except (KeyError, ValueError) as error:
+        raise SessionError(f"{source}: is safetensors, but no snapshot of a session") from error
+    found = header.get("schema") if isinstance(header, dict) else None
+    if found != _SCHEMA:
+        raise SessionError(
+            f"{source}: wanted a snapshot of schema {_SCHEMA}, which has a checksum, found {found!r}; take it again"
+        )
+    for path, fits in _FIELDS.items():
+        value: Any = header
+        for key in path.split("."):
+            value = value.get(key, ...) if isinstance(value, dict) else ...
+        if not fits(value):
+            shown = "nothing" if value is ... else repr(value)
+            raise SessionError(f"{source}: its header has {shown} as {path}; take the snapshot again")
+    if header["settings"].keys() != {field.name for field in dataclasses.fields(SessionSettings)}:
+        raise SessionError(f"{source}: its header has settings of another version; take the snapshot again")
+    return header
+
+
+def _is_count(value: Any, end: int) -> bool:
+    return type(value) is int and 0 <= value < end
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+_FIELDS = {
+    "precision": lambda value: isinstance(value, str),
+    "graphs_sha256": lambda value: isinstance(value, str),
+    "written": lambda value: _is_count(value, _MAX_WRITTEN) and value > 0,
+    "chunks": lambda value: _is_count(value, _MAX_WRITTEN),
+    "settings.seed": lambda value: _is_count(value, 2**64),
+    "settings.sampler": lambda value: isinstance(value, str),
+    "settings.steps": lambda value: _is_count(value, 2**31),
+    "settings.guidance": lambda value: value is None or _is_number(value),
+    "settings.prefix_noise": lambda value: value is None or _is_count(value, 2**31),
+    "settings.eta": _is_number,
+    "settings.shift": _is_number,
+}
+
+
+def _check_origin(precision: str, graphs_sha256: str, form: SnapshotForm, source: str) -> None:
+    if precision != form.precision:
+        raise SessionError(
+            f"{source}: was taken at precision {precision!r}, and this model runs {form.precision!r}; "
+            f"load the bundle with precision={precision!r}"
+        )
+    if graphs_sha256 != form.graphs_sha256:
+        raise SessionError(
+            f"{source}: was taken from graphs {graphs_sha256[:12]}, and this model's are {form.graphs_sha256[:12]}; "
+            "load the bundle that it was taken from"
+        )
+
+
+def _check_tensors(
+    found: Mapping[str, tuple[np.dtype[Any] | str, tuple[int, ...]]], form: SnapshotForm, source: str
+) -> None:
+    for name in sorted(found.keys() | form.tensors.keys()):
+        have, want = found.get(name), form.tensors.get(name)
+        if have != want:
+            raise SessionError(
+                f"{source}: wanted '{name}' as {_say(want)}, found {_say(have)}; take the snapshot again"
+            )
+
+
+def _say(tensor: tuple[Any, tuple[int, ...]] | None) -> str:
+    return "nothing" if tensor is None else f"{tensor[0]} {list(tensor[1])}"
