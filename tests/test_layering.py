@@ -7,39 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from house import ALLOWED, MODULES, ROOT
 
-ROOT = Path(__file__).parent.parent
 NEVER_IMPORTED = {"tests", "benchmarks", "examples"}
-ALLOWED = {
-    "errors": set[str](),
-    "bundle": {"errors"},
-    "hosts": {"errors", "bundle"},
-    "console": {"errors", "bundle"},
-    "reporting": {"errors", "bundle", "hosts"},
-    "export": {"errors", "bundle", "hosts", "console"},
-    "engines": {"errors", "bundle", "hosts", "console"},
-    "runtime": {"errors", "bundle", "hosts", "console"},
-    "media": {"errors", "bundle", "hosts", "console", "runtime"},
-    "profiler": {"errors", "bundle", "hosts", "console", "reporting", "runtime", "media"},
-    "calibration": {"errors", "bundle", "hosts", "console", "reporting", "runtime", "media", "profiler"},
-    "cli": {
-        "__init__",
-        "errors",
-        "bundle",
-        "hosts",
-        "console",
-        "export",
-        "engines",
-        "runtime",
-        "media",
-        "profiler",
-        "calibration",
-    },
-    "__init__": {"errors", "bundle", "runtime"},
-    "__main__": {"cli"},
-}
-FOLDERS = sorted(init.parent.name for init in ROOT.glob("*/__init__.py"))
-MODULES = sorted([*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))])
 
 
 def imported_names(path: Path) -> set[str]:

@@ -1,0 +1,71 @@
+"""The size of files, folders and functions, the depth of imports, and the picture of the architecture."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from types import ModuleType
+
+from house import ALLOWED, FOLDERS, MODULES, ROOT, longest_chain, module_name
+
+# As many as one looks over in a listing; `__init__.py` is the folder's own.
+MOST_MODULES = 12
+MOST_LINES = 400
+MOST_DEPTH = 11
+# Lines of the longest of the shortest nine tenths of all functions, docstrings included.
+MOST_FUNCTION_LINES = 23
+
+
+def test_a_folder_can_be_looked_over() -> None:
+    folders = {path.parent for path in MODULES if path.parent != ROOT}
+    counts = {folder: len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) for folder in folders}
+
+    assert {folder: count for folder, count in counts.items() if count > MOST_MODULES} == {}
+
+
+def test_a_file_is_short() -> None:
+    files = [*MODULES, *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.[ch]"))]
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+
+    assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_nine_of_ten_functions_are_short() -> None:
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in MODULES]
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    lengths = sorted((node.end_lineno or node.lineno) - node.lineno + 1 for node in functions)
+
+    assert lengths[int(0.9 * len(lengths))] <= MOST_FUNCTION_LINES
+
+
+def test_imports_are_shallow() -> None:
+    chain = max((longest_chain(module_name(path)) for path in MODULES), key=len)
+
+    assert len(chain) <= MOST_DEPTH, " -> ".join(chain)
+
+
+def test_the_picture_is_drawn_from_its_text() -> None:
+    drawing = load_drawing()
+    text = (ROOT / "docs" / "architecture.txt").read_text(encoding="utf-8")
+
+    assert (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8") == drawing.draw(text)
+
+
+def test_the_picture_has_the_rooms_in_rows_by_what_they_may_import() -> None:
+    text = (ROOT / "docs" / "architecture.txt").read_text(encoding="utf-8")
+    rows = load_drawing().read_sections(text)["rows"]
+    height = {name.removesuffix(".py"): -index for index, row in enumerate(rows) for name in row}
+
+    assert height.keys() == ALLOWED.keys() - {"__init__", "__main__"}
+    for room, allowed in ALLOWED.items():
+        if room in height:
+            assert all(height[other] < height[room] for other in allowed - {"__init__"}), room
+
+
+def load_drawing() -> ModuleType:
+    """Return the module that draws the picture; it is a script of the documentation, not of the package."""
+    spec = importlib.util.spec_from_file_location("draw_architecture", ROOT / "docs" / "draw_architecture.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
