@@ -9,8 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 CSRC = ROOT / "runtime" / "csrc"
-PLAIN_C = ("cuda", "cuda_driver", "device", "host", "normal", "replay", "ring")
-HEADERS = ("cuda_driver", "device", "normal", "replay", "ring")
+PLAIN_C = ("cuda", "cuda_driver", "cuda_graph", "device", "host", "normal", "replay", "ring")
+HEADERS = ("cuda_driver", "cuda_queue", "device", "normal", "replay", "ring")
 FLAGS = (
     "-std=c11",
     "-D_GNU_SOURCE",

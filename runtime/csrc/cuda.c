@@ -1,57 +1,7 @@
 /* A queue on an NVIDIA GPU: one stream of its own in the primary context. */
-#include "cuda_driver.h"
+#include "cuda_queue.h"
 
 #include <stdlib.h>
-
-typedef struct cuda_queue {
-    const vdmrt_cuda *cuda;
-    CUdevice gpu;
-    CUcontext primary; /* retained; shared with everyone in the process */
-    CUstream stream;   /* owned */
-} cuda_queue;
-
-/* One call of the driver as a status that names it. */
-#define CALL(queue, field, ...) status_of(VDMRT_CUDA_CALL_##field, (queue)->cuda->field(__VA_ARGS__))
-
-static vdmrt_status
-status_of(unsigned call, CUresult code)
-{
-    return code == CUDA_SUCCESS ? VDMRT_OK : vdmrt_status_of_driver(call, (unsigned)code);
-}
-
-static vdmrt_status
-first_failure(vdmrt_status one, vdmrt_status two)
-{
-    return one != VDMRT_OK ? one : two;
-}
-
-/* Runs `expression` with the primary context current, and leaves the thread's own one as it was. */
-#define IN_CONTEXT(queue, expression)                                                                        \
-    do {                                                                                                     \
-        CUcontext popped;                                                                                    \
-        vdmrt_status in_context = CALL(queue, context_push, (queue)->primary);                               \
-        if (in_context != VDMRT_OK) {                                                                        \
-            return in_context;                                                                               \
-        }                                                                                                    \
-        in_context = (expression);                                                                           \
-        return first_failure(in_context, CALL(queue, context_pop, &popped));                                 \
-    } while (0)
-
-/* As IN_CONTEXT, for what must be undone whatever fails: releases report failures of earlier work too, and
- * are then tried again, so that nothing leaks. */
-#define UNDO(queue, field, handle)                                                                           \
-    do {                                                                                                     \
-        CUcontext popped;                                                                                    \
-        vdmrt_status pushed = CALL(queue, context_push, (queue)->primary);                                   \
-        if (pushed != VDMRT_OK && CALL(queue, context_push, (queue)->primary) != VDMRT_OK) {                 \
-            return pushed;                                                                                   \
-        }                                                                                                    \
-        vdmrt_status undone = CALL(queue, field, handle);                                                    \
-        if (undone != VDMRT_OK) {                                                                            \
-            (void)CALL(queue, field, handle);                                                                \
-        }                                                                                                    \
-        return first_failure(first_failure(pushed, undone), CALL(queue, context_pop, &popped));              \
-    } while (0)
 
 /* Memory */
 
@@ -103,7 +53,7 @@ static vdmrt_status
 cuda_release(void *context, uintptr_t address)
 {
     vdmrt_status passed = cuda_synchronize(context);
-    return first_failure(passed, free_memory(context, (CUdeviceptr)address));
+    return cuda_first_failure(passed, free_memory(context, (CUdeviceptr)address));
 }
 
 static vdmrt_status
@@ -124,7 +74,7 @@ static vdmrt_status
 cuda_release_pinned(void *context, uintptr_t address)
 {
     vdmrt_status passed = cuda_synchronize(context);
-    return first_failure(passed, free_pinned(context, (void *)address));
+    return cuda_first_failure(passed, free_pinned(context, (void *)address));
 }
 
 static vdmrt_status
@@ -215,151 +165,6 @@ cuda_leave(void *context)
     return CALL(queue, context_pop, &popped);
 }
 
-/* Events */
-
-static vdmrt_status
-cuda_create_event(void *context, uintptr_t *event)
-{
-    cuda_queue *queue = context;
-    CUevent *created = (CUevent *)event;
-    IN_CONTEXT(queue, CALL(queue, event_create, created, CU_EVENT_DEFAULT));
-}
-
-static vdmrt_status
-cuda_destroy_event(void *context, uintptr_t event)
-{
-    cuda_queue *queue = context;
-    UNDO(queue, event_destroy, (CUevent)event);
-}
-
-static vdmrt_status
-cuda_record(void *context, uintptr_t event)
-{
-    cuda_queue *queue = context;
-    IN_CONTEXT(queue, CALL(queue, event_record, (CUevent)event, queue->stream));
-}
-
-static vdmrt_status
-cuda_query(void *context, uintptr_t event, bool *passed)
-{
-    cuda_queue *queue = context;
-    CUresult code = queue->cuda->event_query((CUevent)event);
-    *passed = code == CUDA_SUCCESS;
-    return code == CUDA_ERROR_NOT_READY ? VDMRT_OK : status_of(VDMRT_CUDA_CALL_event_query, code);
-}
-
-static vdmrt_status
-cuda_elapsed(void *context, uintptr_t first, uintptr_t last, double *milliseconds)
-{
-    cuda_queue *queue = context;
-    float elapsed = 0;
-    CUcontext popped;
-    vdmrt_status status = CALL(queue, context_push, queue->primary);
-    if (status != VDMRT_OK) {
-        return status;
-    }
-    status = CALL(queue, event_elapsed, &elapsed, (CUevent)first, (CUevent)last);
-    *milliseconds = elapsed;
-    return first_failure(status, CALL(queue, context_pop, &popped));
-}
-
-/* Captured graphs. Thread-local mode: what other threads do with CUDA meanwhile is their own affair. */
-
-static vdmrt_status
-cuda_begin_capture(void *context)
-{
-    cuda_queue *queue = context;
-    IN_CONTEXT(queue, CALL(queue, begin_capture, queue->stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
-}
-
-static vdmrt_status
-drop_capture(cuda_queue *queue)
-{
-    CUgraph graph = NULL;
-    int state = 0; /* 0 none, 1 capturing, 2 invalidated: both of the latter want an end */
-    vdmrt_status status = CALL(queue, is_capturing, queue->stream, &state);
-    if (status != VDMRT_OK || state == 0) {
-        return status;
-    }
-    /* An invalidated capture answers with a failure and has then ended. */
-    if (CALL(queue, end_capture, queue->stream, &graph) == VDMRT_OK && graph != NULL) {
-        status = CALL(queue, graph_destroy, graph);
-    }
-    return status;
-}
-
-static vdmrt_status
-cuda_abort_capture(void *context)
-{
-    cuda_queue *queue = context;
-    IN_CONTEXT(queue, drop_capture(queue));
-}
-
-static vdmrt_status
-instantiate(cuda_queue *queue, CUgraph graph, CUgraphExec *executable, size_t *nodes)
-{
-    vdmrt_status status = CALL(queue, graph_nodes, graph, NULL, nodes);
-    if (status == VDMRT_OK && *nodes == 0) {
-        return VDMRT_ERROR_EMPTY;
-    }
-    if (status == VDMRT_OK) {
-        status = CALL(queue, graph_instantiate, executable, graph, 0);
-    }
-    if (status != VDMRT_OK) {
-        return status;
-    }
-    /* Now, not in the first denoising step. */
-    status = CALL(queue, graph_upload, *executable, queue->stream);
-    if (status != VDMRT_OK) {
-        (void)CALL(queue, graph_exec_destroy, *executable);
-        *executable = NULL;
-    }
-    return status;
-}
-
-/* A failure may leave *executable made; the caller then destroys it. */
-static vdmrt_status
-end_and_instantiate(cuda_queue *queue, CUgraphExec *executable, size_t *nodes)
-{
-    CUgraph graph = NULL;
-    vdmrt_status status = CALL(queue, end_capture, queue->stream, &graph);
-    if (status != VDMRT_OK) {
-        return status;
-    }
-    if (graph == NULL) {
-        return VDMRT_ERROR_EMPTY;
-    }
-    status = instantiate(queue, graph, executable, nodes);
-    vdmrt_status destroyed = CALL(queue, graph_destroy, graph);
-    if (destroyed != VDMRT_OK) {
-        (void)CALL(queue, graph_destroy, graph);
-    }
-    return first_failure(status, destroyed);
-}
-
-static vdmrt_status
-cuda_end_capture(void *context, uintptr_t *graph, size_t *nodes)
-{
-    cuda_queue *queue = context;
-    CUgraphExec *executable = (CUgraphExec *)graph;
-    IN_CONTEXT(queue, end_and_instantiate(queue, executable, nodes));
-}
-
-static vdmrt_status
-cuda_launch(void *context, uintptr_t graph, uintptr_t event)
-{
-    cuda_queue *queue = context;
-    vdmrt_status status = CALL(queue, graph_launch, (CUgraphExec)graph, queue->stream);
-    return status == VDMRT_OK ? CALL(queue, event_record, (CUevent)event, queue->stream) : status;
-}
-
-static vdmrt_status
-cuda_destroy_graph(void *context, uintptr_t graph)
-{
-    cuda_queue *queue = context;
-    UNDO(queue, graph_exec_destroy, (CUgraphExec)graph);
-}
-
 /* Opening and closing */
 
 static vdmrt_status
@@ -383,7 +188,7 @@ cuda_destroy(void *context)
 {
     cuda_queue *queue = context;
     vdmrt_status status = destroy_stream(queue);
-    status = first_failure(status, release_context(queue));
+    status = cuda_first_failure(status, release_context(queue));
     free(queue);
     return status;
 }
@@ -404,16 +209,16 @@ static const vdmrt_device_table CUDA = {
     .activate = cuda_activate,
     .enter = cuda_enter,
     .leave = cuda_leave,
-    .create_event = cuda_create_event,
-    .destroy_event = cuda_destroy_event,
-    .record = cuda_record,
-    .query = cuda_query,
-    .elapsed = cuda_elapsed,
-    .begin_capture = cuda_begin_capture,
-    .end_capture = cuda_end_capture,
-    .abort_capture = cuda_abort_capture,
-    .launch = cuda_launch,
-    .destroy_graph = cuda_destroy_graph,
+    .create_event = vdmrt_cuda_create_event,
+    .destroy_event = vdmrt_cuda_destroy_event,
+    .record = vdmrt_cuda_record,
+    .query = vdmrt_cuda_query,
+    .elapsed = vdmrt_cuda_elapsed,
+    .begin_capture = vdmrt_cuda_begin_capture,
+    .end_capture = vdmrt_cuda_end_capture,
+    .abort_capture = vdmrt_cuda_abort_capture,
+    .launch = vdmrt_cuda_launch,
+    .destroy_graph = vdmrt_cuda_destroy_graph,
     .destroy = cuda_destroy,
 };
 

@@ -76,6 +76,13 @@ PyObject *vdmrt_make_memory(DeviceObject *device, size_t nbytes, bool is_pinned)
 PyObject *vdmrt_make_events(DeviceObject *device, size_t count);
 PyObject *vdmrt_make_graph(DeviceObject *device);
 
+/* Device.copy, upload, download, copy_3d and zero_2d */
+PyObject *vdmrt_copy_method(PyObject *device, PyObject *args);
+PyObject *vdmrt_upload_method(PyObject *device, PyObject *args);
+PyObject *vdmrt_download_method(PyObject *device, PyObject *args);
+PyObject *vdmrt_copy_3d_method(PyObject *device, PyObject *args, PyObject *kwargs);
+PyObject *vdmrt_zero_2d_method(PyObject *device, PyObject *args, PyObject *kwargs);
+
 /* Device.replay */
 PyObject *vdmrt_replay_method(PyObject *device, PyObject *args, PyObject *kwargs);
 

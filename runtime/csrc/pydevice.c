@@ -202,128 +202,6 @@ device_memory_info(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-copy_bytes(PyObject *op, PyObject *args, const char *call, vdmrt_direction direction)
-{
-    DeviceObject *self = (DeviceObject *)op;
-    PyObject *destination_value, *source_value, *nbytes_value;
-    uintptr_t destination, source;
-    size_t nbytes;
-    vdmrt_status status;
-    if (!PyArg_ParseTuple(args, "OOO", &destination_value, &source_value, &nbytes_value) ||
-        !vdmrt_parse_address(call, "destination", destination_value, &destination) ||
-        !vdmrt_parse_address(call, "source", source_value, &source) ||
-        !vdmrt_parse_size(call, "nbytes", nbytes_value, 0, SIZE_MAX, &nbytes) ||
-        !vdmrt_check_open(self, call)) {
-        return NULL;
-    }
-    VDMRT_WITHOUT_GIL(self, status = vdmrt_device_copy(self->device, destination, source, nbytes, direction));
-    if (status != VDMRT_OK) {
-        return vdmrt_raise_status(op, self, status, call, 0);
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-device_copy(PyObject *op, PyObject *args)
-{
-    return copy_bytes(op, args, "copy", VDMRT_WITHIN);
-}
-
-static PyObject *
-device_upload(PyObject *op, PyObject *args)
-{
-    return copy_bytes(op, args, "upload", VDMRT_UPLOAD);
-}
-
-static PyObject *
-device_download(PyObject *op, PyObject *args)
-{
-    return copy_bytes(op, args, "download", VDMRT_DOWNLOAD);
-}
-
-static size_t
-smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-static PyObject *
-device_copy_3d(PyObject *op, PyObject *args, PyObject *kwargs)
-{
-    DeviceObject *self = (DeviceObject *)op;
-    static const char call[] = "copy_3d";
-    static char *names[] = {
-        "destination",        "source",       "width",         "height", "depth", "destination_pitch",
-        "destination_height", "source_pitch", "source_height", NULL,
-    };
-    PyObject *destination_address, *source_address;
-    PyObject *width = NULL, *height = NULL, *depth = NULL;
-    PyObject *destination_pitch = NULL, *destination_height = NULL;
-    PyObject *source_pitch = NULL, *source_height = NULL;
-    vdmrt_planes destination, source;
-    vdmrt_extent extent;
-    vdmrt_status status;
-
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$OOOOOOO:copy_3d", names, &destination_address,
-                                     &source_address, &width, &height, &depth, &destination_pitch,
-                                     &destination_height, &source_pitch, &source_height)) {
-        return NULL;
-    }
-    if (!vdmrt_parse_address(call, "destination", destination_address, &destination.address) ||
-        !vdmrt_parse_address(call, "source", source_address, &source.address) ||
-        !vdmrt_parse_size(call, "destination_pitch", destination_pitch, 0, SIZE_MAX, &destination.pitch) ||
-        !vdmrt_parse_size(call, "destination_height", destination_height, 0, SIZE_MAX,
-                          &destination.plane_height) ||
-        !vdmrt_parse_size(call, "source_pitch", source_pitch, 0, SIZE_MAX, &source.pitch) ||
-        !vdmrt_parse_size(call, "source_height", source_height, 0, SIZE_MAX, &source.plane_height) ||
-        !vdmrt_parse_size(call, "width", width, 0, smaller(destination.pitch, source.pitch), &extent.width) ||
-        !vdmrt_parse_size(call, "height", height, 0, smaller(destination.plane_height, source.plane_height),
-                          &extent.height) ||
-        !vdmrt_parse_size(call, "depth", depth, 0, SIZE_MAX, &extent.depth)) {
-        return NULL;
-    }
-    if (!vdmrt_check_open(self, call)) {
-        return NULL;
-    }
-    VDMRT_WITHOUT_GIL(self, status = vdmrt_device_copy_3d(self->device, destination, source, extent));
-    if (status != VDMRT_OK) {
-        return vdmrt_raise_status(op, self, status, call, 0);
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-device_zero_2d(PyObject *op, PyObject *args, PyObject *kwargs)
-{
-    DeviceObject *self = (DeviceObject *)op;
-    static const char call[] = "zero_2d";
-    static char *names[] = {"address", "width", "height", "pitch", NULL};
-    PyObject *address_value, *width_value = NULL, *height_value = NULL, *pitch_value = NULL;
-    uintptr_t address;
-    size_t width, height, pitch;
-    vdmrt_status status;
-
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOO:zero_2d", names, &address_value, &width_value,
-                                     &height_value, &pitch_value)) {
-        return NULL;
-    }
-    if (!vdmrt_parse_address(call, "address", address_value, &address) ||
-        !vdmrt_parse_size(call, "pitch", pitch_value, 0, SIZE_MAX, &pitch) ||
-        !vdmrt_parse_size(call, "width", width_value, 0, pitch, &width) ||
-        !vdmrt_parse_size(call, "height", height_value, 0, SIZE_MAX, &height)) {
-        return NULL;
-    }
-    if (!vdmrt_check_open(self, call)) {
-        return NULL;
-    }
-    VDMRT_WITHOUT_GIL(self, status = vdmrt_device_zero_2d(self->device, address, pitch, width, height));
-    if (status != VDMRT_OK) {
-        return vdmrt_raise_status(op, self, status, call, 0);
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *
 device_get_name(PyObject *op, void *Py_UNUSED(closure))
 {
     DeviceObject *self = (DeviceObject *)op;
@@ -386,17 +264,17 @@ static PyMethodDef device_methods[] = {
     {"allocate_pinned", device_allocate_pinned, METH_O,
      PyDoc_STR(
          "allocate_pinned($self, nbytes, /)\n--\n\nAllocate host memory that the device copies quickly.")},
-    {"copy", device_copy, METH_VARARGS,
+    {"copy", vdmrt_copy_method, METH_VARARGS,
      PyDoc_STR("copy($self, destination, source, nbytes, /)\n--\n\nCopy bytes within the device.")},
-    {"upload", device_upload, METH_VARARGS,
+    {"upload", vdmrt_upload_method, METH_VARARGS,
      PyDoc_STR(
          "upload($self, destination, source, nbytes, /)\n--\n\nCopy bytes from the host to the device.")},
-    {"download", device_download, METH_VARARGS,
+    {"download", vdmrt_download_method, METH_VARARGS,
      PyDoc_STR(
          "download($self, destination, source, nbytes, /)\n--\n\nCopy bytes from the device to the host.")},
-    {"copy_3d", (PyCFunction)(void (*)(void))device_copy_3d, METH_VARARGS | METH_KEYWORDS,
+    {"copy_3d", (PyCFunction)(void (*)(void))vdmrt_copy_3d_method, METH_VARARGS | METH_KEYWORDS,
      device_copy_3d_doc},
-    {"zero_2d", (PyCFunction)(void (*)(void))device_zero_2d, METH_VARARGS | METH_KEYWORDS,
+    {"zero_2d", (PyCFunction)(void (*)(void))vdmrt_zero_2d_method, METH_VARARGS | METH_KEYWORDS,
      device_zero_2d_doc},
     {"synchronize", device_synchronize, METH_NOARGS,
      PyDoc_STR("synchronize($self, /)\n--\n\nWait until the queue is empty.")},
