@@ -11,92 +11,80 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from ..console.options import Option, gather, options_of
 from ..console.parameters import Number, OutputFile
 from ..console.sections import SectionedCommand
 from ..console.signals import Terminated
 from ..errors import CalibrationError, NotFasterError
-from ..runtime._options_cli import (
-    precision_option,
-    sampling_options,
-    seed_option,
-    threads_option,
-)
+from ..runtime._options_cli import PRECISION, SEED, sampling_options, threads_option
+from .request import CalibrationRequest
+from .verify.request import VerifyRequest
 
 if TYPE_CHECKING:
     from .choose.bisection import Bisection
-    from .verify.verification import Verdict, VerifyRequest
+    from .graph.mixed import MixedRequest
+    from .verify.verification import Verdict
 
 __all__ = ["calibrate", "verify"]
 
 _GATE_MISSED = 3
 
 
+def _request(**given: Any) -> CalibrationRequest | MixedRequest:
+    """Return what is asked for; ``--precision fp16`` observes nothing and takes ``--keep`` alone."""
+    if given["precision"] != "fp16":
+        if given["data"] is None:
+            raise click.UsageError(f"--precision {given['precision']} observes rollouts: give it clips with --data")
+        return CalibrationRequest(**given)
+    from .graph.mixed import MixedRequest
+
+    context = click.get_current_context()
+    taken = ("bundle", "precision", "keep", "as_json")
+    named = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    for name in sorted(set(named) - set(taken)):
+        option = f"--{name.replace('_', '-')}"
+        raise click.UsageError(f"--precision fp16 observes nothing: beside --keep it takes no {option}")
+    if not given["keep"]:
+        raise click.UsageError("--precision fp16 wants the layers that are computed in float32: name them with --keep")
+    return MixedRequest(given["bundle"], given["keep"])
+
+
 @click.command(cls=SectionedCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), help="Clips or latents: a file, or a folder of them.")
-@click.option(
-    "--precision",
-    type=click.Choice(["int8", "fp8", "none", "fp16"]),
-    default="int8",
-    show_default=True,
-    help="Of the blocks' linears; none for the cache alone; fp16 for FP16 with some layers in float32.",
-)
-@click.option(
-    "--samples",
-    default=96,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Denoising runs to observe at least, in whole rollouts.",
-)
-@click.option(
-    "--method",
-    type=click.Choice(["max", "percentile", "mse", "entropy"]),
-    default="mse",
-    show_default=True,
-    help="How ranges are chosen.",
-)
-@click.option(
-    "--rounding",
-    type=click.Choice(["gptq", "nearest"]),
-    default="gptq",
-    show_default=True,
-    help="Of weights: GPTQ makes up for the error of each in those that follow.",
-)
-@click.option(
-    "--smooth",
-    default=0.5,
-    show_default=True,
-    type=Number(0, 1),
-    metavar="ALPHA",
-    help="Of SmoothQuant, 0 to 1; 0 for none.",
-)
-@click.option(
-    "--keep",
-    multiple=True,
-    metavar="PATTERN",
-    help="What stays in floating point, of fp16 in float32; repeatable.",
-)
-@click.option(
-    "--keep-fill", is_flag=True, help="Leave the cache fill in floating point: a little slower and a little nearer."
-)
-@click.option(
-    "--budget",
-    type=Number(above=0),
-    metavar="DB",
-    help="Keep the most sensitive groups in floating point until PSNR is so high, in dB.",
-)
-@click.option("--kv", type=click.Choice(["int8", "fp8"]), help="Quantize the cache too; int8 costs less accuracy.")
-@seed_option(0, "Seed of all noise and choices.")
-@click.option(
-    "--observations",
-    type=click.Path(path_type=Path),
-    help="Folder that keeps what was observed, for further calibrations on the same data.",
+@options_of(
+    CalibrationRequest,
+    data=Option("Clips or latents: a file, or a folder of them.", click.Path(path_type=Path)),
+    precision=Option(
+        "Of the blocks' linears; none for the cache alone; fp16 for FP16 with some layers in float32.",
+        click.Choice(["int8", "fp8", "none", "fp16"]),
+    ),
+    samples=Option("Denoising runs to observe at least, in whole rollouts.", click.IntRange(1)),
+    method=Option("How ranges are chosen.", click.Choice(["max", "percentile", "mse", "entropy"])),
+    rounding=Option(
+        "Of weights: GPTQ makes up for the error of each in those that follow.", click.Choice(["gptq", "nearest"])
+    ),
+    smooth=Option("Of SmoothQuant, 0 to 1; 0 for none.", Number(0, 1), metavar="ALPHA"),
+    keep=Option(
+        "What stays in floating point, of fp16 in float32; repeatable.", click.STRING, metavar="PATTERN", multiple=True
+    ),
+    keep_fill=Option("Leave the cache fill in floating point: a little slower and a little nearer."),
+    budget=Option(
+        "Keep the most sensitive groups in floating point until PSNR is so high, in dB.",
+        Number(above=0),
+        metavar="DB",
+    ),
+    kv=Option("Quantize the cache too; int8 costs less accuracy.", click.Choice(["int8", "fp8"])),
+    seed=Option("Seed of all noise and choices.", SEED),
+    observations=Option(
+        "Folder that keeps what was observed, for further calibrations on the same data.", click.Path(path_type=Path)
+    ),
 )
 @click.option("--accept-slower", is_flag=True, help="Add INT8 graphs that are not shown to be faster too.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @sampling_options
-@threads_option
-def calibrate(bundle: Path, as_json: bool, accept_slower: bool, **given: Any) -> None:
+@threads_option(CalibrationRequest)
+@gather("request", CalibrationRequest, make=_request)
+def calibrate(request: CalibrationRequest | MixedRequest, as_json: bool, accept_slower: bool) -> None:
     """Observe real rollouts of BUNDLE and add graphs of lower precision to it.
 
     int8 adds "int8" (float32 around it: ONNX Runtime, TensorRT 8.5) and, where the bundle has FP16 graphs,
@@ -104,57 +92,51 @@ def calibrate(bundle: Path, as_json: bool, accept_slower: bool, **given: Any) ->
     floating point on this CPU before it is added; exit status 3 where it is not shown to be faster. fp16 observes
     nothing: it adds "fp16-mixed", the FP16 graphs with what --keep names in float32.
     """
-    if given["precision"] == "fp16":
-        _mix(bundle, given["keep"], as_json)
-        return
-    if given["data"] is None:
-        raise click.UsageError(f"--precision {given['precision']} observes rollouts: give it clips with --data")
     from ..console.progress import show_progress
-    from .calibrating import CalibrationRequest
     from .calibrating import calibrate as run
     from .choose.speed import Judge
+    from .graph.mixed import mix_precisions
 
-    judge = Judge(given["threads"], accept_slower, show_progress)
+    if not isinstance(request, CalibrationRequest):
+        mixed = mix_precisions(request)
+        click.echo(json.dumps(dataclasses.asdict(mixed), indent=1) if as_json else mixed.describe())
+        return
+    judge = Judge(request.threads, accept_slower, show_progress)
     try:
-        summary = run(CalibrationRequest(bundle=bundle, **given), judge=judge, show=show_progress)
+        summary = run(request, judge=judge, show=show_progress)
     except NotFasterError as error:
         if as_json:
             speeds = [dataclasses.asdict(one) for one in error.speeds]
-            click.echo(json.dumps({"bundle": str(bundle), "precisions": [], "speeds": speeds}, indent=1))
+            click.echo(json.dumps({"bundle": str(request.bundle), "precisions": [], "speeds": speeds}, indent=1))
         click.echo(f"Error: {error}", err=True)
         sys.exit(_GATE_MISSED)
     click.echo(json.dumps(dataclasses.asdict(summary), indent=1) if as_json else summary.describe())
 
 
-def _mix(bundle: Path, keep: tuple[str, ...], as_json: bool) -> None:
-    """Keep layers of the FP16 graphs in float32."""
-    from .graph.mixed import MixedRequest, mix_precisions
+def _verify_request(*, gates: tuple[str, ...], **given: Any) -> VerifyRequest:
+    """Return what is asked for, with the gates parsed."""
+    from .gates import parse_gate
 
-    context = click.get_current_context()
-    taken = ("bundle", "precision", "keep", "as_json")
-    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    for name in sorted(set(given) - set(taken)):
-        option = f"--{name.replace('_', '-')}"
-        raise click.UsageError(f"--precision fp16 observes nothing: beside --keep it takes no {option}")
-    if not keep:
-        raise click.UsageError("--precision fp16 wants the layers that are computed in float32: name them with --keep")
-    summary = mix_precisions(MixedRequest(bundle, keep))
-    click.echo(json.dumps(dataclasses.asdict(summary), indent=1) if as_json else summary.describe())
+    wanted = {gate.figure: gate.bound for gate in map(parse_gate, gates)}
+    return VerifyRequest(gates=wanted or None, **given)
 
 
 @click.command(cls=SectionedCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@precision_option("What is measured.  [default: the last that the bundle got]")
-@click.option("--against", default="fp32", show_default=True, help="fp32, or another bundle.")
-@click.option("--data", type=click.Path(path_type=Path), help="Clips or latents to go on from.  [default: noise]")
-@click.option("--chunks", default=20, show_default=True, type=click.IntRange(1), help="Autoregressive steps.")
-@click.option("--seeds", default=4, show_default=True, type=click.IntRange(1), help="Rollouts, each with its own seed.")
-@click.option(
-    "--gate",
-    "gates",
-    multiple=True,
-    metavar="FIGURE=NUMBER",
-    help="A bound, as teacher-psnr=35, instead of the default ones; repeatable.",
+@options_of(
+    VerifyRequest,
+    precision=Option("What is measured.  [default: the last that the bundle got]", PRECISION, metavar="PRECISION"),
+    against=Option("fp32, or another bundle.", click.STRING),
+    data=Option("Clips or latents to go on from.  [default: noise]", click.Path(path_type=Path)),
+    chunks=Option("Autoregressive steps.", click.IntRange(1)),
+    seeds=Option("Rollouts, each with its own seed.", click.IntRange(1)),
+    gates=Option(
+        "A bound, as teacher-psnr=35, instead of the default ones; repeatable.",
+        click.STRING,
+        names=("--gate",),
+        metavar="FIGURE=NUMBER",
+        multiple=True,
+    ),
 )
 @click.option(
     "--bisect/--no-bisect",
@@ -164,10 +146,9 @@ def _mix(bundle: Path, keep: tuple[str, ...], as_json: bool) -> None:
 @click.option("--report", type=OutputFile(), help="Write a page with curves and frames, .html; replaces an older one.")
 @click.option("--json", "as_json", is_flag=True, help="Print figures and curves as JSON.")
 @sampling_options
-@threads_option
-def verify(
-    bundle: Path, gates: tuple[str, ...], bisect: bool | None, report: Path | None, as_json: bool, **given: Any
-) -> None:
+@threads_option(VerifyRequest)
+@gather("request", VerifyRequest, make=_verify_request)
+def verify(request: VerifyRequest, bisect: bool | None, report: Path | None, as_json: bool) -> None:
     """Measure what a precision of BUNDLE costs over long rollouts; exit status 3 where a gate is missed.
 
     Both sides get the same noise. Free-running, each goes on from what it made; teacher-forced, each chunk is made
@@ -176,12 +157,8 @@ def verify(
     the bound on PSNR from being held.
     """
     from ..console.progress import show_progress
-    from .gates import parse_gate
-    from .verify.verification import VerifyRequest
     from .verify.verification import verify as run
 
-    wanted = {gate.figure: gate.bound for gate in map(parse_gate, gates)} or None
-    request = VerifyRequest(bundle=bundle, gates=wanted, **given)
     verdict = run(request, show=show_progress)
     by_itself = bisect is None and bool(verdict.missed) and "fp16" in verdict.accuracy.precision
     found = None

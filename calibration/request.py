@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..bundle import CACHE_SUFFIXES
 from ..runtime.sampling.sampling_options import SamplingOptions
-from .graph.rounding import Rounding
-from .observe.ranges import Method
+
+if TYPE_CHECKING:
+    from .graph.rounding import Rounding
+    from .observe.ranges import Method
 
 __all__ = ["CalibrationRequest"]
 

@@ -6,16 +6,16 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ..bundle import write_file
+from ..console.options import Option, gather, options_of
 from ..console.parameters import Number, Numbers, OutputFile
 from ..console.sections import SectionedCommand
 from ..errors import ReportError
-from ..runtime._options_cli import load_options, sampling_options, seed_option
-from .measuring.settings import DECODING
+from ..runtime._options_cli import SEED, load_options, sampling_options
+from .measuring.settings import DECODING, Settings
 
 __all__ = ["profile"]
 
@@ -25,45 +25,30 @@ _log = logging.getLogger("vdmrt")
 
 @click.command(cls=SectionedCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--chunks",
-    type=click.IntRange(1),
-    help="Autoregressive steps, at least.  [default: past a full cache, 10 or more]",
+@options_of(
+    Settings,
+    chunks=Option("Autoregressive steps, at least.  [default: past a full cache, 10 or more]", click.IntRange(1)),
+    duration=Option("Seconds to measure, at least.", Number(above=0), metavar="SECONDS"),
+    warmup=Option("Chunks made first and not counted, after a cold one.", click.IntRange(0)),
+    decoding=Option("After each chunk, overlapped with the next one, or off.", click.Choice(DECODING)),
+    target_fps=Option("Frames a second wanted; judges deadlines.", Number(above=0), metavar="FPS"),
+    percentiles=Option(
+        "Percentiles, in percent, between commas.", Numbers(Number(above=0, high=100)), names=("--percentile",)
+    ),
+    seed=Option("Seed of the noise and of the frames to go on from.", SEED),
 )
-@click.option("--duration", type=Number(above=0), metavar="SECONDS", help="Seconds to measure, at least.")
-@click.option(
-    "--warmup",
-    default=2,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Chunks made first and not counted, after a cold one.",
-)
-@click.option(
-    "--decoding",
-    type=click.Choice(DECODING),
-    default="serial",
-    show_default=True,
-    help="After each chunk, overlapped with the next one, or off.",
-)
-@click.option("--target-fps", type=Number(above=0), metavar="FPS", help="Frames a second wanted; judges deadlines.")
-@click.option(
-    "--percentile",
-    "percentiles",
-    type=Numbers(Number(above=0, high=100)),
-    default="90,95,99",
-    show_default=True,
-    help="Percentiles, in percent, between commas.",
-)
-@seed_option(0, "Seed of the noise and of the frames to go on from.")
 @click.option("--trace", "trace_file", type=OutputFile(), help="Write a trace for ui.perfetto.dev or chrome://tracing.")
 @click.option(
     "--against",
     metavar="OTHER",
     help="Compare in turn: another bundle, or options of sampling and of what runs it, as precision=int8,engine=off.",
 )
-@click.option("--layers", is_flag=True, help="Time every layer of the graphs, in a pass of its own.")
-@click.option("--nvtx", is_flag=True, help="Mark the stages for Nsight Systems: nsys profile vdmrt profile ...")
-@click.option("--roofline/--no-roofline", default=True, help="Measure the device's ceilings.  [default: roofline]")
+@options_of(
+    Settings,
+    layers=Option("Time every layer of the graphs, in a pass of its own."),
+    nvtx=Option("Mark the stages for Nsight Systems: nsys profile vdmrt profile ..."),
+    roofline=Option("Measure the device's ceilings.  [default: roofline]"),
+)
 @click.option(
     "--fail-above",
     type=Number(above=0),
@@ -77,15 +62,15 @@ _log = logging.getLogger("vdmrt")
 @click.option("--html", "html_file", type=OutputFile(), help="Write the report as one HTML page.")
 @sampling_options
 @load_options
+@gather("settings", Settings)
 def profile(
-    bundle: Path,
+    settings: Settings,
     against: str | None,
     fail_above: float | None,
     fail_below: float | None,
     json_file: Path | None,
     html_file: Path | None,
     trace_file: Path | None,
-    **given: Any,
 ) -> None:
     """Measure BUNDLE: first frame, stages, rates, deadlines, memory.
 
@@ -95,14 +80,13 @@ def profile(
     from .analysis.gates import judge_gates
     from .layers.trace import render_trace
     from .measuring.profile import profile as measure
-    from .measuring.settings import Settings
     from .report.html import render_html
     from .report.text import describe_report
 
     files = [path.resolve() for path in (json_file, html_file, trace_file) if path is not None]
     if len(set(files)) < len(files):
         raise click.UsageError("--json, --html and --trace must be different files")
-    report = measure(Settings(bundle=bundle, **given), against=against, say=_log.info)
+    report = measure(settings, against=against, say=_log.info)
     gates = judge_gates(report, fail_above=fail_above, fail_below=fail_below)
     missed = [gate for gate in gates if not gate.passed]
     # The files first, because whoever reads stdout may have closed it; the figures also where a file cannot be written.

@@ -1,4 +1,4 @@
-"""The options that several commands share, stated once: the fields of LoadOptions and SamplingOptions."""
+"""The options that several commands share, stated once: those of LoadOptions and SamplingOptions, seed and threads."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, TypeVar, get_args
 import click
 
 from ..bundle import Precision
+from ..console.options import Option, options_of
 from ..console.parameters import Number
-from ..console.sections import SharedOption
 from ..hosts import thread_count
 from .backends.load_options import BACKENDS, LoadOptions, gpu_index
-from .sampling.sampling_options import SAMPLERS
+from .sampling.sampling_options import SAMPLERS, SamplingOptions
 
-__all__ = ["load_options", "precision_option", "sampling_options", "seed_option", "threads_option"]
+__all__ = ["PRECISION", "SEED", "load_options", "sampling_options", "threads_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+PRECISION = click.Choice(get_args(Precision))
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_PRECISION = click.Choice(get_args(Precision))
-_DEFAULTS = LoadOptions()
+_WHAT_RUNS_IT = "What runs it"
 
 
 class _Device(click.ParamType[str]):
@@ -66,102 +66,46 @@ class _Seed(click.ParamType[int]):
         return seed
 
 
-def precision_option(help_text: str) -> Callable[[F], F]:
-    """Add ``--precision``, one of the precisions that a bundle may have."""
-    return click.option("--precision", type=_PRECISION, metavar="PRECISION", help=help_text)
-
-
-def seed_option(default: int | None, help_text: str) -> Callable[[F], F]:
-    """Add ``--seed``; None draws one."""
-    return click.option("--seed", default=default, show_default=True, type=_Seed(), help=help_text)
-
-
-def _shared(section: str, *declarations: str, **given: Any) -> Callable[[F], F]:
-    return click.option(*declarations, cls=SharedOption, section=section, **given)
-
-
-def threads_option(command: F) -> F:
-    """Add ``--threads``."""
-    return _shared(
-        "What runs it",
-        "--threads",
-        type=_Threads(),
-        help="Threads of ONNX Runtime on the CPU.  [default: one for each CPU]",
-    )(command)
-
-
-def load_options(command: F) -> F:
-    """Add an option for each field of LoadOptions."""
-    return _add(command, _LOADING)
-
-
-def sampling_options(command: F) -> F:
-    """Add an option for each field of SamplingOptions."""
-    return _add(command, _SAMPLING)
-
-
-def _add(command: F, options: list[Callable[[F], F]]) -> F:
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _loading(*declarations: str, **given: Any) -> Callable[[F], F]:
-    return _shared("What runs it", *declarations, **given)
-
-
-def _sampling(*declarations: str, **given: Any) -> Callable[[F], F]:
-    return _shared("Sampling", *declarations, **given)
-
-
-_LOADING: list[Callable[[Any], Any]] = [
-    _loading(
-        "--precision",
-        type=_PRECISION,
+SEED = _Seed()
+_THREADS = Option("Threads of ONNX Runtime on the CPU.  [default: one for each CPU]", _Threads())
+load_options = options_of(
+    LoadOptions,
+    _WHAT_RUNS_IT,
+    precision=Option(
+        "Of the graphs: fp32, fp16, or what vdmrt calibrate added, as int8.  [default: what has an engine that fits; "
+        "else fp32 where the bundle has it]",
+        PRECISION,
         metavar="PRECISION",
-        help="Of the graphs: fp32, fp16, or what vdmrt calibrate added, as int8.  [default: what has an engine that "
-        "fits; else fp32 where the bundle has it]",
     ),
-    _loading(
-        "--backend",
-        type=click.Choice(["auto", *BACKENDS]),
-        default=_DEFAULTS.backend,
-        show_default=True,
-        help="auto takes TensorRT where an engine of the bundle fits, else ONNX Runtime.",
+    backend=Option(
+        "auto takes TensorRT where an engine of the bundle fits, else ONNX Runtime.", click.Choice(["auto", *BACKENDS])
     ),
-    _loading(
-        "--device", type=_Device(), default=_DEFAULTS.device, show_default=True, help="auto, cpu, cuda or cuda:NUMBER."
+    device=Option("auto, cpu, cuda or cuda:NUMBER.", _Device()),
+    threads=_THREADS,
+    use_engine=Option(
+        "On the CPU, run the graphs of an engine of the bundle that fits.  [default: engine]",
+        names=("--engine/--no-engine",),
     ),
-    threads_option,
-    _loading(
-        "--engine/--no-engine",
-        "use_engine",
-        default=_DEFAULTS.use_engine,
-        help="On the CPU, run the graphs of an engine of the bundle that fits.  [default: engine]",
+    cuda_graph=Option("On a GPU, capture a denoising step once and replay it.  [default: cuda-graph]"),
+    trust_plans=Option("Load TensorRT plans that this user did not build: they are native code."),
+    lean_runtime=Option(
+        "TensorRT's libnvinfer_lean of the release that built version-compatible plans: native code.", _FILE
     ),
-    _loading(
-        "--cuda-graph/--no-cuda-graph",
-        default=_DEFAULTS.cuda_graph,
-        help="On a GPU, capture a denoising step once and replay it.  [default: cuda-graph]",
+)
+sampling_options = options_of(
+    SamplingOptions,
+    "Sampling",
+    steps=Option("Denoising steps of a chunk.  [default: the bundle's]", click.IntRange(1)),
+    sampler=Option("The sampler.  [default: the bundle's]", click.Choice(list(SAMPLERS))),
+    guidance=Option("Scale of classifier-free guidance.  [default: the bundle's]", Number()),
+    text=Option("Text embeddings, .npy [tokens, width].", _FILE),
+    text_mask=Option("1 for a token that counts, .npy [tokens].  [default: all count]", _FILE),
+    prefix_noise=Option(
+        "Training timestep whose noise is added to frames before they are cached.  [default: none]", click.IntRange(0)
     ),
-    _loading(
-        "--trust-plans", is_flag=True, help="Load TensorRT plans that this user did not build: they are native code."
-    ),
-    _loading(
-        "--lean-runtime",
-        type=_FILE,
-        help="TensorRT's libnvinfer_lean of the release that built version-compatible plans: native code.",
-    ),
-]
-_SAMPLING: list[Callable[[Any], Any]] = [
-    _sampling("--steps", type=click.IntRange(1), help="Denoising steps of a chunk.  [default: the bundle's]"),
-    _sampling("--sampler", type=click.Choice(list(SAMPLERS)), help="The sampler.  [default: the bundle's]"),
-    _sampling("--guidance", type=Number(), help="Scale of classifier-free guidance.  [default: the bundle's]"),
-    _sampling("--text", type=_FILE, help="Text embeddings, .npy [tokens, width]."),
-    _sampling("--text-mask", type=_FILE, help="1 for a token that counts, .npy [tokens].  [default: all count]"),
-    _sampling(
-        "--prefix-noise",
-        type=click.IntRange(0),
-        help="Training timestep whose noise is added to frames before they are cached.  [default: none]",
-    ),
-]
+)
+
+
+def threads_option(settings: type[Any]) -> Callable[[F], F]:
+    """Add ``--threads`` for the field ``threads`` of a dataclass."""
+    return options_of(settings, _WHAT_RUNS_IT, threads=_THREADS)

@@ -24,7 +24,7 @@ from vdmrt.calibration.graph.mixed import MixedRequest, mix_precisions
 from vdmrt.calibration.graph.quantization import Quantisation
 from vdmrt.calibration.observe.data import CalibrationSet
 from vdmrt.calibration.verify.metrics import psnr
-from vdmrt.calibration.verify.verification import VerifyRequest
+from vdmrt.calibration.verify.request import VerifyRequest
 from vdmrt.cli import main
 from vdmrt.errors import CalibrationError
 

@@ -12,7 +12,8 @@ import pytest
 from vdmrt.bundle import BundleWriter, open_bundle, rewrite_manifest
 from vdmrt.calibration.choose.guard import Guard
 from vdmrt.calibration.graph.graph_file import WeightsFile, load_graph, save_graph
-from vdmrt.calibration.verify.verification import VerifyRequest, verify
+from vdmrt.calibration.verify.request import VerifyRequest
+from vdmrt.calibration.verify.verification import verify
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from vdmrt.calibration.verify.metrics import (
     psnr,
     ssim,
 )
-from vdmrt.calibration.verify.verification import VerifyRequest, verify
+from vdmrt.calibration.verify.request import VerifyRequest
+from vdmrt.calibration.verify.verification import verify
 from vdmrt.cli import main
 from vdmrt.errors import CalibrationError
 

@@ -10,7 +10,8 @@ from browsing import browser as browser
 from browsing import contrast, show
 from selenium import webdriver
 
-from vdmrt.calibration.verify.verification import VerifyRequest, verify, write_report
+from vdmrt.calibration.verify.request import VerifyRequest
+from vdmrt.calibration.verify.verification import verify, write_report
 from vdmrt.profiler import Settings, profile
 from vdmrt.profiler.analysis.gates import judge_gates
 from vdmrt.profiler.report.html import render_html

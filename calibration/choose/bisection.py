@@ -31,7 +31,8 @@ from ..graph.widening import half_tensors, widen
 from ..observe.data import CalibrationSet, read_set
 from ..scratch import scratch_folder
 from ..verify.reference import reference_bundle, reference_graphs
-from ..verify.verification import VerifyRequest, quantisation_of
+from ..verify.request import VerifyRequest
+from ..verify.verification import quantisation_of
 from .guard import layers_of
 from .remedy import remedy_command
 from .sensitivity import Bench, estimate_speed, shares_of

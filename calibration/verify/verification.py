@@ -26,7 +26,6 @@ from ...hosts import need_packages
 from ...reporting import Figure
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from ...runtime.cache.window import check_chunks
-from ...runtime.sampling.sampling_options import SamplingOptions
 from ...runtime.session.model import Model
 from ...runtime.session.session_arguments import session_arguments
 from ..choose.guard import Guard, Large
@@ -55,43 +54,13 @@ from .comparison import (
 )
 from .reference import reference_bundle
 from .report import render_report
+from .request import VerifyRequest
 
-__all__ = ["Verdict", "VerifyRequest", "quantisation_of", "verify", "write_report"]
+__all__ = ["Verdict", "quantisation_of", "verify", "write_report"]
 
 _log = logging.getLogger("vdmrt")
 # Autoregressive steps of the first rollout that the FP16 guard watches.
 _GUARDED_CHUNKS = 2
-
-
-@dataclass(frozen=True)
-class VerifyRequest(SamplingOptions):
-    """What to measure; the names are the options of ``vdmrt verify``. Those of sampling are inherited.
-
-    Attributes:
-        bundle: The bundle's folder.
-        precision: What is measured; None takes the last that the bundle has.
-        against: "fp32", or another bundle's folder, whose float32 graphs are the reference.
-        data: What rollouts go on from, as for ``vdmrt calibrate``; None draws seeded normals.
-        chunks: Autoregressive steps.
-        seeds: Rollouts.
-        gates: Bounds by figure; None takes the default ones.
-        threads: Threads of the CPU provider.
-    """
-
-    bundle: Path
-    precision: str | None = None
-    against: str = "fp32"
-    data: Path | None = None
-    chunks: int = 20
-    seeds: int = 4
-    gates: Mapping[str, float] | None = None
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        SamplingOptions.__post_init__(self)
-        for name in ("chunks", "seeds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
