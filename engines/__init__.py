@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from ..hosts.gpu import Gpu, query_gpu
+from ..hosts.tensorrt_release import TensorRT, load_tensorrt
 from .building import build_engines, describe_machine, trtexec_line
-from .gpu import Gpu, query_gpu
 from .inspection import cache_nbytes, inspect_bundle
 from .keys import engine_key
 from .onnxruntime.models import ModelOptions, build_models
 from .planner import EnginePlan, check_fit, plan_engine
-from .release import TensorRT, load_tensorrt
 from .tensorrt.audit import (
     Layer,
     Tensor,

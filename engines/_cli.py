@@ -189,11 +189,11 @@ def _print_models(bundle: Bundle, precision: str | None) -> None:
 def _print_plan(bundle: Bundle, precision: str | None, options: Any, gpu_index: int) -> None:
     """Print what a build would do; what hangs on a GPU or on TensorRT only where they are."""
     from ..bundle import ENGINES_FOLDER, stage_graphs
+    from ..hosts.gpu import query_gpu
+    from ..hosts.tensorrt_release import load_tensorrt
     from .building import describe_machine, describe_options, trtexec_line
-    from .gpu import query_gpu
     from .keys import engine_key
     from .planner import plan_engine
-    from .release import load_tensorrt
     from .tensorrt.lowering import find_source
 
     gpu, tensorrt = None, None

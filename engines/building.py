@@ -23,12 +23,12 @@ from ..bundle import (
     stage_graphs,
 )
 from ..errors import EngineError
-from .gpu import Gpu, query_gpu
+from ..hosts.gpu import Gpu, query_gpu
+from ..hosts.tensorrt_release import TensorRT, load_tensorrt
 from .keys import engine_key
 from .placing import find_built, place_engine, utc_now, verify_graphs
 from .planner import check_fit, plan_engine
 from .progress import Progress
-from .release import TensorRT, load_tensorrt
 from .tensorrt.lowering import (
     GraphSource,
     find_source,

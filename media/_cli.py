@@ -96,7 +96,7 @@ def demo(output: Path, sky: int, chunks: int, steps: int | None, **given: Any) -
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> None:
     """Say what is installed, what is missing, what to install, and which backends will run."""
-    from ..runtime.doctor import examine, render
+    from ..hosts.doctor import examine, render
 
     report = examine()
     if as_json:

@@ -14,9 +14,9 @@ from fake_cuda import Code, enabled_fake_cuda
 
 from vdmrt.bundle import Bundle, Machine, open_bundle, stage_graphs
 from vdmrt.engines import BuildOptions, Gpu, check_fit, engine_key, plan_engine, query_gpu, trtexec_line
-from vdmrt.engines.gpu import _driver_version, current_gpu
 from vdmrt.engines.progress import Cancelled, run_beside
 from vdmrt.errors import BackendError, EngineError
+from vdmrt.hosts.gpu import _driver_version, current_gpu
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0", 80 << 30, 132, 1_830_000_000, 2_619_000_000, 5120, "13.0", "580.65.06")
 MACHINE = Machine("10.3.0", "9.0", H100.name, "13.0", "580.65.06")

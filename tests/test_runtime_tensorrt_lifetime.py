@@ -15,8 +15,8 @@ from tensorrt_engines import Machinery, Tensors, tensorrt_machine
 from tensorrt_recorder import RELEASES, Recorder, install
 
 from vdmrt.errors import VdmrtError
+from vdmrt.hosts.tensorrt_log import TensorRtLog
 from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
-from vdmrt.runtime.tensorrt_log import TensorRtLog
 
 OWNED = ("Runtime", "ICudaEngine", "IExecutionContext")
 

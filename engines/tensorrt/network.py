@@ -7,7 +7,7 @@ from typing import Any
 
 from ...bundle import Graph, TensorSpec
 from ...errors import BackendError, EngineError
-from ..release import TensorRT
+from ...hosts.tensorrt_release import TensorRT
 from .lowering import GraphSource
 
 __all__ = ["CONSTRAINTS", "parse_network"]

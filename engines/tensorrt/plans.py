@@ -8,14 +8,14 @@ from typing import Any
 
 from ...bundle import Graph, PlanAudit, split_precision
 from ...errors import BackendError, EngineError
-from ..gpu import current_gpu
+from ...hosts.gpu import current_gpu
+from ...hosts.tensorrt_release import TensorRT
 from ..progress import (
     Cancelled,
     Progress,
     make_monitor,
     run_beside,
 )
-from ..release import TensorRT
 from .audit import audit_layers, check_precision, check_quantised, read_layers
 from .lowering import GraphSource
 from .network import parse_network

@@ -13,8 +13,8 @@ from ...bundle import (
     write_file,
 )
 from ...errors import EngineError
+from ...hosts.tensorrt_release import TensorRT
 from ..progress import Progress
-from ..release import TensorRT
 
 __all__ = ["load_timing_cache", "read_timing_cache", "save_timing_cache", "timing_cache_path"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ... import __version__
 from ...hosts import usable_cpu_count
-from ...runtime._cuda_driver import probe_driver
+from ...hosts.driver import probe_driver
 from ...runtime.session.model import Model
 from ..report.report import Environment
 

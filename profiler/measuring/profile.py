@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 
 from ...bundle import format_count, open_bundle
+from ...hosts.nvml import GpuMeter, open_meter
 from ...runtime.backends.load_options import LoadOptions
-from ...runtime.profiler.nvml import GpuMeter, open_meter
 from ...runtime.session.model import Model, open_model
 from ..analysis.compare import (
     Side,

@@ -11,7 +11,7 @@ from ...bundle import (
     list_engines,
 )
 from ...errors import EngineError
-from .._cuda_driver import probe_driver
+from ...hosts.driver import probe_driver
 from .backend import Backend
 from .load_options import LoadOptions, gpu_index
 
@@ -92,7 +92,7 @@ def _onnxruntime(bundle: Bundle, options: LoadOptions, index: int | None, verify
 
 
 def _tensorrt(bundle: Bundle, options: LoadOptions, index: int) -> tuple[Backend, str]:
-    from ..tensorrt_module import open_tensorrt
+    from ...hosts.tensorrt import open_tensorrt
     from .tensorrt_backend import TensorRtBackend
 
     machine = open_tensorrt(index).machine

@@ -23,8 +23,8 @@ from ...errors import (
     TensorMismatchError,
 )
 from ...hosts import describe_missing, needs_extra, thread_count
+from ...hosts.distributions import onnxruntime_distributions
 from .._core import Device, cuda_device, host_device
-from .._distributions import onnxruntime_distributions
 from .onnxruntime_engine import EngineGraphs, find_engine_graphs
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from ...bundle import (
     read_plan,
 )
 from ...errors import BackendError
+from ...hosts.driver import CudaDriver, probe_driver
+from ...hosts.tensorrt import open_tensorrt
+from ...hosts.tensorrt_log import TensorRtLog
 from .._core import Device, cuda_device
-from .._cuda_driver import CudaDriver, probe_driver
-from ..tensorrt_log import TensorRtLog
-from ..tensorrt_module import open_tensorrt
 from .tensorrt_program import TensorRtProgram
 
 __all__ = ["TensorRtBackend"]

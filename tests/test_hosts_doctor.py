@@ -17,9 +17,21 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from vdmrt.runtime._cuda_driver import CudaDriver, Gpu, probe_driver
-from vdmrt.runtime._distributions import EXTRAS, REQUIRED, check_extra, installed_distributions
-from vdmrt.runtime.doctor import Report, examine, find_core, find_providers, onnxruntime_distributions, render
+from vdmrt.hosts.distributions import (
+    EXTRAS,
+    REQUIRED,
+    check_extra,
+    installed_distributions,
+)
+from vdmrt.hosts.doctor import (
+    Report,
+    examine,
+    find_core,
+    find_providers,
+    onnxruntime_distributions,
+    render,
+)
+from vdmrt.hosts.driver import CudaDriver, Gpu, probe_driver
 
 BASE = {"numpy": "2.1.0", "click": "8.1.7", "rich": "13.0", "pillow": "10.0.0", "av": "14.0", "safetensors": "0.4.3"}
 CPU = BASE | {"onnxruntime": "1.20.1"}
@@ -117,7 +129,7 @@ def test_the_core_and_the_providers_are_found_here() -> None:
 def test_examining_imports_nothing_heavy() -> None:
     script = """
         import sys
-        from vdmrt.runtime.doctor import examine, onnxruntime_distributions
+        from vdmrt.hosts.doctor import examine, onnxruntime_distributions
         onnxruntime_distributions()
         assert not {"av", "PIL", "rich", "torch", "onnx", "onnxruntime"} & set(sys.modules), sorted(sys.modules)
         examine()

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..bundle import Machine
 from ..errors import BackendError
-from ._cuda_driver import CudaDriver, probe_driver
+from .driver import CudaDriver, probe_driver
 
 __all__ = ["TensorRt", "open_tensorrt"]
 

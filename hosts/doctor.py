@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..hosts import usable_cpu_count
-from ._cuda_driver import CudaDriver, probe_driver
-from ._distributions import (
+from .cpu import usable_cpu_count
+from .distributions import (
     EXTRAS,
     Extra,
     Package,
@@ -22,6 +21,7 @@ from ._distributions import (
     list_packages,
     onnxruntime_distributions,
 )
+from .driver import CudaDriver, probe_driver
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from ...profiler.report.report import Energy
+from ..profiler.report.report import Energy
 
 __all__ = ["GpuMeter", "open_meter", "physical_gpu"]
 
