@@ -1,83 +1,91 @@
-"""TensorRT found and opened: the driver first, for without one some releases end the process."""
+"""TensorRT as it is installed: the module, its release and what that has; nothing else imports it."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..bundle import Machine
+from ..bundle import Machine, version_numbers
 from ..errors import BackendError
-from .driver import CudaDriver, probe_driver
+from .extras import advise_tensorrt
+from .gpu import Gpu
+from .tensorrt_log import TensorRtLog
 
-__all__ = ["TensorRt", "open_tensorrt"]
+__all__ = ["TensorRT", "open_tensorrt"]
 
 _OLDEST = (8, 5)
-# By the newest CUDA that a driver runs.
-_PACKAGES = {13: "tensorrt-cu13", 12: "tensorrt-cu12", 11: "tensorrt-cu11"}
 
 
 @dataclass(frozen=True)
-class TensorRt:
-    """TensorRT and the GPU that it runs on.
+class TensorRT:
+    """An installed release, and the GPU that it builds for and runs on.
 
     Attributes:
-        module: ``tensorrt``.
-        machine: What plans are bound to.
+        module: The imported package.
+        gpu: Which GPU.
+        log: What it logs.
     """
 
     module: Any
-    machine: Machine
+    gpu: Gpu
+    log: TensorRtLog
+
+    @property
+    def version(self) -> str:
+        """As "10.3.0"."""
+        return str(self.module.__version__)
+
+    @property
+    def machine(self) -> Machine:
+        """What plans are bound to here."""
+        gpu = self.gpu
+        return Machine(self.version, gpu.compute_capability, gpu.name, cuda=gpu.cuda, driver=gpu.driver)
+
+    @property
+    def strongly_typed(self) -> bool:
+        """Whether types come from the graph: from 10 on."""
+        return self.has("NetworkDefinitionCreationFlag", "STRONGLY_TYPED")
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether the builder has optimization levels: from 8.6 on."""
+        return hasattr(self.module.IBuilderConfig, "builder_optimization_level")
+
+    @property
+    def has_monitor(self) -> bool:
+        """Whether a build reports its progress, and can be stopped: from 10 on."""
+        return hasattr(self.module, "IProgressMonitor")
+
+    def has(self, enum: str, member: str) -> bool:
+        """Whether the release has a member of an enumeration."""
+        return hasattr(getattr(self.module, enum, None), member)
 
     def describe(self) -> str:
-        """Say in one line what is there."""
-        here = self.machine
-        return f"TensorRT {here.tensorrt}, {here.gpu} (compute capability {here.compute_capability})"
+        """Return release and GPU in one line."""
+        return f"TensorRT {self.version}, {self.gpu.name} (compute capability {self.gpu.compute_capability})"
 
 
-def open_tensorrt(index: int = 0, probe: Callable[[], CudaDriver] = probe_driver) -> TensorRt:
-    """Look for a GPU, then import TensorRT.
+def open_tensorrt(gpu: Gpu, *, building: bool = False) -> TensorRT:
+    """Import TensorRT.
 
     Args:
-        index: Which GPU, in the driver's order.
-        probe: Asks the driver.
+        gpu: Proof that the driver was asked first: some releases crash without one.
+        building: Whether plans are to be built: needs an ONNX parser, and logs its many warnings for debugging only.
 
     Raises:
-        BackendError: There is no driver, no such GPU, or no TensorRT that imports and is new enough.
-        ValueError: ``index`` is negative.
+        BackendError: It is not installed, does not import, is too old or cannot build; names what to install.
     """
-    if index < 0:
-        raise ValueError(f"a GPU's index must be at least 0, got {index}")
-    driver = probe()
-    if not driver.gpus:
-        raise BackendError(f"TensorRT needs an NVIDIA GPU: {driver.note}; take --backend onnxruntime on this machine")
-    if index >= len(driver.gpus):
-        found = ", ".join(f"{i}: {gpu.name}" for i, gpu in enumerate(driver.gpus))
-        raise BackendError(f"wanted GPU {index}, the driver sees {len(driver.gpus)} ({found})")
-    module = _import_tensorrt(driver)
-    gpu = driver.gpus[index]
-    return TensorRt(module, Machine(module.__version__, gpu.compute_capability, gpu.name, cuda=driver.version or ""))
-
-
-def _import_tensorrt(driver: CudaDriver) -> Any:
+    advice = advise_tensorrt(gpu.cuda)
     if importlib.util.find_spec("tensorrt") is None:
-        raise BackendError(f"TensorRT is not installed; {_advise(driver)}")
+        raise BackendError(f"TensorRT is not installed; {advice}")
     try:
-        module = importlib.import_module("tensorrt")  # heavy: only where a bundle is run
+        module = importlib.import_module("tensorrt")  # heavy: only where a bundle is built or run
     except (ImportError, OSError) as error:  # OSError: a library of its own that does not load
-        raise BackendError(f"TensorRT does not import: {error}; {_advise(driver)}") from error
-    version = tuple(int(part) for part in module.__version__.split(".")[:2])
-    if version < _OLDEST:
-        raise BackendError(f"wanted TensorRT 8.5 or newer, found {module.__version__}; {_advise(driver)}")
-    return module
-
-
-def _advise(driver: CudaDriver) -> str:
-    version = driver.version or "0"
-    major = int(version.partition(".")[0])
-    package = _PACKAGES.get(min(major, max(_PACKAGES)))
-    if package is None:
-        return f"this driver runs CUDA {version}, which no release supports any more: install a newer driver first"
-    return f"this driver runs CUDA {version}: pip install {package}"
+        raise BackendError(f"TensorRT does not import: {error}; {advice}") from error
+    if version_numbers(module.__version__) < _OLDEST:
+        raise BackendError(f"wanted TensorRT 8.5 or newer, found {module.__version__}; {advice}")
+    if building and not hasattr(module, "OnnxParser"):
+        raise BackendError(f"the tensorrt that is installed has no ONNX parser (a lean runtime?); {advice}")
+    return TensorRT(module, gpu, TensorRtLog(module, building=building))

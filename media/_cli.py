@@ -1,4 +1,4 @@
-"""The commands ``vdmrt run``, ``vdmrt demo`` and ``vdmrt doctor``."""
+"""The commands ``vdmrt run`` and ``vdmrt demo``."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ import click
 from ..console.parameters import Number, OutputFile
 from ..console.progress import show_progress
 from ..console.sections import SectionedCommand
-from ..console.tables import open_console
 from ..runtime._options_cli import load_options, sampling_options, seed_option
 from ..runtime.backends.load_options import LoadOptions
 
-__all__ = ["demo", "doctor", "run"]
+__all__ = ["demo", "run"]
 
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -90,17 +89,3 @@ def demo(output: Path, sky: int, chunks: int, steps: int | None, **given: Any) -
     click.echo(f"{sheet}: every pixel frame, the given ones framed in orange")
     if summary.interrupted is not None:
         sys.exit(128 + signal.Signals[summary.interrupted])
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(as_json: bool) -> None:
-    """Say what is installed, what is missing, what to install, and which backends will run."""
-    from ..hosts.doctor import examine, render
-
-    report = examine()
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(report), indent=1))
-    else:
-        render(report, open_console())
-    sys.exit(1 if report.problems else 0)
