@@ -72,6 +72,7 @@ from .storage.files import (
     write_file,
 )
 from .storage.interruption import uninterrupted
+from .versions import version_numbers
 
 __all__ = [
     "CACHE_SUFFIXES",
@@ -143,6 +144,7 @@ __all__ = [
     "uninterrupted",
     "verify_engine",
     "verify_engine_weights",
+    "version_numbers",
     "write_error",
     "write_file",
 ]

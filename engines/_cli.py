@@ -168,16 +168,12 @@ def _options(given: dict[str, Any]) -> Any:
 def _print_models(bundle: Bundle, precision: str | None) -> None:
     """Print what a build of ONNX Runtime's engine would do."""
     from ..bundle import ENGINES_FOLDER, format_nbytes
-    from .onnxruntime.models import (
-        ModelOptions,
-        describe_cpu_machine,
-        load_onnxruntime,
-        model_key,
-    )
+    from ..hosts.onnxruntime import describe_machine
+    from .onnxruntime.models import ModelOptions, load_onnxruntime, model_key
     from .planner import plan_engine
 
     chosen = choose_precision(bundle, precision, "onnxruntime")
-    machine = describe_cpu_machine(load_onnxruntime())
+    machine = describe_machine(load_onnxruntime())
     plan = plan_engine(bundle, chosen, None)
     click.echo(f"weights         {format_nbytes(plan.weights_nbytes)}, where they are, and what the optimizer changes")
     click.echo(f"KV cache        {format_nbytes(plan.cache_nbytes)} a lane")
@@ -189,17 +185,17 @@ def _print_models(bundle: Bundle, precision: str | None) -> None:
 def _print_plan(bundle: Bundle, precision: str | None, options: Any, gpu_index: int) -> None:
     """Print what a build would do; what hangs on a GPU or on TensorRT only where they are."""
     from ..bundle import ENGINES_FOLDER, stage_graphs
-    from .building import describe_machine, describe_options, trtexec_line
-    from .gpu import query_gpu
+    from ..hosts.driver import find_gpu
+    from ..hosts.tensorrt import open_tensorrt
+    from .building import describe_options, trtexec_line
     from .keys import engine_key
     from .planner import plan_engine
-    from .release import load_tensorrt
     from .tensorrt.lowering import find_source
 
     gpu, tensorrt = None, None
     try:
-        gpu = query_gpu(index=gpu_index)
-        tensorrt = load_tensorrt(gpu)
+        gpu = find_gpu(gpu_index, "building TensorRT engines")
+        tensorrt = open_tensorrt(gpu, building=True)
         options.check(tensorrt)
     except BackendError as error:
         _log.warning("%s", error)
@@ -208,8 +204,7 @@ def _print_plan(bundle: Bundle, precision: str | None, options: Any, gpu_index: 
     for line in plan_engine(bundle, chosen, gpu).lines():
         click.echo(line)
     if gpu is not None and tensorrt is not None:
-        machine = describe_machine(gpu, tensorrt)
-        key = engine_key(chosen, graphs, machine, describe_options(options, tensorrt))
+        key = engine_key(chosen, graphs, tensorrt.machine, describe_options(options, tensorrt))
         click.echo(f"engine          {bundle.path / ENGINES_FOLDER / key}")
     version = tensorrt.version if tensorrt else None
     for stage, graph in graphs.items():

@@ -21,14 +21,16 @@ from ..bundle import (
     format_nbytes,
     record_trust,
     stage_graphs,
+    version_numbers,
 )
 from ..errors import EngineError
-from .gpu import Gpu, query_gpu
+from ..hosts.driver import find_gpu
+from ..hosts.gpu import Gpu
+from ..hosts.tensorrt import TensorRT, open_tensorrt
 from .keys import engine_key
 from .placing import find_built, place_engine, utc_now, verify_graphs
 from .planner import check_fit, plan_engine
 from .progress import Progress
-from .release import TensorRT, load_tensorrt
 from .tensorrt.lowering import (
     GraphSource,
     find_source,
@@ -40,7 +42,7 @@ from .tensorrt.options import BuildOptions
 from .tensorrt.plans import BuiltPlan, build_plan
 from .tensorrt.timing import read_timing_cache, save_timing_cache, timing_cache_path
 
-__all__ = ["build_engines", "describe_machine", "describe_options", "trtexec_line"]
+__all__ = ["build_engines", "describe_options", "trtexec_line"]
 
 _log = logging.getLogger("vdmrt")
 _FIRST_FP8 = (8, 9)
@@ -75,8 +77,8 @@ def build_engines(
         EngineError: It does not fit, cannot be written, or is not what was asked.
         KeyboardInterrupt: It was interrupted.
     """
-    found_gpu = query_gpu(index=gpu)  # before TensorRT is touched: some releases crash without a driver
-    tensorrt = load_tensorrt(found_gpu)
+    found_gpu = find_gpu(gpu, "building TensorRT engines")
+    tensorrt = open_tensorrt(found_gpu, building=True)
     options = options or BuildOptions()
     options.check(tensorrt)
     chosen = choose_precision(bundle, precision, "tensorrt")
@@ -87,7 +89,7 @@ def build_engines(
         progress(line)
     if not force:
         check_fit(plan)
-    machine = describe_machine(found_gpu, tensorrt)
+    machine = tensorrt.machine
     described = describe_options(options, tensorrt)
     key = engine_key(chosen, graphs, machine, described)
     found = None if force else find_built(bundle, key, machine)
@@ -103,23 +105,11 @@ def build_engines(
 
 
 def _check_fp8(graphs: Mapping[str, Graph], gpu: Gpu) -> None:
-    capability = tuple(map(int, gpu.compute_capability.split(".")))
-    if capability < _FIRST_FP8 and any(graph.has_fp8 for graph in graphs.values()):
+    if version_numbers(gpu.compute_capability) < _FIRST_FP8 and any(graph.has_fp8 for graph in graphs.values()):
         raise EngineError(
             f"FP8 products and an FP8 cache need compute capability {'.'.join(map(str, _FIRST_FP8))} or newer, "
             f"{gpu.name} has {gpu.compute_capability}; take int8-fp16 or fp16"
         )
-
-
-def describe_machine(gpu: Gpu, tensorrt: TensorRT) -> Machine:
-    """Return what a plan is bound to here."""
-    return Machine(
-        tensorrt=tensorrt.version,
-        compute_capability=gpu.compute_capability,
-        gpu=gpu.name,
-        cuda=gpu.cuda,
-        driver=gpu.driver,
-    )
 
 
 def describe_options(options: BuildOptions, tensorrt: TensorRT) -> dict[str, str]:
@@ -190,8 +180,9 @@ def _build_into(
             timings = built.timing_cache
             _keep_timings(cache_path, timings, progress)
         progress(_summary(stage, plans[stage]))
-        if tensorrt.messages.skipped:
-            progress(f"{stage}: {_explain_skipped(tensorrt)}")
+        skipped = tensorrt.log.take_skipped()
+        if skipped:
+            progress(f"{stage}: {_explain_skipped(skipped)}")
     (work / _TIMINGS).write_bytes(timings)
     (work / _LAYERS).write_text(json.dumps(layers), encoding="utf-8")
     for plan in plans.values():
@@ -236,9 +227,8 @@ def _keep_timings(path: Path, timings: bytes, progress: Progress) -> None:
         progress(f"the timing cache is not kept: {error}")
 
 
-def _explain_skipped(tensorrt: TensorRT) -> str:
-    """Say what TensorRT's warnings of skipped tactics mean, and forget them."""
-    count, tensorrt.messages.skipped = tensorrt.messages.skipped, 0
+def _explain_skipped(count: int) -> str:
+    """Say what TensorRT's warnings of skipped tactics mean."""
     return (
         f"TensorRT left {count} kernels untried for want of GPU memory: the plan is right and may be slower; free "
         "memory, or raise --workspace where it was given"

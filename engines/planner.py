@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..bundle import Bundle, Geometry, Graph, format_flops, format_nbytes, split_precision, stage_graphs
 from ..errors import EngineError
-from .gpu import Gpu
+from ..hosts.gpu import Gpu
 
 __all__ = ["EnginePlan", "check_fit", "plan_engine"]
 

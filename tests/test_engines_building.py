@@ -458,7 +458,7 @@ def test_layers_out_of_sight_are_counted_and_no_error(old_place: Place) -> None:
 def test_no_driver_is_said_before_tensorrt_is_touched(place: Place) -> None:
     place.cuda.disable()
 
-    with pytest.raises(BackendError, match="needs an NVIDIA GPU, and the driver sees none"):
+    with pytest.raises(BackendError, match="needs an NVIDIA GPU: the driver sees no GPU; take --backend onnxruntime"):
         place.build()
     assert place.recorder.calls == []
 

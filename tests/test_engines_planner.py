@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_cuda import Code, enabled_fake_cuda
 
 from vdmrt.bundle import Bundle, Machine, open_bundle, stage_graphs
-from vdmrt.engines import BuildOptions, Gpu, check_fit, engine_key, plan_engine, query_gpu, trtexec_line
-from vdmrt.engines.gpu import _driver_version, current_gpu
+from vdmrt.engines import BuildOptions, check_fit, engine_key, plan_engine, trtexec_line
 from vdmrt.engines.progress import Cancelled, run_beside
-from vdmrt.errors import BackendError, EngineError
+from vdmrt.errors import EngineError
+from vdmrt.hosts.gpu import Gpu
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0", 80 << 30, 132, 1_830_000_000, 2_619_000_000, 5120, "13.0", "580.65.06")
 MACHINE = Machine("10.3.0", "9.0", H100.name, "13.0", "580.65.06")
@@ -132,77 +131,6 @@ def test_without_a_gpu_everything_fits(bundle: Bundle) -> None:
 
     check_fit(plan)
     assert not any("lanes" in line for line in plan.lines())
-
-
-def test_the_gpu_is_asked_of_the_driver() -> None:
-    with enabled_fake_cuda(memory_nbytes=1 << 30) as cuda:
-        cuda.driver_version(13000)
-        gpu = query_gpu()
-
-    assert (gpu.name, gpu.compute_capability, gpu.cuda) == ("vdmrt fake GPU", "9.0", "13.0")
-    assert gpu.memory_nbytes == 1 << 30
-
-
-def test_a_gpu_that_is_not_there_is_one_sentence() -> None:
-    with enabled_fake_cuda(devices=2) as cuda:
-        cuda.rename(1, "another")
-
-        assert (query_gpu(index=1).name, query_gpu(index=1).index) == ("another", 1)
-        with pytest.raises(BackendError, match="wanted GPU 2, the driver sees 2, counted from 0; see vdmrt doctor"):
-            query_gpu(index=2)
-        with pytest.raises(ValueError, match="a GPU's index must be at least 0, got -1"):
-            query_gpu(index=-1)
-
-
-def test_a_gpu_that_cannot_be_used_is_one_sentence() -> None:
-    with enabled_fake_cuda() as cuda:
-        query_gpu()
-        for name in ("cuDevicePrimaryCtxRetain", "cuCtxPushCurrent"):
-            cuda.fail(Code.OUT_OF_MEMORY, name=name if name.endswith("Retain") else f"{name}_v2")
-
-            with pytest.raises(BackendError, match=rf"does not work: {name} returned 2"), current_gpu(0):
-                pass
-        assert cuda.live().contexts == 0
-
-
-def test_no_driver_is_one_sentence() -> None:
-    def load(name: str) -> Any:
-        raise OSError(name)
-
-    with pytest.raises(BackendError, match=r"needs an NVIDIA GPU, and libcuda\.so\.1 does not load: install NVIDIA's"):
-        query_gpu(load)
-
-
-class Driver:
-    """A driver of which one call fails."""
-
-    def __init__(self, code: int) -> None:
-        self.code = code
-
-    def cuInit(self, flags: int) -> int:
-        return self.code
-
-
-@pytest.mark.parametrize(
-    ("code", "sentence"),
-    [(100, "the driver sees none"), (34, "the driver sees none"), (999, "does not work: cuInit returned 999")],
-)
-def test_a_driver_that_does_not_start_is_one_sentence(code: int, sentence: str) -> None:
-    with pytest.raises(BackendError, match=sentence):
-        query_gpu(lambda name: Driver(code))
-
-
-def test_a_library_that_is_no_driver_is_one_sentence() -> None:
-    with pytest.raises(BackendError, match=r"libcuda\.so\.1 is no CUDA driver"):
-        query_gpu(lambda name: object())
-
-
-def test_the_drivers_version_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "version"
-    path.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 07:17:09 UTC 2025\nGCC 12\n")
-
-    assert _driver_version(path) == "580.65.06"
-    assert _driver_version(tmp_path / "none") == ""
 
 
 def test_the_trtexec_line_says_what_is_built() -> None:

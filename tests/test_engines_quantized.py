@@ -26,8 +26,8 @@ from vdmrt.calibration.observe.instrument import open_session
 from vdmrt.cli import main
 from vdmrt.engines import build_engines, lower_graphs
 from vdmrt.engines.building import _check_fp8
-from vdmrt.engines.gpu import Gpu
 from vdmrt.errors import EngineError
+from vdmrt.hosts.gpu import Gpu
 
 ADDED = ["fp16-mixed", "int8", "int8-fp16", "fp8", "int8-kv8", "int8-fp16-kv8", "int8-kvf8", "int8-fp16-kvf8"]
 NEW = [release for release in RELEASES if release != "8.5"]

@@ -123,6 +123,17 @@ def test_without_tensorrt_its_engines_leave_the_bundle_to_onnxruntime(
     assert "TensorRT is not installed" in caplog.text
 
 
+def test_a_driver_that_does_not_start_leaves_the_bundle_to_the_cpu_and_is_named(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    with enabled_fake_cuda() as cuda:
+        cuda.fail(803, name="cuInit")
+        with vdmrt.load(bundle.path, verify=False) as model:
+            assert model.backend.device_name == "host"
+
+    assert caplog.messages == ["running on ONNX Runtime on the CPU: the driver does not start: cuInit returned 803"]
+
+
 def test_tensorrt_that_was_asked_for_is_never_replaced(bundle: Bundle, recorder: Recorder) -> None:
     with pytest.raises(EngineError, match="has no fp16 or fp32 engine; build one with vdmrt build .* --precision fp16"):
         vdmrt.load(bundle.path, backend="tensorrt", verify=False)

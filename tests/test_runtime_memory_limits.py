@@ -21,7 +21,7 @@ def test_what_fits_is_let_through() -> None:
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers() -> None:
-    with pytest.raises(DeviceError, match=r"a star needs 1024 TiB, and host has [\d.]+ \wiB available; go away"):
+    with pytest.raises(DeviceError, match=r"a star needs 1024 TiB of memory, and host has [\d.]+ \wiB available; go"):
         require_memory(host_device(), 2**50, "a star", "go away")
 
 

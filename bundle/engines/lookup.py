@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from ...errors import BundleError, EngineError
 from ..folder import Bundle
 from ..resolution import precision_candidates
+from ..versions import version_numbers
 from .engine import Engine, list_engines, stage_graphs
 from .manifest import EngineManifest, Machine
 from .trust import is_trusted
@@ -152,16 +153,12 @@ def _reads(manifest: EngineManifest, version: str) -> bool:
     """Whether TensorRT ``version`` takes the version-compatible plans of the one that built this."""
     if not manifest.version_compatible:
         return False
-    built, here = _version(manifest.machine.tensorrt), _version(version)
+    built, here = version_numbers(manifest.machine.tensorrt), version_numbers(version)
     return here[:1] != () and here[0] in _READERS.get(built[0] if built else 0, ()) and here >= built
 
 
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".") if part.isdigit())
-
-
 def _capability(machine: Machine) -> tuple[int, ...]:
-    return _version(machine.compute_capability)
+    return version_numbers(machine.compute_capability)
 
 
 def _graph_mismatches(manifest: EngineManifest, bundle: Bundle) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...bundle import Bundle
+from ...hosts.onnxruntime import open_onnxruntime
 from ..graph.cache_scales import CacheScales
 from ..observe.instrument import open_session
 
@@ -120,9 +122,12 @@ class Shadow:
 
 def _as_float8(codes: Array, onnx_type: int) -> Any:
     """Return bytes as what ONNX Runtime takes for FP8; of numpy's types it knows none that is."""
-    import onnxruntime
+    return _onnxruntime().OrtValue.ortvalue_from_numpy_with_onnx_type(codes, onnx_type)
 
-    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(codes, onnx_type)
+
+@functools.cache
+def _onnxruntime() -> Any:
+    return open_onnxruntime("calibrating", "calibrate")
 
 
 def shadow_of_bundle(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...hosts import thread_count
+from ...hosts.onnxruntime import open_onnxruntime
 from ..graph.graph_file import GraphFile, WeightsFile, save_graph
 from ..graph.linears import Linear
 from .statistics import ChannelStatistics
@@ -98,8 +99,7 @@ def open_session(path: Path, *, threads: int | None = None, fused: bool = True) 
     Raises:
         ValueError: ``threads`` is not positive, or more than these CPUs.
     """
-    import onnxruntime  # heavy: only where a graph is run
-
+    onnxruntime = open_onnxruntime("calibrating", "calibrate")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = thread_count(threads)
     options.log_severity_level = 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import logging
 import time
 from collections.abc import Mapping
@@ -23,9 +22,11 @@ from ...bundle import (
     format_nbytes,
     sha256_of,
     stage_graphs,
+    version_numbers,
 )
 from ...errors import BackendError, EngineError
-from ...hosts import describe_cpu, need_packages, needs_extra
+from ...hosts import need_packages
+from ...hosts.onnxruntime import describe_machine, open_onnxruntime
 from ..keys import engine_key
 from ..placing import (
     find_built,
@@ -39,7 +40,7 @@ from .engine_weights import EngineWeights
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["ModelOptions", "build_models", "describe_cpu_machine", "load_onnxruntime", "model_key"]
+__all__ = ["ModelOptions", "build_models", "load_onnxruntime", "model_key"]
 
 _log = logging.getLogger("vdmrt")
 # Part of an engine's key: raise it when what is done to a graph here changes.
@@ -95,7 +96,7 @@ def build_models(
     """
     module = load_onnxruntime()
     options = options or ModelOptions()
-    machine = describe_cpu_machine(module)
+    machine = describe_machine(module)
     chosen = choose_precision(bundle, precision, machine.backend)
     graphs = stage_graphs(bundle, chosen)
     key = model_key(bundle, chosen, machine, options)
@@ -124,15 +125,10 @@ def load_onnxruntime() -> Any:
     """Import ONNX Runtime.
 
     Raises:
-        BackendError: It is not installed, does not load or is too old.
+        BackendError: It is not installed, is installed twice, does not load or is too old.
     """
-    try:
-        with needs_extra("calibrate", _TASK, fail=BackendError):
-            module = importlib.import_module("onnxruntime")  # heavy: only where graphs are optimised
-        version = str(module.__version__)
-    except (ImportError, OSError, AttributeError) as error:
-        raise BackendError(f"{_TASK} needs ONNX Runtime, which does not load: {error}; see vdmrt doctor") from error
-    check_version(version)
+    module = open_onnxruntime(_TASK, "calibrate")
+    check_version(str(module.__version__))
     return module
 
 
@@ -142,16 +138,11 @@ def check_version(version: str) -> None:
     Raises:
         BackendError: It is too old.
     """
-    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+    if version_numbers(version) < _OLDEST:
         raise BackendError(
             f"engines need ONNX Runtime {'.'.join(map(str, _OLDEST))} or newer, here is {version}; "
             "pip install -U onnxruntime, or run the bundle without an engine"
         )
-
-
-def describe_cpu_machine(module: Any) -> Machine:
-    """Return what an optimised graph is bound to here."""
-    return Machine(onnxruntime=str(module.__version__), provider=_PROVIDER, cpu=describe_cpu())
 
 
 def model_key(bundle: Bundle, precision: str, machine: Machine, options: ModelOptions) -> str:

@@ -8,14 +8,14 @@ from typing import Any
 
 from ...bundle import Graph, PlanAudit, split_precision
 from ...errors import BackendError, EngineError
-from ..gpu import current_gpu
+from ...hosts.driver import current_gpu
+from ...hosts.tensorrt import TensorRT
 from ..progress import (
     Cancelled,
     Progress,
     make_monitor,
     run_beside,
 )
-from ..release import TensorRT
 from .audit import audit_layers, check_precision, check_quantised, read_layers
 from .lowering import GraphSource
 from .network import parse_network
@@ -67,12 +67,12 @@ def build_plan(
     started = time.monotonic()
 
     def build() -> tuple[Any, bytes]:
-        with current_gpu(tensorrt.gpu_index):  # of this thread
+        with current_gpu(tensorrt.gpu.index):  # of this thread
             return _build(tensorrt, stage, graph, source, precision, options, timing_cache, progress, cancelled)
 
     data, timings = run_beside(build, stage, progress, cancelled)
     seconds = time.monotonic() - started
-    with current_gpu(tensorrt.gpu_index):
+    with current_gpu(tensorrt.gpu.index):
         scratch, inspection = _inspect(tensorrt, stage, data, graph)
     return BuiltPlan(
         data, scratch, seconds, _audit(stage, graph, inspection, source, precision, progress), inspection, timings
@@ -115,7 +115,7 @@ def _build(
     monitor = make_monitor(tensorrt, stage, progress, cancelled)
     if monitor is not None:
         config.progress_monitor = monitor
-    tensorrt.messages.take()
+    tensorrt.log.take_errors()
     data = builder.build_serialized_network(network, config)
     if data is None:
         raise BackendError(f"{stage}: TensorRT {tensorrt.version} built no plan: {_reason(tensorrt, options)}")
@@ -183,15 +183,15 @@ def _set_tactics(tensorrt: TensorRT, config: Any, options: BuildOptions) -> None
 
 def _make_builder(tensorrt: TensorRT) -> Any:
     try:
-        return tensorrt.module.Builder(tensorrt.logger)
+        return tensorrt.module.Builder(tensorrt.log.logger)
     except TypeError as error:
         raise BackendError(
-            f"TensorRT {tensorrt.version} does not start: {error}; {tensorrt.messages.take()}"
+            f"TensorRT {tensorrt.version} does not start: {error}; {tensorrt.log.take_errors()}"
         ) from error
 
 
 def _reason(tensorrt: TensorRT, options: BuildOptions) -> str:
-    logged = tensorrt.messages.take()
+    logged = tensorrt.log.take_errors()
     if options.workspace_nbytes is not None and "workspace" in logged.lower():
         return f"{logged}; the workspace is limited to {options.workspace_nbytes} bytes: give more with --workspace"
     return logged
@@ -200,10 +200,10 @@ def _reason(tensorrt: TensorRT, options: BuildOptions) -> str:
 def _inspect(tensorrt: TensorRT, stage: str, data: Any, graph: Graph) -> tuple[int, str]:
     """Load a plan that was just built; return its contexts' scratch memory and what its layers are."""
     trt = tensorrt.module
-    runtime = trt.Runtime(tensorrt.logger)
+    runtime = trt.Runtime(tensorrt.log.logger)
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
-        raise BackendError(f"{stage}: TensorRT does not load the plan that it built: {tensorrt.messages.take()}")
+        raise BackendError(f"{stage}: TensorRT does not load the plan that it built: {tensorrt.log.take_errors()}")
     _check_sides(stage, engine, graph)
     scratch = engine.device_memory_size_v2 if hasattr(engine, "device_memory_size_v2") else engine.device_memory_size
     inspector = engine.create_engine_inspector()

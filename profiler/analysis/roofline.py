@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...bundle import format_count, format_nbytes
+from ...hosts.onnxruntime import open_onnxruntime
 from ...runtime._core import host_device
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from ...runtime.session.model import Model
@@ -137,8 +138,7 @@ def _copy(threads: int) -> Callable[[], object]:
 
 def _product(backend: OnnxRuntimeBackend) -> Callable[[], object]:
     """Return one product with a constant right side, as the graphs' own are."""
-    import onnxruntime  # heavy, and there wherever this backend is
-
+    onnxruntime = open_onnxruntime("measuring the roofline")
     options = backend._options()
     session = onnxruntime.InferenceSession(_product_graph(_SIDE), options, providers=["CPUExecutionProvider"])
     feed = {"x": np.ones((_SIDE, _SIDE), np.float32)}

@@ -11,7 +11,8 @@ from ...bundle import (
     list_engines,
 )
 from ...errors import EngineError
-from .._cuda_driver import probe_driver
+from ...hosts.driver import find_gpu, probe_driver
+from ...hosts.onnxruntime import find_providers
 from .backend import Backend
 from .load_options import LoadOptions, gpu_index
 
@@ -49,8 +50,11 @@ def make_backend(bundle: Bundle, options: LoadOptions, *, verify: bool = True) -
 def _automatic(bundle: Bundle, options: LoadOptions, index: int | None, verify: bool) -> tuple[Backend, str]:
     if options.device == "cpu":
         return _onnxruntime(bundle, options, None, verify)
-    gpus = probe_driver().gpus
+    driver = probe_driver()
+    gpus = driver.gpus
     if not gpus and index is None:
+        if driver.broken or not driver.asked:
+            _log.warning("running on %s: %s", _CPU_PROVIDER, driver.note)
         return _onnxruntime(bundle, options, None, verify)
     why = f"{bundle.path}: has no TensorRT engine; build one with vdmrt build"
     if list_engines(bundle, "tensorrt"):
@@ -73,10 +77,9 @@ def _automatic(bundle: Bundle, options: LoadOptions, index: int | None, verify: 
 
 def _has_cuda_provider() -> bool:
     try:
-        import onnxruntime  # heavy: only where a bundle is run
+        return "CUDAExecutionProvider" in find_providers()
     except ImportError:
         return False
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def _onnxruntime(bundle: Bundle, options: LoadOptions, index: int | None, verify: bool) -> tuple[Backend, str]:
@@ -92,10 +95,10 @@ def _onnxruntime(bundle: Bundle, options: LoadOptions, index: int | None, verify
 
 
 def _tensorrt(bundle: Bundle, options: LoadOptions, index: int) -> tuple[Backend, str]:
-    from ..tensorrt_module import open_tensorrt
+    from ...hosts.tensorrt import open_tensorrt
     from .tensorrt_backend import TensorRtBackend
 
-    machine = open_tensorrt(index).machine
+    machine = open_tensorrt(find_gpu(index, "TensorRT")).machine
     has_lean_runtime = options.lean_runtime is not None
     engine = find_engine(
         bundle,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,9 @@ from ...errors import (
     DeviceError,
     TensorMismatchError,
 )
-from ...hosts import describe_missing, needs_extra, thread_count
+from ...hosts import install_command, thread_count
+from ...hosts.onnxruntime import describe_machine, open_onnxruntime
 from .._core import Device, cuda_device, host_device
-from .._distributions import onnxruntime_distributions
 from .onnxruntime_engine import EngineGraphs, find_engine_graphs
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class OnnxRuntimeBackend:
             ValueError: ``threads`` is not positive, or more than these CPUs.
         """
         self.threads = thread_count(threads)
-        self._module = _import_onnxruntime()
+        self._module = open_onnxruntime(_TASK, self._extra)
         self._spinning = spinning
         self.engine: EngineGraphs | None = None
 
@@ -88,8 +88,8 @@ class OnnxRuntimeBackend:
         Raises:
             BundleError: The bundle does not have that precision.
         """
-        version = str(self._module.__version__)
-        self.engine = find_engine_graphs(bundle, precision, version=version, provider=self._provider, verify=verify)
+        machine = describe_machine(self._module, self._provider)
+        self.engine = find_engine_graphs(bundle, precision, machine, verify=verify)
 
     def describe(self) -> str:
         """Say in one line what runs where."""
@@ -186,7 +186,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         if self._provider not in found:
             raise BackendError(
                 f"this ONNX Runtime {self._module.__version__} has {', '.join(found)} but no {self._provider}; "
-                "run pip uninstall -y onnxruntime, then pip install 'vdmrt[cuda]'"
+                f"run {install_command('cuda', remove=['onnxruntime'])}"
             )
         if hasattr(self._module, "preload_dlls"):
             self._module.preload_dlls(directory="")
@@ -380,26 +380,3 @@ class OnnxRuntimeCudaCall(OnnxRuntimeCall):
         """
         with self._lock:
             self._run(self._options)
-
-
-def check_distributions(found: Sequence[str]) -> None:
-    """Check that one distribution owns the module ``onnxruntime``.
-
-    Raises:
-        BackendError: There is none, or several, which overwrite each other's files.
-    """
-    if not found:
-        raise BackendError(describe_missing("cpu", _TASK, "onnxruntime"))
-    if len(found) > 1:
-        raise BackendError(
-            f"{' and '.join(found)} are both installed and overwrite each other's files; "
-            f"run pip uninstall -y {' '.join(found)}, then pip install 'vdmrt[cpu]'"
-        )
-
-
-def _import_onnxruntime() -> Any:
-    check_distributions(onnxruntime_distributions())
-    with needs_extra("cpu", _TASK, fail=BackendError):
-        import onnxruntime  # heavy: only where a bundle is run
-
-    return onnxruntime

@@ -17,7 +17,6 @@ from ...bundle import (
     verify_engine_weights,
 )
 from ...errors import EngineError
-from ...hosts import describe_cpu
 
 __all__ = ["EngineGraphs", "find_engine_graphs"]
 
@@ -25,22 +24,20 @@ _log = logging.getLogger("vdmrt")
 
 
 def find_engine_graphs(
-    bundle: Bundle, precision: str | None, *, version: str, provider: str, verify: bool = True
+    bundle: Bundle, precision: str | None, machine: Machine, *, verify: bool = True
 ) -> EngineGraphs | None:
     """Return the newest engine that fits, None where the bundle has none; one that does not fit is warned of.
 
     Args:
         bundle: Where engines lie.
         precision: Of the graphs; None takes the first candidate that has an engine.
-        version: ONNX Runtime's.
-        provider: Its execution provider.
+        machine: What engines must have been built for.
         verify: Whether the SHA-256 of the engine's weights is checked; lengths and graphs always are.
 
     Raises:
         BundleError: The bundle does not have that precision.
     """
     candidates = precision_candidates(bundle, precision, "onnxruntime")
-    machine = Machine(onnxruntime=version, provider=provider, cpu=describe_cpu())
     try:
         if not any(engine.manifest.precision in candidates for engine in list_engines(bundle, machine.backend)):
             return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ from ...bundle import (
     read_plan,
 )
 from ...errors import BackendError
+from ...hosts.driver import find_gpu
+from ...hosts.tensorrt import open_tensorrt
 from .._core import Device, cuda_device
-from .._cuda_driver import CudaDriver, probe_driver
-from ..tensorrt_log import TensorRtLog
-from ..tensorrt_module import open_tensorrt
 from .tensorrt_program import TensorRtProgram
 
 __all__ = ["TensorRtBackend"]
@@ -43,7 +41,6 @@ class TensorRtBackend:
         device_index: int = 0,
         trust_plans: bool = False,
         lean_runtime: Path | None = None,
-        probe: Callable[[], CudaDriver] = probe_driver,
     ) -> None:
         """Look for the GPU, import TensorRT and make its runtime.
 
@@ -53,14 +50,13 @@ class TensorRtBackend:
             trust_plans: Whether plans are loaded that this user has no record of building. They are native code.
             lean_runtime: TensorRT's library that runs version-compatible plans of another release, as
                 ``libnvinfer_lean.so.10``; of the release that built them. It is native code, and is loaded at need.
-            probe: Asks the driver which GPUs there are.
 
         Raises:
             BackendError: There is no driver, no such GPU, or no TensorRT.
             DeviceError: The GPU cannot be used.
             ValueError: ``device_index`` is negative.
         """
-        found = open_tensorrt(device_index, probe)
+        found = open_tensorrt(find_gpu(device_index, "TensorRT"))
         self._tensorrt = found.module
         self._found = found
         self.machine = found.machine
@@ -71,7 +67,7 @@ class TensorRtBackend:
         self._lean: Any = None
         self._programs: list[TensorRtProgram] = []
         self._engine = engine
-        self._log = TensorRtLog(self._tensorrt)
+        self._log = found.log
         self._device: Device | None = self.open_device()
         try:
             self._device.activate()
