@@ -6,6 +6,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, Literal, TypeVar
 
 __all__ = ["InvalidDocument", "decode"]
@@ -58,10 +59,22 @@ def _decode_value(kind: Any, value: Any, path: str) -> Any:
         return tuple(_decode_value(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(items))
     if origin is not None and issubclass(origin, Mapping):
         entries = _expect(value, dict, path)
-        return {name: _decode_value(arguments[1], item, f"{path}.{name}") for name, item in entries.items()}
+        return {
+            _decode_value(arguments[0], name, path): _decode_value(arguments[1], item, f"{path}.{name}")
+            for name, item in entries.items()
+        }
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return decode(kind, value, path)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return _decode_member(kind, value, path)
     return _expect(value, kind, path)
+
+
+def _decode_member(kind: type[Enum], value: Any, path: str) -> Enum:
+    known = {member.value: member for member in kind}
+    if not isinstance(value, str) or value not in known:
+        raise InvalidDocument(path, f"wanted one of {', '.join(map(repr, known))}, found {value!r}")
+    return known[value]
 
 
 def _expect(value: Any, kind: type[_T], path: str) -> _T:

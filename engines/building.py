@@ -17,6 +17,7 @@ from ..bundle import (
     Graph,
     Machine,
     Plan,
+    Stage,
     choose_precision,
     format_nbytes,
     record_trust,
@@ -146,7 +147,7 @@ def trtexec_line(source: Path, stage: str, precision: str, options: BuildOptions
         words.append(f"--hardwareCompatibilityLevel={level[options.hardware_compatibility]}")
     words += ["--versionCompatible"] * options.version_compatible
     words += ["--stripWeights"] * options.strip_weights + ["--refit"] * options.refit
-    words += ["--allowWeightStreaming"] * (options.weight_streaming_fill and stage == "fill")
+    words += ["--allowWeightStreaming"] * (options.weight_streaming_fill and stage == Stage.FILL)
     if options.timing_cache is not None:
         words.append(f"--timingCacheFile={options.timing_cache}")
     return shlex.join(words)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...bundle import (
     Bundle,
+    Stage,
     choose_measured_precision,
     format_count,
     format_nbytes,
@@ -284,7 +285,7 @@ def _told(
     tried: int,
 ) -> Bisection:
     linears = {linear.name: linear for graph in exact.values() for linear in find_linears(graph)}
-    share = shares_of(reference, exact["denoise"], linears)
+    share = shares_of(reference, exact[Stage.DENOISE], linears)
     rest = [group for group in share if group not in cause]
     own = [linear for linear in linears.values() if linear.group in cause]
     return Bisection(

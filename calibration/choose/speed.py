@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...bundle import Bundle, Speed
+from ...bundle import Bundle, Speed, Stage
 from ...errors import NotFasterError
 from ...profiler.analysis.compare import Side, compare, stay_open
 from ...profiler.measuring.settings import Settings
@@ -72,7 +72,7 @@ def timed_against(bundle: Bundle, precision: str) -> str | None:
     FP8 products are not run in 8 bits by a CPU, and what has FP16 around INT8 products is for TensorRT.
     """
     graphs = bundle.manifest.graphs
-    if graphs[precision]["denoise"].quantised != "int8" or "fp16" in precision.split("-"):
+    if graphs[precision][Stage.DENOISE].quantised != "int8" or "fp16" in precision.split("-"):
         return None
     return "fp32" if "fp32" in graphs else "fp16"
 
@@ -103,7 +103,7 @@ def measure_speed(
         against = timed_against(bundle, precision)
         if against is None:
             continue
-        denoise = bundle.manifest.graphs[precision]["denoise"]
+        denoise = bundle.manifest.graphs[precision][Stage.DENOISE]
         if 2 * _PAIRS * _STEPS * denoise.flops > _QUICK_FLOPS:
             _log.warning("%s was not timed, which would take minutes; vdmrt profile --against does it", precision)
             continue

@@ -12,6 +12,7 @@ from ...bundle import (
     Bundle,
     BundleWriter,
     Graph,
+    Stage,
     TensorSpec,
     sha256_of,
 )
@@ -40,7 +41,7 @@ def source_precision(bundle: Bundle) -> str:
 def reference_graphs(bundle: Bundle) -> dict[str, GraphFile]:
     """Return the fill and the denoise graph in float32."""
     graphs = bundle.manifest.graphs[source_precision(bundle)]
-    return {stage: widen(load_graph(bundle, graphs[stage])) for stage in ("fill", "denoise")}
+    return {stage: widen(load_graph(bundle, graphs[stage])) for stage in (Stage.FILL, Stage.DENOISE)}
 
 
 def reference_bundle(bundle: Bundle, folder: Path) -> Bundle:
@@ -86,7 +87,7 @@ def _widened(graph: Graph, file: Path, weights: Path) -> Graph:
 
 
 def _in_float32(spec: TensorSpec) -> TensorSpec:
-    return TensorSpec(spec.name, "float32", spec.shape) if spec.dtype == "float16" else spec
+    return dataclasses.replace(spec, dtype="float32") if spec.dtype == "float16" else spec
 
 
 def _artifact(path: Path) -> Artifact:
