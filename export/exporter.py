@@ -76,10 +76,11 @@ def export_bundle(
     with new_bundle(output, replace=replace) as writer:
         # fp32 comes first, because fp16 rounds the model's own weights.
         precisions = sorted(set(options.precisions))
-        graphs: dict[Precision, Mapping[str, Graph]] = {
-            precision: export_graphs(family.make_graphs(model, geometry, precision), writer, str(precision), progress)
-            for precision in precisions
-        }
+        graphs: dict[Precision, Mapping[str, Graph]] = {}
+        for precision in precisions:
+            made = family.make_graphs(model, geometry, precision)
+            written = export_graphs(made, writer, str(precision), progress)
+            graphs[precision] = {stage: graph for stage, graph in written.items()}
         modules, kind = _codec_modules(codec, geometry)
         manifest = Manifest(
             family=family.name,
