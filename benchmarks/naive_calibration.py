@@ -49,7 +49,7 @@ def calibrate_naively(path: Path, precisions: Sequence[str]) -> None:
 def _random_inputs(shapes: dict[str, tuple[int, ...]], g: Geometry, drawn: np.random.Generator) -> dict[str, Any]:
     """Return random normals for every input, and what must be valid valid."""
     inputs: dict[str, Any] = {name: drawn.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    inputs["positions"] = drawn.integers(0, g.position_count, shapes["positions"]).astype(np.int32)
+    inputs["positions"] = drawn.integers(0, g.positions.count, shapes["positions"]).astype(np.int32)
     inputs["slot_valid"] = np.ones(shapes["slot_valid"], np.float32)
     if "context_index" in shapes:
         inputs["context_index"] = np.arange(g.context_frames, dtype=np.int32)[None]

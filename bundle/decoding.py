@@ -6,6 +6,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, Literal, TypeVar
 
 from .precision import Precision
@@ -81,6 +82,8 @@ def _decode_value(kind: Any, value: Any, path: str) -> Any:
         return _decode_precision(_expect(value, str, path), path)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return decode(kind, value, path)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return _decode_member(kind, value, path)
     return _expect(value, kind, path)
 
 
@@ -89,6 +92,13 @@ def _decode_precision(name: str, path: str) -> Precision:
         return Precision.parse(name)
     except ValueError as error:
         raise InvalidDocument(path, str(error)) from error
+
+
+def _decode_member(kind: type[Enum], value: Any, path: str) -> Enum:
+    known = {member.value: member for member in kind}
+    if not isinstance(value, str) or value not in known:
+        raise InvalidDocument(path, f"wanted one of {', '.join(map(repr, known))}, found {value!r}")
+    return known[value]
 
 
 def _expect(value: Any, kind: type[_T], path: str) -> _T:

@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..bundle import FP8, FP16, FP32, Bundle, BundleWriter, Calibration, Graph, Precision, amended_bundle
+from ..bundle import FP8, FP16, FP32, Bundle, BundleWriter, Calibration, Graph, Precision, Stage, amended_bundle
 from .choose.sensitivity import Sensitivity
 from .choose.speed import Judge
 from .graph.graph_file import GraphFile, WeightsFile, load_graph
-from .graph.linears import KEPT, Linear, find_linears
+from .graph.linears import Linear, find_linears
 from .graph.quantization import Quantisation
 from .graph.rendering import render
 from .observe.data import CalibrationSet
@@ -26,7 +26,7 @@ __all__ = ["added_nbytes", "publish"]
 
 # Options that are no part of what was made.
 _NOT_TOLD = ("bundle", "data", "text", "threads", "observations")
-_STAGES = ("fill", "denoise")
+_STAGES = (Stage.FILL, Stage.DENOISE)
 
 
 def publish(
@@ -62,8 +62,10 @@ def publish(
     summary = _summarize(bundle, graphs, quantisation, tuple(renderings), data, seen, sensitivity)
     with amended_bundle(bundle, without=_replaced(bundle, request, renderings)) as writer:
         written = _write_graphs(writer, renderings, graphs, quantisation, request, show)
-        made = _write_records(writer, quantisation, summary, request, data, sensitivity, tuple(written))
         old = bundle.manifest
+        made = _write_records(
+            writer, quantisation, summary, request, data, sensitivity, tuple(written), old.parameters.floating
+        )
         manifest = dataclasses.replace(
             old,
             graphs={**old.graphs, **written},
@@ -99,7 +101,7 @@ def _write_graphs(
 ) -> dict[Precision, dict[str, Graph]]:
     by_stage = dict.fromkeys(graphs, quantisation)
     if request.keep_fill:
-        by_stage["fill"] = dataclasses.replace(quantisation, linears={})
+        by_stage[Stage.FILL] = dataclasses.replace(quantisation, linears={})
     quantised: Any = None if request.precision == "none" else request.precision
     weights = WeightsFile(writer.path / "graphs" / f"weights.{request.stem}.bin")
     written = {}
@@ -122,12 +124,13 @@ def _write_records(
     data: CalibrationSet,
     sensitivity: Sensitivity | None,
     labels: Sequence[Precision],
+    patterns: Sequence[str],
 ) -> Iterator[Calibration]:
     """Write the scales, the report and the picture of the budget; yield what the manifest says of each precision."""
     stem = f"calibration/{request.stem}"
     texts = {
         "scales.json": quantisation.to_json(),
-        "report.json": json.dumps(_report(summary, request, sensitivity), indent=1) + "\n",
+        "report.json": json.dumps(_report(summary, request, sensitivity, patterns), indent=1) + "\n",
     }
     if sensitivity is not None:
         texts["budget.svg"] = sensitivity.to_svg()
@@ -197,9 +200,12 @@ def _summarize(
 
 
 def _report(
-    summary: CalibrationSummary, request: CalibrationRequest, sensitivity: Sensitivity | None
+    summary: CalibrationSummary,
+    request: CalibrationRequest,
+    sensitivity: Sensitivity | None,
+    patterns: Sequence[str],
 ) -> dict[str, Any]:
     """Return what is worth keeping."""
     options = {name: value for name, value in vars(request).items() if name not in _NOT_TOLD}
-    told = {**summary.to_report(), "options": options, "patterns": [*KEPT, *request.keep]}
+    told = {**summary.to_report(), "options": options, "patterns": patterns}
     return told | ({"sensitivity": dataclasses.asdict(sensitivity)} if sensitivity else {})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..bundle import FP32, INT8, Bundle, check_amendable, open_bundle
+from ..bundle import FP32, INT8, Bundle, Stage, check_amendable, open_bundle
 from ..errors import CalibrationError
 from ..hosts import need_packages
 from ..runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -75,8 +75,7 @@ def calibrate(
             _log.warning("%s", lack)
         seen = _observe(reference, graphs, data, request, bundle.path / "calibration", show)
         with show("rounding, linears") as on_progress:
-            rope = bundle.manifest.geometry.positions == "rope"
-            quantisation = quantise(graphs, seen, request, rope=rope, on_progress=on_progress)
+            quantisation = quantise(graphs, seen, request, on_progress=on_progress)
         found = None
         if request.budget is not None:
             found = _fit_budget(reference, graphs, quantisation, data, request, show)
@@ -133,7 +132,6 @@ def quantise(
     seen: Observation,
     request: CalibrationRequest,
     *,
-    rope: bool,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Quantisation:
     """Choose every scale for float32 graphs.
@@ -145,8 +143,9 @@ def quantise(
     activations: Mapping[str, Mapping[str, Any]] = seen.activations
     folded = {stage: graph.copy() for stage, graph in graphs.items()}
     if request.kv is not None:
-        cache = choose_cache_scales(seen.cache, FORMATS[request.kv], rope=rope)
-        activations = fold_statistics(seen.activations, cache)
+        projections = graphs[Stage.FILL].parameters.projections
+        cache = choose_cache_scales(seen.cache, FORMATS[request.kv], projections)
+        activations = fold_statistics(seen.activations, cache, projections)
         for graph in folded.values():
             fold_cache(graph, cache)
     if request.precision == "none":

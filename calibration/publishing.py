@@ -82,7 +82,7 @@ def _retyped(spec: TensorSpec, graph: GraphFile) -> TensorSpec:
     kind = values[spec.name].type.tensor_type.elem_type
     fp8 = FORMATS[FP8]
     retyped: Any = fp8.dtype if kind == fp8.onnx_type else onnx.helper.tensor_dtype_to_np_dtype(kind).name
-    return TensorSpec(spec.name, retyped, spec.shape)
+    return dataclasses.replace(spec, dtype=retyped)
 
 
 def _dequantised(graph: GraphFile, inputs: tuple[TensorSpec, ...]) -> list[CacheCopy]:

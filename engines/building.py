@@ -19,6 +19,7 @@ from ..bundle import (
     Machine,
     Plan,
     Precision,
+    Stage,
     choose_precision,
     format_nbytes,
     record_trust,
@@ -141,7 +142,7 @@ def trtexec_line(source: Path, stage: str, precision: Precision, options: BuildO
         words.append(f"--hardwareCompatibilityLevel={level[options.hardware_compatibility]}")
     words += ["--versionCompatible"] * options.version_compatible
     words += ["--stripWeights"] * options.strip_weights + ["--refit"] * options.refit
-    words += ["--allowWeightStreaming"] * (options.weight_streaming_fill and stage == "fill")
+    words += ["--allowWeightStreaming"] * (options.weight_streaming_fill and stage == Stage.FILL)
     if options.timing_cache is not None:
         words.append(f"--timingCacheFile={options.timing_cache}")
     return shlex.join(words)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from ..bundle import Bundle, Graph, Precision, encode, list_engines
+from ..bundle import Bundle, Graph, Precision, Stage, encode, list_engines
 
 __all__ = ["cache_nbytes", "inspect_bundle", "scatter_nbytes", "weights_nbytes"]
 
@@ -26,9 +25,9 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
         str(precision): {
             "cache_nbytes": cache_nbytes(bundle, precision),
             "scatter_nbytes": scatter_nbytes(bundle, precision),
-            "weights_nbytes": weights_nbytes(graphs["denoise"]),
-            "flops_per_chunk": graphs["fill"].flops + steps * graphs["denoise"].flops,
-            "cache_copies_nbytes_per_step": sum(copy.nbytes for copy in graphs["denoise"].cache_copies),
+            "weights_nbytes": weights_nbytes(graphs[Stage.DENOISE]),
+            "flops_per_chunk": graphs[Stage.FILL].flops + steps * graphs[Stage.DENOISE].flops,
+            "cache_copies_nbytes_per_step": sum(copy.nbytes for copy in graphs[Stage.DENOISE].cache_copies),
         }
         for precision, graphs in bundle.manifest.graphs.items()
     }
@@ -54,5 +53,4 @@ def weights_nbytes(graph: Graph) -> int:
 
 def _element_nbytes(bundle: Bundle, precision: Precision) -> int:
     """Return the bytes of one element of the cache."""
-    spec = next(s for s in bundle.manifest.graphs[precision]["fill"].outputs if s.name == "present_k.0")
-    return spec.nbytes // math.prod(spec.shape)
+    return bundle.manifest.graphs[precision][Stage.FILL].cache_element_nbytes

@@ -6,7 +6,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..bundle import FP32, Bundle, Geometry, Graph, Precision, format_flops, format_nbytes, stage_graphs
+from ..bundle import (
+    CACHE_ROLES,
+    FP32,
+    Bundle,
+    Geometry,
+    Graph,
+    Precision,
+    Stage,
+    format_flops,
+    format_nbytes,
+    stage_graphs,
+)
 from ..errors import EngineError
 from ..hosts.gpu import Gpu
 
@@ -64,7 +75,7 @@ class EnginePlan:
         """Return it for people."""
         step = self.roofline_seconds
         bound = "memory" if (self.memory_seconds or 0) > (self.compute_seconds or 0) else "arithmetic"
-        moved = format_nbytes(self.nbytes_moved["denoise"])
+        moved = format_nbytes(self.nbytes_moved[Stage.DENOISE])
         lines = [
             f"weights         {format_nbytes(self.weights_nbytes)} (each stage's plan holds its own)",
             f"KV cache        {format_nbytes(self.cache_nbytes)} a lane",
@@ -94,13 +105,13 @@ def plan_engine(bundle: Bundle, precision: Precision, gpu: Gpu | None) -> Engine
     graphs = stage_graphs(bundle, precision)
     geometry = bundle.manifest.geometry
     element = 4 if precision.around == FP32.around else 2  # of what a block computes with; the cache may be smaller
-    cache = geometry.cache_elements * _cache_element_nbytes(graphs["fill"])
+    cache = geometry.cache_elements * graphs[Stage.FILL].cache_element_nbytes
     weights = sum(graph.weights.nbytes if graph.weights else graph.file.nbytes for graph in graphs.values())
     staging = cache // geometry.slots * geometry.chunk_frames
     sides = sum(_sides_nbytes(graph) for graph in graphs.values())
     scratch = _scratch_nbytes(geometry, element)
     lane = cache + staging + sides + scratch
-    denoise = graphs["denoise"]
+    denoise = graphs[Stage.DENOISE]
     # What 8 bit products reach is not in the tables.
     peak = gpu.peak_flops(precision) if gpu and denoise.quantised is None else None
     return EnginePlan(
@@ -136,16 +147,9 @@ def check_fit(plan: EnginePlan) -> None:
     )
 
 
-def _cache_element_nbytes(fill: Graph) -> int:
-    spec = next(spec for spec in fill.outputs if spec.name == "present_k.0")
-    return spec.nbytes // math.prod(spec.shape)
-
-
 def _sides_nbytes(graph: Graph) -> int:
     """Count inputs and outputs that are not the lane's cache or staging."""
-    return sum(
-        spec.nbytes for spec in (*graph.inputs, *graph.outputs) if not spec.name.startswith(("past_", "present_"))
-    )
+    return sum(spec.nbytes for spec in (*graph.inputs, *graph.outputs) if spec.role not in CACHE_ROLES)
 
 
 def _scratch_nbytes(g: Geometry, element: int) -> int:
@@ -159,7 +163,7 @@ def _scratch_nbytes(g: Geometry, element: int) -> int:
     linear = rows * width * element * 2 * _MLP
     scores = {
         "space": g.tokens_per_frame,
-        "time": g.slots + g.chunk_frames,
+        "cache": (g.slots + g.chunk_frames) * g.slot_elements // g.head_size,
         "context": g.context_frames * g.tokens_per_frame,
         "text": g.text_tokens,
     }

@@ -21,8 +21,7 @@ from .checkpoint_files import checkpoint_files, checkpoint_sha256
 from .options import LARGEST_REQUESTS, ExportOptions, make_geometry
 
 if TYPE_CHECKING:
-    from .families.ca2vdm.config import TransformerConfig
-    from .families.ca2vdm.transformer import CausalTransformer
+    from .families.family import Architecture
 
 __all__ = ["export"]
 
@@ -153,12 +152,12 @@ def _options(given: dict[str, Any]) -> ExportOptions:
 
 
 def _make_model(
-    architecture: TransformerConfig,
+    architecture: Architecture,
     checkpoint: Path | None,
     weights: str | None,
     seed: int | None,
     progress: Callable[[str], None],
-) -> tuple[CausalTransformer, dict[str, str]]:
+) -> tuple[Any, dict[str, str]]:
     """Return the model, and what its provenance is to record of the weights."""
     from .checkpoint import load_model, read_checkpoint
     from .exporter import random_model

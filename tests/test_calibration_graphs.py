@@ -13,12 +13,11 @@ import onnx
 import pytest
 from calibrated import calibrate_copy
 
-from vdmrt.bundle import FP16, Bundle, Precision, open_bundle
+from vdmrt.bundle import FP16, Bundle, CacheProjections, Precision, Stage, open_bundle
 from vdmrt.calibration.graph.cache_scales import CacheScales, choose_cache_scales, fold_cache
 from vdmrt.calibration.graph.formats import FORMATS
 from vdmrt.calibration.graph.graph_file import GraphFile, load_graph
 from vdmrt.calibration.graph.linears import (
-    KEPT,
     choose_linears,
     find_linears,
     sites_of,
@@ -95,7 +94,7 @@ def test_nothing_is_quantised_around_what_is_kept(calibrated: Bundle, precision:
         assert "blocks.1.mlp.fc2" in names or stage == "fill"
         for node in kept:
             name = node.input[1].removesuffix(".weight")
-            patterns = (*KEPT, "blocks.1.mlp.fc2")
+            patterns = (*calibrated.manifest.parameters.floating, "blocks.1.mlp.fc2")
             assert not name.startswith("blocks.") or any(fnmatch.fnmatchcase(name, one) for one in patterns)
             assert not node.input[0].endswith(".dequantised")
 
@@ -230,10 +229,28 @@ def test_pairs_of_rope_share_their_factor() -> None:
     rows = np.random.default_rng(9).standard_normal((64, 8)).astype(np.float32) * [1, 30, 1, 1, 8, 1, 1, 1]
     seen.add(rows.astype(np.float32), amax=np.abs(rows).max(0).astype(np.float32), mean=rows.mean(0))
 
-    chosen = choose_cache_scales({"k.0": seen, "v.0": seen}, FORMATS["int8"], rope=True)
+    chosen = choose_cache_scales(
+        {"k.0": seen, "v.0": seen}, FORMATS["int8"], CacheProjections("q", "k", "v", "o", pairs=True)
+    )
 
     assert chosen["k.0"].exponents[0::2] == chosen["k.0"].exponents[1::2]
     assert chosen["v.0"].exponents[0::2] != chosen["v.0"].exponents[1::2]
+
+
+def test_a_cache_whose_projections_are_not_named_has_no_factors(tiny_bundle: Path) -> None:
+    seen = ChannelStatistics.empty(4)
+    rows = np.random.default_rng(9).standard_normal((64, 4)).astype(np.float32)
+    rows[:, 1] *= 30
+    seen.add(rows, amax=np.abs(rows).max(0), mean=rows.mean(0))
+    graph = reference_graphs(open_bundle(tiny_bundle))[Stage.FILL]
+    graph.parameters = dataclasses.replace(graph.parameters, projections=None)
+    before = {name: np.array(data) for name, data in graph.weights.items()}
+
+    chosen = choose_cache_scales({"k.0": seen, "v.0": seen}, FORMATS["int8"], None)
+    fold_cache(graph, chosen)
+
+    assert set(chosen["k.0"].exponents) == {0.0}
+    assert all(np.array_equal(graph.weights[name], data) for name, data in before.items())
 
 
 def test_an_fp8_cache_has_room_for_larger_values_and_no_factors() -> None:
@@ -241,7 +258,7 @@ def test_an_fp8_cache_has_room_for_larger_values_and_no_factors() -> None:
     rows = np.random.default_rng(9).standard_normal((64, 8)).astype(np.float32) * np.float32(3)
     seen.add(rows, amax=np.abs(rows).max(0), mean=rows.mean(0))
 
-    chosen = choose_cache_scales({"k.0": seen}, FORMATS["fp8"], rope=False)["k.0"]
+    chosen = choose_cache_scales({"k.0": seen}, FORMATS["fp8"], None)["k.0"]
 
     assert set(chosen.exponents) == {0.0}
     assert 4 <= 448 * chosen.scale / np.abs(rows).max() < 4.1

@@ -268,7 +268,7 @@ def test_a_bundle_is_shown_as_json(tiny_bundle: Path) -> None:
     document = json.loads(succeed("inspect", tiny_bundle, "--verify", "--json").stdout)
     geometry = open_bundle(tiny_bundle).manifest.geometry
 
-    assert document["geometry"]["slots"] == 7
+    assert document["geometry"]["policy"] == {"sinks": 0, "window": 7}
     assert document["path"] == str(tiny_bundle)
     assert document["derived"]["fp32"]["cache_nbytes"] == 4 * geometry.cache_elements
     assert document["derived"]["fp16"]["cache_nbytes"] == 2 * geometry.cache_elements

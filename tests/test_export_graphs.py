@@ -14,7 +14,7 @@ import torch
 from tiny import TINY
 from torch import nn
 
-from vdmrt.bundle import FP16, FP32, BundleWriter, Geometry, Graph, TensorSpec, open_bundle
+from vdmrt.bundle import FP16, FP32, BundleWriter, Geometry, Graph, Role, TensorSpec, open_bundle
 from vdmrt.errors import ExportError
 from vdmrt.export import CausalTransformer
 from vdmrt.export.costs import find_cache_copies
@@ -39,9 +39,10 @@ def test_tensor_table_is_the_design_s(tiny_bundle: Path) -> None:
     assert {name for name in denoise if "." not in name} == {
         "latent", "positions", "slot_valid", "step", "timesteps", "coefficients", "noise", "history",
     }  # fmt: skip
-    assert denoise["latent"] == TensorSpec("latent", "float32", latent)
+    assert denoise["latent"] == TensorSpec("latent", "float32", latent, Role.LATENT)
     assert denoise["noise"].shape == (g.requests, g.max_steps + 1, *latent[1:])
-    assert denoise["past_k.1"] == TensorSpec("past_k.1", "float16", (g.rows, 6 * g.heads, g.slots, g.head_size))
+    past = (g.rows, 6 * g.heads, g.slots, g.head_size)
+    assert denoise["past_k.1"] == TensorSpec("past_k.1", "float16", past, Role.PAST_KEY, layer=1)
     assert denoise["context_v.0"].shape == (g.rows, g.heads, g.context_frames * 6, g.head_size)
     fill_in = {spec.name for spec in graphs["fill"].inputs}
     assert "past_k.0" in fill_in and "past_k.1" not in fill_in and "context_index" in fill_in
@@ -164,7 +165,13 @@ def test_a_concat_of_the_cache_would_be_listed() -> None:
         )
     )
 
-    assert [(copy.operator, copy.tensor) for copy in find_cache_copies(graph)] == [
+    inputs = (
+        TensorSpec("past_k", "float32", (1, 2, 3, 4), Role.PAST_KEY, layer=0),
+        TensorSpec("k", "float32", (1, 2, 1, 4), Role.HISTORY),
+        TensorSpec("past_v", "float32", (1, 2, 3, 4), Role.PAST_VALUE, layer=0),
+    )
+
+    assert [(copy.operator, copy.tensor) for copy in find_cache_copies(graph, inputs)] == [
         ("Concat", "past_k"),
         ("Transpose", "past_v"),
     ]
@@ -198,8 +205,8 @@ class Refused(Exportable):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inputs = (TensorSpec("x", "float32", (2, 3)),)
-        self.outputs = (TensorSpec("y", "float32", (2, 3)),)
+        self.inputs = (TensorSpec("x", "float32", (2, 3), Role.LATENT),)
+        self.outputs = (TensorSpec("y", "float32", (2, 3), Role.PICTURES),)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.erf(x)

@@ -101,7 +101,7 @@ def test_layers_stand_in_the_blocks_of_their_nodes(machinery: Machinery) -> None
     report = profiled(machinery)
 
     graph = machinery.bundle.manifest.graphs[FP16]["denoise"]
-    blocks = find_blocks(machinery.bundle.locate(graph.file).read_bytes())
+    blocks = find_blocks(machinery.bundle, graph)
     nodes = node_names(machinery, graph)
     found = [layer.block for layer in report.layers if layer.stage == "denoise"]
     # Where all three nodes are of one block there is no doubt.

@@ -14,8 +14,8 @@ from golden import Array, Case, assert_close, frames_first, relative_error
 import vdmrt
 from vdmrt.bundle import FP16, FP32
 from vdmrt.export import ExportOptions, export_bundle
-from vdmrt.export.arguments import config_from_arguments
 from vdmrt.export.checkpoint import load_model
+from vdmrt.export.families.ca2vdm.arguments import config_from_arguments
 from vdmrt.runtime import Model, Noise, Session, advance
 
 ROLLOUTS = golden.rollouts()

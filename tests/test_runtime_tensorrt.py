@@ -12,7 +12,7 @@ from tensorrt_engines import Machinery, Tensors, tensorrt_machine, write_engine
 from tensorrt_recorder import RELEASES, Call
 
 import vdmrt
-from vdmrt.bundle import FP16, FP32
+from vdmrt.bundle import FP16, FP32, Stage, stage_graphs
 from vdmrt.errors import EngineError
 from vdmrt.runtime._core import Device
 from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
@@ -71,9 +71,7 @@ def test_loading_allocates_nothing_and_allows_no_host_code(
 
 
 def test_every_stage_has_its_plan(backend: TensorRtBackend, machinery: Machinery) -> None:
-    manifest = machinery.bundle.manifest
-    assert manifest.codec is not None
-    stages = {**manifest.graphs[FP16], "vae_encode": manifest.codec.encode, "vae_decode": manifest.codec.decode}
+    stages = stage_graphs(machinery.bundle, FP16)
 
     for stage, graph in stages.items():
         assert backend.load(machinery.bundle, stage, graph).scratch_nbytes > 0
@@ -81,12 +79,11 @@ def test_every_stage_has_its_plan(backend: TensorRtBackend, machinery: Machinery
 
 
 def test_the_codec_goes_with_the_engine_that_is_there(backend: TensorRtBackend, machinery: Machinery) -> None:
-    codec = machinery.bundle.manifest.codec
-    assert codec is not None
+    decoder = machinery.bundle.manifest.components[Stage.VAE_DECODE]
 
     # fp32 comes first in the bundle, and only fp16 was built.
     assert next(iter(machinery.bundle.manifest.graphs)) == FP32
-    assert backend.load(machinery.bundle, "vae_decode", codec.decode).capturable
+    assert backend.load(machinery.bundle, Stage.VAE_DECODE, decoder).capturable
 
 
 def test_the_newest_engine_that_fits_is_taken(backend: TensorRtBackend, machinery: Machinery) -> None:

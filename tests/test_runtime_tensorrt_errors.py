@@ -16,7 +16,7 @@ from fake_cuda import FakeCuda, enabled_fake_cuda
 from tensorrt_engines import Machinery, Tensors, machine_of, plan_of, tensorrt_machine, write_engine
 from tensorrt_recorder import RELEASES
 
-from vdmrt.bundle import FP16, FP32, TensorSpec, list_engines, record_trust
+from vdmrt.bundle import FP16, FP32, Role, TensorSpec, list_engines, record_trust
 from vdmrt.errors import BackendError, DeviceError, EngineError, TensorMismatchError
 from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
 
@@ -222,7 +222,7 @@ def test_tensors_must_be_the_tables(
 
 def test_tensors_beside_the_table_are_refused(machinery: Machinery, backend: TensorRtBackend) -> None:
     graph = machinery.denoise
-    more = dataclasses.replace(graph, outputs=(*graph.outputs, TensorSpec("surplus", "float32", (1,))))
+    more = dataclasses.replace(graph, outputs=(*graph.outputs, TensorSpec("surplus", "float32", (1,), Role.HISTORY)))
     rebuild(machinery, {"denoise": plan_of(machinery.recorder, more)})
 
     refuse(machinery, backend, "the plan has 'surplus' and model.json has not", BackendError)

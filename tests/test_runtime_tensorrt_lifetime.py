@@ -12,7 +12,7 @@ from fake_cuda import Code
 from tensorrt_engines import Machinery, Tensors, tensorrt_machine
 from tensorrt_recorder import RELEASES, Recorder
 
-from vdmrt.bundle import FP16
+from vdmrt.bundle import FP16, Stage
 from vdmrt.errors import VdmrtError
 from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
 
@@ -29,15 +29,14 @@ def machinery(
 
 def run_once(machinery: Machinery, enqueues: int = 2) -> None:
     """Load, run and close everything, whatever fails."""
-    codec = machinery.bundle.manifest.codec
-    assert codec is not None
+    decoder = machinery.bundle.manifest.components[Stage.VAE_DECODE]
     with contextlib.ExitStack() as stack:
         backend = TensorRtBackend()
         stack.callback(backend.close)
-        program = backend.load(machinery.bundle, "vae_decode", codec.decode)
+        program = backend.load(machinery.bundle, Stage.VAE_DECODE, decoder)
         device = backend.open_device()
         stack.callback(device.close)
-        tensors = Tensors(device, codec.decode, program.scratch_nbytes)
+        tensors = Tensors(device, decoder, program.scratch_nbytes)
         stack.callback(tensors.close)
         stack.callback(program.close)
         call = program.create_context(device, tensors.addresses["scratch"]).bind(tensors.addresses)

@@ -63,16 +63,13 @@ class Engine:
 
 
 def stage_graphs(bundle: Bundle, precision: Precision) -> dict[str, Graph]:
-    """Return every graph that is run at a precision, by stage, the codec's included.
+    """Return every graph that is run at a precision, by stage, the components included.
 
     Raises:
         BundleError: The bundle does not have that precision.
     """
     stages = dict(bundle.graphs(precision))
-    if bundle.manifest.codec is not None:
-        stages["vae_encode"] = bundle.manifest.codec.encode
-        stages["vae_decode"] = bundle.manifest.codec.decode
-    return stages
+    return stages | {str(stage): graph for stage, graph in bundle.manifest.components.items()}
 
 
 def open_engine(path: str | os.PathLike[str]) -> Engine:

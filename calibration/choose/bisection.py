@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...bundle import Bundle, Precision, choose_measured_precision, format_count, format_nbytes, open_bundle
+from ...bundle import Bundle, Precision, Stage, choose_measured_precision, format_count, format_nbytes, open_bundle
 from ...errors import CalibrationError
 from ...hosts import need_packages
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -278,7 +278,7 @@ def _told(
     tried: int,
 ) -> Bisection:
     linears = {linear.name: linear for graph in exact.values() for linear in find_linears(graph)}
-    share = shares_of(reference, exact["denoise"], linears)
+    share = shares_of(reference, exact[Stage.DENOISE], linears)
     rest = [group for group in share if group not in cause]
     own = [linear for linear in linears.values() if linear.group in cause]
     return Bisection(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import FP16, Bundle, Precision
+from ...bundle import FP16, Bundle, Precision, Stage
 from ..graph.graph_file import (
     GraphFile,
     WeightsFile,
@@ -70,7 +70,7 @@ class Guard:
         self._sessions: dict[str, Any] = {}
         self._layers: dict[tuple[str, str], str] = {}
         known = bundle.manifest.graphs
-        for stage in ("fill", "denoise"):
+        for stage in (Stage.FILL, Stage.DENOISE):
             if FP16 not in known or not half_tensors(load_graph(bundle, known[precision][stage])):
                 continue
             graph = load_graph(bundle, known[FP16][stage])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import FP32, Bundle, BundleWriter, EightBits, Graph
+from ...bundle import FP32, Bundle, BundleWriter, EightBits, Graph, Stage
 from ...errors import CalibrationError
 from ...reporting import Series, draw_lines
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -106,7 +106,7 @@ def fit_budget(
 
         alone = {group: measure(quantisation.only([group])) for group in groups}
         ranked = sorted(groups, key=lambda group: (alone[group], group))
-        share = shares_of(bundle, graphs["denoise"], quantisation.linears)
+        share = shares_of(bundle, graphs[Stage.DENOISE], quantisation.linears)
         curve: dict[int, float] = {}
 
         def holds(kept: int) -> bool:
@@ -142,7 +142,7 @@ def shares_of(bundle: Bundle, graph: GraphFile, linears: Container[str]) -> dict
     from ..graph.widening import infer_values
 
     shapes = {name: [one.dim_value for one in v.type.tensor_type.shape.dim] for name, v in infer_values(graph).items()}
-    total = bundle.manifest.graphs[FP32]["denoise"].flops
+    total = bundle.manifest.graphs[FP32][Stage.DENOISE].flops
     share: dict[str, float] = {}
     for linear in find_linears(graph):
         if linear.name in linears:
@@ -203,7 +203,7 @@ class Bench:
         sources: dict[str, tuple[Graph, GraphFile]] = {s: (known[s], graph) for s, graph in self._graphs.items()}
         graphs = write_precision(self._writer, "variant", rendered, sources, self._weights, quantised)
         graphs = with_weights(graphs, self._writer.record("graphs/weights.bin"))
-        manifest = dataclasses.replace(self._bundle.manifest, graphs={FP32: graphs}, codec=None)
+        manifest = dataclasses.replace(self._bundle.manifest, graphs={FP32: graphs}, components={}, codec=None)
         if manifest.null_text is not None:
             text = self._writer.path / manifest.null_text.file
             text.parent.mkdir(exist_ok=True)

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import FP8, INT8, Bundle, Precision
+from ...bundle import FP8, INT8, NEXT_STATE, Bundle, Graph, Precision, Role, Stage
 from ...hosts.onnxruntime import open_onnxruntime
-from ..graph.cache_scales import CacheScales
+from ..graph.cache_scales import CacheScales, cache_name
 from ..observe.instrument import open_session
 
 __all__ = ["Shadow", "shadow_of_bundle"]
 
 Array = npt.NDArray[Any]
-_STATE = ("latent", "history", "step")
 _TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -38,11 +37,14 @@ class Shadow:
         cache_error: Squared error and squared norm of K and V of every fill so far.
     """
 
-    def __init__(self, sessions: Mapping[str, Any], cache: Mapping[str, CacheScales]) -> None:
+    def __init__(
+        self, sessions: Mapping[str, Any], graphs: Mapping[str, Graph], cache: Mapping[str, CacheScales]
+    ) -> None:
         """Take loaded graphs.
 
         Args:
             sessions: ONNX Runtime's, by stage.
+            graphs: What the tensors of the sessions' graphs mean, by stage.
             cache: How the graphs store their cache; empty for floating point.
         """
         self._sessions = dict(sessions)
@@ -51,6 +53,11 @@ class Shadow:
             for stage, session in self._sessions.items()
         }
         self._cache = cache
+        specs = [spec for graph in graphs.values() for spec in (*graph.inputs, *graph.outputs)]
+        self._stored = {spec.name: cache_name(spec) for spec in specs}
+        denoise = graphs[Stage.DENOISE]
+        self._next = {denoise.tensor(role).name: denoise.tensor(after).name for role, after in NEXT_STATE.items()}
+        self._names = {role: denoise.tensor(role).name for role in (Role.LATENT, Role.NEXT_LATENT, Role.STEP)}
         self._state: dict[str, Array] = {}
         self._reference: Array = np.empty(0)
         self._began: Array = np.zeros(0, bool)
@@ -60,41 +67,41 @@ class Shadow:
         """Return what the denoising has come to in the row in which the reference came to ``latents``, [T, c, h, w]."""
         # A row at rest may still hold an earlier session's chunk: only those that began one are asked.
         row = next(row for row in np.flatnonzero(self._began) if np.array_equal(self._reference[row], latents))
-        latent: Array = self._state["latent"][row].copy()
+        latent: Array = self._state[self._names[Role.LATENT]][row].copy()
         return latent
 
     def follow(self, stage: str, tensors: Mapping[str, Array]) -> None:
         """Run on the inputs of one of the reference's runs; a tap."""
         if stage not in self._sessions:
             return
-        if stage == "denoise":
+        if stage == Stage.DENOISE:
             self._begin_rows(tensors)
-        own = self._state if stage == "denoise" else {}
+        own = self._state if stage == Stage.DENOISE else {}
         feeds = {
             name: own[name] if name in own else self._input(name, kind, tensors)
             for name, kind in self._types[stage].items()
         }
         names = [value.name for value in self._sessions[stage].get_outputs()]
         found = dict(zip(names, self._sessions[stage].run(names, feeds), strict=True))
-        if stage == "denoise":
-            self._state = {name: found[f"next_{name}"] for name in _STATE}
-            self._reference = tensors["next_latent"].copy()
+        if stage == Stage.DENOISE:
+            self._state = {name: found[after] for name, after in self._next.items()}
+            self._reference = tensors[self._names[Role.NEXT_LATENT]].copy()
         else:
             self._compare_cache(found, tensors)
 
     def _begin_rows(self, tensors: Mapping[str, Array]) -> None:
         """Take over what the reference starts a chunk from."""
-        begins = tensors["step"] == 0
+        begins = tensors[self._names[Role.STEP]] == 0
         if begins.any():
             self._began = begins
-        for name in _STATE:
+        for name in self._next:
             if name not in self._state:
                 self._state[name] = tensors[name].copy()
             self._state[name][begins] = tensors[name][begins]
 
     def _input(self, name: str, kind: Any, tensors: Mapping[str, Array]) -> Any:
         value = tensors[name]
-        stored = self._cache.get(name.removeprefix("past_")) if name.startswith("past_") else None
+        stored = self._scales(name)
         if stored is None:
             return value if value.dtype == kind else value.astype(kind)
         codes = stored.kind.encode(value.astype(np.float32) * self._factors(stored, value) / stored.scale)
@@ -103,18 +110,22 @@ class Shadow:
     def _compare_cache(self, found: Mapping[str, Array], tensors: Mapping[str, Array]) -> None:
         error = norm = 0.0
         for name, made in found.items():
-            if not name.startswith("present_"):
+            if self._stored[name] is None:
                 continue
             wanted = tensors[name].astype(np.float64)
-            stored = self._cache.get(name.removeprefix("present_"))
+            stored = self._scales(name)
             values = made if stored is None else stored.kind.decode(made) * stored.scale / self._factors(stored, made)
             error += float(np.square(values - wanted).sum())
             norm += float(np.square(wanted).sum())
         self.cache_error.append((error, norm))
 
+    def _scales(self, name: str) -> CacheScales | None:
+        """Return how a tensor is stored; None for floating point."""
+        return self._cache.get(self._stored[name] or "")
+
     @staticmethod
     def _factors(stored: CacheScales, like: Array) -> Array:
-        """Return the factor of every head and channel, to multiply [B, S·H, n, d] with."""
+        """Return the factor of every head and channel, to multiply [B, S·H, n, d] or [B, H, n, d] with."""
         size = like.shape[-1]
         heads = stored.factors.reshape(-1, size)
         return np.tile(heads, (like.shape[1] // len(heads), 1))[None, :, None]
@@ -138,6 +149,6 @@ def shadow_of_bundle(
     sessions = {
         stage: open_session(Path(bundle.locate(graph.file)), threads=threads, fused=graph.quantised != FP8)
         for stage, graph in graphs.items()
-        if stage in ("fill", "denoise")
+        if stage in (Stage.FILL, Stage.DENOISE)
     }
-    return Shadow(sessions, cache)
+    return Shadow(sessions, graphs, cache)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...bundle import FP16, FP32, INT8, Bundle, Precision, Speed
+from ...bundle import FP16, FP32, INT8, Bundle, Precision, Speed, Stage
 from ...errors import NotFasterError
 from ...profiler.analysis.compare import Side, compare, stay_open
 from ...profiler.measuring.settings import Settings
@@ -102,7 +102,7 @@ def measure_speed(
         against = timed_against(bundle, precision)
         if against is None:
             continue
-        denoise = bundle.manifest.graphs[precision]["denoise"]
+        denoise = bundle.manifest.graphs[precision][Stage.DENOISE]
         if 2 * _PAIRS * _STEPS * denoise.flops > _QUICK_FLOPS:
             _log.warning("%s was not timed, which would take minutes; vdmrt profile --against does it", precision)
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def add_observers(graph: GraphFile, sources: Mapping[str, str]) -> GraphFile:
     rows = _row_counts(graph)
     model = type(graph.model)()
     model.CopyFrom(graph.model)
-    observed = GraphFile(model, {**graph.weights, "observed.axis": np.array([0], np.int64)})
+    observed = replace(graph, model=model, weights={**graph.weights, "observed.axis": np.array([0], np.int64)})
     del model.graph.output[:]
     ends = np.array([np.iinfo(np.int64).max])
     observed.weights |= {"observed.first": np.array([0], np.int64), "observed.end": ends}

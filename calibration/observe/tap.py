@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import Bundle, Graph, TensorSpec
+from ...bundle import Bundle, Graph, Stage, TensorSpec
 from ...runtime._core import Device
 from ...runtime.backends.backend import (
     Backend,
@@ -58,7 +58,7 @@ class TappedBackend:
     def load(self, bundle: Bundle, stage: str, graph: Graph) -> Program:
         """Load a graph of a bundle; see :meth:`Backend.load`."""
         program = self._inner.load(bundle, stage, graph)
-        return _TappedProgram(self, program, graph, stage) if stage in ("fill", "denoise") else program
+        return _TappedProgram(self, program, graph, stage) if stage in (Stage.FILL, Stage.DENOISE) else program
 
     def close(self) -> None:
         """Close the inner backend."""

@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from ...bundle import FP16, FP32, Artifact, Bundle, BundleWriter, Graph, Precision, TensorSpec, sha256_of
+from ...bundle import FP16, FP32, Artifact, Bundle, BundleWriter, Graph, Precision, Stage, TensorSpec, sha256_of
 from ..graph.graph_file import (
     GraphFile,
     WeightsFile,
@@ -33,7 +33,7 @@ def source_precision(bundle: Bundle) -> Precision:
 def reference_graphs(bundle: Bundle) -> dict[str, GraphFile]:
     """Return the fill and the denoise graph in float32."""
     graphs = bundle.manifest.graphs[source_precision(bundle)]
-    return {stage: widen(load_graph(bundle, graphs[stage])) for stage in ("fill", "denoise")}
+    return {stage: widen(load_graph(bundle, graphs[stage])) for stage in (Stage.FILL, Stage.DENOISE)}
 
 
 def reference_bundle(bundle: Bundle, folder: Path) -> Bundle:
@@ -79,7 +79,7 @@ def _widened(graph: Graph, file: Path, weights: Path) -> Graph:
 
 
 def _in_float32(spec: TensorSpec) -> TensorSpec:
-    return TensorSpec(spec.name, "float32", spec.shape) if spec.dtype == "float16" else spec
+    return dataclasses.replace(spec, dtype="float32") if spec.dtype == "float16" else spec
 
 
 def _artifact(path: Path) -> Artifact:

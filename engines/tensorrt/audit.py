@@ -6,7 +6,7 @@ import collections
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,8 +97,8 @@ def read_layers(text: str) -> tuple[Layer, ...]:
         raise EngineError(f"TensorRT's inspector said nothing that can be read: {text[:80]!r}") from error
 
 
-def audit_layers(layers: tuple[Layer, ...]) -> PlanAudit:
-    """Count what layers run in, and list those that only move ``past_*``."""
+def audit_layers(layers: tuple[Layer, ...], cache: Collection[str]) -> PlanAudit:
+    """Count what layers run in, and list those that only move the KV cache, of which the inputs' names are given."""
     precisions = collections.Counter(_first_dtype(layer) for layer in layers)
     products = collections.Counter(layer.dtype for layer in layers if layer.is_product)
     unknown = products.pop("", 0) + sum(layer.is_opaque for layer in layers)
@@ -107,7 +107,7 @@ def audit_layers(layers: tuple[Layer, ...]) -> PlanAudit:
         precisions=dict(precisions),
         products=dict(products),
         unknown_products=unknown,
-        cache_copies=tuple(_copies(layers)),
+        cache_copies=tuple(_copies(layers, cache)),
     )
 
 
@@ -182,12 +182,12 @@ def _nodes(name: str, metadata: str) -> Iterator[str]:
     yield from (part.strip() for part in name.split(" + "))
 
 
-def _copies(layers: tuple[Layer, ...]) -> Iterator[LayerCopy]:
+def _copies(layers: tuple[Layer, ...], cache: Collection[str]) -> Iterator[LayerCopy]:
     for layer in layers:
         if layer.is_product or layer.is_opaque or _IDLE.match(layer.kind):
             continue
         for side in layer.inputs:
-            if side.name.startswith("past_"):
+            if side.name in cache:
                 nbytes = sum(out.nbytes for out in layer.outputs)
                 yield LayerCopy(layer.name, layer.kind, side.name, nbytes)
                 break

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ...bundle import FP16, FP16_MIXED, INT8, Graph, PlanAudit, Precision
+from ...bundle import CACHE_ROLES, FP16, FP16_MIXED, INT8, Graph, PlanAudit, Precision, Stage
 from ...errors import BackendError, EngineError
 from ...hosts.driver import current_gpu
 from ...hosts.tensorrt import TensorRT
@@ -88,11 +88,11 @@ def _audit(
     except EngineError as error:
         progress(f"{stage}: what its layers run in is not known: {error}")
         return None
-    half = precision == FP16 and stage in ("fill", "denoise")
+    half = precision == FP16 and stage in (Stage.FILL, Stage.DENOISE)
     check_precision(stage, layers, source.products, wanted=half)
     if graph.quantised is not None:
         check_quantised(stage, layers, graph.quantised)
-    return audit_layers(layers)
+    return audit_layers(layers, {spec.name for spec in graph.inputs if spec.role in CACHE_ROLES})
 
 
 def _build(
@@ -157,7 +157,7 @@ def configure(tensorrt: TensorRT, config: Any, stage: str, precision: Precision,
         # Loading puts the very same weights back, for which the builder need give up no kernel.
         (options.strip_weights and not options.refit, "REFIT_IDENTICAL"),
         (options.refit, "REFIT"),
-        (options.weight_streaming_fill and stage == "fill", "WEIGHT_STREAMING"),
+        (options.weight_streaming_fill and stage == Stage.FILL, "WEIGHT_STREAMING"),
     ):
         if asked:
             config.set_flag(getattr(flags, flag))

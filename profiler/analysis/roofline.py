@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...bundle import FP32, format_count, format_nbytes
+from ...bundle import FP32, Role, Stage, format_count, format_nbytes
 from ...hosts.onnxruntime import open_onnxruntime
 from ...runtime._core import host_device
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -76,11 +76,11 @@ def place_stages(model: Model, ceilings: Ceilings, stages: Mapping[str, Summary]
     if ceilings.flops_per_second is None:
         return ()
     graphs = model.bundle.graphs(model.precision)
-    runs = {"step": (graphs["denoise"], 1), "fill": (graphs["fill"], 1)}
-    codec = model.manifest.codec
-    if codec is not None and "decode" in stages:
-        batch = codec.decode.inputs[0].shape[0]
-        runs["decode"] = (codec.decode, -(-model.manifest.geometry.chunk_frames // batch))
+    runs = {"step": (graphs[Stage.DENOISE], 1), Stage.FILL: (graphs[Stage.FILL], 1)}
+    decoder = model.manifest.components.get(Stage.VAE_DECODE)
+    if decoder is not None and "decode" in stages:
+        batch = decoder.tensor(Role.LATENT).shape[0]
+        runs["decode"] = (decoder, -(-model.manifest.geometry.chunk_frames // batch))
     return tuple(
         _place(name, count * graph.flops, count * graph.nbytes_moved, ceilings, stages[name].median)
         for name, (graph, count) in runs.items()

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ...bundle import Graph
+from ...bundle import Graph, Stage
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeProgram
 from ...runtime.session.model import Model
 from ..measuring.settings import Settings
@@ -32,7 +32,7 @@ def time_nodes(model: Model, backend: OnnxRuntimeBackend, settings: Settings) ->
         with Model(model.bundle, profiling, model.precision) as profiled:
             roll(profiled, settings)
             graphs = model.bundle.graphs(model.precision)
-            return {stage: read_node_times(profiling.finish(graphs[stage])) for stage in ("denoise", "fill")}
+            return {stage: read_node_times(profiling.finish(graphs[stage])) for stage in (Stage.DENOISE, Stage.FILL)}
 
 
 def read_node_times(profile: str) -> list[LayerTime]:

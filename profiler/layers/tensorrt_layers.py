@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...bundle import Bundle, Graph
+from ...bundle import Bundle, Graph, Stage
 from ...runtime._core import Device
 from ...runtime.backends.tensorrt_backend import TensorRtBackend
 from ...runtime.backends.tensorrt_profiler import LayerTimes
@@ -19,7 +19,7 @@ from .layer_times import LayerTime, median_run, roll
 
 __all__ = ["find_nodes", "read_layer_kinds", "time_layers"]
 
-_STAGES = ("denoise", "fill")
+_STAGES = (Stage.DENOISE, Stage.FILL)
 
 
 def time_layers(model: Model, backend: TensorRtBackend, settings: Settings) -> dict[str, list[LayerTime]]:
@@ -33,9 +33,9 @@ def time_layers(model: Model, backend: TensorRtBackend, settings: Settings) -> d
     Raises:
         DeviceError: There is not enough memory for another lane, or TensorRT tells no times.
     """
-    programs = {stage: _TimedProgram(model.program(stage)) for stage in _STAGES}
+    programs: dict[str, _TimedProgram] = {stage: _TimedProgram(model.program(stage)) for stage in _STAGES}
     # Frames are not decoded here, and the codec's engines would be loaded once more.
-    bundle = replace(model.bundle, manifest=replace(model.manifest, codec=None))
+    bundle = replace(model.bundle, manifest=replace(model.manifest, codec=None, components={}))
     with Model(bundle, _TimedBackend(backend, programs), model.precision, cuda_graph=False) as timed:
         roll(timed, settings)
     return {stage: program.read() for stage, program in programs.items()}

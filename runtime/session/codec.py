@@ -25,15 +25,17 @@ class PictureCodec:
 
     __slots__ = ("_decode", "_encode", "_kind", "_picture_size", "_undo")
 
-    def __init__(self, backend: Backend, bundle: _bundle.Bundle, codec: _bundle.Codec) -> None:
-        self._kind = codec.kind
-        self._picture_size = codec.picture_size
+    def __init__(self, backend: Backend, bundle: _bundle.Bundle) -> None:
+        manifest = bundle.manifest
+        assert manifest.codec is not None and manifest.picture_size is not None, "the bundle has no codec"
+        self._kind: str = manifest.codec
+        self._picture_size = manifest.picture_size
         # A queue of its own, so that decoding one chunk overlaps denoising the next.
         device = backend.open_device()
         with ExitStack() as undo:
-            self._encode = _Stage(backend, device, bundle, "vae_encode", codec.encode)
+            self._encode = _Stage(backend, device, bundle, _bundle.Stage.VAE_ENCODE)
             undo.callback(self._encode.close)
-            self._decode = _Stage(backend, device, bundle, "vae_decode", codec.decode)
+            self._decode = _Stage(backend, device, bundle, _bundle.Stage.VAE_DECODE)
             undo.callback(self._decode.close)
             self._undo = undo.pop_all()
 
@@ -92,9 +94,8 @@ class _Stage:
         item_shape: Shape of one item of the input's batch.
     """
 
-    def __init__(
-        self, backend: Backend, device: Device, bundle: _bundle.Bundle, stage: str, graph: _bundle.Graph
-    ) -> None:
+    def __init__(self, backend: Backend, device: Device, bundle: _bundle.Bundle, stage: _bundle.Stage) -> None:
+        graph = bundle.manifest.components[stage]
         (source,), (target,) = graph.inputs, graph.outputs
         self.item_shape = source.shape[1:]
         self._lock = threading.Lock()

@@ -37,8 +37,8 @@ def export_recorded(rollout: Rollout, folder: Path) -> Path:
     """Export the bundle of a recorded rollout into a folder of bundles; return it."""
     from vdmrt.bundle import EXPORTED
     from vdmrt.export import ExportOptions, export_bundle
-    from vdmrt.export.arguments import config_from_arguments
     from vdmrt.export.checkpoint import load_model
+    from vdmrt.export.families.ca2vdm.arguments import config_from_arguments
 
     config = json.loads((rollout.folder / "config.json").read_text())
     options = ExportOptions(
