@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from . import __version__
-from .bundle import Bundle, Check, Engine, describe_speed, format_count, record_checks
+from .bundle import FP16, FP32, Bundle, Check, Engine, Precision, describe_speed, format_count, record_checks
 from .calibration._cli import calibrate, verify
 from .console.progress import show_progress
 from .console.signals import exit_status, terminable
@@ -31,7 +31,7 @@ _FAILED, _MISUSED = 1, 2
 # Denoising steps of the chunk that an engine is checked with, and the work that a CPU does in well under a minute.
 _CHECKED_STEPS, _QUICK_FLOPS = 4, 2e12
 # Relative L2 of that chunk's latents; what is quantized rounds at other places than ONNX Runtime does.
-_AGREES, _AGREES_QUANTISED = {"fp32": 1e-3, "fp16": 1e-2}, 5e-2
+_AGREES, _AGREES_QUANTISED = {FP32: 1e-3, FP16: 1e-2}, 5e-2
 
 
 class _Group(click.Group):
@@ -158,12 +158,12 @@ def _check_engine(bundle: Bundle, engine: Engine, *, full: bool, device: str) ->
     return engine
 
 
-def _race(bundle: Bundle, precision: str, device: str) -> list[Check]:
+def _race(bundle: Bundle, precision: Precision, device: str) -> list[Check]:
     """Time a quantized engine against a floating point one of the same bundle, denoising steps in turn."""
     from .calibration.choose.speed import time_in_turn
     from .runtime import load
 
-    for against in ("fp16", "fp32"):
+    for against in (FP16, FP32):
         if against not in bundle.manifest.graphs:
             continue
         try:
@@ -182,7 +182,7 @@ def _race(bundle: Bundle, precision: str, device: str) -> list[Check]:
     return []
 
 
-def _compare(bundle: Bundle, precision: str, steps: int, found: Any, seconds: float) -> list[Check]:
+def _compare(bundle: Bundle, precision: Precision, steps: int, found: Any, seconds: float) -> list[Check]:
     """Run the same chunk in ONNX Runtime; say how far apart they are, and which is faster."""
     import numpy as np
 
@@ -209,7 +209,7 @@ def _compare(bundle: Bundle, precision: str, steps: int, found: Any, seconds: fl
 
 
 def _roll(
-    bundle: Bundle, backend: str, precision: str, steps: int, device: str, *, use_engine: bool = True
+    bundle: Bundle, backend: str, precision: Precision, steps: int, device: str, *, use_engine: bool = True
 ) -> tuple[Any, float]:
     """Make one chunk from random latents; return its latents, and the median seconds of a denoising step."""
     import statistics

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vdmrt.bundle import Geometry, open_bundle
+from vdmrt.bundle import FP16, Geometry, open_bundle
 from vdmrt.calibration.calibrating import CalibrationRequest, publish, quantise
 from vdmrt.calibration.graph.linears import find_linears, sites_of
 from vdmrt.calibration.observe.data import CalibrationSet
@@ -35,7 +35,7 @@ def calibrate_naively(path: Path, precisions: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for stage, graph in graphs.items():
             instrument = Instrument(graph, linears[stage], sites, Path(folder))
-            shapes = {spec.name: spec.shape for spec in bundle.manifest.graphs["fp16"][stage].inputs}
+            shapes = {spec.name: spec.shape for spec in bundle.manifest.graphs[FP16][stage].inputs}
             for _ in range(_RUNS):
                 instrument.observe(_random_inputs(shapes, bundle.manifest.geometry, drawn), seen.activations[stage])
     for precision in precisions:

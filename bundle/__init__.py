@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .decoding import encode
 from .engines.engine import (
     ENGINE_MANIFEST,
     ENGINES_FOLDER,
@@ -54,7 +55,7 @@ from .manifest import (
     TensorSpec,
 )
 from .operators import OLDEST_PARSER_OPSET, find_unsupported
-from .precision import CACHE_SUFFIXES, Precision, split_precision
+from .precision import EIGHT_BITS, EXPORTED, FP8, FP16, FP16_MIXED, FP32, INT8, PRECISIONS, EightBits, Precision
 from .quantities import format_count, format_flops, format_nbytes
 from .resolution import choose_measured_precision, choose_precision, precision_candidates
 from .room import check_amendable
@@ -75,12 +76,19 @@ from .storage.interruption import uninterrupted
 from .versions import version_numbers
 
 __all__ = [
-    "CACHE_SUFFIXES",
     "DISK_FULL",
+    "EIGHT_BITS",
     "ENGINES_FOLDER",
     "ENGINE_MANIFEST",
     "ENGINE_SCHEMA",
+    "EXPORTED",
+    "FP8",
+    "FP16",
+    "FP16_MIXED",
+    "FP32",
+    "INT8",
     "OLDEST_PARSER_OPSET",
+    "PRECISIONS",
     "SCHEMA",
     "Accuracy",
     "Artifact",
@@ -90,6 +98,7 @@ __all__ = [
     "Calibration",
     "Check",
     "Codec",
+    "EightBits",
     "Engine",
     "EngineManifest",
     "Geometry",
@@ -115,6 +124,7 @@ __all__ = [
     "choose_measured_precision",
     "choose_precision",
     "describe_speed",
+    "encode",
     "engine_mismatches",
     "explained_writing",
     "find_engine",
@@ -139,7 +149,6 @@ __all__ = [
     "replaced_file",
     "rewrite_manifest",
     "sha256_of",
-    "split_precision",
     "stage_graphs",
     "uninterrupted",
     "verify_engine",

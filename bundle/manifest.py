@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .engines.speed import Speed
-from .precision import Precision
+from .precision import FP8, EightBits, Precision
 from .quantities import format_count
 
 __all__ = [
@@ -98,12 +98,12 @@ class Graph:
     flops: int
     nbytes_moved: int
     cache_copies: tuple[CacheCopy, ...] = ()
-    quantised: Literal["int8", "fp8"] | None = None
+    quantised: EightBits | None = None
 
     @property
     def has_fp8(self) -> bool:
         """Whether its linears or its cache are FP8."""
-        return self.quantised == "fp8" or any(spec.dtype == "float8_e4m3fn" for spec in self.inputs)
+        return self.quantised == FP8 or any(spec.dtype == "float8_e4m3fn" for spec in self.inputs)
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,7 @@ class Manifest:
     geometry: Geometry
     schedule: ScheduleSpec
     sampler: SamplerDefaults
-    graphs: Mapping[str, Mapping[str, Graph]]
+    graphs: Mapping[Precision, Mapping[str, Graph]]
     codec: Codec | None
     null_text: Artifact | None
     random_weights: bool
@@ -345,17 +345,17 @@ class Manifest:
         files |= {part.file: part for made in self.calibrations for part in made.artifacts()}
         yield from files.values()
 
-    def accuracy_of(self, precision: str) -> Accuracy | None:
+    def accuracy_of(self, precision: Precision) -> Accuracy | None:
         """Return what was measured of the graphs of a precision; None where nothing was, or other graphs were."""
         found = [one for one in self.accuracy if one.precision == precision]
         return found[0] if found and found[0].graphs_sha256 == self.graphs_sha256(precision) else None
 
-    def speed_of(self, precision: str) -> Speed | None:
+    def speed_of(self, precision: Precision) -> Speed | None:
         """Return how fast the graphs of a precision were; None where they, or these, were never timed."""
         found = [one for one in self.speeds if one.precision == precision]
         return found[0] if found and found[0].graphs_sha256 == self.graphs_sha256(precision) else None
 
-    def graphs_sha256(self, precision: str) -> str:
+    def graphs_sha256(self, precision: Precision) -> str:
         """Return the hash of the graphs of a precision and of their weights."""
         parts = [
             part.sha256 for _, one in sorted(self.graphs[precision].items()) for part in (one.file, one.weights) if part

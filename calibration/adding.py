@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..bundle import Bundle, BundleWriter, Calibration, Graph, amended_bundle
+from ..bundle import FP8, FP16, FP32, Bundle, BundleWriter, Calibration, Graph, Precision, amended_bundle
 from .choose.sensitivity import Sensitivity
 from .choose.speed import Judge
 from .graph.graph_file import GraphFile, WeightsFile, load_graph
@@ -79,7 +79,7 @@ def publish(
     return summary
 
 
-def _replaced(bundle: Bundle, request: CalibrationRequest, labels: Iterable[str]) -> set[str]:
+def _replaced(bundle: Bundle, request: CalibrationRequest, labels: Iterable[Precision]) -> set[str]:
     """Return the files that are written again, and what was kept for a run that is stopped."""
     return {
         *(f"graphs/{stage}.{label}.onnx" for label in labels for stage in _STAGES),
@@ -91,12 +91,12 @@ def _replaced(bundle: Bundle, request: CalibrationRequest, labels: Iterable[str]
 
 def _write_graphs(
     writer: BundleWriter,
-    renderings: Mapping[str, Mapping[str, tuple[Graph, GraphFile]]],
+    renderings: Mapping[Precision, Mapping[str, tuple[Graph, GraphFile]]],
     graphs: Mapping[str, GraphFile],
     quantisation: Quantisation,
     request: CalibrationRequest,
     show: Show,
-) -> dict[str, dict[str, Graph]]:
+) -> dict[Precision, dict[str, Graph]]:
     by_stage = dict.fromkeys(graphs, quantisation)
     if request.keep_fill:
         by_stage["fill"] = dataclasses.replace(quantisation, linears={})
@@ -108,7 +108,7 @@ def _write_graphs(
             made = {
                 stage: render(opened, stage, by_stage[stage], graphs[stage]) for stage, (_, opened) in sources.items()
             }
-            written[label] = write_precision(writer, label, made, sources, weights, quantised)
+            written[label] = write_precision(writer, str(label), made, sources, weights, quantised)
             on_progress(done, len(renderings))
     record = writer.record(f"graphs/{weights.path.name}")
     return {label: with_weights(new, record) for label, new in written.items()}
@@ -121,7 +121,7 @@ def _write_records(
     request: CalibrationRequest,
     data: CalibrationSet,
     sensitivity: Sensitivity | None,
-    labels: Sequence[str],
+    labels: Sequence[Precision],
 ) -> Iterator[Calibration]:
     """Write the scales, the report and the picture of the budget; yield what the manifest says of each precision."""
     stem = f"calibration/{request.stem}"
@@ -136,7 +136,7 @@ def _write_records(
         (writer.path / stem / name).write_text(text, encoding="utf-8")
     scales, report, *picture = (writer.record(f"{stem}/{name}") for name in texts)
     for label in labels:
-        yield Calibration(label, scales, report, summary.data, data.sha256, picture[0] if picture else None)  # type: ignore[arg-type]
+        yield Calibration(label, scales, report, summary.data, data.sha256, picture[0] if picture else None)
 
 
 def added_nbytes(bundle: Bundle, graphs: Mapping[str, GraphFile], request: CalibrationRequest) -> int:
@@ -156,29 +156,28 @@ def _linears(graphs: Mapping[str, GraphFile]) -> list[Linear]:
 
 def _renderings(
     bundle: Bundle, graphs: Mapping[str, GraphFile], request: CalibrationRequest
-) -> dict[str, dict[str, tuple[Graph, GraphFile]]]:
+) -> dict[Precision, dict[str, tuple[Graph, GraphFile]]]:
     """Return what each new precision is made from: by label, by stage, as model.json has it and opened."""
     known = bundle.manifest.graphs
-    suffix = request.suffix
     single = {stage: (known[source_precision(bundle)][stage], graph) for stage, graph in graphs.items()}
     half = (
-        {stage: (known["fp16"][stage], load_graph(bundle, known["fp16"][stage])) for stage in graphs}
-        if "fp16" in known
+        {stage: (known[FP16][stage], load_graph(bundle, known[FP16][stage])) for stage in graphs}
+        if FP16 in known
         else None
     )
-    if request.precision == "none":
-        chosen = {f"fp32{suffix}": single} if "fp32" in known else {}
-        return chosen | ({f"fp16{suffix}": half} if half else {})
-    if request.precision == "fp8":
-        return {f"fp8{suffix}": half or single}
-    return {f"int8{suffix}": single} | ({f"int8-fp16{suffix}": half} if half else {})
+    if request.precision == FP8:
+        return {request.quantized(FP16): half or single}
+    made = {request.quantized(FP16): half} if half else {}
+    if request.precision == "none" and FP32 not in known:
+        return made
+    return {request.quantized(FP32): single, **made}
 
 
 def _summarize(
     bundle: Bundle,
     graphs: Mapping[str, GraphFile],
     quantisation: Quantisation,
-    precisions: tuple[str, ...],
+    precisions: tuple[Precision, ...],
     data: CalibrationSet,
     seen: Observation,
     sensitivity: Sensitivity | None,

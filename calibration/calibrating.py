@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle, check_amendable, open_bundle
+from ..bundle import FP32, INT8, Bundle, check_amendable, open_bundle
 from ..errors import CalibrationError
 from ..hosts import need_packages
 from ..runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -68,7 +68,7 @@ def calibrate(
     check_amendable(bundle, added_nbytes(bundle, graphs, request))
     with scratch_folder("calibrate") as folder:
         reference = reference_bundle(bundle, folder)
-        with Model(reference, OnnxRuntimeBackend(threads=request.threads), "fp32") as model:
+        with Model(reference, OnnxRuntimeBackend(threads=request.threads), FP32) as model:
             data = read_set(request.data, model)
         _log.info("calibration set: %s", data.describe())
         for lack in data.shortcomings(bundle.manifest.geometry):
@@ -150,7 +150,7 @@ def quantise(
         for graph in folded.values():
             fold_cache(graph, cache)
     if request.precision == "none":
-        return Quantisation("int8", request.method, {}, {}, cache)
+        return Quantisation(INT8, request.method, {}, {}, cache)
     linears = {stage: find_linears(graph) for stage, graph in folded.items()}
     everything = [linear for found in linears.values() for linear in found]
     names = {linear.name for linear in choose_linears(everything, request.keep)}

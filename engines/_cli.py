@@ -7,11 +7,11 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
-from ..bundle import Bundle, Engine, Precision, choose_precision, open_bundle
+from ..bundle import PRECISIONS, Bundle, Engine, Precision, choose_precision, open_bundle
 from ..errors import BackendError, EngineError
 
 __all__ = ["build"]
@@ -46,7 +46,7 @@ class Size(click.ParamType[Any]):
 )
 @click.option(
     "--precision",
-    type=click.Choice(get_args(Precision)),
+    type=click.Choice(PRECISIONS),
     metavar="PRECISION",
     help="Of the graphs.  [default: for TensorRT fp16, for ONNX Runtime fp32, where the bundle has it]",
 )
@@ -96,7 +96,7 @@ class Size(click.ParamType[Any]):
 def build(
     bundle: Path,
     backend: str,
-    precision: str | None,
+    precision: Precision | None,
     check: str,
     dry_run: bool,
     force: bool,
@@ -138,7 +138,7 @@ def build(
         sys.exit(_GATE_MISSED)
 
 
-def _build(bundle: Bundle, backend: str, precision: str | None, options: Any, gpu: int, force: bool) -> Engine:
+def _build(bundle: Bundle, backend: str, precision: Precision | None, options: Any, gpu: int, force: bool) -> Engine:
     if backend == "onnxruntime":
         from .onnxruntime.models import build_models
 
@@ -165,7 +165,7 @@ def _options(given: dict[str, Any]) -> Any:
     return BuildOptions(optimization_level=level, workspace_nbytes=workspace, **given)
 
 
-def _print_models(bundle: Bundle, precision: str | None) -> None:
+def _print_models(bundle: Bundle, precision: Precision | None) -> None:
     """Print what a build of ONNX Runtime's engine would do."""
     from ..bundle import ENGINES_FOLDER, format_nbytes
     from ..hosts.onnxruntime import describe_machine
@@ -182,7 +182,7 @@ def _print_models(bundle: Bundle, precision: str | None) -> None:
     click.echo(f"engine          {bundle.path / ENGINES_FOLDER / key}")
 
 
-def _print_plan(bundle: Bundle, precision: str | None, options: Any, gpu_index: int) -> None:
+def _print_plan(bundle: Bundle, precision: Precision | None, options: Any, gpu_index: int) -> None:
     """Print what a build would do; what hangs on a GPU or on TensorRT only where they are."""
     from ..bundle import ENGINES_FOLDER, stage_graphs
     from ..hosts.driver import find_gpu

@@ -116,7 +116,7 @@ def _cost_table(bundle: Bundle) -> Table:
         "denoising step": [format_flops(graph.flops) for graph in denoise],
     }
     rows = [(name, *values) for name, values in figures.items()]
-    return make_table("cost", rows, header=("", *graphs), right=True)
+    return make_table("cost", rows, header=("", *map(str, graphs)), right=True)
 
 
 def _print_copies(console: Console, stage: str, graph: Graph) -> None:

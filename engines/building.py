@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..bundle import (
+    FP16,
     Artifact,
     Bundle,
     Engine,
@@ -17,6 +18,7 @@ from ..bundle import (
     Graph,
     Machine,
     Plan,
+    Precision,
     choose_precision,
     format_nbytes,
     record_trust,
@@ -52,7 +54,7 @@ _TIMINGS, _LAYERS = "timing.cache", "layers.json"
 def build_engines(
     bundle: Bundle,
     *,
-    precision: str | None = None,
+    precision: Precision | str | None = None,
     options: BuildOptions | None = None,
     gpu: int = 0,
     force: bool = False,
@@ -81,7 +83,8 @@ def build_engines(
     tensorrt = open_tensorrt(found_gpu, building=True)
     options = options or BuildOptions()
     options.check(tensorrt)
-    chosen = choose_precision(bundle, precision, "tensorrt")
+    wanted = None if precision is None else Precision.parse(precision)
+    chosen = choose_precision(bundle, wanted, "tensorrt")
     graphs = stage_graphs(bundle, chosen)
     _check_fp8(graphs, found_gpu)
     plan = plan_engine(bundle, chosen, found_gpu)
@@ -118,11 +121,11 @@ def describe_options(options: BuildOptions, tensorrt: TensorRT) -> dict[str, str
     return {**options.to_manifest(), **held}
 
 
-def trtexec_line(source: Path, stage: str, precision: str, options: BuildOptions, version: str | None) -> str:
+def trtexec_line(source: Path, stage: str, precision: Precision, options: BuildOptions, version: str | None) -> str:
     """Return the trtexec command that builds the same plan, as near as it can be said."""
     words = ["trtexec", f"--onnx={source}", f"--saveEngine={stage}.plan", "--profilingVerbosity=detailed"]
     if version is not None and needs_lowering(version):
-        words += ["--fp16"] * (precision == "fp16") + [f"--precisionConstraints={options.precision_constraints}"]
+        words += ["--fp16"] * (precision == FP16) + [f"--precisionConstraints={options.precision_constraints}"]
         words += ["--layerPrecisions=<type of each layer, from the graph>"]
     else:
         words += ["--stronglyTyped"]
@@ -143,7 +146,7 @@ def trtexec_line(source: Path, stage: str, precision: str, options: BuildOptions
 
 
 def _find_sources(
-    bundle: Bundle, precision: str, graphs: Mapping[str, Graph], tensorrt: TensorRT, progress: Progress
+    bundle: Bundle, precision: Precision, graphs: Mapping[str, Graph], tensorrt: TensorRT, progress: Progress
 ) -> dict[str, GraphSource]:
     """Return what to parse for each stage; lowers graphs that were not lowered yet."""
     try:
@@ -158,7 +161,7 @@ def _build_into(
     bundle: Bundle,
     tensorrt: TensorRT,
     key: str,
-    precision: str,
+    precision: Precision,
     machine: Machine,
     graphs: Mapping[str, Graph],
     sources: Mapping[str, GraphSource],
@@ -190,7 +193,7 @@ def _build_into(
     return EngineManifest(
         key=key,
         backend="tensorrt",
-        precision=precision,  # type: ignore[arg-type]  # a key of the bundle's graphs, checked when it was opened
+        precision=precision,
         machine=machine,
         plans=plans,
         options=described,

@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..bundle import Bundle, Geometry, Graph, format_flops, format_nbytes, split_precision, stage_graphs
+from ..bundle import FP32, Bundle, Geometry, Graph, Precision, format_flops, format_nbytes, stage_graphs
 from ..errors import EngineError
 from ..hosts.gpu import Gpu
 
 __all__ = ["EnginePlan", "check_fit", "plan_engine"]
 
-# Of what a block computes with; the cache may be smaller.
-_ELEMENT_NBYTES = {"fp32": 4, "int8": 4}
 # A transformer block's hidden layer is so many times as wide as its input.
 _MLP = 4
 
@@ -37,7 +35,7 @@ class EnginePlan:
         memory_seconds: Time of a denoising step at the GPU's memory bandwidth; None without a GPU.
     """
 
-    precision: str
+    precision: Precision
     weights_nbytes: int
     cache_nbytes: int
     staging_nbytes: int
@@ -82,7 +80,7 @@ class EnginePlan:
         return lines
 
 
-def plan_engine(bundle: Bundle, precision: str, gpu: Gpu | None) -> EnginePlan:
+def plan_engine(bundle: Bundle, precision: Precision, gpu: Gpu | None) -> EnginePlan:
     """Say what an engine of a bundle will take.
 
     Args:
@@ -95,7 +93,7 @@ def plan_engine(bundle: Bundle, precision: str, gpu: Gpu | None) -> EnginePlan:
     """
     graphs = stage_graphs(bundle, precision)
     geometry = bundle.manifest.geometry
-    element = _ELEMENT_NBYTES.get(split_precision(precision)[0], 2)
+    element = 4 if precision.around == FP32.around else 2  # of what a block computes with; the cache may be smaller
     cache = geometry.cache_elements * _cache_element_nbytes(graphs["fill"])
     weights = sum(graph.weights.nbytes if graph.weights else graph.file.nbytes for graph in graphs.values())
     staging = cache // geometry.slots * geometry.chunk_frames

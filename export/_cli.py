@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..bundle import ScheduleSpec, check_bundle_place
+from ..bundle import EXPORTED, FP32, ScheduleSpec, check_bundle_place
 from ..console.stages import show_stages
 from ..errors import ExportError
 from ..hosts import needs_extra
@@ -52,7 +52,7 @@ class LatentSize(click.ParamType[Any]):
     "--precision",
     "precisions",
     multiple=True,
-    type=click.Choice(["fp32", "fp16"]),
+    type=click.Choice(EXPORTED),
     help="Types of weights and cache; give it twice for both.  [default: fp32]",
 )
 @click.option(
@@ -140,7 +140,7 @@ def export(checkpoint: Path | None, config: str, output: Path, random_init: int 
 
 def _options(given: dict[str, Any]) -> ExportOptions:
     return ExportOptions(
-        precisions=given["precisions"] or ("fp32",),
+        precisions=given["precisions"] or (FP32,),
         chunk_frames=given["chunk_frames"],
         slots=given["slots"],
         requests=given["requests"],

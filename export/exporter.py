@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..bundle import (
+    FP16,
     Artifact,
     Bundle,
     BundleWriter,
@@ -20,6 +21,7 @@ from ..bundle import (
     Geometry,
     Graph,
     Manifest,
+    Precision,
     SamplerDefaults,
     new_bundle,
     open_bundle,
@@ -30,7 +32,7 @@ from .families.ca2vdm.graphs import DenoiseGraph, FillGraph
 from .families.ca2vdm.transformer import CausalTransformer
 from .memory import build_within_memory
 from .onnx_graph import Exportable, export_graphs
-from .options import ExportOptions, Precision, make_geometry
+from .options import ExportOptions, make_geometry
 
 __all__ = ["export_bundle", "random_model"]
 
@@ -78,8 +80,8 @@ def export_bundle(
         )
     with new_bundle(output, replace=replace) as writer:
         # fp32 comes first, because fp16 rounds the model's own weights.
-        precisions = sorted(set(options.precisions), reverse=True)
-        graphs: dict[str, dict[str, Graph]] = {
+        precisions = sorted(set(options.precisions))
+        graphs: dict[Precision, dict[str, Graph]] = {
             precision: _export_pair(model, geometry, precision, writer, progress) for precision in precisions
         }
         exported = _export_codec(codec, geometry, writer, progress)
@@ -122,10 +124,10 @@ def _export_pair(
     writer: BundleWriter,
     progress: Callable[[str], None],
 ) -> dict[str, Graph]:
-    if precision == "fp16":
+    if precision == FP16:
         model.use_half_weights()
     modules = {"fill": FillGraph(model, geometry), "denoise": DenoiseGraph(model, geometry)}
-    return export_graphs(modules, writer, precision, progress)
+    return export_graphs(modules, writer, str(precision), progress)
 
 
 def _export_codec(

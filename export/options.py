@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
-from ..bundle import Geometry, SamplerDefaults, ScheduleSpec
+from ..bundle import EXPORTED, FP32, Geometry, Precision, SamplerDefaults, ScheduleSpec
 from .families.ca2vdm.config import TransformerConfig
 
-__all__ = ["LARGEST_REQUESTS", "ExportOptions", "Precision", "make_geometry"]
+__all__ = ["LARGEST_REQUESTS", "ExportOptions", "make_geometry"]
 
-Precision = Literal["fp32", "fp16"]
 # Requests × (steps + 1) rows of the sampler's table are indexed by int32.
 LARGEST_REQUESTS = 2**16
 
@@ -32,7 +31,7 @@ class ExportOptions:
         sampler: Defaults of a session.
     """
 
-    precisions: tuple[Precision, ...] = ("fp32",)
+    precisions: tuple[Precision, ...] = (FP32,)
     chunk_frames: int = 8
     slots: int = 25
     requests: int = 1
@@ -49,9 +48,9 @@ class ExportOptions:
         Raises:
             ValueError: An option is out of range.
         """
-        known = get_args(Precision)
-        if not self.precisions or set(self.precisions) - set(known):
-            raise ValueError(f"precisions must be {' or '.join(known)} or both, got {list(self.precisions)}")
+        if not self.precisions or set(self.precisions) - set(EXPORTED):
+            known = " or ".join(map(str, EXPORTED))
+            raise ValueError(f"precisions must be {known} or both, got {list(self.precisions)}")
         _check_range("requests", self.requests, LARGEST_REQUESTS)
         _check_range("max_steps", self.max_steps, self.schedule.train_steps)
         if self.sampler is not None and self.sampler.steps > self.max_steps:

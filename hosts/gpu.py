@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..bundle import split_precision
+from ..bundle import FP16, FP32, Precision
 
 __all__ = ["Gpu"]
 
@@ -54,8 +54,8 @@ class Gpu:
         """Bytes that the memory could move in a second at its highest clock: two words a clock."""
         return 2 * self.memory_clock_hz * self.bus_bits // 8
 
-    def peak_flops(self, precision: str) -> int | None:
+    def peak_flops(self, precision: Precision) -> int | None:
         """Return operations a second of dense matrix products at the highest clock; None for an unknown GPU or type."""
-        tables = {"fp16": _FP16_PER_CLOCK, "fp32": _FP32_PER_CLOCK}
-        per_clock = tables.get(split_precision(precision)[0], {}).get(self.compute_capability)
+        tables = {FP16.linears: _FP16_PER_CLOCK, FP32.linears: _FP32_PER_CLOCK}
+        per_clock = tables.get(precision.linears, {}).get(self.compute_capability)
         return per_clock * self.multiprocessors * self.clock_hz or None if per_clock else None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from ..bundle import encode
 from ..console.options import Option, gather, options_of
 from ..console.parameters import Number, OutputFile
 from ..console.progress import show_progress
@@ -56,7 +57,7 @@ def run(request: Request, as_json: bool) -> None:
 
     with show_progress("generating, denoising steps") as on_progress:
         summary = generate(request, on_progress=on_progress)
-    click.echo(json.dumps(dataclasses.asdict(summary), indent=1) if as_json else summary.describe())
+    click.echo(json.dumps(encode(summary), indent=1) if as_json else summary.describe())
     if summary.interrupted is not None:
         sys.exit(128 + signal.Signals[summary.interrupted])
 

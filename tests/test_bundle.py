@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vdmrt.bundle import (
+    FP16,
     Artifact,
     Geometry,
     Graph,
@@ -73,7 +74,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         geometry=geometry,
         schedule=ScheduleSpec("cosine", draw(COUNTS), beta_start=draw(st.none() | st.floats(0, 1))),
         sampler=SamplerDefaults("ddim", draw(COUNTS), draw(st.floats(-10, 10))),
-        graphs={"fp16": {"fill": graph(geometry, 1), "denoise": graph(geometry, geometry.requests)}},
+        graphs={FP16: {"fill": graph(geometry, 1), "denoise": graph(geometry, geometry.requests)}},
         codec=None,
         null_text=draw(st.none() | st.just(Artifact("null_text.npy", "00", 0))),
         random_weights=draw(st.booleans()),

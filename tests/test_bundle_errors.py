@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from vdmrt.bundle import Artifact, Bundle, new_bundle, open_bundle
+from vdmrt.bundle import FP16, FP32, Artifact, Bundle, new_bundle, open_bundle
 from vdmrt.errors import BundleError
 
 Document = dict[str, Any]
@@ -44,7 +44,7 @@ def put(*place: str | int, value: object) -> Callable[[Document], object]:
 
 
 def first_graph(bundle: Bundle) -> Artifact:
-    return bundle.manifest.graphs["fp32"]["fill"].file
+    return bundle.manifest.graphs[FP32]["fill"].file
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def first_graph(bundle: Bundle) -> Artifact:
         (put("family", value="dit"), "family", "wanted one of 'ca2vdm', found 'dit'"),
         (put("graphs", value={}), "graphs", "wanted at least one precision, found none"),
         (put("graphs", value=[]), "graphs", "wanted an object, found a list"),
-        (put("graphs", "fp64", value={}), "graphs.fp64", "wanted fp32, fp16, fp16-mixed, int8"),
+        (put("graphs", "fp64", value={}), "graphs.fp64", "precision must be one of fp32, fp16, fp16-mixed, int8"),
         (put("graphs", "fp32", value={}), "graphs.fp32", r"wanted 'fill' and 'denoise', found \[\]"),
         (
             put("graphs", "fp32", "fill", "inputs", 0, "shape", value=3),
@@ -234,7 +234,7 @@ def test_a_link_is_refused_wherever_it_points(copy: Path, linked: str) -> None:
 
 def test_a_precision_that_is_not_there_says_which_are(text_bundle: Path) -> None:
     with pytest.raises(BundleError, match="has fp32, not 'fp16'; export again with --precision fp16"):
-        open_bundle(text_bundle).graphs("fp16")
+        open_bundle(text_bundle).graphs(FP16)
 
 
 def test_a_foreign_folder_is_never_touched(tmp_path: Path) -> None:

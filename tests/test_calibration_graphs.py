@@ -13,7 +13,7 @@ import onnx
 import pytest
 from calibrated import calibrate_copy
 
-from vdmrt.bundle import Bundle, open_bundle
+from vdmrt.bundle import FP16, Bundle, Precision, open_bundle
 from vdmrt.calibration.graph.cache_scales import CacheScales, choose_cache_scales, fold_cache
 from vdmrt.calibration.graph.formats import FORMATS
 from vdmrt.calibration.graph.graph_file import GraphFile, load_graph
@@ -44,11 +44,11 @@ def calibrated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> B
 
 
 def opened(bundle: Bundle, precision: str, stage: str) -> GraphFile:
-    return load_graph(bundle, bundle.manifest.graphs[precision][stage])
+    return load_graph(bundle, bundle.manifest.graphs[Precision.parse(precision)][stage])
 
 
 def scales_of(bundle: Bundle, precision: str) -> Quantisation:
-    made = next(one for one in bundle.manifest.calibrations if one.precision == precision)
+    made = next(one for one in bundle.manifest.calibrations if str(one.precision) == precision)
     return Quantisation.from_json(bundle.locate(made.scales).read_text())
 
 
@@ -127,7 +127,10 @@ def test_both_renderings_share_their_8_bit_weights(calibrated: Bundle) -> None:
     one, other = (graph.weights["blocks.0.mlp.fc1.weight.quantised"] for graph in graphs)
 
     assert np.array_equal(one, other)
-    assert calibrated.manifest.graphs["int8"]["fill"].weights == calibrated.manifest.graphs["int8-fp16"]["fill"].weights
+    assert (
+        calibrated.manifest.graphs[Precision.parse("int8")]["fill"].weights
+        == calibrated.manifest.graphs[Precision.parse("int8-fp16")]["fill"].weights
+    )
 
 
 def test_a_weight_that_is_rounded_to_the_nearest_is_numpys(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -157,7 +160,7 @@ def test_a_weight_is_rounded_to_one_of_its_neighbours_as_a_rule(calibrated: Bund
 @pytest.mark.parametrize("precision", ["int8", "int8-fp16", "fp32-kv8", "fp16-kv8", "fp32-kvf8", "fp16-kvf8"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_checker_takes_every_graph(calibrated: Bundle, precision: str, stage: str) -> None:
-    path = calibrated.locate(calibrated.manifest.graphs[precision][stage].file)
+    path = calibrated.locate(calibrated.manifest.graphs[Precision.parse(precision)][stage].file)
 
     onnx.checker.check_model(str(path), full_check=True)
 
@@ -167,7 +170,7 @@ def test_onnx_runtime_fuses_every_pair_into_an_integer_product(calibrated: Bundl
 
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    path = calibrated.locate(calibrated.manifest.graphs["int8"]["denoise"].file)
+    path = calibrated.locate(calibrated.manifest.graphs[Precision.parse("int8")]["denoise"].file)
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx", load_external_data=False).graph.node]
@@ -180,7 +183,7 @@ def test_onnx_runtime_fuses_every_pair_into_an_integer_product(calibrated: Bundl
 @pytest.mark.parametrize(("kv", "dtype"), [("-kv8", "int8"), ("-kvf8", "float8_e4m3fn")])
 def test_the_cache_is_8_bit_and_the_context_is_not(calibrated: Bundle, kv: str, dtype: str) -> None:
     for floating, wide in (("fp32", "float32"), ("fp16", "float16")):
-        fill = calibrated.manifest.graphs[floating + kv]["fill"]
+        fill = calibrated.manifest.graphs[Precision.parse(floating + kv)]["fill"]
         specs = {spec.name.partition(".")[0]: spec for spec in (*fill.inputs, *fill.outputs)}
 
         assert (specs["past_k"].dtype, specs["present_v"].dtype, specs["context_k"].dtype) == (dtype, dtype, wide)
@@ -248,7 +251,7 @@ def test_a_bundle_without_fp32_is_widened_without_changing_a_weight(tiny_bundle:
     import dataclasses
 
     bundle = open_bundle(tiny_bundle)
-    halves = dataclasses.replace(bundle.manifest, graphs={"fp16": bundle.manifest.graphs["fp16"]})
+    halves = dataclasses.replace(bundle.manifest, graphs={FP16: bundle.manifest.graphs[FP16]})
 
     widened = reference_bundle(Bundle(bundle.path, halves), tmp_path / "wide")
 

@@ -14,7 +14,7 @@ import torch
 from tiny import TINY
 from torch import nn
 
-from vdmrt.bundle import BundleWriter, Geometry, Graph, TensorSpec, open_bundle
+from vdmrt.bundle import FP16, FP32, BundleWriter, Geometry, Graph, TensorSpec, open_bundle
 from vdmrt.errors import ExportError
 from vdmrt.export import CausalTransformer
 from vdmrt.export.costs import find_cache_copies
@@ -34,7 +34,7 @@ def test_tensor_table_is_the_design_s(tiny_bundle: Path) -> None:
     g = open_bundle(tiny_bundle).manifest.geometry
     latent = (g.requests, g.chunk_frames, 4, 4, 6)
 
-    graphs = open_bundle(tiny_bundle).manifest.graphs["fp16"]
+    graphs = open_bundle(tiny_bundle).manifest.graphs[FP16]
     denoise = {spec.name: spec for spec in graphs["denoise"].inputs}
     assert {name for name in denoise if "." not in name} == {
         "latent", "positions", "slot_valid", "step", "timesteps", "coefficients", "noise", "history",
@@ -50,7 +50,7 @@ def test_tensor_table_is_the_design_s(tiny_bundle: Path) -> None:
 
 
 def test_text_guidance_and_determinism_show_in_the_table(text_bundle: Path) -> None:
-    names = {spec.name for spec in open_bundle(text_bundle).manifest.graphs["fp32"]["denoise"].inputs}
+    names = {spec.name for spec in open_bundle(text_bundle).manifest.graphs[FP32]["denoise"].inputs}
 
     assert {"text", "text_mask", "guidance"} <= names
     assert "noise" not in names and not any(name.startswith("context") for name in names)
@@ -148,7 +148,7 @@ def test_onnx_runtime_reads_the_cache_in_products_only(tiny_bundle: Path, tmp_pa
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    graph = opened.manifest.graphs["fp32"]["denoise"]
+    graph = opened.manifest.graphs[FP32]["denoise"]
     onnxruntime.InferenceSession(opened.locate(graph.file), options, providers=["CPUExecutionProvider"])
     optimised = onnx.load(tmp_path / "optimised.onnx", load_external_data=False)
 
@@ -189,7 +189,7 @@ def test_flops_are_those_of_the_transformer(tiny_bundle: Path) -> None:
     attention = 2 * 2 * tokens * keys * width
     blocks = g.layers * (linears + attention)
 
-    found = manifest.graphs["fp32"]["denoise"].flops
+    found = manifest.graphs[FP32]["denoise"].flops
     assert blocks < found < 1.2 * blocks
 
 
@@ -250,7 +250,7 @@ def test_cache_elements_are_exactly_2lkbsc(tiny_bundle: Path) -> None:
     g: Geometry = open_bundle(tiny_bundle).manifest.geometry
 
     assert g.cache_elements == 2 * 2 * 7 * 2 * 6 * 32
-    past = [s for s in open_bundle(tiny_bundle).manifest.graphs["fp32"]["denoise"].inputs if s.name.startswith("past")]
+    past = [s for s in open_bundle(tiny_bundle).manifest.graphs[FP32]["denoise"].inputs if s.name.startswith("past")]
     assert sum(int(np.prod(spec.shape)) for spec in past) == g.cache_elements
 
 

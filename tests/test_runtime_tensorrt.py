@@ -12,6 +12,7 @@ from tensorrt_engines import Machinery, Tensors, tensorrt_machine, write_engine
 from tensorrt_recorder import RELEASES, Call
 
 import vdmrt
+from vdmrt.bundle import FP16, FP32
 from vdmrt.errors import EngineError
 from vdmrt.runtime._core import Device
 from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
@@ -72,7 +73,7 @@ def test_loading_allocates_nothing_and_allows_no_host_code(
 def test_every_stage_has_its_plan(backend: TensorRtBackend, machinery: Machinery) -> None:
     manifest = machinery.bundle.manifest
     assert manifest.codec is not None
-    stages = {**manifest.graphs["fp16"], "vae_encode": manifest.codec.encode, "vae_decode": manifest.codec.decode}
+    stages = {**manifest.graphs[FP16], "vae_encode": manifest.codec.encode, "vae_decode": manifest.codec.decode}
 
     for stage, graph in stages.items():
         assert backend.load(machinery.bundle, stage, graph).scratch_nbytes > 0
@@ -84,7 +85,7 @@ def test_the_codec_goes_with_the_engine_that_is_there(backend: TensorRtBackend, 
     assert codec is not None
 
     # fp32 comes first in the bundle, and only fp16 was built.
-    assert next(iter(machinery.bundle.manifest.graphs)) == "fp32"
+    assert next(iter(machinery.bundle.manifest.graphs)) == FP32
     assert backend.load(machinery.bundle, "vae_decode", codec.decode).capturable
 
 

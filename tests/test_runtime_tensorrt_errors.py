@@ -16,7 +16,7 @@ from fake_cuda import FakeCuda, enabled_fake_cuda
 from tensorrt_engines import Machinery, Tensors, machine_of, plan_of, tensorrt_machine, write_engine
 from tensorrt_recorder import RELEASES
 
-from vdmrt.bundle import TensorSpec, list_engines, record_trust
+from vdmrt.bundle import FP16, FP32, TensorSpec, list_engines, record_trust
 from vdmrt.errors import BackendError, DeviceError, EngineError, TensorMismatchError
 from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
 
@@ -122,7 +122,7 @@ def test_a_runtime_that_does_not_start_is_said(machinery: Machinery) -> None:
 
 
 def test_a_bundle_without_engines_says_how_to_build_one(machinery: Machinery, backend: TensorRtBackend) -> None:
-    fp32 = machinery.bundle.manifest.graphs["fp32"]["denoise"]
+    fp32 = machinery.bundle.manifest.graphs[FP32]["denoise"]
 
     with pytest.raises(EngineError, match=r"has no fp32 engine; build one with vdmrt build .* --precision fp32"):
         backend.load(machinery.bundle, "denoise", fp32)
@@ -136,7 +136,7 @@ def test_the_engine_that_is_given_is_loaded_and_no_other(machinery: Machinery) -
     with contextlib.closing(TensorRtBackend(engine=given)) as backend:
         assert backend.load(machinery.bundle, "denoise", machinery.denoise).capturable
         with pytest.raises(ValueError, match="wanted the graph of 'denoise' that it was built from, got another"):
-            backend.load(machinery.bundle, "denoise", machinery.bundle.manifest.graphs["fp32"]["denoise"])
+            backend.load(machinery.bundle, "denoise", machinery.bundle.manifest.graphs[FP32]["denoise"])
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,8 @@ def test_a_plan_for_another_machine_is_refused_with_both_sides(
 def test_a_plan_of_an_altered_graph_is_refused(machinery: Machinery, backend: TensorRtBackend) -> None:
     graph = machinery.denoise
     altered = dataclasses.replace(graph, file=dataclasses.replace(graph.file, sha256="0" * 64))
-    stages = {**machinery.bundle.manifest.graphs["fp16"], "denoise": altered}
-    manifest = dataclasses.replace(machinery.bundle.manifest, graphs={"fp16": stages})
+    stages = {**machinery.bundle.manifest.graphs[FP16], "denoise": altered}
+    manifest = dataclasses.replace(machinery.bundle.manifest, graphs={FP16: stages})
     machinery.bundle = dataclasses.replace(machinery.bundle, manifest=manifest)
 
     refuse(machinery, backend, "'denoise' was built from a graph of SHA-256 .*, the bundle's is 0000000000000000")

@@ -12,6 +12,7 @@ from fake_cuda import Code
 from tensorrt_engines import Machinery, Tensors, tensorrt_machine
 from tensorrt_recorder import RELEASES, Recorder
 
+from vdmrt.bundle import FP16
 from vdmrt.errors import VdmrtError
 from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
 
@@ -68,7 +69,7 @@ def test_contexts_die_before_engines_and_engines_before_the_runtime(machinery: M
 def test_the_backends_close_takes_what_was_left_open(machinery: Machinery) -> None:
     backend = TensorRtBackend()
     program = backend.load(machinery.bundle, "denoise", machinery.denoise)
-    fill = backend.load(machinery.bundle, "fill", machinery.bundle.manifest.graphs["fp16"]["fill"])
+    fill = backend.load(machinery.bundle, "fill", machinery.bundle.manifest.graphs[FP16]["fill"])
     device = backend.open_device()
     tensors = Tensors(device, machinery.denoise, program.scratch_nbytes)
     contexts = [program.create_context(device, tensors.addresses["scratch"]) for _ in range(2)]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import Bundle
+from ...bundle import FP8, INT8, Bundle, Precision
 from ...hosts.onnxruntime import open_onnxruntime
 from ..graph.cache_scales import CacheScales
 from ..observe.instrument import open_session
@@ -98,7 +98,7 @@ class Shadow:
         if stored is None:
             return value if value.dtype == kind else value.astype(kind)
         codes = stored.kind.encode(value.astype(np.float32) * self._factors(stored, value) / stored.scale)
-        return codes if stored.format == "int8" else _as_float8(codes, stored.kind.onnx_type)
+        return codes if stored.format == INT8 else _as_float8(codes, stored.kind.onnx_type)
 
     def _compare_cache(self, found: Mapping[str, Array], tensors: Mapping[str, Array]) -> None:
         error = norm = 0.0
@@ -131,12 +131,12 @@ def _onnxruntime() -> Any:
 
 
 def shadow_of_bundle(
-    bundle: Bundle, precision: str, cache: Mapping[str, CacheScales], *, threads: int | None = None
+    bundle: Bundle, precision: Precision, cache: Mapping[str, CacheScales], *, threads: int | None = None
 ) -> Shadow:
     """Load the graphs of a precision as a shadow."""
     graphs = bundle.manifest.graphs[precision]
     sessions = {
-        stage: open_session(Path(bundle.locate(graph.file)), threads=threads, fused=graph.quantised != "fp8")
+        stage: open_session(Path(bundle.locate(graph.file)), threads=threads, fused=graph.quantised != FP8)
         for stage, graph in graphs.items()
         if stage in ("fill", "denoise")
     }

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ...bundle import FP8, INT8, EightBits
 from ...errors import CalibrationError
 from ..observe.statistics import PER_OCTAVE, ChannelStatistics
 from .formats import FORMATS, Format, fp16_scale
@@ -27,7 +28,7 @@ Part = Literal["k", "v"]
 _MOST_EXPONENT = 4
 # Other clips have larger values than those that were seen. A quarter of an octave on top loses INT8 a quarter of a bit;
 # FP8 has fifteen octaves of even precision, so that two of them cost it nothing.
-_HEADROOM = {"int8": 2**0.25, "fp8": 4.0}
+_HEADROOM = {INT8: 2**0.25, FP8: 4.0}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class CacheScales:
 
     scale: float
     exponents: tuple[float, ...]
-    format: Literal["int8", "fp8"] = "int8"
+    format: EightBits = INT8
 
     @property
     def kind(self) -> Format:
@@ -68,7 +69,7 @@ def choose_cache_scales(seen: Mapping[str, ChannelStatistics], kind: Format, *, 
         amax = np.maximum(one.amax.astype(np.float64), 1e-6)
         if rope and name.startswith("k"):
             amax = np.repeat(amax.reshape(-1, 2).max(1), 2)
-        exponents = _exponents(amax) if kind.name == "int8" else np.zeros(len(amax))
+        exponents = _exponents(amax) if kind.name == INT8 else np.zeros(len(amax))
         scale = float(fp16_scale((amax * np.exp2(exponents)).max() * _HEADROOM[kind.name], kind.largest))
         chosen[name] = CacheScales(scale, tuple(map(float, exponents)), kind.name)
     return chosen
@@ -135,7 +136,7 @@ def quantise_cache(graph: GraphFile, cache: Mapping[str, CacheScales]) -> None:
         if stem not in ("past", "present") or name not in cache:
             continue
         stored = cache[name]
-        newer |= stored.format == "fp8" or value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+        newer |= stored.format == FP8 or value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         operands = _operands(graph, value.name, stored, dtype)
         value.type.tensor_type.elem_type = stored.kind.onnx_type
@@ -156,7 +157,7 @@ def _operands(graph: GraphFile, stem: str, stored: CacheScales, dtype: Any) -> S
     scale, zero = graph.fresh_name(f"{stem}.scale"), graph.fresh_name(f"{stem}.zero")
     graph.weights[scale] = np.array(stored.scale, dtype)
     graph.weights[zero] = stored.kind.encode(np.array(0.0))
-    if stored.format == "fp8":
+    if stored.format == FP8:
         graph.float8.add(zero)
     return scale, zero
 

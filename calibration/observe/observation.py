@@ -12,14 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...bundle import (
-    Bundle,
-    Geometry,
-    check_writable,
-    format_count,
-    replaced_file,
-    write_error,
-)
+from ...bundle import FP32, Bundle, Geometry, check_writable, format_count, replaced_file, write_error
 from ...errors import CalibrationError
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from ...runtime.session.model import Model
@@ -126,7 +119,7 @@ def observe_rollouts(
     linears = {stage: find_linears(graph) for stage, graph in graphs.items()}
     sites = sites_of(linears.values())
     backend = TappedBackend(OnnxRuntimeBackend(threads=threads))
-    with scratch_folder("observe") as folder, Model(bundle, backend, "fp32") as model:
+    with scratch_folder("observe") as folder, Model(bundle, backend, FP32) as model:
         instruments = _instruments(graphs, linears, sites, folder)
         steps = (options or {}).get("steps") or model.manifest.sampler.steps
         planned = plan_rollouts(model.manifest.geometry, data, samples, steps)
@@ -202,7 +195,7 @@ def _kept_file(
     """Return where the statistics are kept between rollouts: a name that changes with everything they depend on."""
     if folder is None:
         return None
-    graphs = bundle.manifest.graphs_sha256("fp32")
+    graphs = bundle.manifest.graphs_sha256(FP32)
     given = {name: str(np.asarray(value).tolist()) for name, value in (options or {}).items()}
     key = json.dumps([graphs, data.sha256, samples, seed, given], sort_keys=True)
     kept = folder / f"observation-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...bundle import FP32, Precision
 from ...runtime.sampling.sampling_options import SamplingOptions
 
 __all__ = ["VerifyRequest"]
@@ -27,8 +28,8 @@ class VerifyRequest(SamplingOptions):
     """
 
     bundle: Path
-    precision: str | None = None
-    against: str = "fp32"
+    precision: Precision | None = None
+    against: str = str(FP32)
     data: Path | None = None
     chunks: int = 20
     seeds: int = 4

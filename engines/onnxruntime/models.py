@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...bundle import (
+    FP8,
     Artifact,
     Bundle,
     Engine,
@@ -18,6 +19,7 @@ from ...bundle import (
     Graph,
     Machine,
     Plan,
+    Precision,
     choose_precision,
     format_nbytes,
     sha256_of,
@@ -71,7 +73,7 @@ class ModelOptions:
 def build_models(
     bundle: Bundle,
     *,
-    precision: str | None = None,
+    precision: Precision | str | None = None,
     options: ModelOptions | None = None,
     force: bool = False,
     progress: Progress = _log.info,
@@ -97,7 +99,8 @@ def build_models(
     module = load_onnxruntime()
     options = options or ModelOptions()
     machine = describe_machine(module)
-    chosen = choose_precision(bundle, precision, machine.backend)
+    wanted = None if precision is None else Precision.parse(precision)
+    chosen = choose_precision(bundle, wanted, machine.backend)
     graphs = stage_graphs(bundle, chosen)
     key = model_key(bundle, chosen, machine, options)
     found = None if force else find_built(bundle, key, machine)
@@ -145,7 +148,7 @@ def check_version(version: str) -> None:
         )
 
 
-def model_key(bundle: Bundle, precision: str, machine: Machine, options: ModelOptions) -> str:
+def model_key(bundle: Bundle, precision: Precision, machine: Machine, options: ModelOptions) -> str:
     """Return the name of the engine's folder."""
     return engine_key(precision, stage_graphs(bundle, precision), machine, options.to_manifest())
 
@@ -206,7 +209,7 @@ def _save_optimised(
     settings.log_severity_level = 3  # or it warns of what the key is made for
     settings.add_session_config_entry(_FOLDER, str(folder))
     settings.add_session_config_entry(_WEIGHTS, path.with_suffix(".bin").name)
-    if graph.quantised == "fp8":
+    if graph.quantised == FP8:
         settings.add_session_config_entry("session.disable_quant_qdq", "1")
 
     def run() -> None:
@@ -237,7 +240,7 @@ def _plan(graph: Graph, path: Path, seconds: float) -> Plan:
 
 def _manifest(
     key: str,
-    precision: str,
+    precision: Precision,
     machine: Machine,
     options: ModelOptions,
     plans: Mapping[str, Plan],
@@ -246,7 +249,7 @@ def _manifest(
     return EngineManifest(
         key=key,
         backend="onnxruntime",
-        precision=precision,  # type: ignore[arg-type]  # a key of the bundle's graphs, checked when it was opened
+        precision=precision,
         machine=machine,
         plans={stage: dataclasses.replace(plan, weights=weights) for stage, plan in plans.items()},
         options=options.to_manifest(),

@@ -10,16 +10,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...bundle import LayerCopy, PlanAudit
+from ...bundle import EIGHT_BITS, FP8, FP16, FP32, INT8, LayerCopy, PlanAudit
 from ...errors import EngineError
 
 __all__ = ["audit_layers", "check_precision", "check_quantised", "read_layers"]
 
 # The inspector writes "Row major linear FP16 format" for what TensorRT's own kernels read and "Half" for what its
-# compiler's do.
+# compiler's do. What linears compute in is called here as in a precision.
+_SINGLE, _HALF = FP32.linears, FP16.linears
 _TYPES = (
-    (r"BF(loat)?16", "bf16", 2), (r"FP16|Half", "fp16", 2), (r"FP32|Float", "fp32", 4), (r"FP8", "fp8", 1),
-    (r"U?Int8", "int8", 1), (r"Int32", "int32", 4), (r"Int64", "int64", 8), (r"Bool", "bool", 1),
+    (r"BF(loat)?16", "bf16", 2), (r"FP16|Half", _HALF, 2), (r"FP32|Float", _SINGLE, 4), (r"FP8", FP8, 1),
+    (r"U?Int8", INT8, 1), (r"Int32", "int32", 4), (r"Int64", "int64", 8), (r"Bool", "bool", 1),
 )  # fmt: skip
 _NBYTES = {name: nbytes for _, name, nbytes in _TYPES}
 _PRODUCT = re.compile(r"gemm|matrix_?multiply|matmul|fully_?connected|\bfc\b|mha|conv", re.IGNORECASE)
@@ -76,9 +77,9 @@ class Layer:
     @property
     def dtype(self) -> str:
         """What a product reads: half where anything floating is half, since sums may be kept in float32."""
-        found = [side.dtype for side in (*self.inputs, *self.outputs) if side.dtype in ("fp32", "fp16", "bf16")]
-        reads = [side.dtype for side in self.inputs if side.dtype in ("fp32", "fp16", "bf16", "fp8", "int8")]
-        small = [dtype for dtype in reads if dtype != "fp32"]
+        found = [side.dtype for side in (*self.inputs, *self.outputs) if side.dtype in (_SINGLE, _HALF, "bf16")]
+        reads = [side.dtype for side in self.inputs if side.dtype in (_SINGLE, _HALF, "bf16", *EIGHT_BITS)]
+        small = [dtype for dtype in reads if dtype != _SINGLE]
         return (small or reads or found or [""])[0]
 
 
@@ -126,10 +127,10 @@ def check_precision(stage: str, layers: tuple[Layer, ...], products: Mapping[str
         return
     found = [layer for layer in layers if layer.is_product]
     half = {name for name, dtype in (products or {}).items() if dtype == "float16"}
-    wrong = [layer.name for layer in found if layer.dtype == "fp32" and half & layer.nodes]
+    wrong = [layer.name for layer in found if layer.dtype == _SINGLE and half & layer.nodes]
     # Where layers were fused out of sight, those in sight may well be the graph's own float32 islands.
     in_sight = bool(found) and not any(layer.is_opaque for layer in layers)
-    all_wrong = in_sight and all(layer.dtype == "fp32" for layer in found)
+    all_wrong = in_sight and all(layer.dtype == _SINGLE for layer in found)
     if wrong or all_wrong:
         names = wrong or [layer.name for layer in found]
         raise EngineError(

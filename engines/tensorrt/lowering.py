@@ -18,6 +18,7 @@ from ...bundle import (
     OLDEST_PARSER_OPSET,
     Bundle,
     Graph,
+    Precision,
     find_unsupported,
     sha256_of,
     stage_graphs,
@@ -63,7 +64,7 @@ def needs_lowering(version: str) -> bool:
 
 def lower_graphs(
     bundle: Bundle,
-    precision: str,
+    precision: Precision,
     *,
     release: str = "8.5",
     progress: Callable[[str], None] = lambda stage: None,

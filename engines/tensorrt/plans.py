@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ...bundle import Graph, PlanAudit, split_precision
+from ...bundle import FP16, FP16_MIXED, INT8, Graph, PlanAudit, Precision
 from ...errors import BackendError, EngineError
 from ...hosts.driver import current_gpu
 from ...hosts.tensorrt import TensorRT
@@ -51,7 +51,7 @@ def build_plan(
     stage: str,
     graph: Graph,
     source: GraphSource,
-    precision: str,
+    precision: Precision,
     options: BuildOptions,
     timing_cache: bytes,
     progress: Progress,
@@ -80,7 +80,7 @@ def build_plan(
 
 
 def _audit(
-    stage: str, graph: Graph, inspection: str, source: GraphSource, precision: str, progress: Progress
+    stage: str, graph: Graph, inspection: str, source: GraphSource, precision: Precision, progress: Progress
 ) -> PlanAudit | None:
     """Hold what the inspector says against the graph; an inspector that cannot be read spoils no plan."""
     try:
@@ -88,7 +88,7 @@ def _audit(
     except EngineError as error:
         progress(f"{stage}: what its layers run in is not known: {error}")
         return None
-    half = precision == "fp16" and stage in ("fill", "denoise")
+    half = precision == FP16 and stage in ("fill", "denoise")
     check_precision(stage, layers, source.products, wanted=half)
     if graph.quantised is not None:
         check_quantised(stage, layers, graph.quantised)
@@ -100,7 +100,7 @@ def _build(
     stage: str,
     graph: Graph,
     source: GraphSource,
-    precision: str,
+    precision: Precision,
     options: BuildOptions,
     timing_cache: bytes,
     progress: Progress,
@@ -126,7 +126,7 @@ def _build(
     return data, timings
 
 
-def configure(tensorrt: TensorRT, config: Any, stage: str, precision: str, options: BuildOptions) -> None:
+def configure(tensorrt: TensorRT, config: Any, stage: str, precision: Precision, options: BuildOptions) -> None:
     """Set what a build is asked for; every name that a release lacks was refused before, or is asked for here."""
     trt = tensorrt.module
     flags = trt.BuilderFlag
@@ -136,9 +136,9 @@ def configure(tensorrt: TensorRT, config: Any, stage: str, precision: str, optio
     else:
         config.clear_flag(flags.TF32)
     if not tensorrt.strongly_typed:
-        if precision.startswith("fp16"):
+        if precision.linears in (FP16.linears, FP16_MIXED.linears):
             config.set_flag(flags.FP16)
-        if precision.startswith("int8") or split_precision(precision)[1] == "int8":
+        if INT8 in (precision.linears, precision.cache):
             config.set_flag(flags.INT8)
         if options.precision_constraints != "none":
             config.set_flag(getattr(flags, f"{options.precision_constraints.upper()}_PRECISION_CONSTRAINTS"))

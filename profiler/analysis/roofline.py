@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...bundle import format_count, format_nbytes
+from ...bundle import FP32, format_count, format_nbytes
 from ...hosts.onnxruntime import open_onnxruntime
 from ...runtime._core import host_device
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -27,8 +27,6 @@ _RUNS = 7
 # Wire types of protobuf, and numbers of onnx.proto.
 _VARINT, _BYTES = 0, 2
 _FLOAT = 1
-# What the products of a graph read; those of other precisions are half beside what is quantised.
-_DTYPES = {"fp32": "float32"}
 
 
 def measure_ceilings(model: Model) -> tuple[Ceilings | None, str | None]:
@@ -45,7 +43,9 @@ def measure_ceilings(model: Model) -> tuple[Ceilings | None, str | None]:
     """
     backend = model.backend
     if backend.device_name != "host":
-        return measure_gpu_ceilings(backend.open_device(), _DTYPES.get(model.precision, "float16"))
+        # What the products of a graph read; those that are not float32 are half, beside what is quantized.
+        dtype = "float32" if model.precision.linears == FP32.linears else "float16"
+        return measure_gpu_ceilings(backend.open_device(), dtype)
     if not isinstance(backend, OnnxRuntimeBackend):
         return None, f"no roofline: the ceilings of {backend.name} are not known how to measure"
     return _measure_cpu_ceilings(backend), None

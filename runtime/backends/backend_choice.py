@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ...bundle import (
-    Bundle,
-    choose_precision,
-    find_engine,
-    list_engines,
-)
+from ...bundle import Bundle, Precision, choose_precision, find_engine, list_engines
 from ...errors import EngineError
 from ...hosts.driver import find_gpu, probe_driver
 from ...hosts.onnxruntime import find_providers
@@ -22,7 +17,7 @@ _log = logging.getLogger("vdmrt")
 _CUDA_PROVIDER, _CPU_PROVIDER = "ONNX Runtime's CUDA provider", "ONNX Runtime on the CPU"
 
 
-def make_backend(bundle: Bundle, options: LoadOptions, *, verify: bool = True) -> tuple[Backend, str]:
+def make_backend(bundle: Bundle, options: LoadOptions, *, verify: bool = True) -> tuple[Backend, Precision]:
     """Make the backend that was asked for, and choose the precision that it runs.
 
     "auto" takes TensorRT where an engine of a precision that may be taken fits this GPU and this TensorRT and is
@@ -47,7 +42,7 @@ def make_backend(bundle: Bundle, options: LoadOptions, *, verify: bool = True) -
     return _automatic(bundle, options, index, verify)
 
 
-def _automatic(bundle: Bundle, options: LoadOptions, index: int | None, verify: bool) -> tuple[Backend, str]:
+def _automatic(bundle: Bundle, options: LoadOptions, index: int | None, verify: bool) -> tuple[Backend, Precision]:
     if options.device == "cpu":
         return _onnxruntime(bundle, options, None, verify)
     driver = probe_driver()
@@ -82,7 +77,7 @@ def _has_cuda_provider() -> bool:
         return False
 
 
-def _onnxruntime(bundle: Bundle, options: LoadOptions, index: int | None, verify: bool) -> tuple[Backend, str]:
+def _onnxruntime(bundle: Bundle, options: LoadOptions, index: int | None, verify: bool) -> tuple[Backend, Precision]:
     from .onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeCudaBackend
 
     precision = choose_precision(bundle, options.precision, "onnxruntime")
@@ -94,7 +89,7 @@ def _onnxruntime(bundle: Bundle, options: LoadOptions, index: int | None, verify
     return backend, backend.engine.precision if backend.engine else precision
 
 
-def _tensorrt(bundle: Bundle, options: LoadOptions, index: int) -> tuple[Backend, str]:
+def _tensorrt(bundle: Bundle, options: LoadOptions, index: int) -> tuple[Backend, Precision]:
     from ...hosts.tensorrt import open_tensorrt
     from .tensorrt_backend import TensorRtBackend
 

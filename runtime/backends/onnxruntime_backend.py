@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...bundle import (
-    Bundle,
-    Graph,
-    check_external_data,
-    format_count,
-)
+from ...bundle import FP8, Bundle, Graph, Precision, check_external_data, format_count
 from ...errors import (
     BackendError,
     BundleError,
@@ -77,7 +72,7 @@ class OnnxRuntimeBackend:
         self._spinning = spinning
         self.engine: EngineGraphs | None = None
 
-    def use_engine(self, bundle: Bundle, precision: str | None, *, verify: bool = True) -> None:
+    def use_engine(self, bundle: Bundle, precision: Precision | None, *, verify: bool = True) -> None:
         """Run a bundle's optimised graphs where one of its engines fits; one that does not is warned of.
 
         Args:
@@ -147,7 +142,7 @@ class OnnxRuntimeBackend:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._spinning else "0")
-        if graph is not None and graph.quantised == "fp8":
+        if graph is not None and graph.quantised == FP8:
             # The CPU provider has no FP8 products: the pairs stay and round, which shows the accuracy, not the speed.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         return options

@@ -9,6 +9,7 @@ from ...bundle import (
     Engine,
     Graph,
     Machine,
+    Precision,
     check_external_data,
     find_engine,
     list_engines,
@@ -24,7 +25,7 @@ _log = logging.getLogger("vdmrt")
 
 
 def find_engine_graphs(
-    bundle: Bundle, precision: str | None, machine: Machine, *, verify: bool = True
+    bundle: Bundle, precision: Precision | None, machine: Machine, *, verify: bool = True
 ) -> EngineGraphs | None:
     """Return the newest engine that fits, None where the bundle has none; one that does not fit is warned of.
 
@@ -65,7 +66,7 @@ class EngineGraphs:
         return self.engine.manifest.key
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """Of its graphs."""
         return self.engine.manifest.precision
 

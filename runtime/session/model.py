@@ -15,7 +15,7 @@ from types import TracebackType
 
 import numpy as np
 
-from ...bundle import Bundle, Manifest, open_bundle
+from ...bundle import Bundle, Manifest, Precision, open_bundle
 from ...errors import SessionError
 from ..backends.backend import Backend, Program
 from ..backends.backend_choice import make_backend
@@ -41,7 +41,7 @@ def load(
     *,
     backend: str = "auto",
     device: str = "auto",
-    precision: str | None = None,
+    precision: Precision | str | None = None,
     threads: int | None = None,
     cuda_graph: bool = True,
     trust_plans: bool = False,
@@ -80,7 +80,7 @@ def load(
     options = LoadOptions(
         backend=backend,
         device=device,
-        precision=precision,
+        precision=None if precision is None else Precision.parse(precision),
         threads=threads,
         cuda_graph=cuda_graph,
         trust_plans=trust_plans,
@@ -126,7 +126,7 @@ class Model:
         "_sessions",
     )
 
-    def __init__(self, bundle: Bundle, backend: Backend, precision: str, *, cuda_graph: bool = True) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, precision: Precision, *, cuda_graph: bool = True) -> None:
         self._bundle = bundle
         self._backend = backend
         self._precision, self._graphs = precision, bundle.graphs(precision)
@@ -152,7 +152,7 @@ class Model:
 
     def __repr__(self) -> str:
         return (
-            f"Model({self.manifest.name!r}, precision={self.precision!r}, backend={self.backend.name!r}, "
+            f"Model({self.manifest.name!r}, precision='{self.precision}', backend={self.backend.name!r}, "
             f"device={self.backend.device_name!r}, sessions={len(self._sessions)}, closed={self._closed})"
         )
 
@@ -162,7 +162,7 @@ class Model:
         return self._bundle
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """Of the graphs that run."""
         return self._precision
 
@@ -266,7 +266,7 @@ class Model:
         self._check_open()
         seed = None if seed is None else _checked_seed(seed)
         digest = self.manifest.graphs_sha256(self.precision)
-        form = SnapshotForm.of(self.manifest.geometry, self._graphs["fill"], self.precision, digest)
+        form = SnapshotForm.of(self.manifest.geometry, self._graphs["fill"], str(self.precision), digest)
         snapshot = source if isinstance(source, Snapshot) else read_snapshot(source, form)
         snapshot.check(form, "the snapshot" if isinstance(source, Snapshot) else str(source))
         guidance = self._guidance(snapshot.settings.guidance)
@@ -435,7 +435,7 @@ class Model:
             self._graphs,
             self._programs,
             cuda_graph=self._cuda_graph,
-            graphs_id=(self.precision, self.manifest.graphs_sha256(self.precision)),
+            graphs_id=(str(self.precision), self.manifest.graphs_sha256(self.precision)),
         )
         self._lanes.append(lane)
         request = lane.lease()
