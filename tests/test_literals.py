@@ -6,11 +6,12 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from house import MODULES, ROOT
+
 from vdmrt.bundle import PRECISIONS
 
-ROOT = Path(__file__).parent.parent
-ROOMS = [init.parent for init in sorted(ROOT.glob("*/__init__.py"))]
-OUTSIDE = [*ROOT.glob("*.py"), *(path for room in ROOMS if room.name != "bundle" for path in room.rglob("*.py"))]
+OUTSIDE = [path for path in MODULES if path.relative_to(ROOT).parts[0] != "bundle"]
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -42,3 +43,19 @@ def test_no_precision_is_spelled_outside_the_bundle() -> None:
     names = {str(precision) for precision in PRECISIONS}
 
     assert [(path, line, text) for path in OUTSIDE for line, text in literals(path) if text in names] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('if precision == "fp16":', ["fp16"]),
+        ('name = f"fp32{suffix}"', ["fp32"]),
+        ('def f() -> None:\n    """fp16"""', []),
+        ('TYPES = {"FLOAT": "float32", "INT8": "int8"}', []),
+    ],
+)
+def test_a_literal_is_seen(line: str, found: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(line + " pass" * line.endswith(":"))
+
+    assert [text for _, text in literals(path)] == found
