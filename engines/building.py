@@ -67,7 +67,8 @@ def build_engines(
 
     Args:
         bundle: Gets ``engines/<key>``.
-        precision: Of the graphs; None takes what :func:`~vdmrt.bundle.choose_precision` takes for TensorRT.
+        precision: Of the graphs, or its name; None takes what :func:`~vdmrt.bundle.choose_precision` takes for
+            TensorRT.
         options: How to build; None takes every default.
         gpu: Which GPU, in the driver's order.
         force: Whether to build what is there already, and what the planner says does not fit.
@@ -78,12 +79,13 @@ def build_engines(
         BundleError: The bundle does not have that precision, or a file of it was altered.
         EngineError: It does not fit, cannot be written, or is not what was asked.
         KeyboardInterrupt: It was interrupted.
+        ValueError: There is no such precision.
     """
+    wanted = None if precision is None else Precision.parse(precision)
     found_gpu = find_gpu(gpu, "building TensorRT engines")
     tensorrt = open_tensorrt(found_gpu, building=True)
     options = options or BuildOptions()
     options.check(tensorrt)
-    wanted = None if precision is None else Precision.parse(precision)
     chosen = choose_precision(bundle, wanted, "tensorrt")
     graphs = stage_graphs(bundle, chosen)
     _check_fp8(graphs, found_gpu)

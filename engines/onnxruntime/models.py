@@ -85,7 +85,8 @@ def build_models(
 
     Args:
         bundle: Gets ``engines/<key>``.
-        precision: Of the graphs; None takes what :func:`~vdmrt.bundle.choose_precision` takes for ONNX Runtime.
+        precision: Of the graphs, or its name; None takes what :func:`~vdmrt.bundle.choose_precision` takes for ONNX
+            Runtime.
         options: How to optimise; None takes every default.
         force: Whether to build what is there already.
         progress: Called with a line of text now and then, from any thread.
@@ -95,11 +96,12 @@ def build_models(
         BundleError: The bundle does not have that precision, or a file of it was altered.
         EngineError: onnx is not installed, or the engine cannot be written.
         KeyboardInterrupt: It was interrupted.
+        ValueError: There is no such precision.
     """
+    wanted = None if precision is None else Precision.parse(precision)
     module = load_onnxruntime()
     options = options or ModelOptions()
     machine = describe_machine(module)
-    wanted = None if precision is None else Precision.parse(precision)
     chosen = choose_precision(bundle, wanted, machine.backend)
     graphs = stage_graphs(bundle, chosen)
     key = model_key(bundle, chosen, machine, options)

@@ -56,8 +56,9 @@ def load(
         backend: "auto" or one of :data:`BACKENDS`. "auto" takes TensorRT where the bundle has an engine that fits, else
             ONNX Runtime. What it chose is logged in one line, and why it is not TensorRT on a machine with a GPU.
         device: "cpu", "cuda", "cuda:1" and so on; "auto" takes what the backend runs on.
-        precision: Of the graphs; None takes one that has an engine for this machine: for TensorRT fp16 before fp32, for
-            ONNX Runtime fp32 before fp16, and the first where none has. What ``vdmrt calibrate`` made is named.
+        precision: Of the graphs, or its name; None takes one that has an engine for this machine: for TensorRT fp16
+            before fp32, for ONNX Runtime fp32 before fp16, and the first where none has. What ``vdmrt calibrate`` made
+            is named.
         threads: Threads of the CPU provider, at most one for each CPU that this process may use; None takes as many.
         cuda_graph: Whether denoising steps on a GPU are captured once and replayed.
         trust_plans: Whether TensorRT plans may be loaded that this user's own cache did not record building: a plan is
@@ -75,7 +76,8 @@ def load(
         EngineError: TensorRT was asked for, and no engine of the bundle fits.
         BackendError: The backend is not installed, does not run on the device, or refuses a graph.
         DeviceError: There is no driver, or no GPU of that number.
-        ValueError: The backend or the device is unknown, they do not go together, or a number is out of range.
+        ValueError: The backend, the device or the precision is unknown, they do not go together, or a number is out of
+            range.
     """
     options = LoadOptions(
         backend=backend,
