@@ -74,7 +74,8 @@ class Session:
         g = lane.geometry
         self._table = table
         self._settings = settings
-        self._undo = UndoLog(lane.cache, request, g.slots, rollback_chunks)
+        self._ring = Ring(g.slots)
+        self._undo = UndoLog(lane.cache, request, self._ring, rollback_chunks)
         self._noise = NoiseSource(
             settings.seed,
             (g.chunk_frames, *g.latent_shape),
@@ -84,7 +85,6 @@ class Session:
         self.observer: Observer | None = None
         self._lane = lane
         self._request = request
-        self._ring = Ring(lane.geometry.slots)
         self._prefix_noise = prefix_noise
         self._codec = codec
         self._on_close = on_close
@@ -270,7 +270,7 @@ class Session:
         """
         with self._used(), self._lane.lock:
             self._forget()
-            self._ring = Ring(self._ring.slots, written=snapshot.written)
+            self._ring = Ring(self._ring.slots, sinks=self._ring.sinks, written=snapshot.written)
             self._chunks = snapshot.chunks
             cache = snapshot.tensors["cache"].copy()
             cache[:, :, :, :, self._ring.visible :] = 0  # 0 × NaN is NaN
