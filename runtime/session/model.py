@@ -64,7 +64,7 @@ class Model:
         try:
             for stage in ("fill", "denoise"):
                 self._programs[stage] = backend.load(bundle, stage, self._graphs[stage])
-            self._codec = PictureCodec(backend, bundle, manifest.codec) if manifest.codec else None
+            self._codec = PictureCodec(backend, bundle) if manifest.codec else None
             self._null_text = read_null_text(bundle)
         except BaseException:
             self._unload()
@@ -215,8 +215,8 @@ class Model:
         g = self.manifest.geometry
         text = np.zeros((1, g.text_width), np.float32) if g.text_width else None
         chunks = g.slots // g.chunk_frames + 2
-        if g.positions == "absolute":
-            chunks = min(chunks, (g.position_count - 1) // g.chunk_frames)
+        if g.positions.limit is not None:
+            chunks = min(chunks, (g.positions.limit - 1) // g.chunk_frames)
         with self.session(seed=0, steps=min(2, g.max_steps), text=text) as session:
             session.start(np.zeros((1, *g.latent_shape), np.float32))
             made = [chunk.latents for chunk in session.stream(max(1, chunks))]
