@@ -14,7 +14,7 @@ from fake_cuda import FakeCuda
 from host_function_backend import HostFunctionBackend
 
 import vdmrt
-from vdmrt.bundle import open_bundle
+from vdmrt.bundle import FP32, open_bundle
 from vdmrt.errors import SessionError
 from vdmrt.runtime import Model, Session
 from vdmrt.runtime.session.advance import Advance
@@ -34,7 +34,7 @@ def any_model(request: pytest.FixtureRequest, tiny_bundle: Path, fake_cuda: Fake
     loaded = (
         vdmrt.load(tiny_bundle, device="cpu", precision="fp32", threads=1)
         if request.param == "host"
-        else Model(open_bundle(tiny_bundle), HostFunctionBackend(), "fp32")
+        else Model(open_bundle(tiny_bundle), HostFunctionBackend(), FP32)
     )
     with loaded:
         yield loaded
