@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 # As in pyproject.toml: a test holds the two together.
-REQUIRED = ("numpy>=1.23", "click>=8.1", "rich>=13", "pillow>=10", "av>=12", "safetensors>=0.4.3")
+REQUIRED = ("numpy>=1.23", "click>=8.4", "rich>=13", "pillow>=10", "av>=12", "safetensors>=0.4.3")
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime>=1.20",),
     "cuda": ("onnxruntime-gpu>=1.20", "cuda-bindings>=12.8"),

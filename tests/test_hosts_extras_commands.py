@@ -23,11 +23,11 @@ sys.meta_path.insert(0, Blocker())
 """
 COMMAND = "from vdmrt.cli import main; main()"
 LOWER = """
-from vdmrt.bundle import open_bundle
+from vdmrt.bundle import Precision, open_bundle
 from vdmrt.engines import lower_graphs
 from vdmrt.errors import EngineError
 try:
-    lower_graphs(open_bundle(sys.argv[1]), "fp32")
+    lower_graphs(open_bundle(sys.argv[1]), Precision.parse("fp32"))
 except EngineError as error:
     sys.exit(f"Error: {error}")
 """
