@@ -179,7 +179,7 @@ def test_an_altered_lowered_graph_is_refused(bundle: Path) -> None:
 
 def test_damaged_types_are_refused(bundle: Path) -> None:
     opened = open_bundle(bundle)
-    path = lower_graphs(opened, FP16)["denoise"].with_suffix(".types.json")
+    path = lower_graphs(opened, FP16)["denoise"].with_suffix(".json")
     path.write_text(json.dumps({"types": {}}))
 
     with pytest.raises(EngineError, match="is damaged"):
