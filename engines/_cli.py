@@ -188,7 +188,6 @@ def _print_plan(bundle: Bundle, precision: Precision | None, options: Any, gpu_i
     from ..hosts.driver import find_gpu
     from ..hosts.tensorrt import open_tensorrt
     from .building import describe_options, trtexec_line
-    from .forms import check_calls
     from .keys import engine_key
     from .planner import plan_engine
     from .tensorrt.lowering import find_source
@@ -202,7 +201,6 @@ def _print_plan(bundle: Bundle, precision: Precision | None, options: Any, gpu_i
         _log.warning("%s", error)
     chosen = choose_precision(bundle, precision, "tensorrt")
     graphs = stage_graphs(bundle, chosen)
-    check_calls(bundle, graphs)
     for line in plan_engine(bundle, chosen, gpu).lines():
         click.echo(line)
     if gpu is not None and tensorrt is not None:

@@ -30,7 +30,7 @@ from ..errors import EngineError
 from ..hosts.driver import find_gpu
 from ..hosts.gpu import Gpu
 from ..hosts.tensorrt import TensorRT, open_tensorrt
-from .forms import check_calls, describe_forms
+from .forms import describe_forms
 from .keys import engine_key
 from .placing import find_built, place_engine, utc_now, verify_graphs
 from .planner import check_fit, plan_engine
@@ -91,7 +91,6 @@ def build_engines(
     options.check(tensorrt)
     chosen = choose_precision(bundle, wanted, "tensorrt")
     graphs = stage_graphs(bundle, chosen)
-    check_calls(bundle, graphs)
     _check_fp8(graphs, found_gpu)
     plan = plan_engine(bundle, chosen, found_gpu)
     for line in plan.lines():

@@ -4,28 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ..bundle import FUNCTION_DOMAIN, Bundle, Graph
+from ..bundle import FUNCTION_DOMAIN, Graph
 from ..errors import BuildError
 
-__all__ = ["AS_EXPORTED", "Forms", "check_calls", "check_forms", "describe_forms"]
+__all__ = ["AS_EXPORTED", "Forms", "check_forms", "describe_forms"]
 
 # How many calls took which form, by the function's name.
 Forms = Mapping[str, Mapping[str, int]]
 AS_EXPORTED = "as exported"
-
-
-def check_calls(bundle: Bundle, graphs: Mapping[str, Graph]) -> None:
-    """Refuse the graphs of a bundle that was exported before attentions were called by name.
-
-    Raises:
-        BuildError: Says how to export it again.
-    """
-    if any(graph.calls is None for graph in graphs.values()):
-        command = bundle.manifest.provenance.get("command", "vdmrt export")
-        raise BuildError(
-            f"{bundle.path}: its graphs do not name their attentions, so that no engine can be built; export it again "
-            f"with: {command}"
-        )
 
 
 def check_forms(stage: str, graph: Graph, forms: Forms) -> None:
@@ -34,8 +20,8 @@ def check_forms(stage: str, graph: Graph, forms: Forms) -> None:
     Raises:
         BuildError: Says both numbers.
     """
-    for name, wanted in (graph.calls or {}).items():
-        found = sum(forms.get(name, {}).values())
+    for name in sorted({*graph.calls, *forms}):
+        wanted, found = graph.calls.get(name, 0), sum(forms.get(name, {}).values())
         if found != wanted:
             raise BuildError(
                 f"{stage}: model.json counts {wanted} calls of '{FUNCTION_DOMAIN}.{name}', {found} were found to "

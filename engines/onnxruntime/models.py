@@ -29,7 +29,7 @@ from ...bundle import (
 from ...errors import BackendError, EngineError
 from ...hosts import need_packages
 from ...hosts.onnxruntime import describe_machine, open_onnxruntime
-from ..forms import Forms, check_calls, check_forms, describe_forms
+from ..forms import Forms, check_forms, describe_forms
 from ..keys import engine_key
 from ..placing import (
     find_built,
@@ -105,7 +105,6 @@ def build_models(
     machine = describe_machine(module)
     chosen = choose_precision(bundle, wanted, machine.backend)
     graphs = stage_graphs(bundle, chosen)
-    check_calls(bundle, graphs)
     key = model_key(bundle, chosen, machine, options)
     found = None if force else find_built(bundle, key, machine)
     if found is not None:

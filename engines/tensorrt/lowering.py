@@ -28,7 +28,7 @@ from ...bundle import (
 )
 from ...errors import EngineError
 from ...hosts import needs_extra
-from ..forms import Forms, check_calls, check_forms
+from ..forms import Forms, check_forms
 from .functions import write_out
 
 if TYPE_CHECKING:
@@ -88,11 +88,10 @@ def lower_graphs(
 
     Raises:
         BundleError: The bundle does not have that precision, or a graph is missing.
-        BuildError: The graphs call no functions by name, or one that has no form here.
+        BuildError: A graph calls a function that has no form here, or not as often as model.json says.
         EngineError: An operator has no form that this release takes, or onnx is not installed.
     """
     graphs = stage_graphs(bundle, precision)
-    check_calls(bundle, graphs)
     paths = {}
     for stage, graph in graphs.items():
         path = paths[stage] = _source_path(bundle, graph, release)
