@@ -114,7 +114,8 @@ def _masked_attention(
     if _shape(query)[0] != 1:
         return AS_EXPORTED, None
     scores = _scores(tape, query, key, scale)
-    weights = tape.op("Softmax", [tape.op("Add", [scores, _without_row(tape, bias)])], {"axis": -1})
+    row_bias = _without_row(tape, bias) if len(_shape(bias)) == 4 else bias
+    weights = tape.op("Softmax", [tape.op("Add", [scores, row_bias])], {"axis": -1})
     return _FUSED, _heads_last(tape, _mix(tape, weights, value), query)
 
 
