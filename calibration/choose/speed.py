@@ -134,7 +134,7 @@ def _record(bundle: Bundle, model: Model, other: Model, ratio: Ratio, accepted: 
     return Speed(
         precision=model.precision,  # type: ignore[arg-type]  # a key of the manifest's graphs
         against=other.precision,  # type: ignore[arg-type]
-        backend=model.backend.describe(),
+        backend=model.describe(),
         ratio=ratio.ratio,
         low=ratio.interval.low,
         high=ratio.interval.high,

@@ -22,7 +22,8 @@ from ..analysis.compare import (
 )
 from ..analysis.roofline import best_ceilings, measure_ceilings, place_stages
 from ..analysis.statistics import Summary, summarize
-from ..layers.layer import describe_layers, find_timed_backend, profile_layers
+from ..layers.layer import describe_layers, profile_layers
+from ..layers.timing import check_timed
 from ..report.report import (
     Ceilings,
     Environment,
@@ -123,9 +124,9 @@ def _loads_alike(one: Settings, other: Settings) -> bool:
 
 def _profile(model: Model, settings: Settings, load_ms: float | None, say: Callable[[str], None]) -> Report:
     if settings.layers:
-        find_timed_backend(model)  # before minutes of measuring, not after
+        check_timed(model)  # before minutes of measuring, not after
     before, unmeasured = _measure_ceilings(model, settings, say)
-    say(f"measuring on {model.backend.describe()}")
+    say(f"measuring on {model.describe()}")
     environment = describe_environment(model)
     meter, refusal = open_meter(environment.device)
     with meter or nullcontext():
@@ -185,7 +186,7 @@ def _describe_workload(model: Model, settings: Settings, found: Measurement) -> 
         bundle=str(settings.bundle),
         name=model.manifest.name,
         random_weights=model.manifest.random_weights,
-        backend=model.backend.describe(),
+        backend=model.describe(),
         precision=model.precision,
         sampler=found.sampler,
         steps=found.steps,

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ... import bundle as _bundle
+from ...bundle import Codec
 from ...errors import TensorMismatchError
 from .._core import Device
 from ..backends.backend import Backend
+from ..backends.stage_source import StageSource, StageSources
 from ..device.arrays import TensorBlock, checked_array
 
 __all__ = ["PictureCodec"]
@@ -25,15 +26,15 @@ class PictureCodec:
 
     __slots__ = ("_decode", "_encode", "_kind", "_picture_size", "_undo")
 
-    def __init__(self, backend: Backend, bundle: _bundle.Bundle, codec: _bundle.Codec) -> None:
+    def __init__(self, backend: Backend, sources: StageSources, codec: Codec) -> None:
         self._kind = codec.kind
         self._picture_size = codec.picture_size
         # A queue of its own, so that decoding one chunk overlaps denoising the next.
         device = backend.open_device()
         with ExitStack() as undo:
-            self._encode = _Stage(backend, device, bundle, "vae_encode", codec.encode)
+            self._encode = _Stage(backend, device, sources.read("vae_encode"))
             undo.callback(self._encode.close)
-            self._decode = _Stage(backend, device, bundle, "vae_decode", codec.decode)
+            self._decode = _Stage(backend, device, sources.read("vae_decode"))
             undo.callback(self._decode.close)
             self._undo = undo.pop_all()
 
@@ -92,15 +93,13 @@ class _Stage:
         item_shape: Shape of one item of the input's batch.
     """
 
-    def __init__(
-        self, backend: Backend, device: Device, bundle: _bundle.Bundle, stage: str, graph: _bundle.Graph
-    ) -> None:
-        (source,), (target,) = graph.inputs, graph.outputs
+    def __init__(self, backend: Backend, device: Device, stage: StageSource) -> None:
+        (source,), (target,) = stage.graph.inputs, stage.graph.outputs
         self.item_shape = source.shape[1:]
         self._lock = threading.Lock()
         self._closed = False
         with ExitStack() as undo:
-            program = backend.load(bundle, stage, graph)
+            program = backend.load(stage)
             undo.callback(program.close)
             self._tensors = TensorBlock(device, (source, target))
             undo.callback(self._tensors.close)
@@ -108,9 +107,9 @@ class _Stage:
             scratch = device.allocate(nbytes) if nbytes else None
             if scratch is not None:
                 undo.callback(scratch.close)
-            context = program.create_context(device, scratch.address if scratch is not None else 0)
-            undo.callback(context.close)
-            self._call = context.bind(self._tensors.addresses())
+            address = scratch.address if scratch is not None else 0
+            self._call = program.bind(device, self._tensors.addresses(), address)
+            undo.callback(self._call.close)
             self._undo = undo.pop_all()
         self._names = source.name, target.name
 

@@ -17,12 +17,7 @@ import numpy as np
 from ...bundle import Geometry, Graph, TensorSpec
 from ...errors import SessionError
 from .._core import Device, Memory, Ring
-from ..backends.backend import (
-    Backend,
-    Call,
-    ExecutionContext,
-    Program,
-)
+from ..backends.backend import Backend, Call, Program
 from ..cache.lane_cache import LaneCache, lane_cache_nbytes
 from ..cache.window import Window
 from ..device.arrays import Array, DeviceArray, TensorBlock
@@ -359,25 +354,26 @@ class Lane:
         return block
 
     def _bind(self, programs: Mapping[str, Program]) -> None:
-        """Make one context per graph. They share their scratch: one queue runs them one after the other."""
+        """Bind the calls of both graphs. They share their scratch: one queue runs them one after the other."""
         scratch_nbytes = max(program.scratch_nbytes for program in programs.values())
         self._scratch: Memory | None = self.device.allocate(scratch_nbytes) if scratch_nbytes else None
         if self._scratch is not None:
             self._own(self._scratch)
-        self._denoise_call = self._create_context(programs["denoise"]).bind(self._denoise_addresses())
-        fill = self._create_context(programs["fill"])
+        self._denoise_call = self._bind_call(programs["denoise"], self._denoise_addresses())
         keeps = (False, True) if self.geometry.context == "first" else (False,)
         self._fill_calls: dict[tuple[int, bool], Call] = {
-            (request, keep): fill.bind({**self._fill.addresses(), **self.cache.fill_addresses(request, keep)})
+            (request, keep): self._bind_call(
+                programs["fill"], {**self._fill.addresses(), **self.cache.fill_addresses(request, keep)}
+            )
             for request in range(self.geometry.requests)
             for keep in keeps
         }
 
-    def _create_context(self, program: Program) -> ExecutionContext:
+    def _bind_call(self, program: Program, addresses: Mapping[str, int]) -> Call:
         scratch = self._scratch.address if self._scratch is not None and program.scratch_nbytes else 0
-        context = program.create_context(self.device, scratch)
-        self._own(context)
-        return context
+        call = program.bind(self.device, addresses, scratch)
+        self._own(call)
+        return call
 
     def _denoise_addresses(self) -> dict[str, int]:
         return {

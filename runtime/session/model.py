@@ -15,11 +15,12 @@ from types import TracebackType
 
 import numpy as np
 
-from ...bundle import Bundle, Manifest, open_bundle
+from ...bundle import Bundle, Engine, Manifest, open_bundle
 from ...errors import SessionError
 from ..backends.backend import Backend, Program
-from ..backends.backend_choice import make_backend
 from ..backends.load_options import BACKENDS, LoadOptions
+from ..backends.resolution import open_backend, resolve
+from ..backends.stage_source import StageSources
 from ..device.array_input import ArrayInput
 from ..sampling.integers import whole
 from ..sampling.samplers import SamplerTable, make_sampler
@@ -97,10 +98,14 @@ def open_model(path: str | os.PathLike[str], options: LoadOptions, *, verify: bo
         bundle.graphs(options.precision)
     if verify:
         bundle.verify()
-    backend, precision = make_backend(bundle, options, verify=verify)
-    _log.info("backend %s, %s: %s", backend.name, precision, backend.describe())
+    resolution = resolve(bundle, options)
+    for warning in resolution.warnings:
+        _log.warning("%s", warning)
+    backend, sources = open_backend(resolution, options), resolution.sources(bundle, options, verify=verify)
     try:
-        return Model(bundle, backend, precision, cuda_graph=options.cuda_graph)
+        model = Model(bundle, backend, resolution.precision, sources=sources, cuda_graph=options.cuda_graph)
+        _log.info("backend %s, %s: %s", backend.name, model.precision, model.describe())
+        return model
     except BaseException:
         backend.close()
         raise
@@ -116,6 +121,7 @@ class Model:
         "_closed",
         "_codec",
         "_cuda_graph",
+        "_engine",
         "_graphs",
         "_lanes",
         "_lock",
@@ -126,8 +132,32 @@ class Model:
         "_sessions",
     )
 
-    def __init__(self, bundle: Bundle, backend: Backend, precision: str, *, cuda_graph: bool = True) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        precision: str,
+        *,
+        sources: StageSources | None = None,
+        cuda_graph: bool = True,
+    ) -> None:
+        """Load every stage; :func:`load` is the usual way here.
+
+        Args:
+            bundle: What is run.
+            backend: What runs it; closed with the model.
+            precision: Of the graphs.
+            sources: Of the stages; None loads the graphs as they were exported.
+            cuda_graph: Whether denoising steps on a GPU are captured once and replayed.
+
+        Raises:
+            BundleError: The bundle does not have the precision, or a file of it is not what was recorded.
+            EngineError: A file of the engine is not what was recorded.
+            BackendError: The backend refuses a graph.
+        """
+        sources = sources or StageSources(bundle, precision)
         self._bundle = bundle
+        self._engine = sources.engine
         self._backend = backend
         self._precision, self._graphs = precision, bundle.graphs(precision)
         self._cuda_graph = cuda_graph
@@ -143,8 +173,8 @@ class Model:
         manifest = bundle.manifest
         try:
             for stage in ("fill", "denoise"):
-                self._programs[stage] = backend.load(bundle, stage, self._graphs[stage])
-            self._codec = PictureCodec(backend, bundle, manifest.codec) if manifest.codec else None
+                self._programs[stage] = backend.load(sources.read(stage))
+            self._codec = PictureCodec(backend, sources, manifest.codec) if manifest.codec else None
             self._null_text = read_null_text(bundle)
         except BaseException:
             self._unload()
@@ -170,6 +200,16 @@ class Model:
     def backend(self) -> Backend:
         """What runs them."""
         return self._backend
+
+    @property
+    def engine(self) -> Engine | None:
+        """The engine whose plans or optimized graphs run; None where those that were exported do."""
+        return self._engine
+
+    def describe(self) -> str:
+        """Return what runs where, and from which engine, in one line."""
+        engine = "" if self._engine is None else f", engine {self._engine.manifest.key}"
+        return f"{self.backend.describe()}{engine}"
 
     @property
     def codec(self) -> PictureCodec | None:
