@@ -39,7 +39,8 @@ def test_a_backend_of_a_few_dozen_lines_runs_a_session(tiny_bundle: Path) -> Non
 
 def test_the_waist_is_three_protocols_of_few_methods() -> None:
     found = {
-        name: sorted(each for each in vars(getattr(waist, name)) if not each.startswith("_")) for name in waist.__all__
+        name: sorted(each for each in vars(getattr(waist, name)) if not each.startswith("_"))
+        for name in ("Backend", "Program", "Call")
     }
 
     assert found == {

@@ -17,7 +17,7 @@ from tensorrt_recorder import RELEASES
 
 from vdmrt.bundle import TensorSpec, list_engines, record_trust
 from vdmrt.errors import BackendError, DeviceError, EngineError, TensorMismatchError
-from vdmrt.runtime.backends.stage_source import StageSources
+from vdmrt.runtime.backends.stage_sources import StageSources
 from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
 
 

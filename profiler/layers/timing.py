@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...errors import BackendError
-from ...runtime.backends.layer_times import LayerTime, TimedProgram, TimesLayers
+from ...runtime.backends.backend import TimedProgram, TimesLayers
+from ...runtime.backends.layer_times import LayerTime
 from ...runtime.backends.stage_source import StageSource
 from ...runtime.session.model import Model
 from ..measuring.measurement import Rollout

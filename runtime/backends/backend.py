@@ -7,12 +7,14 @@ have addresses. To watch or to alter runs, wrap these three: each method of a wr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from .._core import Device
-from .stage_source import StageSource
+if TYPE_CHECKING:
+    from .._core import Device
+    from .layer_times import LayerTime
+    from .stage_source import StageSource
 
-__all__ = ["Backend", "Call", "Program"]
+__all__ = ["Backend", "Call", "Program", "TimedProgram", "TimesLayers"]
 
 
 class Call(Protocol):
@@ -103,4 +105,21 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free what is left, all programs being closed. Closing twice is allowed."""
+        ...
+
+
+class TimedProgram(Program, Protocol):
+    """A program that runs with its backend's profiler on, and is not captured."""
+
+    def layer_times(self) -> list[LayerTime]:
+        """Return the layers that ran, in order of execution; after it nothing more is recorded."""
+        ...
+
+
+@runtime_checkable
+class TimesLayers(Protocol):
+    """A program whose layers can be timed; not every backend can do it."""
+
+    def timed(self) -> TimedProgram:
+        """Return a program of the same graph with the profiler on; close it before this one."""
         ...

@@ -5,11 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
-from .backend import Program
-
-__all__ = ["LayerTime", "TimedProgram", "TimesLayers", "median_run"]
+__all__ = ["LayerTime", "median_run"]
 
 
 @dataclass(frozen=True)
@@ -27,23 +24,6 @@ class LayerTime:
     operator: str
     milliseconds: float
     nodes: tuple[str, ...]
-
-
-class TimedProgram(Program, Protocol):
-    """A program that runs with its backend's profiler on, and is not captured."""
-
-    def layer_times(self) -> list[LayerTime]:
-        """Return the layers that ran, in order of execution; after it nothing more is recorded."""
-        ...
-
-
-@runtime_checkable
-class TimesLayers(Protocol):
-    """A program whose layers can be timed."""
-
-    def timed(self) -> TimedProgram:
-        """Return a program of the same graph with the profiler on; close it before this one."""
-        ...
 
 
 def median_run(runs: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from ...errors import EngineError
 from .._cuda_driver import probe_driver
 from .backend import Backend
 from .load_options import LoadOptions, gpu_index
-from .stage_source import StageSources
+from .stage_sources import StageSources
 
 __all__ = ["Resolution", "open_backend", "resolve"]
 

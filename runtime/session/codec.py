@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,11 @@ from ...bundle import Codec
 from ...errors import TensorMismatchError
 from .._core import Device
 from ..backends.backend import Backend
-from ..backends.stage_source import StageSource, StageSources
 from ..device.arrays import TensorBlock, checked_array
+
+if TYPE_CHECKING:
+    from ..backends.stage_source import StageSource
+    from ..backends.stage_sources import StageSources
 
 __all__ = ["PictureCodec"]
 

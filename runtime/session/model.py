@@ -19,8 +19,8 @@ from ...bundle import Bundle, Engine, Manifest, open_bundle
 from ...errors import SessionError
 from ..backends.backend import Backend, Program
 from ..backends.load_options import BACKENDS, LoadOptions
-from ..backends.resolution import open_backend, resolve
-from ..backends.stage_source import StageSources
+from ..backends.resolution import Resolution, open_backend, resolve
+from ..backends.stage_sources import StageSources
 from ..device.array_input import ArrayInput
 from ..sampling.integers import whole
 from ..sampling.samplers import SamplerTable, make_sampler
@@ -32,7 +32,7 @@ from .session import Session, close_together
 from .session_settings import SessionSettings
 from .snapshot import Snapshot, SnapshotForm, read_snapshot
 
-__all__ = ["BACKENDS", "Model", "load", "open_model"]
+__all__ = ["BACKENDS", "Model", "load", "load_resolved", "open_model"]
 
 _log = logging.getLogger("vdmrt")
 
@@ -98,7 +98,11 @@ def open_model(path: str | os.PathLike[str], options: LoadOptions, *, verify: bo
         bundle.graphs(options.precision)
     if verify:
         bundle.verify()
-    resolution = resolve(bundle, options)
+    return load_resolved(bundle, resolve(bundle, options), options, verify=verify)
+
+
+def load_resolved(bundle: Bundle, resolution: Resolution, options: LoadOptions, *, verify: bool = True) -> Model:
+    """Load a bundle on what was decided; ``verify`` is of the engine's weights."""
     for warning in resolution.warnings:
         _log.warning("%s", warning)
     backend, sources = open_backend(resolution, options), resolution.sources(bundle, options, verify=verify)

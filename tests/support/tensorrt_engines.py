@@ -35,7 +35,8 @@ from vdmrt.bundle import (
     stage_graphs,
 )
 from vdmrt.runtime._core import Device, Memory
-from vdmrt.runtime.backends.stage_source import StageSource, StageSources
+from vdmrt.runtime.backends.stage_source import StageSource
+from vdmrt.runtime.backends.stage_sources import StageSources
 
 __all__ = [
     "Machinery", "Tensors", "clear_outputs", "copy_bundle", "machine_of", "plan_of", "source_of", "tensorrt_machine",
