@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Literal
 
-from .bundle import Bundle, Engine
+from .bundle import Bundle, Engine, Precision
 from .calibration.progress import Show, hide_progress
 from .engines import BuildOptions, build_engines, build_models
 
@@ -19,7 +19,7 @@ def build_engine(
     bundle: Bundle,
     *,
     backend: Literal["tensorrt", "onnxruntime"] = "tensorrt",
-    precision: str | None = None,
+    precision: Precision | None = None,
     options: BuildOptions | None = None,
     gpu: int = 0,
     force: bool = False,

@@ -20,8 +20,9 @@ from .engines._cli import build
 from .engines._inspect_cli import inspect
 from .errors import VdmrtError
 from .export._cli import export
-from .media._cli import demo, doctor, run
+from .media._cli import demo, run
 from .profiler._cli import profile
+from .runtime._cli import doctor
 
 __all__ = ["main"]
 

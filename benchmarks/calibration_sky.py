@@ -29,7 +29,7 @@ from measuring import Gate, report
 from naive_calibration import calibrate_naively
 
 import vdmrt
-from vdmrt.bundle import open_bundle
+from vdmrt.bundle import FP16, FP32, Precision, open_bundle
 from vdmrt.calibration.calibrating import CalibrationRequest, calibrate
 from vdmrt.calibration.observe.data import read_set
 from vdmrt.calibration.verify.comparison import (
@@ -78,7 +78,7 @@ def main(work: Path, seeds: int, chunks: int, skies: int, threads: int | None) -
     np.save(work / "unseen" / "skies.npy", np.stack([Sky(place).frames(0, GIVEN + CHUNK) for place in range(unseen)]))
     made, cost = make_bundles(work)
     say("predicting unseen skies")
-    everything = {"fp32": (wide_bundle(work), "fp32"), **made}
+    everything = {"fp32": (wide_bundle(work), FP32), **made}
     truth = {name: predicted(*one, work, skies, threads) for name, one in everything.items()}
     say("comparing rollouts")
     compared = compare(made, work, seeds, chunks, threads)
@@ -120,7 +120,7 @@ def lost_by_cache(figures: Figures, kind: str) -> float:
     return figures["int8"]["teacher-psnr"] - figures[f"int8 + {kind} cache"]["teacher-psnr"]
 
 
-def make_bundles(work: Path) -> tuple[dict[str, tuple[Path, str]], Cost]:
+def make_bundles(work: Path) -> tuple[dict[str, tuple[Path, Precision]], Cost]:
     """Return the bundle and the precision of everything that is compared, and what the first calibration cost."""
     made, naive = work / "made", work / "naive"
 
@@ -139,17 +139,17 @@ def make_bundles(work: Path) -> tuple[dict[str, tuple[Path, str]], Cost]:
 
     cost = Cost(**kept(work / "cost.json", make))
     return {
-        "fp16": (made, "fp16"),
-        "int8, naive": (naive, "int8"),
-        "int8": (made, "int8"),
-        "int8 + int8 cache": (made, "int8-kv8"),
-        "int8 + fp8 cache": (made, "int8-kvf8"),
-        "fp8, naive": (naive, "fp8"),
-        "fp8": (made, "fp8"),
+        "fp16": (made, FP16),
+        "int8, naive": (naive, Precision.parse("int8")),
+        "int8": (made, Precision.parse("int8")),
+        "int8 + int8 cache": (made, Precision.parse("int8-kv8")),
+        "int8 + fp8 cache": (made, Precision.parse("int8-kvf8")),
+        "fp8, naive": (naive, Precision.parse("fp8")),
+        "fp8": (made, Precision.parse("fp8")),
     }, cost
 
 
-def key_of(bundle: Path, precision: str, *further: object) -> str:
+def key_of(bundle: Path, precision: Precision, *further: object) -> str:
     """Return a key of what was measured of graphs: other graphs are measured again."""
     told = [open_bundle(bundle).manifest.graphs_sha256(precision), *map(str, further)]
     return hashlib.sha256(" ".join(told).encode()).hexdigest()[:12]
@@ -176,7 +176,7 @@ def time_calibration(bundle: Path, data: Path) -> Cost:
 
 
 def compare(
-    made: dict[str, tuple[Path, str]], work: Path, seeds: int, chunks: int, threads: int | None
+    made: dict[str, tuple[Path, Precision]], work: Path, seeds: int, chunks: int, threads: int | None
 ) -> dict[str, Comparison]:
     """Run every seed on everything, one seed after the other; what was done before is read."""
     wide = wide_bundle(work)
@@ -218,13 +218,13 @@ def wide_bundle(work: Path) -> Path:
     return reference_bundle(open_bundle(ROOT / "examples" / "sky" / "bundle"), work / "wide").path
 
 
-def predicted(bundle: Path, precision: str, work: Path, skies: int, threads: int | None) -> float:
+def predicted(bundle: Path, precision: Precision, work: Path, skies: int, threads: int | None) -> float:
     """Return what :func:`prediction_psnr` measures or has measured."""
     file = work / f"truth-{key_of(bundle, precision, skies)}.json"
     return kept(file, lambda: {"psnr": prediction_psnr(bundle, precision, skies, threads)})["psnr"]
 
 
-def prediction_psnr(bundle: Path, precision: str, skies: int, threads: int | None) -> float:
+def prediction_psnr(bundle: Path, precision: Precision, skies: int, threads: int | None) -> float:
     """Return the mean PSNR against the truth of 8 pixel frames after 9 given ones, as evaluate.py has it."""
     with vdmrt.load(bundle, precision=precision, threads=threads) as model:
         return float(np.mean([predict(model, seed) for seed in range(skies)]))

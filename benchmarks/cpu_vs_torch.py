@@ -30,7 +30,7 @@ import torch
 from measuring import Gate, interleave, ratio, report
 
 import vdmrt
-from vdmrt.bundle import BundleWriter, TensorSpec, open_bundle
+from vdmrt.bundle import FP32, BundleWriter, TensorSpec, open_bundle
 from vdmrt.engines import build_models
 from vdmrt.engines.onnxruntime.rewrites import rewrite
 from vdmrt.export import ExportOptions, export_bundle, load_config, predict_uncached, random_model
@@ -97,7 +97,7 @@ def measure_steps(model: CausalTransformer, loaded: Model, exported: Model) -> t
         "torch": torch_step(model, loaded),
     }
     times = interleave(contenders, RUNS)
-    step_flops = loaded.manifest.graphs["fp32"]["denoise"].flops
+    step_flops = loaded.manifest.graphs[FP32]["denoise"].flops
     share = ratio(times["gemm"], times["vdmrt"]) * step_flops / product_flops
     chunk = session.step()
     outside = chunk.timings.total_ms - sum(chunk.timings.denoise_ms) - chunk.timings.fill_ms

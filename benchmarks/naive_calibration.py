@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vdmrt.bundle import Geometry, open_bundle
+from vdmrt.bundle import FP16, Geometry, open_bundle
 from vdmrt.calibration.calibrating import CalibrationRequest, publish, quantise
 from vdmrt.calibration.graph.linears import find_linears, sites_of
 from vdmrt.calibration.observe.data import CalibrationSet
@@ -35,7 +35,7 @@ def calibrate_naively(path: Path, precisions: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for stage, graph in graphs.items():
             instrument = Instrument(graph, linears[stage], sites, Path(folder))
-            shapes = {spec.name: spec.shape for spec in bundle.manifest.graphs["fp16"][stage].inputs}
+            shapes = {spec.name: spec.shape for spec in bundle.manifest.graphs[FP16][stage].inputs}
             for _ in range(_RUNS):
                 instrument.observe(_random_inputs(shapes, bundle.manifest.geometry, drawn), seen.activations[stage])
     for precision in precisions:
@@ -49,7 +49,7 @@ def calibrate_naively(path: Path, precisions: Sequence[str]) -> None:
 def _random_inputs(shapes: dict[str, tuple[int, ...]], g: Geometry, drawn: np.random.Generator) -> dict[str, Any]:
     """Return random normals for every input, and what must be valid valid."""
     inputs: dict[str, Any] = {name: drawn.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    inputs["positions"] = drawn.integers(0, g.position_count, shapes["positions"]).astype(np.int32)
+    inputs["positions"] = drawn.integers(0, g.positions.count, shapes["positions"]).astype(np.int32)
     inputs["slot_valid"] = np.ones(shapes["slot_valid"], np.float32)
     if "context_index" in shapes:
         inputs["context_index"] = np.arange(g.context_frames, dtype=np.int32)[None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .decoding import encode
 from .engines.engine import (
     ENGINE_MANIFEST,
     ENGINES_FOLDER,
@@ -45,16 +46,26 @@ from .manifest import (
     Artifact,
     CacheCopy,
     Calibration,
-    Codec,
-    Geometry,
     Graph,
     Manifest,
     SamplerDefaults,
     ScheduleSpec,
+)
+from .model import (
+    CACHE_ROLES,
+    NEXT_STATE,
+    CacheLayout,
+    CachePolicy,
+    CacheProjections,
+    Geometry,
+    ParameterNames,
+    PositionScheme,
+    Role,
+    Stage,
     TensorSpec,
 )
 from .operators import OLDEST_PARSER_OPSET, find_unsupported
-from .precision import CACHE_SUFFIXES, Precision, split_precision
+from .precision import EIGHT_BITS, EXPORTED, FP8, FP16, FP16_MIXED, FP32, INT8, PRECISIONS, EightBits, Precision
 from .quantities import format_count, format_flops, format_nbytes
 from .resolution import choose_measured_precision, choose_precision, precision_candidates
 from .room import check_amendable
@@ -72,23 +83,36 @@ from .storage.files import (
     write_file,
 )
 from .storage.interruption import uninterrupted
+from .versions import version_numbers
 
 __all__ = [
-    "CACHE_SUFFIXES",
+    "CACHE_ROLES",
     "DISK_FULL",
+    "EIGHT_BITS",
     "ENGINES_FOLDER",
     "ENGINE_MANIFEST",
     "ENGINE_SCHEMA",
+    "EXPORTED",
+    "FP8",
+    "FP16",
+    "FP16_MIXED",
+    "FP32",
+    "INT8",
+    "NEXT_STATE",
     "OLDEST_PARSER_OPSET",
+    "PRECISIONS",
     "SCHEMA",
     "Accuracy",
     "Artifact",
     "Bundle",
     "BundleWriter",
     "CacheCopy",
+    "CacheLayout",
+    "CachePolicy",
+    "CacheProjections",
     "Calibration",
     "Check",
-    "Codec",
+    "EightBits",
     "Engine",
     "EngineManifest",
     "Geometry",
@@ -96,13 +120,17 @@ __all__ = [
     "LayerCopy",
     "Machine",
     "Manifest",
+    "ParameterNames",
     "PartFile",
     "Plan",
     "PlanAudit",
+    "PositionScheme",
     "Precision",
+    "Role",
     "SamplerDefaults",
     "ScheduleSpec",
     "Speed",
+    "Stage",
     "TensorSpec",
     "amended_bundle",
     "cache_folder",
@@ -114,6 +142,7 @@ __all__ = [
     "choose_measured_precision",
     "choose_precision",
     "describe_speed",
+    "encode",
     "engine_mismatches",
     "explained_writing",
     "find_engine",
@@ -138,11 +167,11 @@ __all__ = [
     "replaced_file",
     "rewrite_manifest",
     "sha256_of",
-    "split_precision",
     "stage_graphs",
     "uninterrupted",
     "verify_engine",
     "verify_engine_weights",
+    "version_numbers",
     "write_error",
     "write_file",
 ]

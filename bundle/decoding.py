@@ -1,4 +1,4 @@
-"""From parsed JSON to dataclasses, with errors that carry the path inside the document."""
+"""Parsed JSON to dataclasses, with errors that carry the path inside the document, and back."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, Literal, TypeVar
 
-__all__ = ["InvalidDocument", "decode"]
+from .precision import Precision
+
+__all__ = ["InvalidDocument", "decode", "encode"]
 
 
 class InvalidDocument(ValueError):
@@ -43,6 +46,19 @@ def decode(kind: type[_T], value: Any, path: str) -> _T:
         raise InvalidDocument(path, str(error)) from error
 
 
+def encode(value: Any) -> Any:
+    """Return what JSON holds of dataclasses, mappings and sequences; a precision is its name."""
+    if isinstance(value, Precision):
+        return str(value)
+    if dataclasses.is_dataclass(value):
+        return {member.name: encode(getattr(value, member.name)) for member in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {encode(name): encode(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [encode(item) for item in value]
+    return value
+
+
 def _decode_value(kind: Any, value: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
@@ -58,10 +74,31 @@ def _decode_value(kind: Any, value: Any, path: str) -> Any:
         return tuple(_decode_value(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(items))
     if origin is not None and issubclass(origin, Mapping):
         entries = _expect(value, dict, path)
-        return {name: _decode_value(arguments[1], item, f"{path}.{name}") for name, item in entries.items()}
+        return {
+            _decode_value(arguments[0], name, path): _decode_value(arguments[1], item, f"{path}.{name}")
+            for name, item in entries.items()
+        }
+    if kind is Precision:
+        return _decode_precision(_expect(value, str, path), path)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return decode(kind, value, path)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return _decode_member(kind, value, path)
     return _expect(value, kind, path)
+
+
+def _decode_precision(name: str, path: str) -> Precision:
+    try:
+        return Precision.parse(name)
+    except ValueError as error:
+        raise InvalidDocument(path, str(error)) from error
+
+
+def _decode_member(kind: type[Enum], value: Any, path: str) -> Enum:
+    known = {member.value: member for member in kind}
+    if not isinstance(value, str) or value not in known:
+        raise InvalidDocument(path, f"wanted one of {', '.join(map(repr, known))}, found {value!r}")
+    return known[value]
 
 
 def _expect(value: Any, kind: type[_T], path: str) -> _T:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
 import shutil
-import typing
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import BundleError
-from .decoding import InvalidDocument, decode
+from .decoding import InvalidDocument, decode, encode
 from .manifest import Artifact, Graph, Manifest
 from .precision import Precision
 from .storage.files import (
@@ -89,7 +87,7 @@ class Bundle:
                     path=path,
                 )
 
-    def graphs(self, precision: str) -> Mapping[str, Graph]:
+    def graphs(self, precision: Precision) -> Mapping[str, Graph]:
         """Return the graphs of a precision, by stage; see :mod:`~vdmrt.bundle.resolution` where none is named.
 
         Raises:
@@ -97,7 +95,9 @@ class Bundle:
         """
         graphs = self.manifest.graphs
         if precision not in graphs:
-            raise BundleError(f"has {', '.join(graphs)}, not {precision!r}; {_remedy(precision)}", path=self.path)
+            raise BundleError(
+                f"has {', '.join(map(str, graphs))}, not '{precision}'; {_remedy(precision)}", path=self.path
+            )
         return graphs[precision]
 
 
@@ -186,7 +186,7 @@ def rewrite_manifest(bundle: Bundle, manifest: Manifest) -> Bundle:
     Raises:
         BundleError: It cannot be written.
     """
-    text = json.dumps(dataclasses.asdict(manifest), indent=1) + "\n"
+    text = json.dumps(encode(manifest), indent=1) + "\n"
     write_file(bundle.path / _MANIFEST, text, fail=BundleError)
     return Bundle(bundle.path, manifest)
 
@@ -208,7 +208,7 @@ class BundleWriter:
 
     def finish(self, manifest: Manifest) -> None:
         """Write ``model.json``."""
-        text = json.dumps(dataclasses.asdict(manifest), indent=1)
+        text = json.dumps(encode(manifest), indent=1)
         (self.path / _MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
@@ -229,12 +229,8 @@ def _carry_over(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _remedy(precision: str) -> str:
-    if precision in ("fp32", "fp16"):
-        return f"export again with --precision {precision}"
-    if precision in typing.get_args(Precision):
-        return "make it with vdmrt calibrate"
-    return f"vdmrt knows {', '.join(typing.get_args(Precision))}"
+def _remedy(precision: Precision) -> str:
+    return f"export again with --precision {precision}" if precision.is_exported else "make it with vdmrt calibrate"
 
 
 def _free_place(path: str | os.PathLike[str], *, replace: bool) -> Path:

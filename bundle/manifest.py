@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from .engines.speed import Speed
-from .precision import Precision
+from .model import CACHE_ROLES, Geometry, ParameterNames, Role, Stage, TensorSpec
+from .precision import FP8, EightBits, Precision
 from .quantities import format_count
 
 __all__ = [
@@ -17,44 +19,13 @@ __all__ = [
     "Artifact",
     "CacheCopy",
     "Calibration",
-    "Codec",
-    "Geometry",
     "Graph",
     "Manifest",
     "SamplerDefaults",
     "ScheduleSpec",
-    "TensorSpec",
 ]
 
-SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output of a graph.
-
-    Attributes:
-        name: As in the graph.
-        dtype: "float32", "float16", "int32", or "int8" or "float8_e4m3fn" for a quantised cache.
-        shape: Static.
-    """
-
-    name: str
-    dtype: Literal["float32", "float16", "int32", "int8", "float8_e4m3fn"]
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensor."""
-        count = {"int8": 1, "float8_e4m3fn": 1, "float16": 2}.get(self.dtype, 4)
-        for side in self.shape:
-            count *= side
-        return count
-
-    @property
-    def storage(self) -> str:
-        """The type of numpy that holds its bytes: numpy has no FP8, whose bytes are "uint8"."""
-        return "uint8" if self.dtype == "float8_e4m3fn" else self.dtype
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -68,7 +39,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class CacheCopy:
-    """A node that reads ``past_*`` and writes it elsewhere: so many bytes at each run of the graph."""
+    """A node that reads the KV cache and writes it elsewhere: so many bytes at each run of the graph."""
 
     node: str
     operator: str
@@ -98,107 +69,33 @@ class Graph:
     flops: int
     nbytes_moved: int
     cache_copies: tuple[CacheCopy, ...] = ()
-    quantised: Literal["int8", "fp8"] | None = None
+    quantised: EightBits | None = None
 
     @property
     def has_fp8(self) -> bool:
         """Whether its linears or its cache are FP8."""
-        return self.quantised == "fp8" or any(spec.dtype == "float8_e4m3fn" for spec in self.inputs)
+        return self.quantised == FP8 or any(spec.dtype == "float8_e4m3fn" for spec in self.inputs)
 
+    def with_role(self, *roles: Role) -> tuple[TensorSpec, ...]:
+        """Return the inputs, then the outputs, of some roles, as they are ordered in the graph."""
+        return tuple(spec for spec in (*self.inputs, *self.outputs) if spec.role in roles)
 
-@dataclass(frozen=True)
-class Geometry:
-    """Every size of the model and of its graphs; all of them are static.
+    def tensor(self, role: Role, layer: int | None = None) -> TensorSpec:
+        """Return the tensor of a role, and of a layer where the role has several.
 
-    Attributes:
-        layers: Transformer blocks L.
-        heads: Attention heads H.
-        head_size: Channels d of a head.
-        tokens_per_frame: Tokens S of a latent frame.
-        latent_channels: Channels c of the latent.
-        latent_height: Height h of the latent.
-        latent_width: Width w of the latent.
-        chunk_frames: Latent frames T that one autoregressive step makes.
-        slots: Capacity K of the KV cache in latent frames.
-        requests: Requests R that one run of the denoise graph carries.
-        rows_per_request: Transformer rows of a request: 2 with guidance (null and prompt), else 1.
-        max_steps: Most denoising steps.
-        positions: Kind of temporal positions.
-        position_count: Rows of the temporal table.
-        context: What the cross-frame attention of a noisy chunk sees; None without it.
-        context_frames: P, how many latent frames that are; 0 without it.
-        text_tokens: Tokens of a prompt; 0 without text.
-        text_width: Width of the text embeddings; 0 without text.
-        learned_variance: Whether the model predicts the variance too.
-        stochastic: Whether the denoise graph takes noise.
-    """
-
-    layers: int
-    heads: int
-    head_size: int
-    tokens_per_frame: int
-    latent_channels: int
-    latent_height: int
-    latent_width: int
-    chunk_frames: int
-    slots: int
-    requests: int
-    rows_per_request: int
-    max_steps: int
-    positions: Literal["cyclic", "rope", "absolute"]
-    position_count: int
-    context: Literal["previous", "first"] | None
-    context_frames: int
-    text_tokens: int
-    text_width: int
-    learned_variance: bool
-    stochastic: bool
-
-    def __post_init__(self) -> None:
-        optional = ("context_frames", "text_tokens", "text_width")
-        for name, value in vars(self).items():
-            if isinstance(value, int) and not isinstance(value, bool) and value < (0 if name in optional else 1):
-                raise ValueError(f"{name} must be at least {0 if name in optional else 1}, got {value}")
-        if self.chunk_frames > self.slots:
-            raise ValueError(f"slots must be at least chunk_frames={self.chunk_frames}, got {self.slots}")
-        if self.context_frames > self.chunk_frames:
-            raise ValueError(
-                f"chunk_frames must be at least context_frames={self.context_frames}, got {self.chunk_frames}"
-            )
-        self._check_slots()
-
-    def _check_slots(self) -> None:
-        """Refuse more slots than positions: latent frames that are visible together must not share one."""
-        most = self.position_count
-        if self.positions == "absolute":
-            if self.slots > most:  # never filled: no more latent frames than positions are ever made
-                raise ValueError(
-                    f"there are {most} absolute positions, and no more latent frames can be cached, "
-                    f"got slots={self.slots}; use slots={most} or fewer"
-                )
-        elif self.slots + self.chunk_frames > most:
-            fitting = most - self.chunk_frames
-            remedy = f"slots={fitting}" if fitting >= self.chunk_frames else f"chunk_frames={most // 2}"
-            raise ValueError(
-                f"there are {most} {self.positions} positions for the latent frames of cache and chunk together, "
-                f"got slots={self.slots}, chunk_frames={self.chunk_frames}; use {remedy} or fewer"
-            )
+        Raises:
+            KeyError: The graph has none.
+        """
+        for spec in self.with_role(role):
+            if spec.layer == layer:
+                return spec
+        raise KeyError(f"{self.file.file} has no tensor of role {role}" + ("" if layer is None else f", layer {layer}"))
 
     @property
-    def rows(self) -> int:
-        """Transformer rows B of the denoise graph."""
-        return self.requests * self.rows_per_request
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a latent frame."""
-        return self.latent_channels, self.latent_height, self.latent_width
-
-    @property
-    def cache_elements(self) -> int:
-        """Elements of the whole KV cache: 2·L·K·B·S·C."""
-        width = self.heads * self.head_size
-        return 2 * self.layers * self.slots * self.rows * self.tokens_per_frame * width
+    def cache_element_nbytes(self) -> int:
+        """Bytes of one element of the KV cache."""
+        spec = self.with_role(*CACHE_ROLES)[0]
+        return spec.nbytes // math.prod(spec.shape)
 
 
 @dataclass(frozen=True)
@@ -218,26 +115,6 @@ class SamplerDefaults:
     name: str = "iddpm"
     steps: int = 50
     guidance: float = 1.0
-
-
-@dataclass(frozen=True)
-class Codec:
-    """Two graphs between pictures and latents.
-
-    Attributes:
-        kind: "preview" for the fixed map that stands in where no VAE was exported, "vae" for a trained one.
-        encode: ``pictures`` [1, 3, H, W] in -1..1 to ``latent`` [1, c, h, w].
-        decode: ``latent`` [T, c, h, w] to ``pictures`` [T, 3, H, W] in -1..1.
-    """
-
-    kind: Literal["preview", "vae"]
-    encode: Graph
-    decode: Graph
-
-    @property
-    def picture_size(self) -> tuple[int, int]:
-        """Height and width of a pixel frame."""
-        return self.encode.inputs[0].shape[2], self.encode.inputs[0].shape[3]
 
 
 @dataclass(frozen=True)
@@ -306,14 +183,17 @@ class Manifest:
 
     Attributes:
         schema: Version of this format.
-        family: Kind of model: "ca2vdm".
+        family: Kind of model, as it is registered in ``vdmrt.export.families``: "ca2vdm".
         name: The model's name, for people.
         prediction: What the network predicts.
         geometry: Every size.
+        parameters: What the names of the model's parameters mean.
         schedule: The noise schedule of its training.
         sampler: Defaults of a session.
-        graphs: By precision, then by stage: "fill" and "denoise".
-        codec: Between pictures and latents; None where pictures cannot be had.
+        graphs: By precision, then by stage: fill, denoise and what else depends on the precision.
+        components: The graphs that every precision shares, by stage: the VAE, the text encoder.
+        codec: What the VAE's stages are: "preview" for the fixed map that stands in where no VAE was exported, "vae"
+            for a trained one; None where pictures cannot be had.
         null_text: The null prompt, .npy float32 [tokens, width]; None without text.
         random_weights: Whether the weights were never trained, so that the frames mean nothing.
         provenance: Where it came from: checkpoint and its hash, versions, command.
@@ -322,14 +202,16 @@ class Manifest:
         speeds: How fast they are beside floating point.
     """
 
-    family: Literal["ca2vdm"]
+    family: str
     name: str
     prediction: Literal["epsilon", "v", "flow"]
     geometry: Geometry
+    parameters: ParameterNames
     schedule: ScheduleSpec
     sampler: SamplerDefaults
-    graphs: Mapping[str, Mapping[str, Graph]]
-    codec: Codec | None
+    graphs: Mapping[Precision, Mapping[str, Graph]]
+    components: Mapping[Stage, Graph]
+    codec: Literal["preview", "vae"] | None
     null_text: Artifact | None
     random_weights: bool
     provenance: Mapping[str, str]
@@ -338,28 +220,35 @@ class Manifest:
     speeds: tuple[Speed, ...] = ()
     schema: int = field(default=SCHEMA)
 
+    @property
+    def picture_size(self) -> tuple[int, int] | None:
+        """Height and width of a pixel frame; None where pictures cannot be had."""
+        if self.codec is None:
+            return None
+        height, width = self.components[Stage.VAE_DECODE].tensor(Role.PICTURES).shape[2:]
+        return height, width
+
     def artifacts(self) -> Iterator[Artifact]:
         """Yield every file that the bundle consists of, each once."""
         graphs = [graph for stages in self.graphs.values() for graph in stages.values()]
-        if self.codec is not None:
-            graphs += [self.codec.encode, self.codec.decode]
+        graphs += self.components.values()
         files = {part.file: part for graph in graphs for part in (graph.file, graph.weights) if part is not None}
         if self.null_text is not None:
             files[self.null_text.file] = self.null_text
         files |= {part.file: part for made in self.calibrations for part in made.artifacts()}
         yield from files.values()
 
-    def accuracy_of(self, precision: str) -> Accuracy | None:
+    def accuracy_of(self, precision: Precision) -> Accuracy | None:
         """Return what was measured of the graphs of a precision; None where nothing was, or other graphs were."""
         found = [one for one in self.accuracy if one.precision == precision]
         return found[0] if found and found[0].graphs_sha256 == self.graphs_sha256(precision) else None
 
-    def speed_of(self, precision: str) -> Speed | None:
+    def speed_of(self, precision: Precision) -> Speed | None:
         """Return how fast the graphs of a precision were; None where they, or these, were never timed."""
         found = [one for one in self.speeds if one.precision == precision]
         return found[0] if found and found[0].graphs_sha256 == self.graphs_sha256(precision) else None
 
-    def graphs_sha256(self, precision: str) -> str:
+    def graphs_sha256(self, precision: Precision) -> str:
         """Return the hash of the graphs of a precision and of their weights."""
         parts = [
             part.sha256 for _, one in sorted(self.graphs[precision].items()) for part in (one.file, one.weights) if part

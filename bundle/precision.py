@@ -1,24 +1,104 @@
-"""The names of precisions: what the linears are, and after it what the cache is."""
+"""What graphs compute in, and the names for it."""
 
 from __future__ import annotations
 
-from typing import Literal
+import functools
+from dataclasses import dataclass
+from typing import Final, Literal
 
-__all__ = ["CACHE_SUFFIXES", "Precision", "split_precision"]
+__all__ = [
+    "EIGHT_BITS",
+    "EXPORTED",
+    "FP8",
+    "FP16",
+    "FP16_MIXED",
+    "FP32",
+    "INT8",
+    "PRECISIONS",
+    "EightBits",
+    "Precision",
+]
 
-# "int8" has float32 around its products (ONNX Runtime's CPU provider, TensorRT 8.5); "int8-fp16" and "fp8" have FP16
-# (TensorRT 10 and 11); "fp16-mixed" is FP16 with some layers in float32. "-kv8" adds an INT8 cache, "-kvf8" one of FP8.
-Precision = Literal[
-    "fp32", "fp16", "fp16-mixed", "int8", "int8-fp16", "fp8",
-    "fp32-kv8", "fp16-kv8", "int8-kv8", "int8-fp16-kv8", "fp8-kv8",
-    "fp32-kvf8", "fp16-kvf8", "int8-kvf8", "int8-fp16-kvf8", "fp8-kvf8",
-]  # fmt: skip
-CACHE_SUFFIXES: dict[Literal["int8", "fp8"], str] = {"int8": "-kv8", "fp8": "-kvf8"}
+Linears = Literal["fp32", "fp16", "mixed", "int8", "fp8"]
+Floating = Literal["fp32", "fp16"]
+EightBits = Literal["int8", "fp8"]
+INT8: Final = "int8"
+FP8: Final = "fp8"
+# The 8 bit types that linears and caches may have.
+EIGHT_BITS: tuple[EightBits, ...] = (INT8, FP8)
+
+_SUFFIXES: dict[EightBits | None, str] = {None: "", INT8: "-kv8", FP8: "-kvf8"}
+_STEMS: dict[tuple[Linears, Floating], str] = {
+    ("fp32", "fp32"): "fp32",
+    ("fp16", "fp16"): "fp16",
+    ("mixed", "fp16"): "fp16-mixed",
+    ("int8", "fp32"): "int8",
+    ("int8", "fp16"): "int8-fp16",
+    ("fp8", "fp16"): "fp8",
+}
+_NAMES: dict[tuple[Linears, Floating, EightBits | None], str] = {
+    (*stem, cache): f"{name}{suffix}"
+    for cache, suffix in _SUFFIXES.items()
+    for stem, name in _STEMS.items()
+    if cache is None or stem[0] != "mixed"
+}
 
 
-def split_precision(precision: str) -> tuple[str, Literal["int8", "fp8"] | None]:
-    """Return what a precision is but for its cache, and the 8 bit type of its cache; None where it has none."""
-    for kind, suffix in CACHE_SUFFIXES.items():
-        if precision.endswith(suffix):
-            return precision.removesuffix(suffix), kind
-    return precision, None
+@functools.total_ordering
+@dataclass(frozen=True)
+class Precision:
+    """What graphs compute in. Its ``str`` is its name in files, options and the names of engines.
+
+    Precisions are ordered by preference: a cache in floating point before one of 8 bits, then linears in floating
+    point before those of 8 bits, then the more exact one.
+
+    Attributes:
+        linears: What the linears compute in; "mixed" is FP16 with some layers in float32.
+        around: The floating type of everything else. INT8 linears have float32 around them for ONNX Runtime's CPU
+            provider and TensorRT 8.5, FP16 for TensorRT 10 and 11.
+        cache: The 8 bit type of the KV cache; None where it is floating point.
+
+    Raises:
+        ValueError: There is no such combination.
+    """
+
+    linears: Linears
+    around: Floating
+    cache: EightBits | None = None
+
+    def __post_init__(self) -> None:
+        if (self.linears, self.around, self.cache) not in _NAMES:
+            raise ValueError(f"there is no precision {self!r}; there are {', '.join(_NAMES.values())}")
+
+    def __str__(self) -> str:
+        return _NAMES[self.linears, self.around, self.cache]
+
+    def __lt__(self, other: Precision) -> bool:
+        return PRECISIONS.index(self) < PRECISIONS.index(other)
+
+    @classmethod
+    def parse(cls, precision: Precision | str) -> Precision:
+        """Return the precision of a name; one that is a :class:`Precision` already is returned as it is.
+
+        Raises:
+            ValueError: There is no such precision; lists those that there are.
+        """
+        found = next((one for one in PRECISIONS if precision in (one, str(one))), None)
+        if found is None:
+            raise ValueError(f"precision must be one of {', '.join(_NAMES.values())}, got {precision!r}")
+        return found
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether ``vdmrt export`` makes it; else ``vdmrt calibrate`` does."""
+        return self in EXPORTED
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its linears or its cache are 8 bit."""
+        return self.linears in EIGHT_BITS or self.cache is not None
+
+
+PRECISIONS = tuple(Precision(*fields) for fields in _NAMES)
+FP32, FP16, FP16_MIXED = PRECISIONS[:3]
+EXPORTED = (FP32, FP16)

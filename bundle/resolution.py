@@ -3,9 +3,10 @@
 The rule, the same for building, loading, running, profiling and verifying:
 
 - A precision that is named is taken; a bundle that does not have it is refused.
-- Otherwise the candidates are what was exported: fp16, then fp32 for TensorRT, which is faster at it; fp32, then fp16
-  for ONNX Runtime, where it is exact and faster on a CPU. What ``vdmrt calibrate`` made changes what comes out, so
-  that it is never taken without its name, unless the bundle has nothing else.
+- Otherwise the candidates are what was exported, in the order of :class:`~vdmrt.bundle.Precision`: for ONNX Runtime
+  fp32, which is exact and faster on a CPU, then fp16; for TensorRT, which is faster at fp16, the other way round. What
+  ``vdmrt calibrate`` made changes what comes out, so that it is never taken without its name, unless the bundle has
+  nothing else; then the first in that order is taken.
 - ``vdmrt build`` builds the first candidate.
 - A model runs the first candidate that has an engine for this machine, and the first one of all where none has. What
   ``vdmrt build`` built without a precision is thus what runs without one.
@@ -14,16 +15,13 @@ The rule, the same for building, loading, running, profiling and verifying:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from .folder import Bundle
+from .precision import Precision
 
 __all__ = ["choose_measured_precision", "choose_precision", "precision_candidates"]
 
-_EXPORTED: Mapping[str, tuple[str, ...]] = {"tensorrt": ("fp16", "fp32"), "onnxruntime": ("fp32", "fp16")}
 
-
-def precision_candidates(bundle: Bundle, precision: str | None, backend: str) -> tuple[str, ...]:
+def precision_candidates(bundle: Bundle, precision: Precision | None, backend: str) -> tuple[Precision, ...]:
     """Return the precisions that a backend may take of a bundle, the best first; at least one.
 
     Args:
@@ -38,16 +36,16 @@ def precision_candidates(bundle: Bundle, precision: str | None, backend: str) ->
     if precision is not None:
         bundle.graphs(precision)
         return (precision,)
-    exported = tuple(name for name in _EXPORTED[backend] if name in graphs)
-    return exported or (next(iter(graphs)),)
+    exported = sorted((one for one in graphs if one.is_exported), reverse=backend == "tensorrt")
+    return tuple(exported) or (min(graphs),)
 
 
-def choose_precision(bundle: Bundle, precision: str | None, backend: str) -> str:
+def choose_precision(bundle: Bundle, precision: Precision | None, backend: str) -> Precision:
     """Return the precision that is built, and that runs where no engine fits; see :func:`precision_candidates`."""
     return precision_candidates(bundle, precision, backend)[0]
 
 
-def choose_measured_precision(bundle: Bundle, precision: str | None) -> str:
+def choose_measured_precision(bundle: Bundle, precision: Precision | None) -> Precision:
     """Return the precision that is compared with float32: the one that is wanted, else the last of the bundle.
 
     Raises:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import typing
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from .decoding import InvalidDocument
-from .manifest import SCHEMA, Geometry, Graph, Manifest
-from .precision import Precision
+from .manifest import SCHEMA, Graph, Manifest
+from .model import NEXT_STATE, Geometry, Role, Stage
 
 __all__ = ["check_manifest", "check_schema"]
+
+_FILLING = (Role.LATENT, Role.SLOT_VALID)
+_DENOISING = (Role.SLOT_VALID, Role.TIMESTEPS, Role.COEFFICIENTS, *NEXT_STATE, *NEXT_STATE.values())
+_PAST = (Role.PAST_KEY, Role.PAST_VALUE)
+_PRESENT = (Role.PRESENT_KEY, Role.PRESENT_VALUE)
 
 
 def check_schema(document: Any) -> None:
@@ -21,7 +26,16 @@ def check_schema(document: Any) -> None:
     if found > SCHEMA:
         raise InvalidDocument("schema", f"this vdmrt reads schema {SCHEMA}, found {found}; install a newer vdmrt")
     if found < SCHEMA:
-        raise InvalidDocument("schema", f"this vdmrt reads schema {SCHEMA}, found {found}; export the model again")
+        raise InvalidDocument("schema", f"this vdmrt reads schema {SCHEMA}, found {found}; {_remedy(document)}")
+
+
+def _remedy(document: Mapping[str, Any]) -> str:
+    """Say how a bundle is exported again: by the command that made it, where the document names it."""
+    provenance = document.get("provenance")
+    command = provenance.get("command") if isinstance(provenance, dict) else None
+    if not isinstance(command, str):
+        return "export the model again"
+    return f"export the model again with: {command}"
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -33,38 +47,64 @@ def check_manifest(manifest: Manifest) -> None:
     if not manifest.graphs:
         raise InvalidDocument("graphs", "wanted at least one precision, found none")
     for precision, stages in manifest.graphs.items():
-        known = typing.get_args(Precision)
-        if precision not in known:
-            raise InvalidDocument(f"graphs.{precision}", f"wanted {', '.join(known)}, found {precision!r}")
-        for stage in ("fill", "denoise"):
+        for stage in (Stage.FILL, Stage.DENOISE):
             if stage not in stages:
                 raise InvalidDocument(f"graphs.{precision}", f"wanted 'fill' and 'denoise', found {sorted(stages)}")
+        _check_roles(manifest.geometry, stages, f"graphs.{precision}")
         _check_cache(manifest.geometry, stages, f"graphs.{precision}")
-    if manifest.codec is not None:
-        for stage, graph in (("encode", manifest.codec.encode), ("decode", manifest.codec.decode)):
-            if [len(side.shape) for side in (*graph.inputs, *graph.outputs)] != [4, 4]:
-                raise InvalidDocument(f"codec.{stage}", "wanted one input and one output of four sides each")
+    _check_codec(manifest)
+
+
+def _check_roles(g: Geometry, stages: Mapping[str, Graph], path: str) -> None:
+    """Check that the tensors that a lane binds by their role are there, each once."""
+    layers = range(g.layers)
+    wanted = {
+        Stage.FILL: [(role, None) for role in _FILLING] + [(role, i) for role in _PRESENT for i in layers],
+        Stage.DENOISE: [(role, None) for role in _DENOISING] + [(role, i) for role in _PAST for i in layers],
+    }
+    for stage, roles in wanted.items():
+        found = Counter((spec.role, spec.layer) for spec in stages[stage].inputs + stages[stage].outputs)
+        wrong = next((one for one in (*roles, *found) if found[one] != 1), None)
+        if wrong is not None:
+            role, layer = wrong
+            of_layer = "" if layer is None else f" and layer {layer}"
+            raise InvalidDocument(
+                f"{path}.{stage}", f"wanted one tensor of role {str(role)!r}{of_layer}, found {found[wrong]}"
+            )
+
+
+def _check_codec(manifest: Manifest) -> None:
+    """Check that both stages of a VAE are there, and map between pictures and latents of four sides."""
+    if manifest.codec is None:
+        return
+    for stage in (Stage.VAE_ENCODE, Stage.VAE_DECODE):
+        if stage not in manifest.components:
+            raise InvalidDocument("components", f"wanted {str(stage)!r} for the codec, found none")
+        sides = manifest.components[stage].with_role(Role.PICTURES, Role.LATENT)
+        if sorted((spec.role, len(spec.shape)) for spec in sides) != [(Role.LATENT, 4), (Role.PICTURES, 4)]:
+            raise InvalidDocument(f"components.{stage}", "wanted one input and one output of four sides each")
 
 
 def _check_cache(g: Geometry, stages: Mapping[str, Graph], path: str) -> None:
-    """Hold the cache tensors against the geometry: memory is allocated by the one and bound by the other."""
+    """Compare the cache tensors with the geometry: memory is allocated by the one and bound by the other."""
     dtypes: dict[str, set[str]] = {"cache": set(), "context": set()}
-    for stage, rows in (("fill", g.rows_per_request), ("denoise", g.rows)):
-        cells = (rows, g.tokens_per_frame * g.heads)
+    for stage, rows in ((Stage.FILL, g.rows_per_request), (Stage.DENOISE, g.rows)):
+        past, present = g.cache_shape(rows, g.slots), g.cache_shape(rows, g.chunk_frames)
+        context = rows, g.heads, g.context_frames * g.tokens_per_frame, g.head_size
         wanted = {
-            "past": (*cells, g.slots, g.head_size),
-            "present": (*cells, g.chunk_frames, g.head_size),
-            "context": (rows, g.heads, g.context_frames * g.tokens_per_frame, g.head_size),
+            Role.PAST_KEY: past,
+            Role.PAST_VALUE: past,
+            Role.PRESENT_KEY: present,
+            Role.PRESENT_VALUE: present,
+            Role.CONTEXT_KEY: context,
+            Role.CONTEXT_VALUE: context,
         }
-        for tensor in stages[stage].inputs + stages[stage].outputs:
-            group, _, rest = tensor.name.partition("_")
-            if group not in wanted or rest.partition(".")[0] not in ("k", "v"):
-                continue
-            dtypes["context" if group == "context" else "cache"].add(tensor.dtype)
-            if tensor.shape != wanted[group]:
+        for tensor in stages[stage].with_role(*wanted):
+            dtypes["context" if wanted[tensor.role] is context else "cache"].add(tensor.dtype)
+            if tensor.shape != wanted[tensor.role]:
                 raise InvalidDocument(
                     f"{path}.{stage}",
-                    f"the geometry makes '{tensor.name}' {list(wanted[group])}, found {list(tensor.shape)}",
+                    f"the geometry makes '{tensor.name}' {list(wanted[tensor.role])}, found {list(tensor.shape)}",
                 )
     for kind, found in dtypes.items():
         if len(found) > 1 or (kind == "cache" and not found):

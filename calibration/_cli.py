@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from ..bundle import EIGHT_BITS, FP8, FP16, Precision, encode
 from ..console.options import Option, gather, options_of
 from ..console.parameters import Number, OutputFile
 from ..console.sections import SectionedCommand
@@ -32,7 +32,7 @@ _GATE_MISSED = 3
 
 def _request(**given: Any) -> CalibrationRequest | MixedRequest:
     """Return what is asked for; ``--precision fp16`` observes nothing and takes ``--keep`` alone."""
-    if given["precision"] != "fp16":
+    if given["precision"] != str(FP16):
         if given["data"] is None:
             raise click.UsageError(f"--precision {given['precision']} observes rollouts: give it clips with --data")
         return CalibrationRequest(**given)
@@ -56,7 +56,7 @@ def _request(**given: Any) -> CalibrationRequest | MixedRequest:
     data=Option("Clips or latents: a file, or a folder of them.", click.Path(path_type=Path)),
     precision=Option(
         "Of the blocks' linears; none for the cache alone; fp16 for FP16 with some layers in float32.",
-        click.Choice(["int8", "fp8", "none", "fp16"]),
+        click.Choice([*EIGHT_BITS, "none", str(FP16)]),
     ),
     samples=Option("Denoising runs to observe at least, in whole rollouts.", click.IntRange(1)),
     method=Option("How ranges are chosen.", click.Choice(["max", "percentile", "mse", "entropy"])),
@@ -73,7 +73,7 @@ def _request(**given: Any) -> CalibrationRequest | MixedRequest:
         Number(above=0),
         metavar="DB",
     ),
-    kv=Option("Quantize the cache too; int8 costs less accuracy.", click.Choice(["int8", "fp8"])),
+    kv=Option("Quantize the cache too; int8 costs less accuracy.", click.Choice(EIGHT_BITS)),
     seed=Option("Seed of all noise and choices.", SEED),
     observations=Option(
         "Folder that keeps what was observed, for further calibrations on the same data.", click.Path(path_type=Path)
@@ -99,18 +99,18 @@ def calibrate(request: CalibrationRequest | MixedRequest, as_json: bool, accept_
 
     if not isinstance(request, CalibrationRequest):
         mixed = mix_precisions(request)
-        click.echo(json.dumps(dataclasses.asdict(mixed), indent=1) if as_json else mixed.describe())
+        click.echo(json.dumps(encode(mixed), indent=1) if as_json else mixed.describe())
         return
     judge = Judge(request.threads, accept_slower, show_progress)
     try:
         summary = run(request, judge=judge, show=show_progress)
     except NotFasterError as error:
         if as_json:
-            speeds = [dataclasses.asdict(one) for one in error.speeds]
+            speeds = [encode(one) for one in error.speeds]
             click.echo(json.dumps({"bundle": str(request.bundle), "precisions": [], "speeds": speeds}, indent=1))
         click.echo(f"Error: {error}", err=True)
         sys.exit(_GATE_MISSED)
-    click.echo(json.dumps(dataclasses.asdict(summary), indent=1) if as_json else summary.describe())
+    click.echo(json.dumps(encode(summary), indent=1) if as_json else summary.describe())
 
 
 def _verify_request(*, gates: tuple[str, ...], **given: Any) -> VerifyRequest:
@@ -161,7 +161,7 @@ def verify(request: VerifyRequest, bisect: bool | None, report: Path | None, as_
     from .verify.verification import verify as run
 
     verdict = run(request, show=show_progress)
-    by_itself = bisect is None and bool(verdict.missed) and "fp16" in verdict.accuracy.precision
+    by_itself = bisect is None and bool(verdict.missed) and _is_half(verdict.accuracy.precision)
     found = None
     try:
         _report(verdict, report, in_words=not as_json)
@@ -169,12 +169,17 @@ def verify(request: VerifyRequest, bisect: bool | None, report: Path | None, as_
             found = _bisect(request, by_itself)
     finally:  # whatever failed or was stopped: the verdict took minutes
         if as_json:
-            told = {"bisection": dataclasses.asdict(found)} if found is not None else {}
+            told = {"bisection": encode(found)} if found is not None else {}
             click.echo(json.dumps({**json.loads(verdict.to_json()), **told}, indent=1))
     if found is not None and not as_json:
         click.echo(found.describe())
     if verdict.missed:
         sys.exit(_GATE_MISSED)
+
+
+def _is_half(precision: Precision) -> bool:
+    """Whether FP16 may be at fault: of FP8 the linears are the first to suspect."""
+    return precision.around == FP16.around and precision.linears != FP8
 
 
 def _report(verdict: Verdict, page: Path | None, *, in_words: bool) -> None:

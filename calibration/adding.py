@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..bundle import Bundle, BundleWriter, Calibration, Graph, amended_bundle
+from ..bundle import FP8, FP16, FP32, Bundle, BundleWriter, Calibration, Graph, Precision, Stage, amended_bundle
 from .choose.sensitivity import Sensitivity
 from .choose.speed import Judge
 from .graph.graph_file import GraphFile, WeightsFile, load_graph
-from .graph.linears import KEPT, Linear, find_linears
+from .graph.linears import Linear, find_linears
 from .graph.quantization import Quantisation
 from .graph.rendering import render
 from .observe.data import CalibrationSet
@@ -26,7 +26,7 @@ __all__ = ["added_nbytes", "publish"]
 
 # Options that are no part of what was made.
 _NOT_TOLD = ("bundle", "data", "text", "threads", "observations")
-_STAGES = ("fill", "denoise")
+_STAGES = (Stage.FILL, Stage.DENOISE)
 
 
 def publish(
@@ -62,8 +62,10 @@ def publish(
     summary = _summarize(bundle, graphs, quantisation, tuple(renderings), data, seen, sensitivity)
     with amended_bundle(bundle, without=_replaced(bundle, request, renderings)) as writer:
         written = _write_graphs(writer, renderings, graphs, quantisation, request, show)
-        made = _write_records(writer, quantisation, summary, request, data, sensitivity, tuple(written))
         old = bundle.manifest
+        made = _write_records(
+            writer, quantisation, summary, request, data, sensitivity, tuple(written), old.parameters.floating
+        )
         manifest = dataclasses.replace(
             old,
             graphs={**old.graphs, **written},
@@ -79,7 +81,7 @@ def publish(
     return summary
 
 
-def _replaced(bundle: Bundle, request: CalibrationRequest, labels: Iterable[str]) -> set[str]:
+def _replaced(bundle: Bundle, request: CalibrationRequest, labels: Iterable[Precision]) -> set[str]:
     """Return the files that are written again, and what was kept for a run that is stopped."""
     return {
         *(f"graphs/{stage}.{label}.onnx" for label in labels for stage in _STAGES),
@@ -91,15 +93,15 @@ def _replaced(bundle: Bundle, request: CalibrationRequest, labels: Iterable[str]
 
 def _write_graphs(
     writer: BundleWriter,
-    renderings: Mapping[str, Mapping[str, tuple[Graph, GraphFile]]],
+    renderings: Mapping[Precision, Mapping[str, tuple[Graph, GraphFile]]],
     graphs: Mapping[str, GraphFile],
     quantisation: Quantisation,
     request: CalibrationRequest,
     show: Show,
-) -> dict[str, dict[str, Graph]]:
+) -> dict[Precision, dict[str, Graph]]:
     by_stage = dict.fromkeys(graphs, quantisation)
     if request.keep_fill:
-        by_stage["fill"] = dataclasses.replace(quantisation, linears={})
+        by_stage[Stage.FILL] = dataclasses.replace(quantisation, linears={})
     quantised: Any = None if request.precision == "none" else request.precision
     weights = WeightsFile(writer.path / "graphs" / f"weights.{request.stem}.bin")
     written = {}
@@ -108,7 +110,7 @@ def _write_graphs(
             made = {
                 stage: render(opened, stage, by_stage[stage], graphs[stage]) for stage, (_, opened) in sources.items()
             }
-            written[label] = write_precision(writer, label, made, sources, weights, quantised)
+            written[label] = write_precision(writer, str(label), made, sources, weights, quantised)
             on_progress(done, len(renderings))
     record = writer.record(f"graphs/{weights.path.name}")
     return {label: with_weights(new, record) for label, new in written.items()}
@@ -121,13 +123,14 @@ def _write_records(
     request: CalibrationRequest,
     data: CalibrationSet,
     sensitivity: Sensitivity | None,
-    labels: Sequence[str],
+    labels: Sequence[Precision],
+    patterns: Sequence[str],
 ) -> Iterator[Calibration]:
     """Write the scales, the report and the picture of the budget; yield what the manifest says of each precision."""
     stem = f"calibration/{request.stem}"
     texts = {
         "scales.json": quantisation.to_json(),
-        "report.json": json.dumps(_report(summary, request, sensitivity), indent=1) + "\n",
+        "report.json": json.dumps(_report(summary, request, sensitivity, patterns), indent=1) + "\n",
     }
     if sensitivity is not None:
         texts["budget.svg"] = sensitivity.to_svg()
@@ -136,7 +139,7 @@ def _write_records(
         (writer.path / stem / name).write_text(text, encoding="utf-8")
     scales, report, *picture = (writer.record(f"{stem}/{name}") for name in texts)
     for label in labels:
-        yield Calibration(label, scales, report, summary.data, data.sha256, picture[0] if picture else None)  # type: ignore[arg-type]
+        yield Calibration(label, scales, report, summary.data, data.sha256, picture[0] if picture else None)
 
 
 def added_nbytes(bundle: Bundle, graphs: Mapping[str, GraphFile], request: CalibrationRequest) -> int:
@@ -156,29 +159,28 @@ def _linears(graphs: Mapping[str, GraphFile]) -> list[Linear]:
 
 def _renderings(
     bundle: Bundle, graphs: Mapping[str, GraphFile], request: CalibrationRequest
-) -> dict[str, dict[str, tuple[Graph, GraphFile]]]:
+) -> dict[Precision, dict[str, tuple[Graph, GraphFile]]]:
     """Return what each new precision is made from: by label, by stage, as model.json has it and opened."""
     known = bundle.manifest.graphs
-    suffix = request.suffix
     single = {stage: (known[source_precision(bundle)][stage], graph) for stage, graph in graphs.items()}
     half = (
-        {stage: (known["fp16"][stage], load_graph(bundle, known["fp16"][stage])) for stage in graphs}
-        if "fp16" in known
+        {stage: (known[FP16][stage], load_graph(bundle, known[FP16][stage])) for stage in graphs}
+        if FP16 in known
         else None
     )
-    if request.precision == "none":
-        chosen = {f"fp32{suffix}": single} if "fp32" in known else {}
-        return chosen | ({f"fp16{suffix}": half} if half else {})
-    if request.precision == "fp8":
-        return {f"fp8{suffix}": half or single}
-    return {f"int8{suffix}": single} | ({f"int8-fp16{suffix}": half} if half else {})
+    if request.precision == FP8:
+        return {request.quantized(FP16): half or single}
+    made = {request.quantized(FP16): half} if half else {}
+    if request.precision == "none" and FP32 not in known:
+        return made
+    return {request.quantized(FP32): single, **made}
 
 
 def _summarize(
     bundle: Bundle,
     graphs: Mapping[str, GraphFile],
     quantisation: Quantisation,
-    precisions: tuple[str, ...],
+    precisions: tuple[Precision, ...],
     data: CalibrationSet,
     seen: Observation,
     sensitivity: Sensitivity | None,
@@ -198,9 +200,12 @@ def _summarize(
 
 
 def _report(
-    summary: CalibrationSummary, request: CalibrationRequest, sensitivity: Sensitivity | None
+    summary: CalibrationSummary,
+    request: CalibrationRequest,
+    sensitivity: Sensitivity | None,
+    patterns: Sequence[str],
 ) -> dict[str, Any]:
     """Return what is worth keeping."""
     options = {name: value for name, value in vars(request).items() if name not in _NOT_TOLD}
-    told = {**summary.to_report(), "options": options, "patterns": [*KEPT, *request.keep]}
+    told = {**summary.to_report(), "options": options, "patterns": patterns}
     return told | ({"sensitivity": dataclasses.asdict(sensitivity)} if sensitivity else {})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle, check_amendable, open_bundle
+from ..bundle import FP32, INT8, Bundle, Stage, check_amendable, open_bundle
 from ..errors import CalibrationError
 from ..hosts import need_packages
 from ..runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -68,15 +68,14 @@ def calibrate(
     check_amendable(bundle, added_nbytes(bundle, graphs, request))
     with scratch_folder("calibrate") as folder:
         reference = reference_bundle(bundle, folder)
-        with Model(reference, OnnxRuntimeBackend(threads=request.threads), "fp32") as model:
+        with Model(reference, OnnxRuntimeBackend(threads=request.threads), FP32) as model:
             data = read_set(request.data, model)
         _log.info("calibration set: %s", data.describe())
         for lack in data.shortcomings(bundle.manifest.geometry):
             _log.warning("%s", lack)
         seen = _observe(reference, graphs, data, request, bundle.path / "calibration", show)
         with show("rounding, linears") as on_progress:
-            rope = bundle.manifest.geometry.positions == "rope"
-            quantisation = quantise(graphs, seen, request, rope=rope, on_progress=on_progress)
+            quantisation = quantise(graphs, seen, request, on_progress=on_progress)
         found = None
         if request.budget is not None:
             found = _fit_budget(reference, graphs, quantisation, data, request, show)
@@ -133,7 +132,6 @@ def quantise(
     seen: Observation,
     request: CalibrationRequest,
     *,
-    rope: bool,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Quantisation:
     """Choose every scale for float32 graphs.
@@ -145,12 +143,13 @@ def quantise(
     activations: Mapping[str, Mapping[str, Any]] = seen.activations
     folded = {stage: graph.copy() for stage, graph in graphs.items()}
     if request.kv is not None:
-        cache = choose_cache_scales(seen.cache, FORMATS[request.kv], rope=rope)
-        activations = fold_statistics(seen.activations, cache)
+        projections = graphs[Stage.FILL].parameters.projections
+        cache = choose_cache_scales(seen.cache, FORMATS[request.kv], projections)
+        activations = fold_statistics(seen.activations, cache, projections)
         for graph in folded.values():
             fold_cache(graph, cache)
     if request.precision == "none":
-        return Quantisation("int8", request.method, {}, {}, cache)
+        return Quantisation(INT8, request.method, {}, {}, cache)
     linears = {stage: find_linears(graph) for stage, graph in folded.items()}
     everything = [linear for found in linears.values() for linear in found]
     names = {linear.name for linear in choose_linears(everything, request.keep)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-from ..bundle import Artifact, BundleWriter, CacheCopy, Graph, TensorSpec
+from ..bundle import FP8, Artifact, BundleWriter, CacheCopy, EightBits, Graph, TensorSpec
 from ..errors import CalibrationError
 from .graph.formats import FORMATS
 from .graph.graph_file import GraphFile, WeightsFile, save_graph
@@ -24,7 +24,7 @@ def write_precision(
     graphs: Mapping[str, GraphFile],
     sources: Mapping[str, tuple[Graph, GraphFile]],
     weights: WeightsFile,
-    quantised: Literal["int8", "fp8"] | None,
+    quantised: EightBits | None,
 ) -> dict[str, Graph]:
     """Write the graphs of a precision.
 
@@ -80,9 +80,9 @@ def _retyped(spec: TensorSpec, graph: GraphFile) -> TensorSpec:
 
     values = {value.name: value for value in (*graph.model.graph.input, *graph.model.graph.output)}
     kind = values[spec.name].type.tensor_type.elem_type
-    fp8 = FORMATS["fp8"]
+    fp8 = FORMATS[FP8]
     retyped: Any = fp8.dtype if kind == fp8.onnx_type else onnx.helper.tensor_dtype_to_np_dtype(kind).name
-    return TensorSpec(spec.name, retyped, spec.shape)
+    return dataclasses.replace(spec, dtype=retyped)
 
 
 def _dequantised(graph: GraphFile, inputs: tuple[TensorSpec, ...]) -> list[CacheCopy]:

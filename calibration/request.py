@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..bundle import CACHE_SUFFIXES
+from ..bundle import FP8, FP16, FP32, INT8, EightBits, Precision
 from ..runtime.sampling.sampling_options import SamplingOptions
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CalibrationRequest"]
 
-Target = Literal["int8", "fp8", "none"]
+Target = EightBits | Literal["none"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class CalibrationRequest(SamplingOptions):
 
     bundle: Path
     data: Path
-    precision: Target = "int8"
+    precision: Target = INT8
     samples: int = 96
     method: Method = "mse"
     smooth: float = 0.5
@@ -53,7 +53,7 @@ class CalibrationRequest(SamplingOptions):
     keep: tuple[str, ...] = ()
     budget: float | None = None
     keep_fill: bool = False
-    kv: Literal["int8", "fp8"] | None = None
+    kv: EightBits | None = None
     seed: int = 0
     threads: int | None = None
     observations: Path | None = None
@@ -67,12 +67,12 @@ class CalibrationRequest(SamplingOptions):
         if self.budget is not None and self.precision == "none":
             raise ValueError("--budget chooses among linears, so it goes with --precision int8 or fp8")
 
-    @property
-    def suffix(self) -> str:
-        """What the cache adds to the names of precisions."""
-        return CACHE_SUFFIXES[self.kv] if self.kv else ""
+    def quantized(self, floating: Precision) -> Precision:
+        """Return what is made of the graphs of a floating-point precision."""
+        linears = floating.linears if self.precision == "none" else self.precision
+        return Precision(linears, floating.around, self.kv)
 
     @property
     def stem(self) -> str:
         """What the files that all renderings share are called by."""
-        return f"{self.precision}{self.suffix}" if self.precision != "none" else self.suffix.removeprefix("-")
+        return str(self.quantized(FP16 if self.precision == FP8 else FP32)).removeprefix(f"{FP32}-")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..bundle import Speed, format_count
+from ..bundle import Precision, Speed, encode, format_count
 
 __all__ = ["CalibrationSummary"]
 
@@ -33,7 +32,7 @@ class CalibrationSummary:
     """
 
     bundle: str
-    precisions: tuple[str, ...]
+    precisions: tuple[Precision, ...]
     quantised: tuple[int, int]
     kept: tuple[str, ...]
     migrated: tuple[str, ...]
@@ -47,7 +46,7 @@ class CalibrationSummary:
         """Describe it in a few lines."""
         of, all_ = self.quantised
         lines = [
-            f"{self.bundle}: now has {', '.join(self.precisions)}",
+            f"{self.bundle}: now has {', '.join(map(str, self.precisions))}",
             f"{of} of {all_} linears in 8 bits, outlier channels migrated at {len(self.migrated)} places",
             *([f"the budget keeps {', '.join(self.kept)} in floating point"] if self.kept else []),
             f"observed {self._runs('denoise')} denoising runs and {self._runs('fill')} cache fills in "
@@ -59,7 +58,7 @@ class CalibrationSummary:
 
     def to_report(self) -> dict[str, Any]:
         """Return what is kept in the bundle."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in _NOT_KEPT}
+        return {name: value for name, value in encode(self).items() if name not in _NOT_KEPT}
 
     def _runs(self, stage: str) -> int:
         return sum(count for name, count in self.strata.items() if name.startswith(stage))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from .building import build_engines, describe_machine, trtexec_line
-from .gpu import Gpu, query_gpu
+from .building import build_engines, trtexec_line
 from .inspection import cache_nbytes, inspect_bundle
 from .keys import engine_key
 from .onnxruntime.models import ModelOptions, build_models
 from .planner import EnginePlan, check_fit, plan_engine
-from .release import TensorRT, load_tensorrt
 from .tensorrt.audit import (
     Layer,
     Tensor,
@@ -27,27 +25,22 @@ from .tensorrt.options import BuildOptions
 __all__ = [
     "BuildOptions",
     "EnginePlan",
-    "Gpu",
     "GraphSource",
     "Layer",
     "ModelOptions",
     "Tensor",
-    "TensorRT",
     "audit_layers",
     "build_engines",
     "build_models",
     "cache_nbytes",
     "check_fit",
     "check_precision",
-    "describe_machine",
     "engine_key",
     "find_source",
     "inspect_bundle",
-    "load_tensorrt",
     "lower_graphs",
     "needs_lowering",
     "plan_engine",
-    "query_gpu",
     "read_layers",
     "trtexec_line",
 ]

@@ -7,11 +7,11 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
-from ..bundle import Bundle, Engine, Precision, choose_precision, open_bundle
+from ..bundle import PRECISIONS, Bundle, Engine, Precision, choose_precision, open_bundle
 from ..errors import BackendError, EngineError
 
 __all__ = ["build"]
@@ -46,7 +46,7 @@ class Size(click.ParamType[Any]):
 )
 @click.option(
     "--precision",
-    type=click.Choice(get_args(Precision)),
+    type=click.Choice(PRECISIONS),
     metavar="PRECISION",
     help="Of the graphs.  [default: for TensorRT fp16, for ONNX Runtime fp32, where the bundle has it]",
 )
@@ -96,7 +96,7 @@ class Size(click.ParamType[Any]):
 def build(
     bundle: Path,
     backend: str,
-    precision: str | None,
+    precision: Precision | None,
     check: str,
     dry_run: bool,
     force: bool,
@@ -153,19 +153,15 @@ def _options(given: dict[str, Any]) -> Any:
     return BuildOptions(optimization_level=level, workspace_nbytes=workspace, **given)
 
 
-def _print_models(bundle: Bundle, precision: str | None) -> None:
+def _print_models(bundle: Bundle, precision: Precision | None) -> None:
     """Print what a build of ONNX Runtime's engine would do."""
     from ..bundle import ENGINES_FOLDER, format_nbytes
-    from .onnxruntime.models import (
-        ModelOptions,
-        describe_cpu_machine,
-        load_onnxruntime,
-        model_key,
-    )
+    from ..hosts.onnxruntime import describe_machine
+    from .onnxruntime.models import ModelOptions, load_onnxruntime, model_key
     from .planner import plan_engine
 
     chosen = choose_precision(bundle, precision, "onnxruntime")
-    machine = describe_cpu_machine(load_onnxruntime())
+    machine = describe_machine(load_onnxruntime())
     plan = plan_engine(bundle, chosen, None)
     click.echo(f"weights         {format_nbytes(plan.weights_nbytes)}, where they are, and what the optimizer changes")
     click.echo(f"KV cache        {format_nbytes(plan.cache_nbytes)} a lane")
@@ -174,20 +170,20 @@ def _print_models(bundle: Bundle, precision: str | None) -> None:
     click.echo(f"engine          {bundle.path / ENGINES_FOLDER / key}")
 
 
-def _print_plan(bundle: Bundle, precision: str | None, options: Any, gpu_index: int) -> None:
+def _print_plan(bundle: Bundle, precision: Precision | None, options: Any, gpu_index: int) -> None:
     """Print what a build would do; what hangs on a GPU or on TensorRT only where they are."""
     from ..bundle import ENGINES_FOLDER, stage_graphs
-    from .building import describe_machine, describe_options, trtexec_line
-    from .gpu import query_gpu
+    from ..hosts.driver import find_gpu
+    from ..hosts.tensorrt import open_tensorrt
+    from .building import describe_options, trtexec_line
     from .keys import engine_key
     from .planner import plan_engine
-    from .release import load_tensorrt
     from .tensorrt.lowering import find_source
 
     gpu, tensorrt = None, None
     try:
-        gpu = query_gpu(index=gpu_index)
-        tensorrt = load_tensorrt(gpu)
+        gpu = find_gpu(gpu_index, "building TensorRT engines")
+        tensorrt = open_tensorrt(gpu, building=True)
         options.check(tensorrt)
     except BackendError as error:
         _log.warning("%s", error)
@@ -196,8 +192,7 @@ def _print_plan(bundle: Bundle, precision: str | None, options: Any, gpu_index: 
     for line in plan_engine(bundle, chosen, gpu).lines():
         click.echo(line)
     if gpu is not None and tensorrt is not None:
-        machine = describe_machine(gpu, tensorrt)
-        key = engine_key(chosen, graphs, machine, describe_options(options, tensorrt))
+        key = engine_key(chosen, graphs, tensorrt.machine, describe_options(options, tensorrt))
         click.echo(f"engine          {bundle.path / ENGINES_FOLDER / key}")
     version = tensorrt.version if tensorrt else None
     for stage, graph in graphs.items():

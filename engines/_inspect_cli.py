@@ -16,6 +16,7 @@ from ..bundle import (
     Machine,
     Manifest,
     Plan,
+    Stage,
     format_count,
     format_flops,
     format_nbytes,
@@ -95,18 +96,19 @@ def _model_rows(m: Manifest) -> Iterator[tuple[str, str]]:
     steps = format_count(g.max_steps, "denoising step")
     yield "chunk", f"{format_count(g.chunk_frames, 'latent frame')}, at most {steps}"
     requests, rows = format_count(g.requests, "request"), format_count(g.rows_per_request, "row")
-    yield "KV cache", f"{format_count(g.slots, 'slot')}, {requests} × {rows}"
-    yield "positions", f"{g.positions}, table of {g.position_count}"
+    sinks = f" with {format_count(g.policy.sinks, 'sink')}" if g.policy.sinks else ""
+    yield "KV cache", f"{g.layout}, {format_count(g.slots, 'slot')}{sinks}, {requests} × {rows}"
+    yield "positions", f"{g.positions.kind}, table of {g.positions.count}" if g.positions.count else "none"
     yield "context", f"{g.context} {format_count(g.context_frames, 'latent frame')}" if g.context else "none"
     yield "text", f"{format_count(g.text_tokens, 'token')} of {g.text_width}" if g.text_width else "none"
     yield "sampler", f"{sampler.name}, {format_count(sampler.steps, 'step')}, guidance {sampler.guidance:g}"
-    yield "codec", f"{m.codec.kind}, pictures {' × '.join(map(str, m.codec.picture_size))}" if m.codec else "none"
+    yield "codec", f"{m.codec}, pictures {' × '.join(map(str, m.picture_size))}" if m.picture_size else "none"
 
 
 def _cost_table(bundle: Bundle) -> Table:
     """Return what a lane takes and a run costs, a column for each precision."""
     graphs = bundle.manifest.graphs
-    fill, denoise = ([stages[stage] for stages in graphs.values()] for stage in ("fill", "denoise"))
+    fill, denoise = ([stages[stage] for stages in graphs.values()] for stage in (Stage.FILL, Stage.DENOISE))
     figures = {
         "KV cache": [format_nbytes(cache_nbytes(bundle, precision)) for precision in graphs],
         "written to it per chunk": [format_nbytes(scatter_nbytes(bundle, precision)) for precision in graphs],
@@ -116,7 +118,7 @@ def _cost_table(bundle: Bundle) -> Table:
         "denoising step": [format_flops(graph.flops) for graph in denoise],
     }
     rows = [(name, *values) for name, values in figures.items()]
-    return make_table("cost", rows, header=("", *graphs), right=True)
+    return make_table("cost", rows, header=("", *map(str, graphs)), right=True)
 
 
 def _print_copies(console: Console, stage: str, graph: Graph) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..bundle import (
+    FP16,
     Artifact,
     Bundle,
     Engine,
@@ -17,18 +18,22 @@ from ..bundle import (
     Graph,
     Machine,
     Plan,
+    Precision,
+    Stage,
     choose_precision,
     format_nbytes,
     record_trust,
     stage_graphs,
+    version_numbers,
 )
 from ..errors import EngineError
-from .gpu import Gpu, query_gpu
+from ..hosts.driver import find_gpu
+from ..hosts.gpu import Gpu
+from ..hosts.tensorrt import TensorRT, open_tensorrt
 from .keys import engine_key
 from .placing import find_built, place_engine, utc_now, verify_graphs
 from .planner import check_fit, plan_engine
 from .progress import Progress
-from .release import TensorRT, load_tensorrt
 from .tensorrt.lowering import (
     GraphSource,
     find_source,
@@ -40,7 +45,7 @@ from .tensorrt.options import BuildOptions
 from .tensorrt.plans import BuiltPlan, build_plan
 from .tensorrt.timing import read_timing_cache, save_timing_cache, timing_cache_path
 
-__all__ = ["build_engines", "describe_machine", "describe_options", "trtexec_line"]
+__all__ = ["build_engines", "describe_options", "trtexec_line"]
 
 _log = logging.getLogger("vdmrt")
 _FIRST_FP8 = (8, 9)
@@ -50,7 +55,7 @@ _TIMINGS, _LAYERS = "timing.cache", "layers.json"
 def build_engines(
     bundle: Bundle,
     *,
-    precision: str | None = None,
+    precision: Precision | str | None = None,
     options: BuildOptions | None = None,
     gpu: int = 0,
     force: bool = False,
@@ -63,7 +68,8 @@ def build_engines(
 
     Args:
         bundle: Gets ``engines/<key>``.
-        precision: Of the graphs; None takes what :func:`~vdmrt.bundle.choose_precision` takes for TensorRT.
+        precision: Of the graphs, or its name; None takes what :func:`~vdmrt.bundle.choose_precision` takes for
+            TensorRT.
         options: How to build; None takes every default.
         gpu: Which GPU, in the driver's order.
         force: Whether to build what is there already, and what the planner says does not fit.
@@ -74,12 +80,14 @@ def build_engines(
         BundleError: The bundle does not have that precision, or a file of it was altered.
         EngineError: It does not fit, cannot be written, or is not what was asked.
         KeyboardInterrupt: It was interrupted.
+        ValueError: There is no such precision.
     """
-    found_gpu = query_gpu(index=gpu)  # before TensorRT is touched: some releases crash without a driver
-    tensorrt = load_tensorrt(found_gpu)
+    wanted = None if precision is None else Precision.parse(precision)
+    found_gpu = find_gpu(gpu, "building TensorRT engines")
+    tensorrt = open_tensorrt(found_gpu, building=True)
     options = options or BuildOptions()
     options.check(tensorrt)
-    chosen = choose_precision(bundle, precision, "tensorrt")
+    chosen = choose_precision(bundle, wanted, "tensorrt")
     graphs = stage_graphs(bundle, chosen)
     _check_fp8(graphs, found_gpu)
     plan = plan_engine(bundle, chosen, found_gpu)
@@ -87,7 +95,7 @@ def build_engines(
         progress(line)
     if not force:
         check_fit(plan)
-    machine = describe_machine(found_gpu, tensorrt)
+    machine = tensorrt.machine
     described = describe_options(options, tensorrt)
     key = engine_key(chosen, graphs, machine, described)
     found = None if force else find_built(bundle, key, machine)
@@ -103,23 +111,11 @@ def build_engines(
 
 
 def _check_fp8(graphs: Mapping[str, Graph], gpu: Gpu) -> None:
-    capability = tuple(map(int, gpu.compute_capability.split(".")))
-    if capability < _FIRST_FP8 and any(graph.has_fp8 for graph in graphs.values()):
+    if version_numbers(gpu.compute_capability) < _FIRST_FP8 and any(graph.has_fp8 for graph in graphs.values()):
         raise EngineError(
             f"FP8 products and an FP8 cache need compute capability {'.'.join(map(str, _FIRST_FP8))} or newer, "
             f"{gpu.name} has {gpu.compute_capability}; take int8-fp16 or fp16"
         )
-
-
-def describe_machine(gpu: Gpu, tensorrt: TensorRT) -> Machine:
-    """Return what a plan is bound to here."""
-    return Machine(
-        tensorrt=tensorrt.version,
-        compute_capability=gpu.compute_capability,
-        gpu=gpu.name,
-        cuda=gpu.cuda,
-        driver=gpu.driver,
-    )
 
 
 def describe_options(options: BuildOptions, tensorrt: TensorRT) -> dict[str, str]:
@@ -128,11 +124,11 @@ def describe_options(options: BuildOptions, tensorrt: TensorRT) -> dict[str, str
     return {**options.to_manifest(), **held}
 
 
-def trtexec_line(source: Path, stage: str, precision: str, options: BuildOptions, version: str | None) -> str:
+def trtexec_line(source: Path, stage: str, precision: Precision, options: BuildOptions, version: str | None) -> str:
     """Return the trtexec command that builds the same plan, as near as it can be said."""
     words = ["trtexec", f"--onnx={source}", f"--saveEngine={stage}.plan", "--profilingVerbosity=detailed"]
     if version is not None and needs_lowering(version):
-        words += ["--fp16"] * (precision == "fp16") + [f"--precisionConstraints={options.precision_constraints}"]
+        words += ["--fp16"] * (precision == FP16) + [f"--precisionConstraints={options.precision_constraints}"]
         words += ["--layerPrecisions=<type of each layer, from the graph>"]
     else:
         words += ["--stronglyTyped"]
@@ -146,14 +142,14 @@ def trtexec_line(source: Path, stage: str, precision: str, options: BuildOptions
         words.append(f"--hardwareCompatibilityLevel={level[options.hardware_compatibility]}")
     words += ["--versionCompatible"] * options.version_compatible
     words += ["--stripWeights"] * options.strip_weights + ["--refit"] * options.refit
-    words += ["--allowWeightStreaming"] * (options.weight_streaming_fill and stage == "fill")
+    words += ["--allowWeightStreaming"] * (options.weight_streaming_fill and stage == Stage.FILL)
     if options.timing_cache is not None:
         words.append(f"--timingCacheFile={options.timing_cache}")
     return shlex.join(words)
 
 
 def _find_sources(
-    bundle: Bundle, precision: str, graphs: Mapping[str, Graph], tensorrt: TensorRT, progress: Progress
+    bundle: Bundle, precision: Precision, graphs: Mapping[str, Graph], tensorrt: TensorRT, progress: Progress
 ) -> dict[str, GraphSource]:
     """Return what to parse for each stage; lowers graphs that were not lowered yet."""
     try:
@@ -168,7 +164,7 @@ def _build_into(
     bundle: Bundle,
     tensorrt: TensorRT,
     key: str,
-    precision: str,
+    precision: Precision,
     machine: Machine,
     graphs: Mapping[str, Graph],
     sources: Mapping[str, GraphSource],
@@ -190,8 +186,9 @@ def _build_into(
             timings = built.timing_cache
             _keep_timings(cache_path, timings, progress)
         progress(_summary(stage, plans[stage]))
-        if tensorrt.messages.skipped:
-            progress(f"{stage}: {_explain_skipped(tensorrt)}")
+        skipped = tensorrt.log.take_skipped()
+        if skipped:
+            progress(f"{stage}: {_explain_skipped(skipped)}")
     (work / _TIMINGS).write_bytes(timings)
     (work / _LAYERS).write_text(json.dumps(layers), encoding="utf-8")
     for plan in plans.values():
@@ -199,7 +196,7 @@ def _build_into(
     return EngineManifest(
         key=key,
         backend="tensorrt",
-        precision=precision,  # type: ignore[arg-type]  # a key of the bundle's graphs, checked when it was opened
+        precision=precision,
         machine=machine,
         plans=plans,
         options=described,
@@ -236,9 +233,8 @@ def _keep_timings(path: Path, timings: bytes, progress: Progress) -> None:
         progress(f"the timing cache is not kept: {error}")
 
 
-def _explain_skipped(tensorrt: TensorRT) -> str:
-    """Say what TensorRT's warnings of skipped tactics mean, and forget them."""
-    count, tensorrt.messages.skipped = tensorrt.messages.skipped, 0
+def _explain_skipped(count: int) -> str:
+    """Say what TensorRT's warnings of skipped tactics mean."""
     return (
         f"TensorRT left {count} kernels untried for want of GPU memory: the plan is right and may be slower; free "
         "memory, or raise --workspace where it was given"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from typing import Any
 
-from ..bundle import Bundle, Graph, list_engines
+from ..bundle import Bundle, Graph, Precision, Stage, encode, list_engines
 
 __all__ = ["cache_nbytes", "inspect_bundle", "scatter_nbytes", "weights_nbytes"]
 
@@ -20,31 +18,29 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
     Raises:
         EngineError: An engine's manifest is damaged.
     """
-    document = dataclasses.asdict(bundle.manifest)
+    document: dict[str, Any] = encode(bundle.manifest)
     steps = bundle.manifest.sampler.steps
     document["path"] = str(bundle.path)
     document["derived"] = {
-        precision: {
+        str(precision): {
             "cache_nbytes": cache_nbytes(bundle, precision),
             "scatter_nbytes": scatter_nbytes(bundle, precision),
-            "weights_nbytes": weights_nbytes(graphs["denoise"]),
-            "flops_per_chunk": graphs["fill"].flops + steps * graphs["denoise"].flops,
-            "cache_copies_nbytes_per_step": sum(copy.nbytes for copy in graphs["denoise"].cache_copies),
+            "weights_nbytes": weights_nbytes(graphs[Stage.DENOISE]),
+            "flops_per_chunk": graphs[Stage.FILL].flops + steps * graphs[Stage.DENOISE].flops,
+            "cache_copies_nbytes_per_step": sum(copy.nbytes for copy in graphs[Stage.DENOISE].cache_copies),
         }
         for precision, graphs in bundle.manifest.graphs.items()
     }
-    document["engines"] = [
-        {"path": str(engine.path), **dataclasses.asdict(engine.manifest)} for engine in list_engines(bundle)
-    ]
+    document["engines"] = [{"path": str(engine.path), **encode(engine.manifest)} for engine in list_engines(bundle)]
     return document
 
 
-def cache_nbytes(bundle: Bundle, precision: str) -> int:
+def cache_nbytes(bundle: Bundle, precision: Precision) -> int:
     """Return the bytes of the KV cache of one lane: 2·L·K·B·S·C elements."""
     return bundle.manifest.geometry.cache_elements * _element_nbytes(bundle, precision)
 
 
-def scatter_nbytes(bundle: Bundle, precision: str) -> int:
+def scatter_nbytes(bundle: Bundle, precision: Precision) -> int:
     """Return the bytes that an autoregressive step writes to the KV cache of one lane."""
     g = bundle.manifest.geometry
     return g.cache_elements // g.slots * g.chunk_frames * _element_nbytes(bundle, precision)
@@ -55,7 +51,6 @@ def weights_nbytes(graph: Graph) -> int:
     return graph.weights.nbytes if graph.weights else 0
 
 
-def _element_nbytes(bundle: Bundle, precision: str) -> int:
+def _element_nbytes(bundle: Bundle, precision: Precision) -> int:
     """Return the bytes of one element of the cache."""
-    spec = next(s for s in bundle.manifest.graphs[precision]["fill"].outputs if s.name == "present_k.0")
-    return spec.nbytes // math.prod(spec.shape)
+    return bundle.manifest.graphs[precision][Stage.FILL].cache_element_nbytes

@@ -9,21 +9,21 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..bundle import Graph, Machine
+from ..bundle import Graph, Machine, Precision
 
 __all__ = ["engine_key"]
 
 _DIGITS = 12
 
 
-def engine_key(precision: str, graphs: Mapping[str, Graph], machine: Machine, options: Mapping[str, str]) -> str:
+def engine_key(precision: Precision, graphs: Mapping[str, Graph], machine: Machine, options: Mapping[str, str]) -> str:
     """Return the name of an engine's folder, as ``trt10.3.0-sm90-h100-80gb-hbm3-fp16-1f2e3d4c5b6a``.
 
     The hash covers the SHA-256 of every graph and of its weights, the options, and of the machine TensorRT, CUDA,
     driver, compute capability and GPU, or ONNX Runtime, provider and CPU, as ``ort1.32.0-cpu-fp16-1f2e3d4c5b6a``.
     """
     described: dict[str, Any] = {
-        "precision": precision,
+        "precision": str(precision),
         "graphs": {
             stage: [graph.file.sha256, graph.weights.sha256 if graph.weights else None]
             for stage, graph in sorted(graphs.items())

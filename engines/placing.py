@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from ..bundle import (
     Machine,
     Plan,
     check_external_data,
+    encode,
     engine_mismatches,
     open_engine,
     replace_folder,
@@ -80,7 +80,7 @@ def place_engine(
             return found
         before = _opened(folder / key)
         manifest = build(work)
-        text = json.dumps(dataclasses.asdict(manifest), indent=1) + "\n"
+        text = json.dumps(encode(manifest), indent=1) + "\n"
         (work / ENGINE_MANIFEST).write_text(text, encoding="utf-8")
         replace_folder(work, folder / key)
     engine = open_engine(folder / key)

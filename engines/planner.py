@@ -6,14 +6,23 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..bundle import Bundle, Geometry, Graph, format_flops, format_nbytes, split_precision, stage_graphs
+from ..bundle import (
+    CACHE_ROLES,
+    FP32,
+    Bundle,
+    Geometry,
+    Graph,
+    Precision,
+    Stage,
+    format_flops,
+    format_nbytes,
+    stage_graphs,
+)
 from ..errors import EngineError
-from .gpu import Gpu
+from ..hosts.gpu import Gpu
 
 __all__ = ["EnginePlan", "check_fit", "plan_engine"]
 
-# Of what a block computes with; the cache may be smaller.
-_ELEMENT_NBYTES = {"fp32": 4, "int8": 4}
 # A transformer block's hidden layer is so many times as wide as its input.
 _MLP = 4
 
@@ -37,7 +46,7 @@ class EnginePlan:
         memory_seconds: Time of a denoising step at the GPU's memory bandwidth; None without a GPU.
     """
 
-    precision: str
+    precision: Precision
     weights_nbytes: int
     cache_nbytes: int
     staging_nbytes: int
@@ -66,7 +75,7 @@ class EnginePlan:
         """Return it for people."""
         step = self.roofline_seconds
         bound = "memory" if (self.memory_seconds or 0) > (self.compute_seconds or 0) else "arithmetic"
-        moved = format_nbytes(self.nbytes_moved["denoise"])
+        moved = format_nbytes(self.nbytes_moved[Stage.DENOISE])
         lines = [
             f"weights         {format_nbytes(self.weights_nbytes)} (each stage's plan holds its own)",
             f"KV cache        {format_nbytes(self.cache_nbytes)} a lane",
@@ -82,7 +91,7 @@ class EnginePlan:
         return lines
 
 
-def plan_engine(bundle: Bundle, precision: str, gpu: Gpu | None) -> EnginePlan:
+def plan_engine(bundle: Bundle, precision: Precision, gpu: Gpu | None) -> EnginePlan:
     """Say what an engine of a bundle will take.
 
     Args:
@@ -95,14 +104,14 @@ def plan_engine(bundle: Bundle, precision: str, gpu: Gpu | None) -> EnginePlan:
     """
     graphs = stage_graphs(bundle, precision)
     geometry = bundle.manifest.geometry
-    element = _ELEMENT_NBYTES.get(split_precision(precision)[0], 2)
-    cache = geometry.cache_elements * _cache_element_nbytes(graphs["fill"])
+    element = 4 if precision.around == FP32.around else 2  # of what a block computes with; the cache may be smaller
+    cache = geometry.cache_elements * graphs[Stage.FILL].cache_element_nbytes
     weights = sum(graph.weights.nbytes if graph.weights else graph.file.nbytes for graph in graphs.values())
     staging = cache // geometry.slots * geometry.chunk_frames
     sides = sum(_sides_nbytes(graph) for graph in graphs.values())
     scratch = _scratch_nbytes(geometry, element)
     lane = cache + staging + sides + scratch
-    denoise = graphs["denoise"]
+    denoise = graphs[Stage.DENOISE]
     # What 8 bit products reach is not in the tables.
     peak = gpu.peak_flops(precision) if gpu and denoise.quantised is None else None
     return EnginePlan(
@@ -138,16 +147,9 @@ def check_fit(plan: EnginePlan) -> None:
     )
 
 
-def _cache_element_nbytes(fill: Graph) -> int:
-    spec = next(spec for spec in fill.outputs if spec.name == "present_k.0")
-    return spec.nbytes // math.prod(spec.shape)
-
-
 def _sides_nbytes(graph: Graph) -> int:
     """Count inputs and outputs that are not the lane's cache or staging."""
-    return sum(
-        spec.nbytes for spec in (*graph.inputs, *graph.outputs) if not spec.name.startswith(("past_", "present_"))
-    )
+    return sum(spec.nbytes for spec in (*graph.inputs, *graph.outputs) if spec.role not in CACHE_ROLES)
 
 
 def _scratch_nbytes(g: Geometry, element: int) -> int:
@@ -161,7 +163,7 @@ def _scratch_nbytes(g: Geometry, element: int) -> int:
     linear = rows * width * element * 2 * _MLP
     scores = {
         "space": g.tokens_per_frame,
-        "time": g.slots + g.chunk_frames,
+        "cache": (g.slots + g.chunk_frames) * g.slot_elements // g.head_size,
         "context": g.context_frames * g.tokens_per_frame,
         "text": g.text_tokens,
     }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from .release import TensorRT
+from ..hosts.tensorrt import TensorRT
 
 __all__ = ["Progress", "make_monitor", "run_beside"]
 

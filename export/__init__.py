@@ -6,9 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .arguments import PRESETS, load_config
+    from .arguments import load_config
     from .checkpoint import load_model, read_checkpoint
     from .exporter import export_bundle, random_model
+    from .families import register_family
+    from .families.ca2vdm.arguments import PRESETS
     from .families.ca2vdm.config import TransformerConfig
     from .families.ca2vdm.transformer import CausalTransformer
     from .families.ca2vdm.uncached import predict_uncached
@@ -25,10 +27,11 @@ __all__ = [
     "predict_uncached",
     "random_model",
     "read_checkpoint",
+    "register_family",
 ]
 
 _HOMES = {
-    "PRESETS": "arguments",
+    "PRESETS": "families.ca2vdm.arguments",
     "CausalTransformer": "families.ca2vdm.transformer",
     "ExportOptions": "options",
     "TransformerConfig": "families.ca2vdm.config",
@@ -38,6 +41,7 @@ _HOMES = {
     "predict_uncached": "families.ca2vdm.uncached",
     "random_model": "exporter",
     "read_checkpoint": "checkpoint",
+    "register_family": "families",
 }
 
 

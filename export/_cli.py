@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..bundle import ScheduleSpec, check_bundle_place
+from ..bundle import EXPORTED, FP32, ScheduleSpec, check_bundle_place
 from ..console.stages import show_stages
 from ..errors import ExportError
 from ..hosts import needs_extra
@@ -21,8 +21,7 @@ from .checkpoint_files import checkpoint_files, checkpoint_sha256
 from .options import LARGEST_REQUESTS, ExportOptions, make_geometry
 
 if TYPE_CHECKING:
-    from .families.ca2vdm.config import TransformerConfig
-    from .families.ca2vdm.transformer import CausalTransformer
+    from .families.family import Architecture
 
 __all__ = ["export"]
 
@@ -52,7 +51,7 @@ class LatentSize(click.ParamType[Any]):
     "--precision",
     "precisions",
     multiple=True,
-    type=click.Choice(["fp32", "fp16"]),
+    type=click.Choice(EXPORTED),
     help="Types of weights and cache; give it twice for both.  [default: fp32]",
 )
 @click.option(
@@ -140,7 +139,7 @@ def export(checkpoint: Path | None, config: str, output: Path, random_init: int 
 
 def _options(given: dict[str, Any]) -> ExportOptions:
     return ExportOptions(
-        precisions=given["precisions"] or ("fp32",),
+        precisions=given["precisions"] or (FP32,),
         chunk_frames=given["chunk_frames"],
         slots=given["slots"],
         requests=given["requests"],
@@ -153,12 +152,12 @@ def _options(given: dict[str, Any]) -> ExportOptions:
 
 
 def _make_model(
-    architecture: TransformerConfig,
+    architecture: Architecture,
     checkpoint: Path | None,
     weights: str | None,
     seed: int | None,
     progress: Callable[[str], None],
-) -> tuple[CausalTransformer, dict[str, str]]:
+) -> tuple[Any, dict[str, str]]:
     """Return the model, and what its provenance is to record of the weights."""
     from .checkpoint import load_model, read_checkpoint
     from .exporter import random_model

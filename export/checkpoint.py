@@ -16,25 +16,12 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .checkpoint_files import checkpoint_files
-from .families.ca2vdm.config import TransformerConfig
-from .families.ca2vdm.transformer import CausalTransformer
+from .families import find_family
+from .families.family import Architecture
 from .memory import build_within_memory
 
 __all__ = ["Checkpoint", "load_model", "read_checkpoint"]
 
-# Buffers are rebuilt from the configuration: an older checkpoint may hold them for another latent size.
-_REBUILT = frozenset(
-    {
-        "pos_embed",
-        "pos_embed_temporal",
-        "bov_token",
-        "rope",
-        "freqs_cis",
-        "cache_kv",
-        "cache_indicator",
-        "spatial_ctx_kv",
-    }
-)
 # What trainers name sets of weights, the one to prefer first.
 _SETS = ("ema", "state_dict", "model", "module")
 _PREFIXES = ("module.", "model.", "_orig_mod.")
@@ -58,8 +45,8 @@ class Checkpoint:
     sets: tuple[str, ...]
 
 
-def load_model(config: TransformerConfig, checkpoint: Path | Checkpoint) -> CausalTransformer:
-    """Build the transformer with a checkpoint's weights, float32.
+def load_model(config: Architecture, checkpoint: Path | Checkpoint) -> Any:
+    """Build the module with a checkpoint's weights, float32.
 
     The checkpoint's names and shapes are compared with the configuration before anything is allocated or read.
 
@@ -74,12 +61,13 @@ def load_model(config: TransformerConfig, checkpoint: Path | Checkpoint) -> Caus
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
     path = checkpoint.path
-    weights = {name: tensor for name, tensor in checkpoint.tensors.items() if name.split(".")[-1] not in _REBUILT}
+    family = find_family(config.family)
+    weights = family.select_weights(checkpoint.tensors)
     with torch.device("meta"):
-        wanted = CausalTransformer(config).state_dict()
+        wanted = family.select_weights(family.build(config).state_dict())
     _check_fit(wanted, weights, path)
     converted = sum(4 * tensor.numel() for tensor in weights.values() if tensor.dtype != torch.float32)
-    model = build_within_memory(lambda: CausalTransformer(config), config.describe(), besides_nbytes=converted)
+    model = build_within_memory(lambda: family.build(config), config.describe(), besides_nbytes=converted)
     for name in list(weights):
         weights[name] = _finite(name, weights[name], path)
     model.load_state_dict(weights, strict=False)
@@ -174,7 +162,7 @@ def _plain(loaded: Mapping[Any, Any], path: Path, sets: Mapping[str, Any]) -> di
 
 
 def _check_fit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
-    missing = tuple(name for name in wanted if name not in found and name.split(".")[-1] not in _REBUILT)
+    missing = tuple(name for name in wanted if name not in found)
     unexpected = tuple(name for name in found if name not in wanted)
     misshapen = tuple(
         (name, tuple(wanted[name].shape), tuple(tensor.shape))

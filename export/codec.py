@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..bundle import TensorSpec
+from ..bundle import Role, TensorSpec
 from .onnx_graph import Exportable
 
 __all__ = ["PreviewDecoder", "PreviewEncoder"]
@@ -30,8 +30,10 @@ class PreviewEncoder(Exportable):
         super().__init__()
         channels, height, width = latent_shape
         self.extra = channels - _COLOURS
-        self.inputs = (TensorSpec("pictures", "float32", (1, _COLOURS, height * FACTOR, width * FACTOR)),)
-        self.outputs = (TensorSpec("latent", "float32", (1, *latent_shape)),)
+        self.inputs = (
+            TensorSpec("pictures", "float32", (1, _COLOURS, height * FACTOR, width * FACTOR), Role.PICTURES),
+        )
+        self.outputs = (TensorSpec("latent", "float32", (1, *latent_shape), Role.LATENT),)
         self.register_buffer("pool_rows", _pooling(height))
         self.register_buffer("pool_columns", _pooling(width).T.contiguous())
 
@@ -53,8 +55,9 @@ class PreviewDecoder(Exportable):
     def __init__(self, latent_shape: tuple[int, int, int], frames: int) -> None:
         super().__init__()
         _, height, width = latent_shape
-        self.inputs = (TensorSpec("latent", "float32", (frames, *latent_shape)),)
-        self.outputs = (TensorSpec("pictures", "float32", (frames, _COLOURS, height * FACTOR, width * FACTOR)),)
+        self.inputs = (TensorSpec("latent", "float32", (frames, *latent_shape), Role.LATENT),)
+        pictures = frames, _COLOURS, height * FACTOR, width * FACTOR
+        self.outputs = (TensorSpec("pictures", "float32", pictures, Role.PICTURES),)
         self.register_buffer("enlarge_rows", _enlargement(height))
         self.register_buffer("enlarge_columns", _enlargement(width).T.contiguous())
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from ..bundle import CacheCopy, TensorSpec
+from ..bundle import CACHE_ROLES, CacheCopy, Role, TensorSpec
 
 __all__ = ["count_bytes", "count_flops", "find_cache_copies"]
 
 # Inputs of which a run reads one row only.
-_TABLES = ("timesteps", "coefficients", "noise")
+_TABLES = (Role.TIMESTEPS, Role.COEFFICIENTS, Role.NOISE)
 # Views: neither ONNX Runtime nor TensorRT moves a byte for them.
 _VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
 _PRODUCTS = frozenset({"MatMul", "Gemm"})
@@ -36,19 +36,19 @@ def _flops(node: ir.Node) -> int:
 
 def count_bytes(inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], weights_nbytes: int) -> int:
     """Count the bytes that a run must read and write: inputs, outputs and weights, each once."""
-    read = sum(spec.nbytes // (spec.shape[1] if spec.name in _TABLES else 1) for spec in inputs)
+    read = sum(spec.nbytes // (spec.shape[1] if spec.role in _TABLES else 1) for spec in inputs)
     return read + sum(spec.nbytes for spec in outputs) + weights_nbytes
 
 
-def find_cache_copies(graph: ir.Graph) -> tuple[CacheCopy, ...]:
-    """List the nodes that read ``past_*`` and write it elsewhere.
+def find_cache_copies(graph: ir.Graph, inputs: Iterable[TensorSpec]) -> tuple[CacheCopy, ...]:
+    """List the nodes that read the KV cache and write it elsewhere.
 
     Products only read it, also where they read it transposed: a Transpose that feeds nothing but products is one
     operand's layout (ONNX Runtime fuses it, and a test looks). Views move nothing.
     """
     copies = []
-    for value in graph.inputs:
-        if value.name and value.name.startswith("past_"):
+    for value, spec in zip(graph.inputs, inputs, strict=True):
+        if spec.role in CACHE_ROLES:
             copies += [_copy(node, value) for node in _readers(value) if not _is_product(node)]
     return tuple(copies)
 

@@ -1,4 +1,4 @@
-"""From a model to a bundle: two graphs for each precision, one weights file, the codec and what to say about them."""
+"""From a model to a bundle: the graphs of each precision, one weights file, the codec and what to say about them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import importlib.metadata
 import io
 import logging
 import os
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,21 +16,21 @@ from ..bundle import (
     Artifact,
     Bundle,
     BundleWriter,
-    Codec,
     Geometry,
     Graph,
     Manifest,
+    Precision,
     SamplerDefaults,
+    Stage,
     new_bundle,
     open_bundle,
 )
 from .codec import PreviewDecoder, PreviewEncoder
-from .families.ca2vdm.config import TransformerConfig
-from .families.ca2vdm.graphs import DenoiseGraph, FillGraph
-from .families.ca2vdm.transformer import CausalTransformer
+from .families import find_family
+from .families.family import Architecture
 from .memory import build_within_memory
 from .onnx_graph import Exportable, export_graphs
-from .options import ExportOptions, Precision, make_geometry
+from .options import ExportOptions, make_geometry
 
 __all__ = ["export_bundle", "random_model"]
 
@@ -38,7 +38,7 @@ _log = logging.getLogger("vdmrt")
 
 
 def export_bundle(
-    model: CausalTransformer,
+    model: Any,
     output: str | os.PathLike[str],
     options: ExportOptions,
     *,
@@ -52,7 +52,7 @@ def export_bundle(
     """Write a bundle of a model, whole or not at all.
 
     Args:
-        model: Float32; where FP16 is asked for, its blocks are FP16 afterwards.
+        model: The torch module that a family built, float32; where FP16 is asked for, its blocks are FP16 afterwards.
         output: The folder to make.
         options: What the graphs are made for.
         name: The model's name, for people.
@@ -69,30 +69,31 @@ def export_bundle(
         BundleError: The bundle cannot be written.
     """
     geometry = make_geometry(model.config, options)
-    if geometry.positions == "rope" and geometry.position_count != geometry.slots + geometry.chunk_frames:
-        _log.warning(
-            "RoPE has %d positions, slots + chunk frames are %d: once the cache is full, queries stand at the table's "
-            "end, as in the original code, and not where their own keys stand",
-            geometry.position_count,
-            geometry.slots + geometry.chunk_frames,
-        )
+    family = find_family(model.config.family)
+    caution = family.caution(geometry)
+    if caution is not None:
+        _log.warning("%s", caution)
     with new_bundle(output, replace=replace) as writer:
         # fp32 comes first, because fp16 rounds the model's own weights.
-        precisions = sorted(set(options.precisions), reverse=True)
-        graphs: dict[str, dict[str, Graph]] = {
-            precision: _export_pair(model, geometry, precision, writer, progress) for precision in precisions
-        }
-        exported = _export_codec(codec, geometry, writer, progress)
+        precisions = sorted(set(options.precisions))
+        graphs: dict[Precision, Mapping[str, Graph]] = {}
+        for precision in precisions:
+            made = family.make_graphs(model, geometry, precision)
+            written = export_graphs(made, writer, str(precision), progress)
+            graphs[precision] = {stage: graph for stage, graph in written.items()}
+        modules, kind = _codec_modules(codec, geometry)
         manifest = Manifest(
-            family="ca2vdm",
+            family=family.name,
             name=name,
             prediction=options.prediction,
             geometry=geometry,
+            parameters=family.parameters(model.config),
             schedule=options.schedule,
             sampler=options.sampler or _sampler_defaults(options, geometry),
             graphs=graphs,
-            codec=exported,
-            null_text=_write_null_text(model, writer),
+            components=export_graphs(modules, writer, kind, progress) if kind else {},
+            codec=kind,
+            null_text=_write_null_text(family.null_text(model), writer),
             random_weights=random_weights,
             provenance={**(provenance or {}), **_versions()},
         )
@@ -100,7 +101,7 @@ def export_bundle(
     return open_bundle(output)
 
 
-def random_model(config: TransformerConfig, seed: int) -> CausalTransformer:
+def random_model(config: Architecture, seed: int) -> Any:
     """Return a float32 model with seeded random weights, for benchmarks and tests.
 
     Raises:
@@ -111,37 +112,19 @@ def random_model(config: TransformerConfig, seed: int) -> CausalTransformer:
         raise ValueError(f"the seed of random weights must be 0 <= seed < 2**63, got {seed}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_within_memory(lambda: CausalTransformer(config), config.describe())
+        family = find_family(config.family)
+        model = build_within_memory(lambda: family.build(config), config.describe())
         return model.eval().requires_grad_(False)
 
 
-def _export_pair(
-    model: CausalTransformer,
-    geometry: Geometry,
-    precision: Precision,
-    writer: BundleWriter,
-    progress: Callable[[str], None],
-) -> dict[str, Graph]:
-    if precision == "fp16":
-        model.use_half_weights()
-    modules = {"fill": FillGraph(model, geometry), "denoise": DenoiseGraph(model, geometry)}
-    return export_graphs(modules, writer, precision, progress)
-
-
-def _export_codec(
-    codec: tuple[Exportable, Exportable] | None,
-    geometry: Geometry,
-    writer: BundleWriter,
-    progress: Callable[[str], None],
-) -> Codec | None:
-    """Write the codec; without one a latent of fewer than three channels cannot carry colours."""
-    shape = geometry.latent_shape
+def _codec_modules(
+    codec: tuple[Exportable, Exportable] | None, geometry: Geometry
+) -> tuple[Mapping[Stage, Exportable], Literal["preview", "vae"] | None]:
+    """Return the VAE's stages and their kind; a latent of fewer than three channels cannot carry colours."""
     if codec is None and geometry.latent_channels < 3:
-        return None
-    kind: Literal["preview", "vae"] = "preview" if codec is None else "vae"
-    encoder, decoder = codec or _preview_codec(shape, geometry.chunk_frames)
-    graphs = export_graphs({"vae_encode": encoder, "vae_decode": decoder}, writer, kind, progress)
-    return Codec(kind, graphs["vae_encode"], graphs["vae_decode"])
+        return {}, None
+    encoder, decoder = codec or _preview_codec(geometry.latent_shape, geometry.chunk_frames)
+    return {Stage.VAE_ENCODE: encoder, Stage.VAE_DECODE: decoder}, "preview" if codec is None else "vae"
 
 
 def _preview_codec(shape: tuple[int, int, int], chunk_frames: int) -> tuple[Exportable, Exportable]:
@@ -150,11 +133,11 @@ def _preview_codec(shape: tuple[int, int, int], chunk_frames: int) -> tuple[Expo
     return encoder, build_within_memory(lambda: PreviewDecoder(shape, chunk_frames), what)
 
 
-def _write_null_text(model: CausalTransformer, writer: BundleWriter) -> Artifact | None:
-    if model.y_embedder is None:
+def _write_null_text(null_text: torch.Tensor | None, writer: BundleWriter) -> Artifact | None:
+    if null_text is None:
         return None
     content = io.BytesIO()  # numpy's own writing to a file tells no reason when the disk is full
-    np.save(content, model.y_embedder.y_embedding.numpy())
+    np.save(content, null_text.numpy())
     (writer.path / "null_text.npy").write_bytes(content.getvalue())
     return writer.record("null_text.npy")
 

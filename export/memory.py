@@ -9,9 +9,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ..bundle import format_nbytes
 from ..errors import ExportError
-from ..hosts import available_nbytes
+from ..hosts import require_memory
 
 __all__ = ["build_within_memory"]
 
@@ -32,10 +31,5 @@ def build_within_memory(build: Callable[[], _M], what: str, *, besides_nbytes: i
     with torch.device("meta"):
         shapes = build()
     nbytes = besides_nbytes + sum(tensor.nbytes for tensor in chain(shapes.parameters(), shapes.buffers()))
-    available = available_nbytes()
-    if nbytes > available:
-        raise ExportError(
-            f"{what} needs {format_nbytes(nbytes)} of memory, and {format_nbytes(available)} is available; "
-            "check its sizes, or export on a machine with more memory"
-        )
+    require_memory(nbytes, what, "check its sizes, or export on a machine with more memory", fail=ExportError)
     return build()

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ from .costs import count_bytes, count_flops, find_cache_copies
 from .operators import OPSET, check_operators
 
 __all__ = ["Exportable", "export_graphs"]
+
+_S = TypeVar("_S", bound=str)
 
 _ALIGNMENT = 64
 # Smaller constants (shapes, axes) stay in the graph: parsers want to see them while they parse.
@@ -80,8 +82,8 @@ class WeightsFile:
 
 
 def export_graphs(
-    modules: Mapping[str, Exportable], writer: BundleWriter, label: str, progress: Callable[[str], None]
-) -> dict[str, Graph]:
+    modules: Mapping[_S, Exportable], writer: BundleWriter, label: str, progress: Callable[[str], None]
+) -> dict[_S, Graph]:
     """Trace modules, write them as graphs that share one weights file, and say what each costs.
 
     Initializers keep the names of the model's ``state_dict``, so that scales and refits can find them.
@@ -128,7 +130,7 @@ def _write(model: ir.Model, module: Exportable, writer: BundleWriter, file: str,
         outputs=module.outputs,
         flops=count_flops(nodes),
         nbytes_moved=count_bytes(module.inputs, module.outputs, weights_nbytes),
-        cache_copies=find_cache_copies(graph),
+        cache_copies=find_cache_copies(graph, module.inputs),
     )
 
 

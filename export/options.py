@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
-from ..bundle import Geometry, SamplerDefaults, ScheduleSpec
-from .families.ca2vdm.config import TransformerConfig
+from ..bundle import EXPORTED, FP32, Geometry, Precision, SamplerDefaults, ScheduleSpec
+from .families import find_family
+from .families.family import Architecture
 
-__all__ = ["LARGEST_REQUESTS", "ExportOptions", "Precision", "make_geometry"]
+__all__ = ["LARGEST_REQUESTS", "ExportOptions", "make_geometry"]
 
-Precision = Literal["fp32", "fp16"]
 # Requests × (steps + 1) rows of the sampler's table are indexed by int32.
 LARGEST_REQUESTS = 2**16
 
@@ -32,7 +32,7 @@ class ExportOptions:
         sampler: Defaults of a session.
     """
 
-    precisions: tuple[Precision, ...] = ("fp32",)
+    precisions: tuple[Precision, ...] = (FP32,)
     chunk_frames: int = 8
     slots: int = 25
     requests: int = 1
@@ -49,9 +49,11 @@ class ExportOptions:
         Raises:
             ValueError: An option is out of range.
         """
-        known = get_args(Precision)
-        if not self.precisions or set(self.precisions) - set(known):
-            raise ValueError(f"precisions must be {' or '.join(known)} or both, got {list(self.precisions)}")
+        if not self.precisions or set(self.precisions) - set(EXPORTED):
+            known = " or ".join(map(str, EXPORTED))
+            raise ValueError(f"precisions must be {known} or both, got {list(self.precisions)}")
+        if self.slots < 1:
+            raise ValueError(f"slots must be at least 1, got {self.slots}")
         _check_range("requests", self.requests, LARGEST_REQUESTS)
         _check_range("max_steps", self.max_steps, self.schedule.train_steps)
         if self.sampler is not None and self.sampler.steps > self.max_steps:
@@ -61,34 +63,13 @@ class ExportOptions:
             )
 
 
-def make_geometry(config: TransformerConfig, options: ExportOptions) -> Geometry:
+def make_geometry(config: Architecture, options: ExportOptions) -> Geometry:
     """Return every size of the graphs that an architecture and options make.
 
     Raises:
         ValueError: The options do not fit the architecture.
     """
-    return Geometry(
-        layers=config.depth,
-        heads=config.heads,
-        head_size=config.head_size,
-        tokens_per_frame=config.tokens_per_frame,
-        latent_channels=config.latent_channels,
-        latent_height=config.latent_size[0],
-        latent_width=config.latent_size[1],
-        chunk_frames=options.chunk_frames,
-        slots=options.slots,
-        requests=options.requests,
-        rows_per_request=2 if config.text_width and options.guidance else 1,
-        max_steps=options.max_steps,
-        positions=config.positions,
-        position_count=config.position_count,
-        context=config.context,
-        context_frames=config.context_frames,
-        text_tokens=config.text_tokens if config.text_width else 0,
-        text_width=config.text_width,
-        learned_variance=config.learned_variance,
-        stochastic=options.stochastic,
-    )
+    return find_family(config.family).make_geometry(config, options)
 
 
 def _check_range(name: str, value: int, most: int) -> None:

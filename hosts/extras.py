@@ -1,14 +1,18 @@
-"""Optional dependencies: which extra brings a package that is missing."""
+"""The advice what to install: for a missing package, a TensorRT, or an ONNX Runtime in the way of another."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from ..bundle import version_numbers
 from ..errors import Fail
 
-__all__ = ["describe_missing", "need_packages", "needs_extra"]
+__all__ = ["advise_tensorrt", "describe_missing", "install_command", "need_packages", "needs_extra"]
+
+# By the newest CUDA that a driver runs.
+_TENSORRTS = {13: "tensorrt-cu13", 12: "tensorrt-cu12", 11: "tensorrt-cu11"}
 
 
 @contextmanager
@@ -51,4 +55,23 @@ def need_packages(extra: str, task: str, *packages: str, fail: Fail) -> None:
 
 def describe_missing(extra: str, task: str, package: str) -> str:
     """Return the sentence for a package that is not installed."""
-    return f"{task} needs {package}, which is not installed; install it with pip install 'vdmrt[{extra}]'"
+    return f"{task} needs {package}, which is not installed; install it with {install_command(extra)}"
+
+
+def install_command(extra: str, *, remove: Sequence[str] = ()) -> str:
+    """Return the line that installs an extra, and first removes distributions whose files are in its way."""
+    install = f"pip install 'vdmrt[{extra}]'"
+    return f"pip uninstall -y {' '.join(remove)} && {install}" if remove else install
+
+
+def advise_tensorrt(cuda: str) -> str:
+    """Return which TensorRT a driver can run.
+
+    Args:
+        cuda: The newest CUDA that the driver runs, as "13.0".
+    """
+    newest = version_numbers(cuda)[:1] or (0,)
+    package = _TENSORRTS.get(min(newest[0], max(_TENSORRTS)))
+    if package is None:
+        return f"this driver runs CUDA {cuda}, which no release supports any more: install a newer driver first"
+    return f"this driver runs CUDA {cuda}: pip install {package}"

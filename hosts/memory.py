@@ -1,4 +1,8 @@
-"""How much memory of the host this process can still take."""
+"""How much memory of the host this process can still take, and the check before it is taken.
+
+A GPU's driver refuses what does not fit. The host does not: it promises more memory than it has, and ends the process
+when the memory is used.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,11 @@ import os
 import re
 from pathlib import Path
 
+from ..bundle import format_nbytes
+from ..errors import Fail
 from .cgroup import cgroup_folders, read_text
 
-__all__ = ["available_nbytes"]
+__all__ = ["available_nbytes", "require_memory"]
 
 # Names of limit, use and file cache in versions 2 and 1 of control groups. The kernel gives file cache back when memory
 # is short, so it counts as free, as in MemAvailable.
@@ -26,6 +32,28 @@ def available_nbytes(root: Path = Path("/")) -> int:
     """
     groups = [free for folder in cgroup_folders("memory", root) for free in _group_nbytes(folder)]
     return max(0, min([_system_nbytes(root), *groups]))
+
+
+def require_memory(
+    nbytes: int, what: str, remedy: str, *, fail: Fail, place: str = "the host", free_nbytes: int | None = None
+) -> None:
+    """Check that memory can be allocated.
+
+    Args:
+        nbytes: Bytes that are needed.
+        what: What needs them, as it reads before "needs".
+        remedy: What to do where they are not there.
+        fail: Makes the error from a sentence; an exception class will do.
+        place: Whose memory it is.
+        free_nbytes: Bytes that can be allocated there; None asks the host.
+
+    Raises:
+        Exception: What ``fail`` makes: fewer bytes are available.
+    """
+    free = available_nbytes() if free_nbytes is None else free_nbytes
+    if nbytes > free:
+        needed, there = format_nbytes(nbytes), format_nbytes(free)
+        raise fail(f"{what} needs {needed} of memory, and {place} has {there} available; {remedy}")
 
 
 def _system_nbytes(root: Path) -> int:

@@ -1,8 +1,7 @@
-"""The commands ``vdmrt run``, ``vdmrt demo`` and ``vdmrt doctor``."""
+"""The commands ``vdmrt run`` and ``vdmrt demo``."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import signal
 import sys
@@ -10,16 +9,16 @@ from pathlib import Path
 
 import click
 
+from ..bundle import encode
 from ..console.options import Option, gather, options_of
 from ..console.parameters import Number, OutputFile
 from ..console.progress import show_progress
 from ..console.sections import SectionedCommand
-from ..console.tables import open_console
 from ..runtime._options_cli import SEED, load_options, sampling_options
 from ..runtime.backends.load_options import LoadOptions
 from .request import Request
 
-__all__ = ["demo", "doctor", "run"]
+__all__ = ["demo", "run"]
 
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -57,7 +56,7 @@ def run(request: Request, as_json: bool) -> None:
 
     with show_progress("generating, denoising steps") as on_progress:
         summary = generate(request, on_progress=on_progress)
-    click.echo(json.dumps(dataclasses.asdict(summary), indent=1) if as_json else summary.describe())
+    click.echo(json.dumps(encode(summary), indent=1) if as_json else summary.describe())
     if summary.interrupted is not None:
         sys.exit(128 + signal.Signals[summary.interrupted])
 
@@ -94,17 +93,3 @@ def demo(output: Path, sky: int, chunks: int, steps: int | None, loading: LoadOp
     click.echo(f"{sheet}: every pixel frame, the given ones framed in orange")
     if summary.interrupted is not None:
         sys.exit(128 + signal.Signals[summary.interrupted])
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(as_json: bool) -> None:
-    """Say what is installed, what is missing, what to install, and which backends will run."""
-    from ..runtime.doctor import examine, render
-
-    report = examine()
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(report), indent=1))
-    else:
-        render(report, open_console())
-    sys.exit(1 if report.problems else 0)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..bundle import format_count, format_nbytes
+from ..bundle import Precision, format_count, format_nbytes
 from ..errors import MediaError, SessionError
 from ..runtime.cache.window import check_chunks
 from ..runtime.session.chunk import Chunk, Timings
@@ -60,7 +60,7 @@ class Summary:
     sampler: str
     steps: int
     backend: str
-    precision: str
+    precision: Precision
     codec: str | None
     random_weights: bool
     cache_nbytes: int
@@ -135,7 +135,7 @@ def _warn(model: Model, wants_pictures: bool, output: Path) -> None:
     accuracy = model.manifest.accuracy_of(model.precision)
     if accuracy is not None:
         (_log.info if accuracy.passed else _log.warning)("%s", accuracy.describe())
-    elif model.precision not in ("fp32", "fp16"):
+    elif not model.precision.is_exported:
         _log.warning("nobody measured what %s costs here; run vdmrt verify", model.precision)
     speed = model.manifest.speed_of(model.precision)
     if speed is not None:

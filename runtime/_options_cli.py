@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import click
 
-from ..bundle import Precision
+from ..bundle import PRECISIONS
 from ..console.options import Option, options_of
 from ..console.parameters import Number
 from ..hosts import thread_count
@@ -18,7 +18,7 @@ from .sampling.sampling_options import SAMPLERS, SamplingOptions
 __all__ = ["PRECISION", "SEED", "backend_options", "load_options", "sampling_options", "threads_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-PRECISION = click.Choice(get_args(Precision))
+PRECISION = click.Choice(PRECISIONS)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _WHAT_RUNS_IT = "What runs it"
 

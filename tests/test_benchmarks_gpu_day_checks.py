@@ -31,7 +31,7 @@ from vdmrt.benchmarks.gpu_day.running.record import Missing, Recorder, all_held,
 from vdmrt.benchmarks.gpu_day.running.settings import Settings
 from vdmrt.benchmarks.gpu_day.running.stage import Result, Stage, run_stage
 from vdmrt.benchmarks.gpu_day.stages import choose_stages
-from vdmrt.bundle import open_bundle
+from vdmrt.bundle import FP16, open_bundle
 from vdmrt.export import ExportOptions, TransformerConfig, export_bundle, random_model
 
 PACKAGE = Path(__file__).parents[1] / "benchmarks" / "gpu_day"
@@ -46,7 +46,7 @@ SMALL = TransformerConfig(
     context="previous",
     context_frames=2,
 )
-SMALL_OPTIONS = ExportOptions(precisions=("fp16",), chunk_frames=2, slots=5, max_steps=6, prediction="v")
+SMALL_OPTIONS = ExportOptions(precisions=(FP16,), chunk_frames=2, slots=5, max_steps=6, prediction="v")
 
 # What a stage's process starts with: its own name and where its records go.
 STAGE_PROCESS = """
@@ -301,7 +301,7 @@ def test_one_seed_makes_the_same_weights_and_a_bundle_that_verifies(described: P
     first.verify()
     assert first.manifest == again.manifest
     assert first.manifest != other.manifest
-    assert first.manifest.graphs["fp16"]["denoise"].inputs == whole.manifest.graphs["fp16"]["denoise"].inputs
+    assert first.manifest.graphs[FP16]["denoise"].inputs == whole.manifest.graphs[FP16]["denoise"].inputs
     assert not (described / "xl-4" / "graphs" / "weights.fp16.bin").exists()
 
 

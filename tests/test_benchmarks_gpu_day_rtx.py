@@ -18,6 +18,7 @@ from vdmrt.benchmarks.gpu_day.rtx.cases import find_cases, save_case
 from vdmrt.benchmarks.gpu_day.running.settings import Settings
 from vdmrt.benchmarks.gpu_day.running.stage import Result, Stage, run_stage
 from vdmrt.benchmarks.gpu_day.stages import choose_stages
+from vdmrt.bundle import FP16
 from vdmrt.export import ExportOptions, TransformerConfig, export_bundle, random_model
 
 STAND_IN = Path(__file__).parent / "support" / "rtx_stand_in"
@@ -48,7 +49,7 @@ def full_size(cases: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     """A folder with a small model in the place of XL/2 and its plans, and how the stage ended that built them."""
     folder = tmp_path_factory.mktemp("full-size")
     model = random_model(XL, 0)
-    options = ExportOptions(precisions=("fp16",), chunk_frames=2, slots=5, max_steps=6, prediction="v")
+    options = ExportOptions(precisions=(FP16,), chunk_frames=2, slots=5, max_steps=6, prediction="v")
     bundle = export_bundle(model, folder / "whole", options, name="XL/2", random_weights=True)
     parameters = {name: parameter.numpy() for name, parameter in model.named_parameters()}
     describe_weights(bundle, XL, parameters, folder / "described" / "xl-28")

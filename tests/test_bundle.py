@@ -10,18 +10,28 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vdmrt.bundle import (
+    FP16,
+    NEXT_STATE,
     Artifact,
+    CacheLayout,
+    CachePolicy,
+    CacheProjections,
     Geometry,
     Graph,
     Manifest,
+    ParameterNames,
+    PositionScheme,
+    Role,
     SamplerDefaults,
     ScheduleSpec,
+    Stage,
     TensorSpec,
     amended_bundle,
     check_bundle_place,
@@ -38,9 +48,10 @@ def geometries(draw: st.DrawFn) -> Geometry:
     chunk_frames = draw(COUNTS)
     context_frames = draw(st.integers(0, chunk_frames))
     text = draw(st.booleans())
-    slots = draw(st.integers(chunk_frames, 2 * chunk_frames))
+    sinks, slots = draw(st.integers(0, 3)), draw(st.integers(chunk_frames, 2 * chunk_frames))
+    kind: Literal["cyclic", "rope", "absolute", "none"] = draw(st.sampled_from(["cyclic", "rope", "absolute", "none"]))
     return Geometry(
-        layers=draw(COUNTS),
+        layers=draw(st.integers(1, 3)),
         heads=draw(COUNTS),
         head_size=draw(COUNTS),
         tokens_per_frame=draw(COUNTS),
@@ -48,12 +59,12 @@ def geometries(draw: st.DrawFn) -> Geometry:
         latent_height=draw(COUNTS),
         latent_width=draw(COUNTS),
         chunk_frames=chunk_frames,
-        slots=slots,
+        layout=draw(st.sampled_from(CacheLayout)),
+        policy=CachePolicy(sinks, slots),
         requests=draw(COUNTS),
         rows_per_request=draw(st.sampled_from([1, 2])),
         max_steps=draw(COUNTS),
-        positions=draw(st.sampled_from(["cyclic", "rope", "absolute"])),
-        position_count=slots + chunk_frames + draw(COUNTS),
+        positions=PositionScheme(kind, sinks + slots + chunk_frames + draw(COUNTS) if kind != "none" else 0),
         context=draw(st.sampled_from(["previous", "first"])) if context_frames else None,
         context_frames=context_frames,
         text_tokens=draw(COUNTS) if text else 0,
@@ -66,14 +77,17 @@ def geometries(draw: st.DrawFn) -> Geometry:
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
     geometry = draw(geometries())
+    projections = draw(st.none() | st.just(CacheProjections("q", "k", "v", "o")))
     return Manifest(
         family="ca2vdm",
         name=draw(st.text(max_size=8)),
         prediction=draw(st.sampled_from(["epsilon", "v", "flow"])),
         geometry=geometry,
+        parameters=ParameterNames("blocks.{layer}.", draw(st.sampled_from([(), ("head*",)])), projections),
         schedule=ScheduleSpec("cosine", draw(COUNTS), beta_start=draw(st.none() | st.floats(0, 1))),
         sampler=SamplerDefaults("ddim", draw(COUNTS), draw(st.floats(-10, 10))),
-        graphs={"fp16": {"fill": graph(geometry, 1), "denoise": graph(geometry, geometry.requests)}},
+        graphs={FP16: {Stage.FILL: fill_graph(geometry), Stage.DENOISE: denoise_graph(geometry)}},
+        components={},
         codec=None,
         null_text=draw(st.none() | st.just(Artifact("null_text.npy", "00", 0))),
         random_weights=draw(st.booleans()),
@@ -81,10 +95,25 @@ def manifests(draw: st.DrawFn) -> Manifest:
     )
 
 
-def graph(g: Geometry, requests: int) -> Graph:
-    shape = (requests * g.rows_per_request, g.tokens_per_frame * g.heads, g.slots, g.head_size)
-    past = TensorSpec("past_k.0", "float16", shape)
-    return Graph(Artifact("graphs/it.onnx", "ab", 3), None, (past,), (), flops=1, nbytes_moved=2)
+def fill_graph(g: Geometry) -> Graph:
+    present = g.cache_shape(g.rows_per_request, g.chunk_frames)
+    inputs = [TensorSpec(str(role), "float32", (1,), role) for role in (Role.LATENT, Role.SLOT_VALID)]
+    return graph(inputs, keys_values(g, present, Role.PRESENT_KEY, Role.PRESENT_VALUE))
+
+
+def denoise_graph(g: Geometry) -> Graph:
+    roles = (Role.SLOT_VALID, Role.TIMESTEPS, Role.COEFFICIENTS, *NEXT_STATE, *NEXT_STATE.values())
+    inputs = [TensorSpec(str(role), "float32", (1,), role) for role in roles]
+    return graph([*inputs, *keys_values(g, g.cache_shape(g.rows, g.slots), Role.PAST_KEY, Role.PAST_VALUE)], [])
+
+
+def keys_values(g: Geometry, shape: tuple[int, ...], *roles: Role) -> list[TensorSpec]:
+    return [TensorSpec(f"{role}.{i}", "float16", shape, role, i) for role in roles for i in range(g.layers)]
+
+
+def graph(inputs: list[TensorSpec], outputs: list[TensorSpec]) -> Graph:
+    file = Artifact("graphs/it.onnx", "ab", 3)
+    return Graph(file, None, tuple(inputs), tuple(outputs), flops=1, nbytes_moved=2)
 
 
 @contextmanager
@@ -113,7 +142,7 @@ def test_a_manifest_is_read_as_it_was_written(manifest: Manifest) -> None:
 
 @given(geometries())
 def test_the_cache_has_as_many_elements_as_its_tensors(g: Geometry) -> None:
-    past = graph(g, g.requests).inputs[0]
+    past = denoise_graph(g).tensor(Role.PAST_KEY, layer=0)
 
     assert g.cache_elements * 2 == 2 * g.layers * past.nbytes
 

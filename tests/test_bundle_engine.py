@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from vdmrt.bundle import (
+    FP16,
+    FP32,
     Artifact,
     Bundle,
     Check,
@@ -22,6 +24,7 @@ from vdmrt.bundle import (
     Plan,
     cache_folder,
     check_engine,
+    encode,
     engine_mismatches,
     find_engine,
     is_trusted,
@@ -50,7 +53,7 @@ def write_engine(
     folder = bundle.path / "engines" / key
     folder.mkdir(parents=True)
     plans = {}
-    for stage, graph in stage_graphs(bundle, "fp16").items():
+    for stage, graph in stage_graphs(bundle, FP16).items():
         data = f"plan of {stage} in {key}".encode()
         (folder / f"{stage}.plan").write_bytes(data)
         digest = hashlib.sha256(data).hexdigest()
@@ -66,10 +69,10 @@ def write_engine(
             build_seconds=1.5,
         )
     manifest = EngineManifest(
-        key=key, backend="tensorrt", precision="fp16", machine=machine, plans=plans, options={}, created="2026-01-01"
+        key=key, backend="tensorrt", precision=FP16, machine=machine, plans=plans, options={}, created="2026-01-01"
     )
     manifest = dataclasses.replace(manifest, **changed)
-    (folder / "manifest.json").write_text(json.dumps(dataclasses.asdict(manifest)))
+    (folder / "manifest.json").write_text(json.dumps(encode(manifest)))
     return open_engine(folder)
 
 
@@ -89,7 +92,7 @@ def test_an_engine_reads_back_as_it_was_written(bundle: Bundle) -> None:
 def test_an_engine_that_fits_is_found(bundle: Bundle) -> None:
     engine = write_engine(bundle)
 
-    assert find_engine(bundle, "fp16", HERE) == engine
+    assert find_engine(bundle, FP16, HERE) == engine
     check_engine(engine, bundle, HERE)
 
 
@@ -98,12 +101,12 @@ def test_the_newest_of_those_that_fit_is_found(bundle: Bundle) -> None:
     newest = write_engine(bundle, "new", created="2026-02-01")
     write_engine(bundle, "other", dataclasses.replace(HERE, tensorrt="10.4.0"), created="2026-03-01")
 
-    assert find_engine(bundle, "fp16", HERE) == newest
+    assert find_engine(bundle, FP16, HERE) == newest
 
 
 def test_no_engine_says_how_to_build_one(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match=r"has no fp16 engine; build one with vdmrt build .* --precision fp16"):
-        find_engine(bundle, "fp16", HERE)
+        find_engine(bundle, FP16, HERE)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +123,7 @@ def test_a_machine_that_differs_is_named_on_both_sides(bundle: Bundle, changed: 
     with pytest.raises(EngineError, match=rf"{sentence}; build it again with vdmrt build .* --precision fp16"):
         check_engine(engine, bundle, HERE)
     with pytest.raises(EngineError, match=rf"no fp16 engine fits; build one with .*key: {sentence}"):
-        find_engine(bundle, "fp16", HERE)
+        find_engine(bundle, FP16, HERE)
 
 
 def test_cuda_and_driver_may_differ(bundle: Bundle) -> None:
@@ -202,7 +205,7 @@ def test_other_graphs_are_named_on_both_sides(bundle: Bundle) -> None:
         for stage, plan in engine.manifest.plans.items()
     }
     engine = Engine(engine.path, dataclasses.replace(engine.manifest, plans=plans))
-    wanted = bundle.manifest.graphs["fp16"]["fill"].file.sha256[:16]
+    wanted = bundle.manifest.graphs[FP16]["fill"].file.sha256[:16]
 
     found = engine_mismatches(engine, bundle, HERE)
 
@@ -222,12 +225,12 @@ def test_a_missing_stage_is_named(bundle: Bundle) -> None:
 
 def test_an_engine_of_a_precision_that_has_gone_does_not_fit(bundle: Bundle) -> None:
     engine = write_engine(bundle)
-    graphs = {"fp32": bundle.manifest.graphs["fp32"]}
+    graphs = {FP32: bundle.manifest.graphs[FP32]}
     other = Bundle(bundle.path, dataclasses.replace(bundle.manifest, graphs=graphs))
 
     assert engine_mismatches(engine, other, HERE) == ("built from fp16 graphs, the bundle has fp32",)
     with pytest.raises(BundleError, match="has fp32, not 'fp16'"):
-        find_engine(other, "fp16", HERE)
+        find_engine(other, FP16, HERE)
 
 
 def test_an_engine_that_failed_its_check_is_never_run(bundle: Bundle) -> None:
@@ -242,7 +245,7 @@ def test_an_engine_that_failed_its_check_is_never_run(bundle: Bundle) -> None:
 def test_a_check_that_is_not_required_keeps_nothing_from_running(bundle: Bundle) -> None:
     engine = record_checks(write_engine(bundle), (Check("faster", False, "2 ms against 1 ms", required=False),))
 
-    assert find_engine(bundle, "fp16", HERE) == engine
+    assert find_engine(bundle, FP16, HERE) == engine
 
 
 def test_what_is_being_written_is_no_engine(bundle: Bundle) -> None:
@@ -309,10 +312,10 @@ def test_a_foreign_engine_fits_only_where_it_is_trusted(bundle: Bundle) -> None:
     sentence = "native code that this user has no record of building: --trust-plans loads them"
 
     with pytest.raises(EngineError, match=f"no fp16 engine fits; build one with .* key: its plans are {sentence}"):
-        find_engine(bundle, "fp16", HERE)
+        find_engine(bundle, FP16, HERE)
     with pytest.raises(EngineError, match=sentence):
         check_engine(engine, bundle, HERE)
-    assert find_engine(bundle, "fp16", HERE, trust_plans=True) == engine
+    assert find_engine(bundle, FP16, HERE, trust_plans=True) == engine
     check_engine(engine, bundle, HERE, trust_plans=True)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from vdmrt.bundle import Artifact, Bundle, new_bundle, open_bundle
+from vdmrt.bundle import FP16, FP32, Artifact, Bundle, new_bundle, open_bundle
 from vdmrt.errors import BundleError
 
 Document = dict[str, Any]
@@ -44,40 +44,52 @@ def put(*place: str | int, value: object) -> Callable[[Document], object]:
 
 
 def first_graph(bundle: Bundle) -> Artifact:
-    return bundle.manifest.graphs["fp32"]["fill"].file
+    return bundle.manifest.graphs[FP32]["fill"].file
 
 
 @pytest.mark.parametrize(
     ("change", "field", "sentence"),
     [
-        (put("schema", value=2), "schema", "this vdmrt reads schema 1, found 2; install a newer vdmrt"),
-        (put("schema", value=0), "schema", "this vdmrt reads schema 1, found 0; export the model again"),
-        (put("schema", value="1"), "schema", "wanted a number, found '1'; this is no model.json of vdmrt"),
+        (put("schema", value=3), "schema", "this vdmrt reads schema 2, found 3; install a newer vdmrt"),
+        (put("schema", value=0), "schema", "this vdmrt reads schema 2, found 0; export the model again"),
+        (put("schema", value="2"), "schema", "wanted a number, found '2'; this is no model.json of vdmrt"),
         (lambda document: document.pop("schema"), "schema", "wanted a number, found None"),
         (lambda document: document.pop("geometry"), "geometry", "is missing"),
-        (lambda document: document["geometry"].pop("slots"), "geometry.slots", "is missing"),
-        (put("geometry", "slots", value="7"), "geometry.slots", "wanted an integer, found '7'"),
-        (put("geometry", "slots", value=7.0), "geometry.slots", "wanted an integer, found 7.0"),
-        (put("geometry", "slots", value=True), "geometry.slots", "wanted an integer, found True"),
-        (put("geometry", "slots", value=None), "geometry.slots", "wanted an integer, found null"),
+        (lambda document: document["geometry"].pop("layers"), "geometry.layers", "is missing"),
+        (put("geometry", "layers", value="7"), "geometry.layers", "wanted an integer, found '7'"),
+        (put("geometry", "layers", value=7.0), "geometry.layers", "wanted an integer, found 7.0"),
+        (put("geometry", "layers", value=True), "geometry.layers", "wanted an integer, found True"),
+        (put("geometry", "layers", value=None), "geometry.layers", "wanted an integer, found null"),
         (put("geometry", "stochastic", value=1), "geometry.stochastic", "wanted true or false, found 1"),
         (
-            put("geometry", "positions", value="learned"),
-            "geometry.positions",
-            "wanted one of 'cyclic', 'rope', 'absolute', found 'learned'",
+            put("geometry", "positions", "kind", value="learned"),
+            "geometry.positions.kind",
+            "wanted one of 'cyclic', 'rope', 'absolute', 'none', found 'learned'",
         ),
         (put("geometry", value=[]), "geometry", "wanted an object, found a list"),
         (put("geometry", "speed", value=1), "geometry", "unknown name 'speed'; known are layers, heads"),
         (put("colour", value=1), None, "unknown name 'colour'; known are family, name"),
-        (put("geometry", "slots", value=2), "geometry", "slots must be at least chunk_frames=3, got 2"),
+        (put("geometry", "policy", "window", value=2), "geometry", "slots must be at least chunk_frames=3, got 2"),
         (put("geometry", "layers", value=0), "geometry", "layers must be at least 1, got 0"),
         (put("geometry", "text_width", value=-1), "geometry", "text_width must be at least 0, got -1"),
         (put("name", value={}), "name", "wanted a string, found an object"),
         (put("sampler", "guidance", value="7"), "sampler.guidance", "wanted a number, found '7'"),
-        (put("family", value="dit"), "family", "wanted one of 'ca2vdm', found 'dit'"),
+        (put("family", value=1), "family", "wanted a string, found 1"),
+        (put("geometry", "layout", value="flat"), "geometry.layout", "wanted one of 'factorized', 'joint'"),
+        (put("components", "vae", value={}), "components", "wanted one of 'fill', .*, found 'vae'"),
+        (
+            put("graphs", "fp32", "denoise", "inputs", 1, "role", value="latent"),
+            "graphs.fp32.denoise",
+            "wanted one tensor of role 'latent', found 2",
+        ),
+        (
+            put("graphs", "fp16", "fill", "outputs", 1, "layer", value=5),
+            "graphs.fp16.fill",
+            "wanted one tensor of role 'present_value' and layer 0, found 0",
+        ),
         (put("graphs", value={}), "graphs", "wanted at least one precision, found none"),
         (put("graphs", value=[]), "graphs", "wanted an object, found a list"),
-        (put("graphs", "fp64", value={}), "graphs.fp64", "wanted fp32, fp16, fp16-mixed, int8"),
+        (put("graphs", "fp64", value={}), "graphs.fp64", "precision must be one of fp32, fp16, fp16-mixed, int8"),
         (put("graphs", "fp32", value={}), "graphs.fp32", r"wanted 'fill' and 'denoise', found \[\]"),
         (
             put("graphs", "fp32", "fill", "inputs", 0, "shape", value=3),
@@ -99,7 +111,11 @@ def first_graph(bundle: Bundle) -> Artifact:
             "graphs.fp16.denoise.file.sha256",
             "wanted a string, found 1",
         ),
-        (put("codec", "encode", "inputs", value=[]), "codec.encode", "wanted one input and one output of four sides"),
+        (
+            put("components", "vae_encode", "inputs", value=[]),
+            "components.vae_encode",
+            "wanted one input and one output of four sides",
+        ),
         (put("provenance", "torch", value=2.0), "provenance.torch", "wanted a string, found 2.0"),
     ],
 )  # fmt: skip
@@ -113,11 +129,20 @@ def test_what_is_wrong_in_model_json_is_named_by_its_path(
     assert caught.value.path == copy / "model.json"
 
 
+def test_an_older_bundle_is_refused_with_the_command_that_exports_it_again(copy: Path) -> None:
+    def change(document: Document) -> None:
+        document["schema"] = 1
+        document["provenance"] = {"command": "vdmrt export it.pth --config it.json --output it"}
+
+    with pytest.raises(BundleError, match="reads schema 2, found 1; export .* again with: vdmrt export it.pth"):
+        open_bundle(alter(copy, change))
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         (
-            put("geometry", "slots", value=5),
+            put("geometry", "policy", "window", value=5),
             r"graphs.fp32.fill: .* 'past_k.0' \[1, 12, 5, 16\], found \[1, 12, 7, 16\]",
         ),
         (put("geometry", "requests", value=1), r"graphs.fp32.denoise: .* 'past_k.0' \[1, 12, 7, 16\], found \[2, 12, "),
@@ -234,7 +259,7 @@ def test_a_link_is_refused_wherever_it_points(copy: Path, linked: str) -> None:
 
 def test_a_precision_that_is_not_there_says_which_are(text_bundle: Path) -> None:
     with pytest.raises(BundleError, match="has fp32, not 'fp16'; export again with --precision fp16"):
-        open_bundle(text_bundle).graphs("fp16")
+        open_bundle(text_bundle).graphs(FP16)
 
 
 def test_a_foreign_folder_is_never_touched(tmp_path: Path) -> None:

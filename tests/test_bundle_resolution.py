@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from vdmrt.bundle import (
+    FP16,
+    FP32,
     Bundle,
+    Precision,
     choose_measured_precision,
     choose_precision,
     open_bundle,
@@ -20,13 +23,13 @@ from vdmrt.errors import BundleError
 def with_precisions(path: Path, *names: str) -> Bundle:
     """Return a bundle whose graphs go by these names."""
     bundle = open_bundle(path)
-    graphs = dict.fromkeys(names, bundle.manifest.graphs["fp16"])
+    graphs = dict.fromkeys(map(Precision.parse, names), bundle.manifest.graphs[FP16])
     return Bundle(bundle.path, dataclasses.replace(bundle.manifest, graphs=graphs))
 
 
-@pytest.mark.parametrize(("backend", "candidates"), [("tensorrt", ("fp16", "fp32")), ("onnxruntime", ("fp32", "fp16"))])
+@pytest.mark.parametrize(("backend", "candidates"), [("tensorrt", (FP16, FP32)), ("onnxruntime", (FP32, FP16))])
 def test_each_backend_has_its_order_of_what_was_exported(
-    tiny_bundle: Path, backend: str, candidates: tuple[str, ...]
+    tiny_bundle: Path, backend: str, candidates: tuple[Precision, ...]
 ) -> None:
     bundle = with_precisions(tiny_bundle, "int8", "fp32", "fp16", "fp16-mixed")
 
@@ -35,22 +38,26 @@ def test_each_backend_has_its_order_of_what_was_exported(
 
 
 def test_a_named_precision_is_the_only_candidate(tiny_bundle: Path) -> None:
-    bundle = with_precisions(tiny_bundle, "fp32", "int8")
+    bundle, int8 = with_precisions(tiny_bundle, "fp32", "int8"), Precision.parse("int8")
 
-    assert precision_candidates(bundle, "int8", "onnxruntime") == ("int8",)
-    assert choose_measured_precision(bundle, "fp32") == "fp32"
+    assert precision_candidates(bundle, int8, "onnxruntime") == (int8,)
+    assert choose_measured_precision(bundle, FP32) == FP32
 
 
 def test_what_was_calibrated_is_taken_without_its_name_only_where_there_is_nothing_else(tiny_bundle: Path) -> None:
-    assert precision_candidates(with_precisions(tiny_bundle, "fp16", "int8"), None, "onnxruntime") == ("fp16",)
-    assert precision_candidates(with_precisions(tiny_bundle, "int8", "fp8"), None, "tensorrt") == ("int8",)
+    assert precision_candidates(with_precisions(tiny_bundle, "fp16", "int8"), None, "onnxruntime") == (FP16,)
+    assert precision_candidates(with_precisions(tiny_bundle, "int8", "fp8"), None, "tensorrt") == (
+        Precision.parse("int8"),
+    )
 
 
 def test_verifying_takes_the_last_precision(tiny_bundle: Path) -> None:
-    assert choose_measured_precision(with_precisions(tiny_bundle, "fp32", "fp16", "int8"), None) == "int8"
+    assert choose_measured_precision(with_precisions(tiny_bundle, "fp32", "fp16", "int8"), None) == Precision.parse(
+        "int8"
+    )
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "onnxruntime"])
 def test_a_precision_that_the_bundle_does_not_have_is_refused(tiny_bundle: Path, backend: str) -> None:
     with pytest.raises(BundleError, match="has fp32, fp16, not 'int8'; make it with vdmrt calibrate"):
-        precision_candidates(open_bundle(tiny_bundle), "int8", backend)
+        precision_candidates(open_bundle(tiny_bundle), Precision.parse("int8"), backend)

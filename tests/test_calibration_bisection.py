@@ -15,7 +15,7 @@ import pytest
 from calibrated import calibrate_copy
 from click.testing import CliRunner, Result
 
-from vdmrt.bundle import BundleWriter, open_bundle, rewrite_manifest
+from vdmrt.bundle import FP16, FP16_MIXED, FP32, BundleWriter, Precision, open_bundle, rewrite_manifest
 from vdmrt.calibration.choose.bisection import bisect, bisect_request, smallest_cause
 from vdmrt.calibration.choose.remedy import remedy_command
 from vdmrt.calibration.choose.sensitivity import Bench
@@ -61,7 +61,7 @@ def cancelling(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_the_block_that_fp16_spoils_is_named_and_priced(cancelling: Path) -> None:
-    found = bisect(open_bundle(cancelling), "fp16", NOTHING, 45.0, FLOAT, threads=1)
+    found = bisect(open_bundle(cancelling), FP16, NOTHING, 45.0, FLOAT, threads=1)
 
     assert found.groups == ("blocks.0.mlp",)
     assert found.before < 45 <= found.after
@@ -72,7 +72,7 @@ def test_the_block_that_fp16_spoils_is_named_and_priced(cancelling: Path) -> Non
 
 
 def test_a_model_that_fp16_does_not_spoil_has_none_at_fault(tiny_bundle: Path) -> None:
-    found = bisect(open_bundle(tiny_bundle), "fp16", NOTHING, 45.0, FLOAT, threads=1)
+    found = bisect(open_bundle(tiny_bundle), FP16, NOTHING, 45.0, FLOAT, threads=1)
 
     assert (found.groups, found.tried, found.share, found.slower) == ((), 1, 0.0, 1.0)
     assert found.before > 45
@@ -98,8 +98,10 @@ def test_what_keeps_the_groups_of_a_quantised_precision_is_told_with_the_options
     bundle = open_bundle(tmp_path / "bundle")
     layers = ["blocks.0.mlp.fc1", "blocks.0.mlp.fc2", "blocks.0.proj"]
 
-    both = remedy_command(bundle, "int8-kv8", ["blocks.0.mlp"], layers, cache=True, data=Path("my clips"))
-    cache = remedy_command(bundle, "int8-fp16-kv8", ["blocks.0"], layers, cache=False, data=None)
+    both = remedy_command(
+        bundle, Precision.parse("int8-kv8"), ["blocks.0.mlp"], layers, cache=True, data=Path("my clips")
+    )
+    cache = remedy_command(bundle, Precision.parse("int8-fp16-kv8"), ["blocks.0"], layers, cache=False, data=None)
 
     assert both == (
         f"vdmrt calibrate {bundle.path} --data 'my clips' --precision int8 --keep 'blocks.1.attn.*' "
@@ -113,13 +115,15 @@ def test_what_keeps_the_groups_of_a_quantised_precision_is_told_with_the_options
 def test_a_report_older_than_an_option_has_its_default(tiny_bundle: Path, tmp_path: Path) -> None:
     calibrate_copy(tiny_bundle, tmp_path)
     bundle = open_bundle(tmp_path / "bundle")
-    report = next(one.report for one in bundle.manifest.calibrations if one.precision == "int8")
+    report = next(one.report for one in bundle.manifest.calibrations if one.precision == Precision.parse("int8"))
     told = json.loads(bundle.locate(report).read_text())
     del told["options"]["rounding"]
     text = json.dumps(told)
     bundle.locate(report).write_text(text + " " * (report.nbytes - len(text)))
 
-    command = remedy_command(bundle, "int8", ["blocks.0.mlp"], ["blocks.0.mlp.fc1"], cache=False, data=None)
+    command = remedy_command(
+        bundle, Precision.parse("int8"), ["blocks.0.mlp"], ["blocks.0.mlp.fc1"], cache=False, data=None
+    )
 
     assert command.endswith("--precision int8 --keep 'blocks.0.mlp.*' --samples 12")
 
@@ -127,7 +131,10 @@ def test_a_report_older_than_an_option_has_its_default(tiny_bundle: Path, tmp_pa
 def test_the_remedy_of_a_cache_alone_is_none(tiny_bundle: Path, tmp_path: Path) -> None:
     calibrate_copy(tiny_bundle, tmp_path, precision="none", kv="int8")
 
-    assert remedy_command(open_bundle(tmp_path / "bundle"), "fp32-kv8", [], [], cache=True, data=None) == ""
+    assert (
+        remedy_command(open_bundle(tmp_path / "bundle"), Precision.parse("fp32-kv8"), [], [], cache=True, data=None)
+        == ""
+    )
 
 
 def test_the_remedy_of_fp16_is_a_command_that_brings_it_over_the_bound(cancelling: Path, tmp_path: Path) -> None:
@@ -138,7 +145,7 @@ def test_the_remedy_of_fp16_is_a_command_that_brings_it_over_the_bound(cancellin
     made = CliRunner().invoke(main, shlex.split(told["remedy"])[1:])
 
     assert made.exit_code == 0, made.output
-    found = bisect(open_bundle(bundle), "fp16-mixed", NOTHING, 45.0, FLOAT, threads=1)
+    found = bisect(open_bundle(bundle), FP16_MIXED, NOTHING, 45.0, FLOAT, threads=1)
     assert found.groups == ()
     assert found.before >= 45 > told["before"]
 
@@ -148,7 +155,7 @@ def test_the_remedy_of_what_is_mixed_keeps_what_was_kept(cancelling: Path, tmp_p
     mix_precisions(MixedRequest(path, ("blocks.1.attn.*",)))
 
     found = bisect_request(
-        VerifyRequest(bundle=path, precision="fp16-mixed", chunks=1, seeds=1, threads=1, gates={"teacher-psnr": 45.0})
+        VerifyRequest(bundle=path, precision=FP16_MIXED, chunks=1, seeds=1, threads=1, gates={"teacher-psnr": 45.0})
     )
 
     assert found.groups == ("blocks.0.mlp",)
@@ -160,7 +167,7 @@ def test_bisecting_tells_how_far_it_is(cancelling: Path) -> None:
     told: list[tuple[int, int]] = []
 
     found = bisect(
-        open_bundle(cancelling), "fp16", NOTHING, 45.0, FLOAT, threads=1, on_progress=lambda *far: told.append(far)
+        open_bundle(cancelling), FP16, NOTHING, 45.0, FLOAT, threads=1, on_progress=lambda *far: told.append(far)
     )
 
     assert [done for done, _ in told] == list(range(1, found.tried + 1))
@@ -242,11 +249,11 @@ def test_what_cannot_be_bisected_says_why(tiny_bundle: Path) -> None:
     bundle = open_bundle(tiny_bundle)
 
     with pytest.raises(CalibrationError, match="fp32 has nothing narrower than float32, so there is nothing to bisect"):
-        bisect(bundle, "fp32", NOTHING, 35.0, FLOAT)
+        bisect(bundle, FP32, NOTHING, 35.0, FLOAT)
     with pytest.raises(
         CalibrationError, match=r"fp16 has 1\d\d\.\d dB with every group of layers in float32, wanted 151"
     ):
-        bisect(bundle, "fp16", NOTHING, 151.0, FLOAT, threads=1)
+        bisect(bundle, FP16, NOTHING, 151.0, FLOAT, threads=1)
 
 
 @pytest.mark.parametrize("cause", [[], [0], [6], [2, 3], [0, 3, 6]])

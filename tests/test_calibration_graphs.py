@@ -13,12 +13,11 @@ import onnx
 import pytest
 from calibrated import calibrate_copy
 
-from vdmrt.bundle import Bundle, open_bundle
+from vdmrt.bundle import FP16, Bundle, CacheProjections, Precision, Stage, open_bundle
 from vdmrt.calibration.graph.cache_scales import CacheScales, choose_cache_scales, fold_cache
 from vdmrt.calibration.graph.formats import FORMATS
 from vdmrt.calibration.graph.graph_file import GraphFile, load_graph
 from vdmrt.calibration.graph.linears import (
-    KEPT,
     choose_linears,
     find_linears,
     sites_of,
@@ -44,11 +43,11 @@ def calibrated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> B
 
 
 def opened(bundle: Bundle, precision: str, stage: str) -> GraphFile:
-    return load_graph(bundle, bundle.manifest.graphs[precision][stage])
+    return load_graph(bundle, bundle.manifest.graphs[Precision.parse(precision)][stage])
 
 
 def scales_of(bundle: Bundle, precision: str) -> Quantisation:
-    made = next(one for one in bundle.manifest.calibrations if one.precision == precision)
+    made = next(one for one in bundle.manifest.calibrations if str(one.precision) == precision)
     return Quantisation.from_json(bundle.locate(made.scales).read_text())
 
 
@@ -95,7 +94,7 @@ def test_nothing_is_quantised_around_what_is_kept(calibrated: Bundle, precision:
         assert "blocks.1.mlp.fc2" in names or stage == "fill"
         for node in kept:
             name = node.input[1].removesuffix(".weight")
-            patterns = (*KEPT, "blocks.1.mlp.fc2")
+            patterns = (*calibrated.manifest.parameters.floating, "blocks.1.mlp.fc2")
             assert not name.startswith("blocks.") or any(fnmatch.fnmatchcase(name, one) for one in patterns)
             assert not node.input[0].endswith(".dequantised")
 
@@ -127,7 +126,10 @@ def test_both_renderings_share_their_8_bit_weights(calibrated: Bundle) -> None:
     one, other = (graph.weights["blocks.0.mlp.fc1.weight.quantised"] for graph in graphs)
 
     assert np.array_equal(one, other)
-    assert calibrated.manifest.graphs["int8"]["fill"].weights == calibrated.manifest.graphs["int8-fp16"]["fill"].weights
+    assert (
+        calibrated.manifest.graphs[Precision.parse("int8")]["fill"].weights
+        == calibrated.manifest.graphs[Precision.parse("int8-fp16")]["fill"].weights
+    )
 
 
 def test_a_weight_that_is_rounded_to_the_nearest_is_numpys(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ def test_a_weight_is_rounded_to_one_of_its_neighbours_as_a_rule(calibrated: Bund
 @pytest.mark.parametrize("precision", ["int8", "int8-fp16", "fp32-kv8", "fp16-kv8", "fp32-kvf8", "fp16-kvf8"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_checker_takes_every_graph(calibrated: Bundle, precision: str, stage: str) -> None:
-    path = calibrated.locate(calibrated.manifest.graphs[precision][stage].file)
+    path = calibrated.locate(calibrated.manifest.graphs[Precision.parse(precision)][stage].file)
 
     onnx.checker.check_model(str(path), full_check=True)
 
@@ -167,7 +169,7 @@ def test_onnx_runtime_fuses_every_pair_into_an_integer_product(calibrated: Bundl
 
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    path = calibrated.locate(calibrated.manifest.graphs["int8"]["denoise"].file)
+    path = calibrated.locate(calibrated.manifest.graphs[Precision.parse("int8")]["denoise"].file)
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx", load_external_data=False).graph.node]
@@ -180,7 +182,7 @@ def test_onnx_runtime_fuses_every_pair_into_an_integer_product(calibrated: Bundl
 @pytest.mark.parametrize(("kv", "dtype"), [("-kv8", "int8"), ("-kvf8", "float8_e4m3fn")])
 def test_the_cache_is_8_bit_and_the_context_is_not(calibrated: Bundle, kv: str, dtype: str) -> None:
     for floating, wide in (("fp32", "float32"), ("fp16", "float16")):
-        fill = calibrated.manifest.graphs[floating + kv]["fill"]
+        fill = calibrated.manifest.graphs[Precision.parse(floating + kv)]["fill"]
         specs = {spec.name.partition(".")[0]: spec for spec in (*fill.inputs, *fill.outputs)}
 
         assert (specs["past_k"].dtype, specs["present_v"].dtype, specs["context_k"].dtype) == (dtype, dtype, wide)
@@ -227,10 +229,28 @@ def test_pairs_of_rope_share_their_factor() -> None:
     rows = np.random.default_rng(9).standard_normal((64, 8)).astype(np.float32) * [1, 30, 1, 1, 8, 1, 1, 1]
     seen.add(rows.astype(np.float32), amax=np.abs(rows).max(0).astype(np.float32), mean=rows.mean(0))
 
-    chosen = choose_cache_scales({"k.0": seen, "v.0": seen}, FORMATS["int8"], rope=True)
+    chosen = choose_cache_scales(
+        {"k.0": seen, "v.0": seen}, FORMATS["int8"], CacheProjections("q", "k", "v", "o", pairs=True)
+    )
 
     assert chosen["k.0"].exponents[0::2] == chosen["k.0"].exponents[1::2]
     assert chosen["v.0"].exponents[0::2] != chosen["v.0"].exponents[1::2]
+
+
+def test_a_cache_whose_projections_are_not_named_has_no_factors(tiny_bundle: Path) -> None:
+    seen = ChannelStatistics.empty(4)
+    rows = np.random.default_rng(9).standard_normal((64, 4)).astype(np.float32)
+    rows[:, 1] *= 30
+    seen.add(rows, amax=np.abs(rows).max(0), mean=rows.mean(0))
+    graph = reference_graphs(open_bundle(tiny_bundle))[Stage.FILL]
+    graph.parameters = dataclasses.replace(graph.parameters, projections=None)
+    before = {name: np.array(data) for name, data in graph.weights.items()}
+
+    chosen = choose_cache_scales({"k.0": seen, "v.0": seen}, FORMATS["int8"], None)
+    fold_cache(graph, chosen)
+
+    assert set(chosen["k.0"].exponents) == {0.0}
+    assert all(np.array_equal(graph.weights[name], data) for name, data in before.items())
 
 
 def test_an_fp8_cache_has_room_for_larger_values_and_no_factors() -> None:
@@ -238,7 +258,7 @@ def test_an_fp8_cache_has_room_for_larger_values_and_no_factors() -> None:
     rows = np.random.default_rng(9).standard_normal((64, 8)).astype(np.float32) * np.float32(3)
     seen.add(rows, amax=np.abs(rows).max(0), mean=rows.mean(0))
 
-    chosen = choose_cache_scales({"k.0": seen}, FORMATS["fp8"], rope=False)["k.0"]
+    chosen = choose_cache_scales({"k.0": seen}, FORMATS["fp8"], None)["k.0"]
 
     assert set(chosen.exponents) == {0.0}
     assert 4 <= 448 * chosen.scale / np.abs(rows).max() < 4.1
@@ -248,7 +268,7 @@ def test_a_bundle_without_fp32_is_widened_without_changing_a_weight(tiny_bundle:
     import dataclasses
 
     bundle = open_bundle(tiny_bundle)
-    halves = dataclasses.replace(bundle.manifest, graphs={"fp16": bundle.manifest.graphs["fp16"]})
+    halves = dataclasses.replace(bundle.manifest, graphs={FP16: bundle.manifest.graphs[FP16]})
 
     widened = reference_bundle(Bundle(bundle.path, halves), tmp_path / "wide")
 

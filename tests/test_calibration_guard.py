@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vdmrt.bundle import BundleWriter, open_bundle, rewrite_manifest
+from vdmrt.bundle import FP16, FP32, BundleWriter, open_bundle, rewrite_manifest
 from vdmrt.calibration.choose.guard import Guard
 from vdmrt.calibration.graph.graph_file import WeightsFile, load_graph, save_graph
 from vdmrt.calibration.verify.request import VerifyRequest
@@ -47,7 +47,7 @@ def overflowing(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 
 def test_a_layer_that_nears_the_end_of_fp16_is_named(overflowing: Path) -> None:
-    verdict = verify(VerifyRequest(bundle=overflowing, precision="fp16", chunks=1, seeds=1, threads=1))
+    verdict = verify(VerifyRequest(bundle=overflowing, precision=FP16, chunks=1, seeds=1, threads=1))
 
     assert verdict.missed and verdict.missed[-1].startswith("largest-fp16: ")
     assert {large.layer for large in verdict.large} == {"blocks.0.mlp.fc1"}
@@ -57,21 +57,21 @@ def test_a_layer_that_nears_the_end_of_fp16_is_named(overflowing: Path) -> None:
 def test_a_model_that_stays_small_has_nothing_to_name(tiny_bundle: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
-    verdict = verify(VerifyRequest(bundle=path, precision="fp16", chunks=1, seeds=1, threads=1))
+    verdict = verify(VerifyRequest(bundle=path, precision=FP16, chunks=1, seeds=1, threads=1))
 
     assert (verdict.missed, verdict.large) == ((), ())
     assert 0 < verdict.accuracy.figures["largest-fp16"] < 30_000
 
 
 def test_nothing_is_watched_where_nothing_is_fp16(tiny_bundle: Path, tmp_path: Path) -> None:
-    guard = Guard(open_bundle(tiny_bundle), "fp32", tmp_path)
+    guard = Guard(open_bundle(tiny_bundle), FP32, tmp_path)
 
     assert (guard.highest, guard.over(), list(tmp_path.iterdir())) == (0.0, [], [])
 
 
 def test_nan_is_named_like_the_largest_value(tiny_bundle: Path, tmp_path: Path) -> None:
-    guard = Guard(open_bundle(tiny_bundle), "fp16", tmp_path)
-    fill = open_bundle(tiny_bundle).manifest.graphs["fp32"]["fill"]
+    guard = Guard(open_bundle(tiny_bundle), FP16, tmp_path)
+    fill = open_bundle(tiny_bundle).manifest.graphs[FP32]["fill"]
     feeds = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in fill.inputs}
     feeds["latent"] = np.full_like(feeds["latent"], np.nan)
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import vdmrt
-from vdmrt.bundle import Bundle, Manifest, open_bundle, rewrite_manifest
+from vdmrt.bundle import FP16, FP16_MIXED, Bundle, Manifest, Precision, open_bundle, rewrite_manifest
 from vdmrt.calibration.choose.guard import layers_of
 from vdmrt.calibration.graph.graph_file import GraphFile, load_graph
 from vdmrt.calibration.graph.linears import find_linears
@@ -39,7 +39,7 @@ def mixed(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle
 
 
 def opened(bundle: Bundle, precision: str, stage: str) -> GraphFile:
-    return load_graph(bundle, bundle.manifest.graphs[precision][stage])
+    return load_graph(bundle, bundle.manifest.graphs[Precision.parse(precision)][stage])
 
 
 def kept_linears(graph: GraphFile) -> list[str]:
@@ -90,7 +90,7 @@ def test_kept_weights_are_the_float32_ones_to_the_bit(mixed: Bundle, stage: str)
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_checker_takes_it_and_its_sides_and_costs_are_those_of_fp16(mixed: Bundle, stage: str) -> None:
-    before, after = (mixed.manifest.graphs[precision][stage] for precision in ("fp16", "fp16-mixed"))
+    before, after = (mixed.manifest.graphs[precision][stage] for precision in (FP16, FP16_MIXED))
     half, wide = opened(mixed, "fp16", stage), opened(mixed, "fp16-mixed", stage)
 
     onnx.checker.check_model(str(mixed.locate(after.file)), full_check=True)
@@ -140,7 +140,7 @@ def test_the_same_patterns_give_the_same_bytes_and_are_told(mixed: Bundle, tmp_p
 
 def without(bundle: Path, precision: str) -> Manifest:
     manifest = open_bundle(bundle).manifest
-    left = {name: graphs for name, graphs in manifest.graphs.items() if name != precision}
+    left = {name: graphs for name, graphs in manifest.graphs.items() if str(name) != precision}
     return rewrite_manifest(open_bundle(bundle), dataclasses.replace(manifest, graphs=left)).manifest
 
 

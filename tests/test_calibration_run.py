@@ -14,7 +14,7 @@ import pytest
 from calibrated import calibrate_copy, tiny_latents
 
 import vdmrt
-from vdmrt.bundle import open_bundle, split_precision
+from vdmrt.bundle import FP16, FP32, Precision, open_bundle
 from vdmrt.calibration.calibrating import CalibrationRequest, calibrate
 from vdmrt.calibration.choose.speed import Judge
 from vdmrt.calibration.graph.formats import FORMATS
@@ -131,7 +131,7 @@ def test_a_model_with_text_and_guidance_is_calibrated(text_bundle: Path, tmp_pat
 
     summary = calibrate(request)
 
-    assert summary.precisions[0] == "int8"
+    assert summary.precisions[0] == Precision.parse("int8")
     assert any("cross_attn" in name for name in open_scales(bundle))
 
 
@@ -141,9 +141,9 @@ def open_scales(bundle: Path) -> list[str]:
 
 @pytest.mark.parametrize("precision", ["int8", "int8-fp16", "fp8", "int8-kv8", "fp32-kvf8", "int8-kvf8", "fp8-kvf8"])
 def test_what_was_added_runs_and_stays_near(tiny_bundle: Path, tmp_path: Path, precision: str) -> None:
-    linears, kv = split_precision(precision)
-    kind = {"fp32": "none", "fp8": "fp8"}.get(linears, "int8")
-    calibrate_copy(tiny_bundle, tmp_path, precision=kind, kv=kv)
+    parsed = Precision.parse(precision)
+    kind = "none" if parsed.linears == FP32.linears else parsed.linears
+    calibrate_copy(tiny_bundle, tmp_path, precision=kind, kv=parsed.cache)
     first = np.load(tmp_path / "latents.npy")[0, :4]
 
     made = {}
@@ -151,16 +151,15 @@ def test_what_was_added_runs_and_stays_near(tiny_bundle: Path, tmp_path: Path, p
         with vdmrt.load(tmp_path / "bundle", precision=wanted, threads=1) as model, model.session(seed=3) as session:
             session.start(first)
             made[wanted] = session.step().latents
-            assert session.cache()[0].dtype == cache_type(wanted)
+            assert session.cache()[0].dtype == cache_type(model.precision)
 
     error = np.linalg.norm(made[precision] - made["fp32"]) / np.linalg.norm(made["fp32"])
     assert 0 < error < 0.1
 
 
-def cache_type(precision: str) -> type:
-    linears, kv = split_precision(precision)
-    floating = np.float16 if linears in ("fp8", "int8-fp16") else np.float32
-    return {"int8": np.int8, "fp8": np.uint8}.get(kv or "", floating)
+def cache_type(precision: Precision) -> type:
+    floating = np.float16 if precision.around == FP16.around else np.float32
+    return {"int8": np.int8, "fp8": np.uint8}.get(precision.cache or "", floating)
 
 
 def test_an_fp8_cache_holds_the_keys_and_values_in_bytes_of_e4m3(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -247,7 +246,7 @@ def test_constant_data_is_calibrated_all_the_same(copied: Path, tmp_path: Path) 
 
     summary = calibrate(CalibrationRequest(copied, tmp_path / "zeros.npy", samples=3, threads=1))
 
-    assert summary.precisions == ("int8", "int8-fp16")
+    assert summary.precisions == (Precision.parse("int8"), Precision.parse("int8-fp16"))
 
 
 @pytest.mark.parametrize(
@@ -294,7 +293,10 @@ def test_calibrating_again_replaces_and_forgets_what_was_measured(tiny_bundle: P
     again = open_bundle(tmp_path / "bundle")
 
     again.verify()
-    assert [one.precision for one in again.manifest.calibrations] == ["int8", "int8-fp16"]
+    assert [one.precision for one in again.manifest.calibrations] == [
+        Precision.parse("int8"),
+        Precision.parse("int8-fp16"),
+    ]
     assert digests(tmp_path / "bundle")["calibration/int8/scales.json"] != first["calibration/int8/scales.json"]
 
 
@@ -340,7 +342,7 @@ def test_the_command_says_what_it_made(copied: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["calibrate", str(copied), *options])
 
     told = json.loads(result.stdout)
-    fill = open_bundle(copied).manifest.graphs["int8"]["fill"]
+    fill = open_bundle(copied).manifest.graphs[Precision.parse("int8")]["fill"]
     assert (result.exit_code, told["precisions"]) == (0, ["int8", "int8-fp16"])
     assert b"QuantizeLinear" not in open_bundle(copied).locate(fill.file).read_bytes()
     refused = CliRunner().invoke(main, ["calibrate", str(copied), *options, "--keep", "nothing*"])

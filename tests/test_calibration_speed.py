@@ -14,14 +14,14 @@ import pytest
 from calibrated import calibrate_copy, tiny_latents
 from click.testing import CliRunner
 
-from vdmrt.bundle import Bundle, Speed, describe_speed, open_bundle, rewrite_manifest
+from vdmrt.bundle import FP32, Bundle, Precision, Speed, describe_speed, open_bundle, rewrite_manifest
 from vdmrt.calibration.calibrating import CalibrationRequest, calibrate
 from vdmrt.calibration.choose.speed import Judge, measure_speed, timed_against
 from vdmrt.cli import main
 from vdmrt.errors import NotFasterError
 from vdmrt.media.generation import Request, generate
 
-SLOW = Speed("int8", "fp32", "ONNX Runtime 1.32.0, CPU provider, 1 thread", 0.8, 0.7, 0.9, 15, False, "")
+SLOW = Speed(Precision.parse("int8"), FP32, "ONNX Runtime 1.32.0, CPU provider, 1 thread", 0.8, 0.7, 0.9, 15, False, "")
 FAST = dataclasses.replace(SLOW, ratio=1.5, low=1.4, high=1.6)
 
 
@@ -41,20 +41,20 @@ def recorded(bundle: Path, target: Path, speed: Speed) -> Path:
 
 
 def test_what_runs_in_int8_on_a_cpu_is_timed_and_recorded(calibrated: Path) -> None:
-    found = measure_speed(open_bundle(calibrated), ("int8", "int8-fp16"), threads=1)
+    found = measure_speed(open_bundle(calibrated), (Precision.parse("int8"), Precision.parse("int8-fp16")), threads=1)
 
-    assert [(one.precision, one.against, one.pairs) for one in found] == [("int8", "fp32", 15)]
+    assert [(one.precision, one.against, one.pairs) for one in found] == [(Precision.parse("int8"), FP32, 15)]
     assert 0 < found[0].low <= found[0].ratio <= found[0].high
-    assert found[0].graphs_sha256 == open_bundle(calibrated).manifest.graphs_sha256("int8")
+    assert found[0].graphs_sha256 == open_bundle(calibrated).manifest.graphs_sha256(Precision.parse("int8"))
 
 
 def test_other_graphs_than_were_timed_have_no_speed(calibrated: Path, tmp_path: Path) -> None:
     bundle = open_bundle(recorded(calibrated, tmp_path / "copy", FAST))
     stale = dataclasses.replace(bundle.manifest, speeds=(dataclasses.replace(FAST, graphs_sha256="0"),))
 
-    assert bundle.manifest.speed_of("int8") is not None
-    assert stale.speed_of("int8") is None
-    assert timed_against(bundle, "int8-fp16") is None
+    assert bundle.manifest.speed_of(Precision.parse("int8")) is not None
+    assert stale.speed_of(Precision.parse("int8")) is None
+    assert timed_against(bundle, Precision.parse("int8-fp16")) is None
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_other_graphs_than_were_timed_have_no_speed(calibrated: Path, tmp_path: 
     ],
 )
 def test_the_words_are_what_the_interval_shows(low: float, high: float, told: str) -> None:
-    assert describe_speed("int8", "fp32", 1.18, low, high) == told
+    assert describe_speed(Precision.parse("int8"), FP32, 1.18, low, high) == told
 
 
 def test_only_a_whole_interval_above_1_is_faster() -> None:
@@ -79,7 +79,7 @@ def test_run_and_inspect_say_it(calibrated: Path, tmp_path: Path, caplog: pytest
     frames = np.zeros((4, 4, 4, 6), np.float32)
 
     with caplog.at_level(logging.WARNING, "vdmrt"):
-        generate(Request(bundle, tmp_path / "out.npy", frames=frames, chunks=1, precision="int8"))
+        generate(Request(bundle, tmp_path / "out.npy", frames=frames, chunks=1, precision=Precision.parse("int8")))
     shown = CliRunner().invoke(main, ["inspect", str(bundle)])
 
     told = "int8 is slower than fp32: 0.80 times as fast (99 % interval 0.70 to 0.90), 15 pairs of denoising steps"
@@ -106,13 +106,13 @@ def test_what_is_not_shown_to_be_faster_is_not_added(tiny_bundle: Path, tmp_path
         )
         assert json.loads(result.stdout)["precisions"] == []
     assert (accepted.exit_code, json.loads(accepted.stdout)["speeds"][0]["accepted"]) == (0, True)
-    assert open_bundle(bundle).manifest.speed_of("int8") is not None
+    assert open_bundle(bundle).manifest.speed_of(Precision.parse("int8")) is not None
     assert (bundle / "model.json").read_bytes() != before
 
 
 def test_a_refusal_leaves_the_bundle_as_it_was_and_keeps_what_was_observed(tiny_bundle: Path, tmp_path: Path) -> None:
     class Refusing(Judge):
-        def measure(self, bundle: Bundle, precisions: Sequence[str], target: Path) -> tuple[Speed, ...]:
+        def measure(self, bundle: Bundle, precisions: Sequence[Precision], target: Path) -> tuple[Speed, ...]:
             assert bundle.path != target and set(precisions) <= set(bundle.manifest.graphs)
             return self.decide([SLOW], precisions, target)
 
@@ -129,8 +129,8 @@ def test_a_refusal_leaves_the_bundle_as_it_was_and_keeps_what_was_observed(tiny_
 
 
 def test_what_is_slower_is_taken_where_that_is_accepted() -> None:
-    assert Judge(accept_slower=True).decide([SLOW], ("int8",), Path("bundle")) == (SLOW,)
-    assert Judge().decide([FAST], ("int8",), Path("bundle")) == (FAST,)
+    assert Judge(accept_slower=True).decide([SLOW], (Precision.parse("int8"),), Path("bundle")) == (SLOW,)
+    assert Judge().decide([FAST], (Precision.parse("int8"),), Path("bundle")) == (FAST,)
 
 
 def test_calibrating_again_forgets_the_speed(calibrated: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from calibrated import calibrate_copy
 from click.testing import CliRunner
 
-from vdmrt.bundle import open_bundle
+from vdmrt.bundle import FP16, Precision, open_bundle
 from vdmrt.calibration.gates import Gate, parse_gate, select_gates
 from vdmrt.calibration.verify.comparison import drift
 from vdmrt.calibration.verify.metrics import (
@@ -45,7 +45,7 @@ def quick(bundle: Path, **options: object) -> VerifyRequest:
 def test_a_result_is_written_into_the_bundle_and_said(calibrated: Path) -> None:
     verdict = verify(quick(calibrated, gates={"teacher-psnr": 20.0, "drift": 10.0}))
 
-    accuracy = open_bundle(calibrated).manifest.accuracy_of("int8-kv8")
+    accuracy = open_bundle(calibrated).manifest.accuracy_of(Precision.parse("int8-kv8"))
 
     assert accuracy == verdict.accuracy
     assert accuracy is not None and accuracy.passed
@@ -142,7 +142,11 @@ def test_run_warns_of_a_precision_that_missed_its_gate(
 
     verify(quick(calibrated, chunks=1, seeds=1, gates={"teacher-psnr": 149.0}))
     request = Request(
-        calibrated, tmp_path / "out.npy", frames=np.zeros((4, 4, 4, 6), np.float32), chunks=1, precision="int8-kv8"
+        calibrated,
+        tmp_path / "out.npy",
+        frames=np.zeros((4, 4, 4, 6), np.float32),
+        chunks=1,
+        precision=Precision.parse("int8-kv8"),
     )
 
     with caplog.at_level(logging.WARNING, "vdmrt"):
@@ -158,7 +162,7 @@ def test_what_was_measured_of_other_graphs_is_not_said_of_these(calibrated: Path
     verify(quick(calibrated, precision="fp16", chunks=1, seeds=1))
     stale = dataclasses.replace(open_bundle(calibrated).manifest.accuracy[-1], graphs_sha256="0")
 
-    assert dataclasses.replace(manifest, accuracy=(stale,)).accuracy_of("fp16") is None
+    assert dataclasses.replace(manifest, accuracy=(stale,)).accuracy_of(FP16) is None
 
 
 def test_bundles_of_other_models_are_not_compared(calibrated: Path, text_bundle: Path) -> None:

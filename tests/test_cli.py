@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from vdmrt.bundle import format_count, open_bundle
+from vdmrt.bundle import FP16, FP32, format_count, open_bundle
 from vdmrt.cli import main
 from vdmrt.media.clip_writer import write_clip, write_latents
 from vdmrt.media.pictures import read_clip, read_latents
@@ -99,7 +99,7 @@ def test_a_model_is_exported_in_both_precisions(tmp_path: Path) -> None:
     assert "[W] the weights are random: whatever the model makes means nothing\n" in result.stderr
     assert "[W] RoPE has 8 positions, slots + chunk frames are 6" in result.stderr
     assert "[I] tracing denoise.fp16\n" in result.stderr
-    assert (manifest.name, set(manifest.graphs), manifest.random_weights) == ("small", {"fp32", "fp16"}, True)
+    assert (manifest.name, set(manifest.graphs), manifest.random_weights) == ("small", {FP32, FP16}, True)
     assert (manifest.geometry.latent_height, manifest.geometry.latent_width) == (4, 6)
     assert (manifest.sampler.name, manifest.sampler.steps) == ("iddpm", 8)
     assert manifest.provenance["checkpoint"] == "none: random weights of seed 5"
@@ -268,7 +268,7 @@ def test_a_bundle_is_shown_as_json(tiny_bundle: Path) -> None:
     document = json.loads(succeed("inspect", tiny_bundle, "--verify", "--json").stdout)
     geometry = open_bundle(tiny_bundle).manifest.geometry
 
-    assert document["geometry"]["slots"] == 7
+    assert document["geometry"]["policy"] == {"sinks": 0, "window": 7}
     assert document["path"] == str(tiny_bundle)
     assert document["derived"]["fp32"]["cache_nbytes"] == 4 * geometry.cache_elements
     assert document["derived"]["fp16"]["cache_nbytes"] == 2 * geometry.cache_elements

@@ -292,7 +292,7 @@ def test_an_unknown_command_is_misuse() -> None:
         (
             ["--config", "CausalSTDiT2-S/2", "--random-init", "1", "--latent-size", "100000x100000"],
             FAILED,
-            "latents of 100000x100000 needs 3.64 TiB of memory, and .* is available; check its sizes, or export on",
+            "latents of 100000x100000 needs 3.64 TiB of memory, and the host has .* available; check its sizes, or",
         ),
         (["--config", "{config}", "--random-init", "1", "--precision", "int4"], MISUSED, "'int4' is not one of"),
     ],

@@ -19,6 +19,9 @@ def side(name: str, words: str, shape: tuple[int, ...] = (2, 4)) -> dict[str, An
     return {"Name": name, "Location": "Device", "Dimensions": list(shape), "Format/Datatype": words}
 
 
+CACHE = {"past_k.0", "past_v.0"}
+
+
 def layer(name: str, kind: str, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], **more: Any) -> Any:
     return {"Name": name, "LayerType": kind, "Inputs": inputs, "Outputs": outputs, **more}
 
@@ -73,13 +76,13 @@ def test_what_multiplies_is_known_by_its_kind(kind: str, name: str, more: dict[s
 
 
 def test_layers_that_are_only_named_are_counted() -> None:
-    audit = audit_layers(read("node_1", "node_2"))
+    audit = audit_layers(read("node_1", "node_2"), CACHE)
 
     assert (audit.layers, audit.precisions, audit.products) == (2, {"unknown": 2}, {})
 
 
 def test_an_opaque_layer_hides_its_products() -> None:
-    audit = audit_layers(read(layer("{ForeignNode[a...b]}", "Myelin", [side("past_k.0", LONG["fp16"])], [])))
+    audit = audit_layers(read(layer("{ForeignNode[a...b]}", "Myelin", [side("past_k.0", LONG["fp16"])], [])), CACHE)
 
     assert audit.unknown_products == 1
     assert audit.cache_copies == ()
@@ -93,7 +96,8 @@ def test_what_only_moves_the_cache_is_a_copy() -> None:
             layer("transpose", "kgen", [past], [other]),
             layer("product", "gemm", [side("past_v.0", SHORT["fp16"])], [other]),
             layer("view", "NoOp", [past], [past]),
-        )
+        ),
+        CACHE,
     )
 
     assert [(copy.layer, copy.tensor, copy.nbytes) for copy in audit.cache_copies] == [("transpose", "past_k.0", 64)]
@@ -120,7 +124,7 @@ def test_a_product_that_the_graph_has_in_float32_may_run_so() -> None:
 
     check_precision("denoise", layers, {"node_a": "float16", "node_b": "float32"}, wanted=True)
     check_precision("denoise", layers, None, wanted=True)
-    assert audit_layers(layers).products == {"fp16": 1, "fp32": 1}
+    assert audit_layers(layers, CACHE).products == {"fp16": 1, "fp32": 1}
 
 
 def test_a_plan_all_in_float32_is_refused_though_no_node_is_known() -> None:

@@ -20,7 +20,18 @@ import pytest
 from fake_cuda import FakeCuda, enabled_fake_cuda
 from tensorrt_recorder import RELEASES, Call, Recorder, install
 
-from vdmrt.bundle import Bundle, Engine, find_engine, is_trusted, list_engines, open_bundle, read_plan, stage_graphs
+from vdmrt.bundle import (
+    FP16,
+    FP32,
+    Bundle,
+    Engine,
+    find_engine,
+    is_trusted,
+    list_engines,
+    open_bundle,
+    read_plan,
+    stage_graphs,
+)
 from vdmrt.engines import BuildOptions, build_engines
 from vdmrt.errors import BackendError, BundleError, EngineError
 
@@ -87,8 +98,8 @@ def test_every_release_builds_every_stage(place: Place) -> None:
     assert manifest.machine.tensorrt == place.recorder.version
     assert (manifest.machine.gpu, manifest.machine.compute_capability) == ("vdmrt fake GPU", "9.0")
     assert place.leftovers() == [engine.path.name] == [manifest.key]
-    assert find_engine(place.bundle, "fp16", manifest.machine) == engine
-    for stage, graph in stage_graphs(place.bundle, "fp16").items():
+    assert find_engine(place.bundle, FP16, manifest.machine) == engine
+    for stage, graph in stage_graphs(place.bundle, FP16).items():
         plan = engine.plan(stage)
         assert (plan.graph_sha256, plan.inputs, plan.outputs) == (graph.file.sha256, graph.inputs, graph.outputs)
         assert plan.scratch_nbytes == place.recorder.scratch_nbytes
@@ -208,14 +219,14 @@ def test_float32_builds_without_the_flag_for_half(old_place: Place) -> None:
 
     assert "FP16" not in old_place.flags()
     assert "TF32" in old_place.flags()
-    assert engine.manifest.precision == "fp32"
+    assert engine.manifest.precision == FP32
 
 
 def test_inputs_and_outputs_lie_as_arrays_do(place: Place) -> None:
     place.build()
 
     formats = place.recorder.named("ITensor.allowed_formats=")
-    sides = sum(len(graph.inputs) + len(graph.outputs) for graph in stage_graphs(place.bundle, "fp16").values())
+    sides = sum(len(graph.inputs) + len(graph.outputs) for graph in stage_graphs(place.bundle, FP16).values())
     assert len(formats) == sides
     assert {call.arguments["value"] for call in formats} == {1 << int(place.recorder.module.TensorFormat.LINEAR)}
 
@@ -458,7 +469,7 @@ def test_layers_out_of_sight_are_counted_and_no_error(old_place: Place) -> None:
 def test_no_driver_is_said_before_tensorrt_is_touched(place: Place) -> None:
     place.cuda.disable()
 
-    with pytest.raises(BackendError, match="needs an NVIDIA GPU, and the driver sees none"):
+    with pytest.raises(BackendError, match="needs an NVIDIA GPU: the driver sees no GPU; take --backend onnxruntime"):
         place.build()
     assert place.recorder.calls == []
 
@@ -501,7 +512,7 @@ def test_an_engine_that_cannot_fit_is_refused_with_the_figures(bundle: Bundle) -
         ):
             build_engines(bundle)
         assert recorder.named("Builder.__init__") == []
-        assert build_engines(bundle, force=True).manifest.precision == "fp16"
+        assert build_engines(bundle, force=True).manifest.precision == FP16
 
 
 def test_an_altered_graph_is_not_built(place: Place) -> None:

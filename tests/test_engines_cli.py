@@ -15,7 +15,7 @@ from computing_recorder import let_compute
 from fake_cuda import enabled_fake_cuda
 from tensorrt_recorder import Recorder, install
 
-from vdmrt.bundle import find_engine, list_engines, open_bundle
+from vdmrt.bundle import FP16, FP32, find_engine, list_engines, open_bundle
 from vdmrt.cli import main
 from vdmrt.errors import EngineError
 
@@ -50,7 +50,7 @@ def test_build_prints_the_engines_folder(bundle: Path, recorder: Recorder) -> No
     assert done.exit_code == 0, done.output
     (engine,) = list_engines(open_bundle(bundle))
     assert done.stdout.strip() == str(engine.path)
-    assert engine.manifest.precision == "fp16"
+    assert engine.manifest.precision == FP16
     assert "[I] denoise: built in" in done.stderr
 
 
@@ -145,7 +145,7 @@ def test_an_engine_that_does_not_agree_is_kept_and_never_run(text: Path, recorde
     (engine,) = list_engines(open_bundle(text))
     assert [check.passed for check in engine.manifest.checks if check.name == "agrees"] == [False]
     with pytest.raises(EngineError, match="failed its check 'agrees' after it was built"):
-        find_engine(open_bundle(text), "fp32", engine.manifest.machine)
+        find_engine(open_bundle(text), FP32, engine.manifest.machine)
 
 
 def test_an_engine_that_does_not_run_is_never_run_again(text: Path, recorder: Recorder) -> None:

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from golden import relative_error
 
-from vdmrt.bundle import Graph, open_bundle, stage_graphs
+from vdmrt.bundle import FP16, FP32, Graph, open_bundle, stage_graphs
 from vdmrt.engines import find_source, lower_graphs, needs_lowering
 from vdmrt.errors import EngineError
 
@@ -55,13 +55,13 @@ def test_lowered_graphs_compute_the_same(fixture: str, request: pytest.FixtureRe
             wanted = run(opened.locate(graph.file), feeds)
             found = run(paths[stage], feeds)
 
-            tolerance = 1e-5 if precision == "fp32" else 2e-3
+            tolerance = 1e-5 if precision == FP32 else 2e-3
             for spec, ours, theirs in zip(graph.outputs, found, wanted, strict=True):
                 assert relative_error(ours, theirs) <= tolerance, (stage, precision, spec.name)
 
 
 def test_lowered_graphs_are_opset_16_without_layer_normalization(bundle: Path) -> None:
-    paths = lower_graphs(open_bundle(bundle), "fp16")
+    paths = lower_graphs(open_bundle(bundle), FP16)
 
     for path in paths.values():
         onnx.checker.check_model(str(path))
@@ -105,9 +105,9 @@ def test_normalisation_is_float32_where_its_input_is_half() -> None:
 
 def test_every_tensor_of_a_lowered_graph_has_its_type(bundle: Path) -> None:
     opened = open_bundle(bundle)
-    lower_graphs(opened, "fp16")
+    lower_graphs(opened, FP16)
 
-    source = find_source(opened, opened.manifest.graphs["fp16"]["denoise"], VERSION)
+    source = find_source(opened, opened.manifest.graphs[FP16]["denoise"], VERSION)
 
     assert source.types is not None and source.products is not None
     for node in onnx.load(str(source.path), load_external_data=False).graph.node:
@@ -120,7 +120,7 @@ def test_every_tensor_of_a_lowered_graph_has_its_type(bundle: Path) -> None:
 def test_weights_are_shared_and_not_copied(bundle: Path) -> None:
     before = {path.name for path in (bundle / "graphs").glob("*.bin")}
 
-    paths = lower_graphs(open_bundle(bundle), "fp16")
+    paths = lower_graphs(open_bundle(bundle), FP16)
 
     assert {path.name for path in (bundle / "graphs").glob("*.bin")} == before
     model = onnx.load(str(paths["denoise"]), load_external_data=False)
@@ -131,7 +131,7 @@ def test_weights_are_shared_and_not_copied(bundle: Path) -> None:
 def test_lowering_needs_no_weights(bundle: Path) -> None:
     (bundle / "graphs" / "weights.fp16.bin").unlink()
 
-    paths = lower_graphs(open_bundle(bundle), "fp16")
+    paths = lower_graphs(open_bundle(bundle), FP16)
 
     assert paths["denoise"].is_file()
 
@@ -140,8 +140,8 @@ def test_graphs_are_lowered_once(bundle: Path) -> None:
     opened = open_bundle(bundle)
     said: list[str] = []
 
-    lower_graphs(opened, "fp16", progress=said.append)
-    lower_graphs(opened, "fp16", progress=said.append)
+    lower_graphs(opened, FP16, progress=said.append)
+    lower_graphs(opened, FP16, progress=said.append)
 
     assert said == ["fill", "denoise", "vae_encode", "vae_decode"]
 
@@ -155,35 +155,35 @@ def test_only_old_parsers_need_lowering(version: str, wanted: bool) -> None:
 
 def test_a_newer_parser_gets_the_exported_graph(tiny_bundle: Path) -> None:
     opened = open_bundle(tiny_bundle)
-    graph = opened.manifest.graphs["fp16"]["denoise"]
+    graph = opened.manifest.graphs[FP16]["denoise"]
 
     assert find_source(opened, graph, "10.3.0").path == opened.locate(graph.file)
-    assert lower_graphs(opened, "fp16", release="10.3")["denoise"] == opened.locate(graph.file)
+    assert lower_graphs(opened, FP16, release="10.3")["denoise"] == opened.locate(graph.file)
 
 
 def test_a_graph_that_was_not_lowered_is_named(tiny_bundle: Path) -> None:
     opened = open_bundle(tiny_bundle)
 
     with pytest.raises(EngineError, match=r"TensorRT 8\.5\.3\.1 needs this lowered graph, which is missing"):
-        find_source(opened, opened.manifest.graphs["fp16"]["denoise"], VERSION)
+        find_source(opened, opened.manifest.graphs[FP16]["denoise"], VERSION)
 
 
 def test_an_altered_lowered_graph_is_refused(bundle: Path) -> None:
     opened = open_bundle(bundle)
-    path = lower_graphs(opened, "fp16")["denoise"]
+    path = lower_graphs(opened, FP16)["denoise"]
     path.write_bytes(path.read_bytes() + b"\0")
 
     with pytest.raises(EngineError, match="is missing or was altered; delete it"):
-        find_source(opened, opened.manifest.graphs["fp16"]["denoise"], VERSION)
+        find_source(opened, opened.manifest.graphs[FP16]["denoise"], VERSION)
 
 
 def test_damaged_types_are_refused(bundle: Path) -> None:
     opened = open_bundle(bundle)
-    path = lower_graphs(opened, "fp16")["denoise"].with_suffix(".types.json")
+    path = lower_graphs(opened, FP16)["denoise"].with_suffix(".types.json")
     path.write_text(json.dumps({"types": {}}))
 
     with pytest.raises(EngineError, match="is damaged"):
-        find_source(opened, opened.manifest.graphs["fp16"]["denoise"], VERSION)
+        find_source(opened, opened.manifest.graphs[FP16]["denoise"], VERSION)
 
 
 def test_an_altered_exported_graph_is_not_lowered(bundle: Path) -> None:
@@ -193,7 +193,7 @@ def test_an_altered_exported_graph_is_not_lowered(bundle: Path) -> None:
     path.write_bytes(bytes(data))
 
     with pytest.raises(EngineError, match="is not the graph that model.json records"):
-        lower_graphs(open_bundle(bundle), "fp16")
+        lower_graphs(open_bundle(bundle), FP16)
 
 
 @pytest.mark.parametrize(

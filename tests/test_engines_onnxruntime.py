@@ -14,7 +14,18 @@ import onnx
 import pytest
 from tiny import TINY
 
-from vdmrt.bundle import Bundle, Engine, Graph, find_engine, list_engines, open_bundle, sha256_of, stage_graphs
+from vdmrt.bundle import (
+    FP32,
+    Bundle,
+    Engine,
+    Graph,
+    Precision,
+    find_engine,
+    list_engines,
+    open_bundle,
+    sha256_of,
+    stage_graphs,
+)
 from vdmrt.engines import ModelOptions, build_models
 from vdmrt.engines.onnxruntime.models import check_version
 from vdmrt.errors import BackendError, BundleError
@@ -45,13 +56,13 @@ def test_every_stage_is_built_and_found(bundle: Bundle, precision: str) -> None:
 
     manifest = engine.manifest
     assert list(manifest.plans) == STAGES
-    assert (manifest.backend, manifest.precision) == ("onnxruntime", precision)
+    assert (manifest.backend, str(manifest.precision)) == ("onnxruntime", precision)
     assert manifest.machine.provider == "CPUExecutionProvider"
     assert [path.name for path in (bundle.path / "engines").iterdir()] == [manifest.key]
     files = {part.file for plan in manifest.plans.values() for part in (plan.file, plan.weights) if part}
     assert {path.name for path in engine.path.iterdir()} == files | {"manifest.json"}
-    assert find_engine(bundle, precision, manifest.machine) == engine
-    for stage, graph in stage_graphs(bundle, precision).items():
+    assert find_engine(bundle, Precision.parse(precision), manifest.machine) == engine
+    for stage, graph in stage_graphs(bundle, Precision.parse(precision)).items():
         assert engine.plan(stage).graph_sha256 == graph.file.sha256
 
 
@@ -67,7 +78,7 @@ def test_the_key_says_what_it_is_and_of_what(bundle: Bundle) -> None:
 def test_only_the_weights_of_rewritten_attentions_leave_the_bundle(bundle: Bundle) -> None:
     engine = build(bundle)
 
-    shared = bundle.manifest.graphs["fp32"]["denoise"].weights
+    shared = bundle.manifest.graphs[FP32]["denoise"].weights
     assert shared is not None
     theirs = sum(length for file, _, length in weights_of(engine, "denoise") if file == shared.file)
     packed = TINY.depth * 3 * TINY.hidden_size**2 * 4
@@ -134,7 +145,7 @@ def test_an_altered_graph_is_not_built(bundle: Bundle) -> None:
 
 
 def test_a_graph_that_onnx_runtime_refuses_is_named(bundle: Bundle) -> None:
-    graphs = bundle.manifest.graphs["fp32"]
+    graphs = bundle.manifest.graphs[FP32]
     path = bundle.locate(graphs["denoise"].file)
     model = onnx.load(str(path), load_external_data=False)
     model.graph.node[0].op_type = "Unheard"
@@ -153,7 +164,7 @@ def recorded(bundle: Bundle, graph: Graph) -> Graph:
 
 
 def with_denoise(bundle: Bundle, graph: Graph) -> Bundle:
-    graphs = {"fp32": {**bundle.manifest.graphs["fp32"], "denoise": graph}}
+    graphs = {FP32: {**bundle.manifest.graphs[FP32], "denoise": graph}}
     return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, graphs=graphs))
 
 

@@ -14,7 +14,7 @@ import pytest
 from golden import relative_error
 from tiny import TINY, TINY_OPTIONS
 
-from vdmrt.bundle import Graph, open_bundle
+from vdmrt.bundle import FP32, Graph, open_bundle
 from vdmrt.engines.onnxruntime.rewrites import rewrite
 from vdmrt.export import export_bundle, random_model
 
@@ -25,7 +25,7 @@ SKY = Path(__file__).parent.parent / "examples" / "sky" / "bundle"
 def one_row_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the tiny model for one request, whose products may leave out the row."""
     folder = tmp_path_factory.mktemp("one-row") / "bundle"
-    options = dataclasses.replace(TINY_OPTIONS, requests=1, precisions=("fp32",))
+    options = dataclasses.replace(TINY_OPTIONS, requests=1, precisions=(FP32,))
     return export_bundle(random_model(TINY, 4), folder, options, name="one row", random_weights=True).path
 
 
@@ -61,7 +61,7 @@ def test_rewritten_graphs_compute_the_same(
 
         assert sum(made.values()) > 0
         for spec, ours, theirs in zip(graphs[stage].outputs, found, wanted, strict=True):
-            assert relative_error(ours, theirs) <= (1e-5 if precision == "fp32" else 2e-3), (precision, spec.name)
+            assert relative_error(ours, theirs) <= (1e-5 if precision == FP32 else 2e-3), (precision, spec.name)
 
 
 def test_each_attention_and_norm_of_a_single_row_is_rewritten(one_row_bundle: Path) -> None:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_cuda import Code, enabled_fake_cuda
 
-from vdmrt.bundle import Bundle, Machine, open_bundle, stage_graphs
-from vdmrt.engines import BuildOptions, Gpu, check_fit, engine_key, plan_engine, query_gpu, trtexec_line
-from vdmrt.engines.gpu import _driver_version, current_gpu
+from vdmrt.bundle import FP16, Bundle, Machine, open_bundle, stage_graphs
+from vdmrt.engines import BuildOptions, check_fit, engine_key, plan_engine, trtexec_line
 from vdmrt.engines.progress import Cancelled, run_beside
-from vdmrt.errors import BackendError, EngineError
+from vdmrt.errors import EngineError
+from vdmrt.hosts.gpu import Gpu
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0", 80 << 30, 132, 1_830_000_000, 2_619_000_000, 5120, "13.0", "580.65.06")
 MACHINE = Machine("10.3.0", "9.0", H100.name, "13.0", "580.65.06")
@@ -29,7 +28,7 @@ def bundle(tiny_bundle: Path) -> Bundle:
 
 def key(bundle: Bundle, **changed: Any) -> str:
     parts: dict[str, Any] = {"precision": "fp16", "machine": MACHINE, "options": {}, **changed}
-    graphs = parts.pop("graphs", stage_graphs(bundle, "fp16"))
+    graphs = parts.pop("graphs", stage_graphs(bundle, FP16))
     return engine_key(parts["precision"], graphs, parts["machine"], parts["options"])
 
 
@@ -53,7 +52,7 @@ def test_every_part_of_the_machine_makes_another_key(bundle: Bundle, name: str) 
 
 
 def test_graphs_weights_and_options_make_another_key(bundle: Bundle) -> None:
-    graphs = stage_graphs(bundle, "fp16")
+    graphs = stage_graphs(bundle, FP16)
     fill = graphs["fill"]
     assert fill.weights is not None
     other_graph = dataclasses.replace(fill, file=dataclasses.replace(fill.file, sha256="0" * 64))
@@ -76,11 +75,11 @@ def test_the_timing_cache_makes_no_other_key() -> None:
 
 
 def test_cache_and_staging_are_exact(bundle: Bundle) -> None:
-    graphs = bundle.manifest.graphs["fp16"]
+    graphs = bundle.manifest.graphs[FP16]
     past = sum(spec.nbytes for spec in graphs["denoise"].inputs if spec.name.startswith("past_"))
     present = sum(spec.nbytes for spec in graphs["fill"].outputs if spec.name.startswith("present_"))
 
-    plan = plan_engine(bundle, "fp16", None)
+    plan = plan_engine(bundle, FP16, None)
 
     assert plan.cache_nbytes == past
     assert plan.staging_nbytes == present * bundle.manifest.geometry.requests
@@ -88,16 +87,16 @@ def test_cache_and_staging_are_exact(bundle: Bundle) -> None:
 
 
 def test_weights_are_counted_once_for_each_plan(bundle: Bundle) -> None:
-    graphs = stage_graphs(bundle, "fp16")
+    graphs = stage_graphs(bundle, FP16)
 
     wanted = sum(graph.weights.nbytes for graph in graphs.values() if graph.weights)
-    assert plan_engine(bundle, "fp16", None).weights_nbytes == wanted
+    assert plan_engine(bundle, FP16, None).weights_nbytes == wanted
 
 
 def test_the_roofline_is_the_slower_of_arithmetic_and_memory(bundle: Bundle) -> None:
-    graph = bundle.manifest.graphs["fp16"]["denoise"]
+    graph = bundle.manifest.graphs[FP16]["denoise"]
 
-    plan = plan_engine(bundle, "fp16", H100)
+    plan = plan_engine(bundle, FP16, H100)
 
     assert plan.compute_seconds == pytest.approx(graph.flops / (4096 * 132 * 1.83e9))
     assert plan.memory_seconds == pytest.approx(graph.nbytes_moved / (2 * 2.619e9 * 640))
@@ -106,103 +105,32 @@ def test_the_roofline_is_the_slower_of_arithmetic_and_memory(bundle: Bundle) -> 
 
 
 def test_an_unknown_gpu_has_no_roofline(bundle: Bundle) -> None:
-    plan = plan_engine(bundle, "fp16", dataclasses.replace(H100, compute_capability="99.0"))
+    plan = plan_engine(bundle, FP16, dataclasses.replace(H100, compute_capability="99.0"))
 
     assert plan.roofline_seconds is None
     assert not any("roofline" in line for line in plan.lines())
 
 
 def test_lanes_share_the_weights(bundle: Bundle) -> None:
-    alone = plan_engine(bundle, "fp16", H100)
+    alone = plan_engine(bundle, FP16, H100)
     memory = alone.weights_nbytes + 3 * alone.lane_nbytes
 
-    assert plan_engine(bundle, "fp16", dataclasses.replace(H100, memory_nbytes=memory)).lanes == 3
-    assert plan_engine(bundle, "fp16", dataclasses.replace(H100, memory_nbytes=memory - 1)).lanes == 2
+    assert plan_engine(bundle, FP16, dataclasses.replace(H100, memory_nbytes=memory)).lanes == 3
+    assert plan_engine(bundle, FP16, dataclasses.replace(H100, memory_nbytes=memory - 1)).lanes == 2
 
 
 def test_what_cannot_fit_is_refused_with_every_part(bundle: Bundle) -> None:
-    plan = plan_engine(bundle, "fp16", dataclasses.replace(H100, memory_nbytes=1 << 17))
+    plan = plan_engine(bundle, FP16, dataclasses.replace(H100, memory_nbytes=1 << 17))
 
     with pytest.raises(EngineError, match=r"does not fit: weights .*, KV cache 21 KiB, staging .*fewer --requests or"):
         check_fit(plan)
 
 
 def test_without_a_gpu_everything_fits(bundle: Bundle) -> None:
-    plan = plan_engine(bundle, "fp16", None)
+    plan = plan_engine(bundle, FP16, None)
 
     check_fit(plan)
     assert not any("lanes" in line for line in plan.lines())
-
-
-def test_the_gpu_is_asked_of_the_driver() -> None:
-    with enabled_fake_cuda(memory_nbytes=1 << 30) as cuda:
-        cuda.driver_version(13000)
-        gpu = query_gpu()
-
-    assert (gpu.name, gpu.compute_capability, gpu.cuda) == ("vdmrt fake GPU", "9.0", "13.0")
-    assert gpu.memory_nbytes == 1 << 30
-
-
-def test_a_gpu_that_is_not_there_is_one_sentence() -> None:
-    with enabled_fake_cuda(devices=2) as cuda:
-        cuda.rename(1, "another")
-
-        assert (query_gpu(index=1).name, query_gpu(index=1).index) == ("another", 1)
-        with pytest.raises(BackendError, match="wanted GPU 2, the driver sees 2, counted from 0; see vdmrt doctor"):
-            query_gpu(index=2)
-        with pytest.raises(ValueError, match="a GPU's index must be at least 0, got -1"):
-            query_gpu(index=-1)
-
-
-def test_a_gpu_that_cannot_be_used_is_one_sentence() -> None:
-    with enabled_fake_cuda() as cuda:
-        query_gpu()
-        for name in ("cuDevicePrimaryCtxRetain", "cuCtxPushCurrent"):
-            cuda.fail(Code.OUT_OF_MEMORY, name=name if name.endswith("Retain") else f"{name}_v2")
-
-            with pytest.raises(BackendError, match=rf"does not work: {name} returned 2"), current_gpu(0):
-                pass
-        assert cuda.live().contexts == 0
-
-
-def test_no_driver_is_one_sentence() -> None:
-    def load(name: str) -> Any:
-        raise OSError(name)
-
-    with pytest.raises(BackendError, match=r"needs an NVIDIA GPU, and libcuda\.so\.1 does not load: install NVIDIA's"):
-        query_gpu(load)
-
-
-class Driver:
-    """A driver of which one call fails."""
-
-    def __init__(self, code: int) -> None:
-        self.code = code
-
-    def cuInit(self, flags: int) -> int:
-        return self.code
-
-
-@pytest.mark.parametrize(
-    ("code", "sentence"),
-    [(100, "the driver sees none"), (34, "the driver sees none"), (999, "does not work: cuInit returned 999")],
-)
-def test_a_driver_that_does_not_start_is_one_sentence(code: int, sentence: str) -> None:
-    with pytest.raises(BackendError, match=sentence):
-        query_gpu(lambda name: Driver(code))
-
-
-def test_a_library_that_is_no_driver_is_one_sentence() -> None:
-    with pytest.raises(BackendError, match=r"libcuda\.so\.1 is no CUDA driver"):
-        query_gpu(lambda name: object())
-
-
-def test_the_drivers_version_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "version"
-    path.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 07:17:09 UTC 2025\nGCC 12\n")
-
-    assert _driver_version(path) == "580.65.06"
-    assert _driver_version(tmp_path / "none") == ""
 
 
 def test_the_trtexec_line_says_what_is_built() -> None:
@@ -214,15 +142,15 @@ def test_the_trtexec_line_says_what_is_built() -> None:
         weight_streaming_fill=True,
     )
 
-    line = trtexec_line(Path("a b/fill.onnx"), "fill", "fp16", options, "10.3.0")
+    line = trtexec_line(Path("a b/fill.onnx"), "fill", FP16, options, "10.3.0")
 
     assert line.startswith("trtexec '--onnx=a b/fill.onnx' --saveEngine=fill.plan")
     for word in ("--stronglyTyped", "--noTF32", "--memPoolSize=workspace:1024", "--builderOptimizationLevel=4"):
         assert word in line
     for word in ("--hardwareCompatibilityLevel=ampere+", "--allowWeightStreaming", "--timingCacheFile=t.cache"):
         assert word in line
-    assert "--fp16" in trtexec_line(Path("x"), "fill", "fp16", BuildOptions(), "8.5.3.1")
-    assert "--allowWeightStreaming" not in trtexec_line(Path("x"), "denoise", "fp16", options, None)
+    assert "--fp16" in trtexec_line(Path("x"), "fill", FP16, BuildOptions(), "8.5.3.1")
+    assert "--allowWeightStreaming" not in trtexec_line(Path("x"), "denoise", FP16, options, None)
 
 
 def test_a_long_build_shows_that_it_lives() -> None:

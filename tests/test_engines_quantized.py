@@ -17,7 +17,7 @@ from computing_recorder import let_compute
 from fake_cuda import enabled_fake_cuda
 from tensorrt_recorder import RELEASES, Call, Recorder, install
 
-from vdmrt.bundle import Bundle, list_engines, open_bundle, split_precision
+from vdmrt.bundle import FP16_MIXED, Bundle, Precision, list_engines, open_bundle
 from vdmrt.calibration.calibrating import CalibrationRequest, calibrate
 from vdmrt.calibration.graph.graph_file import load_graph
 from vdmrt.calibration.graph.linears import find_linears
@@ -26,8 +26,8 @@ from vdmrt.calibration.observe.instrument import open_session
 from vdmrt.cli import main
 from vdmrt.engines import build_engines, lower_graphs
 from vdmrt.engines.building import _check_fp8
-from vdmrt.engines.gpu import Gpu
 from vdmrt.errors import EngineError
+from vdmrt.hosts.gpu import Gpu
 
 ADDED = ["fp16-mixed", "int8", "int8-fp16", "fp8", "int8-kv8", "int8-fp16-kv8", "int8-kvf8", "int8-fp16-kvf8"]
 NEW = [release for release in RELEASES if release != "8.5"]
@@ -56,12 +56,12 @@ def test_newer_releases_take_added_graphs_as_they_are(bundle: Bundle, release: s
     with enabled_fake_cuda(), install(release, gpu="vdmrt fake GPU", compute_capability="9.0"):
         engine = build_engines(bundle, precision=precision)
 
-    assert engine.manifest.precision == precision
+    assert engine.manifest.precision == Precision.parse(precision)
     assert {"fill", "denoise"} <= set(engine.manifest.plans)
     assert f"-{precision}-" in engine.manifest.key
     cache = next(spec for spec in engine.plan("denoise").inputs if spec.name == "past_k.0")
     floating = "float32" if precision == "int8" else "float16"
-    kind = {"int8": "int8", "fp8": "float8_e4m3fn"}.get(split_precision(precision)[1] or "", floating)
+    kind = {"int8": "int8", "fp8": "float8_e4m3fn"}.get(Precision.parse(precision).cache or "", floating)
     assert cache.dtype == kind
 
 
@@ -72,10 +72,10 @@ def test_fp8_needs_a_gpu_that_has_it(bundle: Bundle) -> None:
         EngineError,
         match=r"need compute capability 8\.9 or newer, NVIDIA A100 has 8\.0; take int8-fp16",
     ):
-        _check_fp8(bundle.manifest.graphs["fp8"], old)
+        _check_fp8(bundle.manifest.graphs[Precision.parse("fp8")], old)
     with pytest.raises(EngineError, match=r"FP8 products and an FP8 cache need"):
-        _check_fp8(bundle.manifest.graphs["int8-fp16-kvf8"], old)
-    _check_fp8(bundle.manifest.graphs["int8-fp16-kv8"], old)
+        _check_fp8(bundle.manifest.graphs[Precision.parse("int8-fp16-kvf8")], old)
+    _check_fp8(bundle.manifest.graphs[Precision.parse("int8-fp16-kv8")], old)
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-kv8"])
@@ -102,7 +102,7 @@ def test_8_5_is_held_to_float32_in_kept_layers_and_to_fp16_in_others(bundle: Bun
 
     flags = {call.arguments["flag"].name for call in recorded.named("IBuilderConfig.set_flag")}
     assert flags >= {"FP16", "OBEY_PRECISION_CONSTRAINTS"}
-    graph = load_graph(bundle, bundle.manifest.graphs["fp16-mixed"]["denoise"])
+    graph = load_graph(bundle, bundle.manifest.graphs[FP16_MIXED]["denoise"])
     types = {one.name: held[one.node] for one in find_linears(graph) if one.name.startswith("blocks.")}
     assert {name for name, kind in types.items() if kind == "FLOAT"} >= {"blocks.0.mlp.fc1", "blocks.0.mlp.fc2"}
     assert (types["blocks.1.mlp.fc1"], types["blocks.0.attn.qkv"]) == ("HALF", "HALF")
@@ -117,10 +117,10 @@ def test_8_5_refuses_what_is_quantised_around_fp16_or_is_fp8(bundle: Bundle, pre
 
 @pytest.mark.parametrize("precision", ["int8", "int8-kv8"])
 def test_lowered_int8_graphs_are_opset_16_keep_their_pairs_and_compute_the_same(bundle: Bundle, precision: str) -> None:
-    paths = lower_graphs(bundle, precision)
+    paths = lower_graphs(bundle, Precision.parse(precision))
 
     for stage in ("fill", "denoise"):
-        exported = bundle.locate(bundle.manifest.graphs[precision][stage].file)
+        exported = bundle.locate(bundle.manifest.graphs[Precision.parse(precision)][stage].file)
         before, after = (onnx.load(str(path), load_external_data=False) for path in (exported, paths[stage]))
         onnx.checker.check_model(str(paths[stage]), full_check=True)
         assert [(one.domain, one.version) for one in after.opset_import] == [("", 16)]
@@ -139,7 +139,7 @@ def pairs(model: onnx.ModelProto) -> list[tuple[str, ...]]:
 def run(path: Path, bundle: Bundle, precision: str, stage: str) -> dict[str, np.ndarray]:
     drawn = np.random.default_rng(4)
     feeds = {}
-    for spec in bundle.manifest.graphs[precision][stage].inputs:
+    for spec in bundle.manifest.graphs[Precision.parse(precision)][stage].inputs:
         whole = spec.dtype in ("int8", "int32")
         feeds[spec.name] = drawn.integers(0, 2, spec.shape) if whole else drawn.standard_normal(spec.shape)
         feeds[spec.name] = feeds[spec.name].astype(spec.dtype)
@@ -185,7 +185,7 @@ def test_a_quantised_engine_that_is_not_faster_exits_with_3(text: Path, recorder
         r"int8 is (slower|not shown to be faster) than fp32: [\d.]+ times as fast \(99 % int", built.stderr
     )
     assert "the engine was built and stays in " in built.stderr and "accept it with --accept-slower" in built.stderr
-    (engine,) = (one for one in list_engines(open_bundle(text)) if one.manifest.precision == "int8")
+    (engine,) = (one for one in list_engines(open_bundle(text)) if one.manifest.precision == Precision.parse("int8"))
     assert [check.name for check in engine.manifest.checks] == ["runs", "agrees", "faster", "faster than fp32"]
     assert [check.passed for check in engine.manifest.checks][1] and not engine.manifest.checks[-1].passed
 
@@ -203,10 +203,10 @@ def test_without_a_floating_point_engine_nothing_is_timed(text: Path, recorder: 
 def test_a_dry_run_plans_a_quantised_cache_in_half_the_bytes(bundle: Bundle) -> None:
     from vdmrt.engines import plan_engine
 
-    half = ("fp16", "fp16-mixed", "int8-fp16")
-    small = ("int8-fp16-kv8", "int8-fp16-kvf8")
+    half = [Precision.parse(name) for name in ("fp16", "fp16-mixed", "int8-fp16")]
+    small = [Precision.parse(name) for name in ("int8-fp16-kv8", "int8-fp16-kvf8")]
     plans = {precision: plan_engine(bundle, precision, None) for precision in (*half, *small)}
 
     (whole,) = {plans[precision].cache_nbytes for precision in half}
     assert {2 * plans[precision].cache_nbytes for precision in small} == {whole}
-    assert plans["int8-fp16"].precision == "int8-fp16"
+    assert plans[Precision.parse("int8-fp16")].precision == Precision.parse("int8-fp16")

@@ -27,7 +27,8 @@ KEY = "blocks.0.mlp.fc1.weight"
 
 @pytest.fixture(scope="module")
 def model() -> CausalTransformer:
-    return random_model(SMALL, 3)
+    made: CausalTransformer = random_model(SMALL, 3)
+    return made
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from vdmrt.bundle import open_bundle
+from vdmrt.bundle import FP32, open_bundle
 from vdmrt.cli import main
 from vdmrt.export import TransformerConfig, random_model
 
@@ -110,7 +110,7 @@ def test_other_weights_are_chosen_by_name(place: Path, exported: Result) -> None
 
     assert result.exit_code == 0
     assert after.provenance["weights"] == "model"
-    assert before.graphs_sha256("fp32") != after.graphs_sha256("fp32")
+    assert before.graphs_sha256(FP32) != after.graphs_sha256(FP32)
 
 
 def test_weights_that_are_not_there_are_refused(place: Path) -> None:

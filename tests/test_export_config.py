@@ -15,7 +15,8 @@ import pytest
 from vdmrt.bundle import SamplerDefaults
 from vdmrt.errors import ExportError
 from vdmrt.export import PRESETS, ExportOptions, TransformerConfig, export_bundle, load_config, random_model
-from vdmrt.export.arguments import config_from_arguments, name_model
+from vdmrt.export.arguments import name_model
+from vdmrt.export.families.ca2vdm.arguments import config_from_arguments
 from vdmrt.export.families.ca2vdm.config import Positions
 from vdmrt.export.options import make_geometry
 

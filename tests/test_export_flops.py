@@ -10,7 +10,7 @@ from tiny import TEXT, TINY
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vdmrt.bundle import Bundle, open_bundle
+from vdmrt.bundle import FP32, Bundle, open_bundle
 from vdmrt.export import ExportOptions, TransformerConfig, export_bundle, random_model
 from vdmrt.export.families.ca2vdm.graphs import DenoiseGraph
 
@@ -41,7 +41,7 @@ def test_operations_are_those_that_torch_counts(
 ) -> None:
     bundle = open_bundle(request.getfixturevalue(f"{name}_bundle"))
 
-    assert bundle.manifest.graphs["fp32"]["denoise"].flops == pytest.approx(count_in_torch(config, bundle), rel=0.01)
+    assert bundle.manifest.graphs[FP32]["denoise"].flops == pytest.approx(count_in_torch(config, bundle), rel=0.01)
 
 
 def test_operations_are_those_of_a_count_by_hand(tiny_bundle: Path) -> None:
@@ -55,4 +55,4 @@ def test_operations_are_those_of_a_count_by_hand(tiny_bundle: Path) -> None:
     timestep = g.requests * (256 * width + width * width + 6 * width * width)
     patches = tokens * width * patch * (TINY.latent_channels + TINY.output_channels)
 
-    assert manifest.graphs["fp32"]["denoise"].flops == 2 * (blocks + mask + timestep + patches)
+    assert manifest.graphs[FP32]["denoise"].flops == 2 * (blocks + mask + timestep + patches)

@@ -11,8 +11,8 @@ import torch
 from golden import Array, Case, assert_close
 from torch import Tensor
 
-from vdmrt.export.arguments import config_from_arguments
 from vdmrt.export.checkpoint import load_model, read_checkpoint
+from vdmrt.export.families.ca2vdm.arguments import config_from_arguments
 from vdmrt.export.families.ca2vdm.graphs import DenoiseGraph, FillGraph, update
 from vdmrt.export.families.ca2vdm.transformer import CausalTransformer
 from vdmrt.export.families.ca2vdm.uncached import predict_uncached
@@ -26,7 +26,8 @@ each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 @cache
 def model_of(case: Case) -> CausalTransformer:
-    return load_model(config_from_arguments(case.config["model"]), case.folder)
+    model: CausalTransformer = load_model(config_from_arguments(case.config["model"]), case.folder)
+    return model
 
 
 class Cached:
@@ -77,7 +78,7 @@ class Cached:
         named.update({name: value for name, value in self.context.items() if name in named})
         named["slot_valid"][:, : self.written] = 1
         positions = torch.arange(self.written, self.written + g.chunk_frames, dtype=torch.int32)
-        named["positions"][0] = positions % g.position_count
+        named["positions"][0] = positions % g.positions.count
         if "key_positions" in named:
             named["key_positions"][0, : g.slots] = torch.arange(g.slots)
             named["key_positions"][0, g.slots :] = positions

@@ -14,7 +14,7 @@ import torch
 from tiny import TINY
 from torch import nn
 
-from vdmrt.bundle import BundleWriter, Geometry, Graph, TensorSpec, open_bundle
+from vdmrt.bundle import FP16, FP32, BundleWriter, Geometry, Graph, Role, TensorSpec, open_bundle
 from vdmrt.errors import ExportError
 from vdmrt.export import CausalTransformer
 from vdmrt.export.costs import find_cache_copies
@@ -34,14 +34,15 @@ def test_tensor_table_is_the_design_s(tiny_bundle: Path) -> None:
     g = open_bundle(tiny_bundle).manifest.geometry
     latent = (g.requests, g.chunk_frames, 4, 4, 6)
 
-    graphs = open_bundle(tiny_bundle).manifest.graphs["fp16"]
+    graphs = open_bundle(tiny_bundle).manifest.graphs[FP16]
     denoise = {spec.name: spec for spec in graphs["denoise"].inputs}
     assert {name for name in denoise if "." not in name} == {
         "latent", "positions", "slot_valid", "step", "timesteps", "coefficients", "noise", "history",
     }  # fmt: skip
-    assert denoise["latent"] == TensorSpec("latent", "float32", latent)
+    assert denoise["latent"] == TensorSpec("latent", "float32", latent, Role.LATENT)
     assert denoise["noise"].shape == (g.requests, g.max_steps + 1, *latent[1:])
-    assert denoise["past_k.1"] == TensorSpec("past_k.1", "float16", (g.rows, 6 * g.heads, g.slots, g.head_size))
+    past = (g.rows, 6 * g.heads, g.slots, g.head_size)
+    assert denoise["past_k.1"] == TensorSpec("past_k.1", "float16", past, Role.PAST_KEY, layer=1)
     assert denoise["context_v.0"].shape == (g.rows, g.heads, g.context_frames * 6, g.head_size)
     fill_in = {spec.name for spec in graphs["fill"].inputs}
     assert "past_k.0" in fill_in and "past_k.1" not in fill_in and "context_index" in fill_in
@@ -50,7 +51,7 @@ def test_tensor_table_is_the_design_s(tiny_bundle: Path) -> None:
 
 
 def test_text_guidance_and_determinism_show_in_the_table(text_bundle: Path) -> None:
-    names = {spec.name for spec in open_bundle(text_bundle).manifest.graphs["fp32"]["denoise"].inputs}
+    names = {spec.name for spec in open_bundle(text_bundle).manifest.graphs[FP32]["denoise"].inputs}
 
     assert {"text", "text_mask", "guidance"} <= names
     assert "noise" not in names and not any(name.startswith("context") for name in names)
@@ -148,7 +149,7 @@ def test_onnx_runtime_reads_the_cache_in_products_only(tiny_bundle: Path, tmp_pa
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    graph = opened.manifest.graphs["fp32"]["denoise"]
+    graph = opened.manifest.graphs[FP32]["denoise"]
     onnxruntime.InferenceSession(opened.locate(graph.file), options, providers=["CPUExecutionProvider"])
     optimised = onnx.load(tmp_path / "optimised.onnx", load_external_data=False)
 
@@ -164,7 +165,13 @@ def test_a_concat_of_the_cache_would_be_listed() -> None:
         )
     )
 
-    assert [(copy.operator, copy.tensor) for copy in find_cache_copies(graph)] == [
+    inputs = (
+        TensorSpec("past_k", "float32", (1, 2, 3, 4), Role.PAST_KEY, layer=0),
+        TensorSpec("k", "float32", (1, 2, 1, 4), Role.HISTORY),
+        TensorSpec("past_v", "float32", (1, 2, 3, 4), Role.PAST_VALUE, layer=0),
+    )
+
+    assert [(copy.operator, copy.tensor) for copy in find_cache_copies(graph, inputs)] == [
         ("Concat", "past_k"),
         ("Transpose", "past_v"),
     ]
@@ -189,7 +196,7 @@ def test_flops_are_those_of_the_transformer(tiny_bundle: Path) -> None:
     attention = 2 * 2 * tokens * keys * width
     blocks = g.layers * (linears + attention)
 
-    found = manifest.graphs["fp32"]["denoise"].flops
+    found = manifest.graphs[FP32]["denoise"].flops
     assert blocks < found < 1.2 * blocks
 
 
@@ -198,8 +205,8 @@ class Refused(Exportable):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inputs = (TensorSpec("x", "float32", (2, 3)),)
-        self.outputs = (TensorSpec("y", "float32", (2, 3)),)
+        self.inputs = (TensorSpec("x", "float32", (2, 3), Role.LATENT),)
+        self.outputs = (TensorSpec("y", "float32", (2, 3), Role.PICTURES),)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.erf(x)
@@ -250,7 +257,7 @@ def test_cache_elements_are_exactly_2lkbsc(tiny_bundle: Path) -> None:
     g: Geometry = open_bundle(tiny_bundle).manifest.geometry
 
     assert g.cache_elements == 2 * 2 * 7 * 2 * 6 * 32
-    past = [s for s in open_bundle(tiny_bundle).manifest.graphs["fp32"]["denoise"].inputs if s.name.startswith("past")]
+    past = [s for s in open_bundle(tiny_bundle).manifest.graphs[FP32]["denoise"].inputs if s.name.startswith("past")]
     assert sum(int(np.prod(spec.shape)) for spec in past) == g.cache_elements
 
 

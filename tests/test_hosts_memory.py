@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vdmrt.hosts import available_nbytes
+from vdmrt.errors import ExportError
+from vdmrt.hosts import available_nbytes, require_memory
 
 GIB = 2**30
 
@@ -80,3 +81,15 @@ def test_a_group_above_its_limit_leaves_nothing(tmp_path: Path) -> None:
 
 def test_this_machine_has_some() -> None:
     assert 2**20 < available_nbytes() < 2**60
+
+
+def test_what_the_host_has_not_is_refused_with_both_numbers() -> None:
+    with pytest.raises(ExportError, match=r"a star needs 1024 TiB of memory, and the host has [\d.]+ \wiB available"):
+        require_memory(2**50, "a star", "go away", fail=ExportError)
+
+
+def test_memory_of_another_place_is_compared_with_what_is_free_there() -> None:
+    require_memory(2**20, "a page", "go away", fail=ExportError, place="cuda:0", free_nbytes=2**20)
+
+    with pytest.raises(ExportError, match="a page needs 1 MiB of memory, and cuda:0 has 512 KiB available; go away"):
+        require_memory(2**20, "a page", "go away", fail=ExportError, place="cuda:0", free_nbytes=2**19)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,9 +39,10 @@ def public_names(package: str) -> set[str]:
     return {name for name in names if not name.startswith("_")}
 
 
-def listing_order(name: str) -> tuple[bool, bool, str]:
-    """Sort constants before classes before functions, as imports are sorted."""
-    return not name.isupper(), not name[0].isupper(), name
+def listing_order(name: str) -> tuple[bool, bool, list[str]]:
+    """Sort constants before classes before functions, and numbers in names by value, as imports are sorted."""
+    parts = [part.zfill(8) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return not name.isupper(), not name[0].isupper(), parts
 
 
 @pytest.mark.parametrize(

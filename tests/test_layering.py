@@ -47,6 +47,23 @@ def imported_libraries(path: Path) -> set[str]:
     return tops - sys.stdlib_module_names - {"vdmrt"}
 
 
+def opened_libraries(path: Path) -> set[str]:
+    """Return the top-level names that the module at ``path`` imports when it runs, by statement or by name."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module or "")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            found.update(str(argument.value) for argument in node.args[:1] if isinstance(argument, ast.Constant))
+    return {name.partition(".")[0] for name in found}
+
+
 def room_of(path: Path) -> str:
     """Return the room in which the module at ``path`` stands: a folder, or a file at the root."""
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
@@ -83,6 +100,16 @@ def test_only_export_knows_torch() -> None:
     rooms = {room_of(path) for path in MODULES if "torch" in imported_libraries(path)}
 
     assert rooms <= {"export"}
+
+
+@pytest.mark.parametrize(
+    ("library", "home"),
+    [("cuda", "driver"), ("onnxruntime", "onnxruntime"), ("pynvml", "nvml"), ("tensorrt", "tensorrt")],
+)
+def test_what_a_host_may_have_is_opened_in_one_module(library: str, home: str) -> None:
+    opening = {path for path in MODULES if library in opened_libraries(path)}
+
+    assert opening <= {ROOT / "hosts" / f"{home}.py"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from fake_cuda import Code, FakeCuda, Live
 from host_function_backend import HostFunctionBackend
 
-from vdmrt.bundle import open_bundle
+from vdmrt.bundle import FP16, open_bundle
 from vdmrt.errors import BackendError, DeviceError
 from vdmrt.profiler.analysis.cublas import Cublas, list_libraries
 from vdmrt.profiler.analysis.gpu_ceilings import measure_gpu_ceilings
@@ -125,7 +125,7 @@ def test_libraries_are_looked_for_by_name_and_in_wheels() -> None:
 
 
 def test_a_model_on_a_gpu_has_ceilings_of_the_gpu(fake_cuda: FakeCuda) -> None:
-    with Model(open_bundle(SKY), HostFunctionBackend(), "fp16") as model:
+    with Model(open_bundle(SKY), HostFunctionBackend(), FP16) as model:
         ceilings, missing = measure_ceilings(model)
     gc.collect()  # the double's calls and their functions hold each other
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from delayed import delayed_model
 
+from vdmrt.bundle import FP32
 from vdmrt.profiler import Settings, profile
 from vdmrt.profiler.analysis.compare import (
     Side,
@@ -25,9 +26,7 @@ DELAY = 0.04
 
 def settings(bundle: Path) -> Settings:
     """Return settings that are quick."""
-    return Settings(
-        bundle, precision="fp32", sampler="ddim", steps=1, chunks=3, warmup=0, decoding="off", roofline=False
-    )
+    return Settings(bundle, precision=FP32, sampler="ddim", steps=1, chunks=3, warmup=0, decoding="off", roofline=False)
 
 
 def test_one_thing_differs_from_itself_by_less_than_the_stated_interval(tiny_bundle: Path) -> None:

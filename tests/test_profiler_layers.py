@@ -15,7 +15,7 @@ from tensorrt_engines import Machinery, clear_outputs, plan_of, tensorrt_machine
 from tensorrt_recorder import RELEASES
 
 import vdmrt
-from vdmrt.bundle import Graph, format_nbytes, open_bundle
+from vdmrt.bundle import FP16, Graph, format_nbytes, open_bundle
 from vdmrt.errors import BackendError, DeviceError
 from vdmrt.profiler import Report, Settings, profile
 from vdmrt.profiler.layers.layer import find_blocks, group_layers
@@ -41,7 +41,7 @@ def machinery(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 def write_layers(machinery: Machinery) -> None:
     """Write plans whose layers stand for three ONNX nodes each, named as the release names them."""
     plans = {}
-    for stage, graph in machinery.bundle.manifest.graphs["fp16"].items():
+    for stage, graph in machinery.bundle.manifest.graphs[FP16].items():
         layers = fuse(node_names(machinery, graph), machinery.recorder.major)
         plans[stage] = plan_of(machinery.recorder, graph, layers=layers, name=stage)
     write_engine(machinery.bundle, machinery.recorder, plans=plans, key="layers", created="2026-11-22T00:00:00Z")
@@ -79,7 +79,7 @@ def test_every_layer_of_every_run_is_heard_and_the_first_run_does_not_count(mach
 
     for stage in ("denoise", "fill"):
         layers = [layer for layer in report.layers if layer.stage == stage]
-        nodes = node_names(machinery, machinery.bundle.manifest.graphs["fp16"][stage])
+        nodes = node_names(machinery, machinery.bundle.manifest.graphs[FP16][stage])
         assert len(layers) == -(-len(nodes) // 3)
         assert {layer.milliseconds for layer in layers} == {1.0}
         assert sum(layer.share for layer in layers) == pytest.approx(1.0)
@@ -100,8 +100,8 @@ def test_a_gpu_has_an_enqueue_time_and_memory_of_its_own(machinery: Machinery) -
 def test_layers_stand_in_the_blocks_of_their_nodes(machinery: Machinery) -> None:
     report = profiled(machinery)
 
-    graph = machinery.bundle.manifest.graphs["fp16"]["denoise"]
-    blocks = find_blocks(machinery.bundle.locate(graph.file).read_bytes())
+    graph = machinery.bundle.manifest.graphs[FP16]["denoise"]
+    blocks = find_blocks(machinery.bundle, graph)
     nodes = node_names(machinery, graph)
     found = [layer.block for layer in report.layers if layer.stage == "denoise"]
     # Where all three nodes are of one block there is no doubt.
@@ -187,7 +187,7 @@ def test_a_layer_between_two_blocks_is_of_the_one_with_most_nodes_then_of_the_la
 
 def test_a_backend_without_a_profiler_is_refused_before_anything_is_measured(fake_cuda: FakeCuda) -> None:
     with (
-        Model(open_bundle(SKY), HostFunctionBackend(), "fp16") as model,
+        Model(open_bundle(SKY), HostFunctionBackend(), FP16) as model,
         pytest.raises(BackendError, match="layers are timed on TensorRT and on ONNX Runtime's CPU provider"),
     ):
         profile(Settings(SKY, layers=True), model=model)

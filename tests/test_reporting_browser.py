@@ -10,6 +10,7 @@ from browsing import browser as browser
 from browsing import contrast, show
 from selenium import webdriver
 
+from vdmrt.bundle import FP16
 from vdmrt.calibration.verify.request import VerifyRequest
 from vdmrt.calibration.verify.verification import verify, write_report
 from vdmrt.profiler import Settings, profile
@@ -30,9 +31,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     gates = judge_gates(report, fail_above=0.001, fail_below=0.001)
     (folder / "profile.html").write_text(render_html(report, gates), encoding="utf-8")
     limits = {"teacher-psnr": 149.0, "drift": 1e9}
-    verdict = verify(
-        VerifyRequest(bundle=folder / "bundle", precision="fp16", chunks=4, seeds=1, steps=1, gates=limits)
-    )
+    verdict = verify(VerifyRequest(bundle=folder / "bundle", precision=FP16, chunks=4, seeds=1, steps=1, gates=limits))
     write_report(folder / "verify.html", verdict)
     return {name: (folder / f"{name}.html").as_uri() for name in ("profile", "verify")}
 

@@ -13,7 +13,7 @@ from tensorrt_engines import copy_bundle, machine_of, write_engine
 from tensorrt_recorder import Recorder, install
 
 import vdmrt
-from vdmrt.bundle import Bundle
+from vdmrt.bundle import FP16, FP32, Bundle
 from vdmrt.engines import build_engines
 from vdmrt.errors import BackendError, EngineError
 from vdmrt.profiler import Settings
@@ -46,7 +46,7 @@ def test_the_precision_of_the_only_engine_that_fits_is_taken(bundle: Bundle, rec
     write_engine(bundle, recorder, "fp32")
 
     with vdmrt.load(bundle.path, verify=False) as model:
-        assert (model.backend.name, model.precision) == ("tensorrt", "fp32")
+        assert (model.backend.name, model.precision) == ("tensorrt", FP32)
 
 
 def test_fp16_is_taken_before_a_newer_engine_of_fp32(bundle: Bundle, recorder: Recorder) -> None:
@@ -54,7 +54,7 @@ def test_fp16_is_taken_before_a_newer_engine_of_fp32(bundle: Bundle, recorder: R
     write_engine(bundle, recorder, "fp32", created="2026-02-01")
 
     with vdmrt.load(bundle.path, verify=False) as model:
-        assert model.precision == "fp16"
+        assert model.precision == FP16
 
 
 def test_an_engine_of_another_gpu_leaves_the_bundle_to_onnxruntime_and_says_why(
@@ -64,7 +64,7 @@ def test_an_engine_of_another_gpu_leaves_the_bundle_to_onnxruntime_and_says_why(
     write_engine(bundle, recorder, "fp16", machine=other)
 
     with caplog.at_level(logging.WARNING, "vdmrt"), vdmrt.load(bundle.path, verify=False) as model:
-        assert (model.backend.name, model.precision) == ("onnxruntime", "fp32")
+        assert (model.backend.name, model.precision) == ("onnxruntime", FP32)
     (line,) = caplog.messages
     assert "built for compute capability 8.0, here is 9.0" in line
     assert f"no fp16 or fp32 engine fits; build one with vdmrt build {bundle.path} --precision fp16" in line
@@ -76,7 +76,7 @@ def test_an_engine_of_another_precision_than_the_named_one_is_not_taken(
     write_engine(bundle, recorder, "fp16")
 
     with vdmrt.load(bundle.path, precision="fp32", verify=False) as model:
-        assert (model.backend.name, model.precision) == ("onnxruntime", "fp32")
+        assert (model.backend.name, model.precision) == ("onnxruntime", FP32)
     assert "has no fp32 engine; build one with" in caplog.text
     assert "or name the precision of one that is there: fp16" in caplog.text
 
@@ -88,7 +88,7 @@ def test_an_engine_that_is_not_trusted_leaves_the_bundle_to_onnxruntime_and_says
     sentence = "its plans are native code that this user has no record of building: --trust-plans loads them"
 
     with caplog.at_level(logging.WARNING, "vdmrt"), vdmrt.load(bundle.path, verify=False) as model:
-        assert (model.backend.name, model.precision) == ("onnxruntime", "fp32")
+        assert (model.backend.name, model.precision) == ("onnxruntime", FP32)
     (line,) = caplog.messages
     assert sentence in line
     with pytest.raises(EngineError, match=sentence):
@@ -101,7 +101,7 @@ def test_a_trusted_engine_is_taken_before_a_newer_one_that_is_not(bundle: Bundle
 
     for backend in ("auto", "tensorrt"):
         with vdmrt.load(bundle.path, backend=backend, verify=False) as model:
-            assert (model.backend.name, model.precision) == ("tensorrt", "fp32")
+            assert (model.backend.name, model.precision) == ("tensorrt", FP32)
 
 
 def test_an_engine_that_is_not_trusted_is_taken_where_the_user_trusts_it(bundle: Bundle, recorder: Recorder) -> None:
@@ -109,7 +109,7 @@ def test_an_engine_that_is_not_trusted_is_taken_where_the_user_trusts_it(bundle:
 
     for backend in ("auto", "tensorrt"):
         with vdmrt.load(bundle.path, backend=backend, trust_plans=True, verify=False) as model:
-            assert (model.backend.name, model.precision) == ("tensorrt", "fp16")
+            assert (model.backend.name, model.precision) == ("tensorrt", FP16)
 
 
 def test_without_tensorrt_its_engines_leave_the_bundle_to_onnxruntime(
@@ -121,6 +121,17 @@ def test_without_tensorrt_its_engines_leave_the_bundle_to_onnxruntime(
     with enabled_fake_cuda(), vdmrt.load(bundle.path, verify=False) as model:
         assert model.backend.name == "onnxruntime"
     assert "TensorRT is not installed" in caplog.text
+
+
+def test_a_driver_that_does_not_start_leaves_the_bundle_to_the_cpu_and_is_named(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    with enabled_fake_cuda() as cuda:
+        cuda.fail(803, name="cuInit")
+        with vdmrt.load(bundle.path, verify=False) as model:
+            assert model.backend.device_name == "host"
+
+    assert caplog.messages == ["running on ONNX Runtime on the CPU: the driver does not start: cuInit returned 803"]
 
 
 def test_tensorrt_that_was_asked_for_is_never_replaced(bundle: Bundle, recorder: Recorder) -> None:

@@ -12,7 +12,7 @@ from golden import relative_error
 from reference_backend import ReferenceBackend
 
 import vdmrt
-from vdmrt.bundle import open_bundle
+from vdmrt.bundle import FP32, open_bundle
 from vdmrt.runtime import Model
 from vdmrt.runtime.backends import backend as waist
 
@@ -27,7 +27,7 @@ def latents_of(model: Model) -> npt.NDArray[np.float32]:
 
 
 def test_a_backend_of_a_few_dozen_lines_runs_a_session(tiny_bundle: Path) -> None:
-    with Model(open_bundle(tiny_bundle), ReferenceBackend(), "fp32") as model:
+    with Model(open_bundle(tiny_bundle), ReferenceBackend(), FP32) as model:
         made = latents_of(model)
         pictures = None if model.codec is None else model.codec.decode(made[:2])
     with vdmrt.load(tiny_bundle, device="cpu", precision="fp32", threads=1) as model:

@@ -15,7 +15,7 @@ from gpu_arrays import DlpackArray, InterfaceArray
 from host_function_backend import HostFunctionBackend
 
 import vdmrt
-from vdmrt.bundle import open_bundle
+from vdmrt.bundle import FP32, open_bundle
 from vdmrt.errors import DeviceError, TensorMismatchError
 from vdmrt.runtime import Model, Noise
 from vdmrt.runtime._core import cuda_device, host_device, inspect_dlpack
@@ -50,7 +50,7 @@ def test_frames_noise_and_text_on_the_gpu_count_as_those_of_the_host(
             noise = Noise(initial=give(initial), steps=give(steps), prefix=give(initial))
             return np.concatenate([session.step(noise=noise).latents, session.step().latents])
 
-    with Model(open_bundle(tiny_bundle), HostFunctionBackend(), "fp32") as model:
+    with Model(open_bundle(tiny_bundle), HostFunctionBackend(), FP32) as model:
         assert np.array_equal(run(model, kind), run(model, lambda values: values))
 
 
@@ -58,7 +58,7 @@ def test_text_on_the_gpu(text_bundle: Path, fake: FakeCuda) -> None:
     text = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
     mask = np.array([1, 1, 0], np.float32)
     made = []
-    with Model(open_bundle(text_bundle), HostFunctionBackend(), "fp32") as model:
+    with Model(open_bundle(text_bundle), HostFunctionBackend(), FP32) as model:
         for give in (DlpackArray, InterfaceArray, np.asarray):
             with model.session(seed=0, steps=2, text=give(text), text_mask=give(mask)) as session:
                 session.start(np.zeros((1, 4, 4, 4), np.float32))
@@ -68,7 +68,7 @@ def test_text_on_the_gpu(text_bundle: Path, fake: FakeCuda) -> None:
 
 
 def test_latents_of_one_session_go_into_another(tiny_bundle: Path, fake: FakeCuda) -> None:
-    with Model(open_bundle(tiny_bundle), HostFunctionBackend(), "fp32") as model:
+    with Model(open_bundle(tiny_bundle), HostFunctionBackend(), FP32) as model:
         with model.session(seed=3, steps=2) as source, model.session(seed=4, steps=2) as target:
             source.start(latents(2))
             chunk = source.step()
@@ -151,7 +151,7 @@ def test_what_numpy_has_no_name_for_is_refused(fake: FakeCuda) -> None:
 
 
 def test_wrong_values_on_the_gpu_get_the_sentence_of_the_host(tiny_bundle: Path, fake: FakeCuda) -> None:
-    with Model(open_bundle(tiny_bundle), HostFunctionBackend(), "fp32") as model:
+    with Model(open_bundle(tiny_bundle), HostFunctionBackend(), FP32) as model:
         with model.session(seed=3, steps=2) as session:
             with pytest.raises(TensorMismatchError, match=r"'latents': wanted \[n, c, h, w\] = \[any, 4, 4, 6\]"):
                 session.start(DlpackArray(NUMBERS))

@@ -11,7 +11,7 @@ from fake_cuda import Code, FakeCuda, enabled_fake_cuda
 from host_function_backend import HostFunctionBackend
 
 import vdmrt
-from vdmrt.bundle import open_bundle
+from vdmrt.bundle import FP32, open_bundle
 from vdmrt.errors import DeviceError
 from vdmrt.runtime import Model
 
@@ -60,7 +60,7 @@ def failure_of_a_start(bundle: Path) -> str:
     """Load, start a session and close all; return what a failure says."""
     said = ""
     try:
-        with Model(open_bundle(bundle), HostFunctionBackend(), "fp32") as model:
+        with Model(open_bundle(bundle), HostFunctionBackend(), FP32) as model:
             with model.session(seed=0, steps=2, rollback_chunks=1) as session:
                 session.start(np.zeros((1, 4, 4, 6), np.float32))
     except DeviceError as error:

@@ -14,7 +14,7 @@ from fake_cuda import Code, FakeCuda, Live, enabled_fake_cuda
 from host_function_backend import HostFunctionBackend
 
 import vdmrt
-from vdmrt.bundle import open_bundle
+from vdmrt.bundle import FP32, Precision, open_bundle
 from vdmrt.errors import BackendError, DeviceError
 from vdmrt.runtime import Model, Session, advance
 
@@ -28,7 +28,9 @@ def on_cuda(fake_cuda: FakeCuda) -> Iterator[Callable[..., Model]]:
     models: list[Model] = []
 
     def load(bundle: Path, precision: str = "fp32", *, cuda_graph: bool = True) -> Model:
-        models.append(Model(open_bundle(bundle), HostFunctionBackend(), precision, cuda_graph=cuda_graph))
+        models.append(
+            Model(open_bundle(bundle), HostFunctionBackend(), Precision.parse(precision), cuda_graph=cuda_graph)
+        )
         return models[-1]
 
     yield load
@@ -232,7 +234,7 @@ def test_warmup_leaves_nothing_for_the_first_chunk(
 def test_a_replay_that_differs_from_eager_is_refused(tiny_bundle: Path, fake_cuda: FakeCuda) -> None:
     """What a library does on a stream of its own escapes the capture, and the replay would show stale pictures."""
     backend = HostFunctionBackend(escapes_capture=True)
-    model = Model(open_bundle(tiny_bundle), backend, "fp32")
+    model = Model(open_bundle(tiny_bundle), backend, FP32)
 
     with pytest.raises(BackendError, match="a replayed denoising step gives another 'latent' than an eager one"):
         model.session(seed=0)
@@ -273,7 +275,7 @@ def test_latents_of_the_host_go_out_by_dlpack(tiny_bundle: Path) -> None:
 
 def test_too_little_memory_leaves_the_model_usable(tiny_bundle: Path) -> None:
     with enabled_fake_cuda(memory_nbytes=44 << 20) as fake:
-        model = Model(open_bundle(tiny_bundle), HostFunctionBackend(scratch_nbytes=12 << 20), "fp32")
+        model = Model(open_bundle(tiny_bundle), HostFunctionBackend(scratch_nbytes=12 << 20), FP32)
         sessions = [model.session(seed=seed, steps=2) for seed in range(model.manifest.geometry.requests)]
         with pytest.raises(DeviceError, match=r"wanted \d+ bytes, GPU 0 has \d+ of 46137344 bytes free"):
             model.session(seed=9, steps=2)
@@ -301,7 +303,7 @@ def test_whatever_call_fails_is_named_and_everything_is_given_back(tiny_bundle: 
     """Each function fails at its first, second, middle and last call; see the slow test for every single one."""
     bundle = open_bundle(tiny_bundle)
     with enabled_fake_cuda() as fake:
-        model = Model(bundle, HostFunctionBackend(), "fp32")
+        model = Model(bundle, HostFunctionBackend(), FP32)
         fake.clear_calls()
         scenario(model)
         counts = fake.counts()
@@ -329,7 +331,7 @@ def test_every_single_call_may_fail(tiny_bundle: Path) -> None:
 
 
 def bundle_model(bundle: vdmrt.bundle.Bundle) -> Model:
-    return Model(bundle, HostFunctionBackend(), "fp32")
+    return Model(bundle, HostFunctionBackend(), FP32)
 
 
 def fail_once(model: Model, fake: FakeCuda, name: str | None, nth: int) -> bool:

@@ -12,9 +12,10 @@ import pytest
 from golden import Array, Case, assert_close, frames_first, relative_error
 
 import vdmrt
+from vdmrt.bundle import FP16, FP32
 from vdmrt.export import ExportOptions, export_bundle
-from vdmrt.export.arguments import config_from_arguments
 from vdmrt.export.checkpoint import load_model
+from vdmrt.export.families.ca2vdm.arguments import config_from_arguments
 from vdmrt.runtime import Model, Noise, Session, advance
 
 ROLLOUTS = golden.rollouts()
@@ -33,7 +34,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Export:
     @cache
     def bundle(case: Case, chunk: int, slots: int) -> Path:
         options = ExportOptions(
-            precisions=("fp32", "fp16"),
+            precisions=(FP32, FP16),
             chunk_frames=chunk,
             slots=slots,
             requests=case.config["rollout_batch"],

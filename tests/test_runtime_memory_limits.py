@@ -9,6 +9,7 @@ import pytest
 from fake_cuda import FakeCuda
 
 import vdmrt
+from vdmrt.bundle import FP32
 from vdmrt.errors import DeviceError
 from vdmrt.runtime._core import cuda_device, host_device
 from vdmrt.runtime.cache.lane_cache import LaneCache, lane_cache_nbytes
@@ -21,7 +22,7 @@ def test_what_fits_is_let_through() -> None:
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers() -> None:
-    with pytest.raises(DeviceError, match=r"a star needs 1024 TiB, and host has [\d.]+ \wiB available; go away"):
+    with pytest.raises(DeviceError, match=r"a star needs 1024 TiB of memory, and host has [\d.]+ \wiB available; go"):
         require_memory(host_device(), 2**50, "a star", "go away")
 
 
@@ -31,7 +32,7 @@ def test_a_gpu_is_asked_for_its_own_memory(fake_cuda: FakeCuda) -> None:
 
 def test_a_lanes_cache_allocates_what_was_computed(tiny_bundle: Path) -> None:
     bundle, device = vdmrt.bundle.open_bundle(tiny_bundle), host_device()
-    graphs, geometry = bundle.graphs("fp32"), bundle.manifest.geometry
+    graphs, geometry = bundle.graphs(FP32), bundle.manifest.geometry
 
     cache = LaneCache(device, geometry, graphs)
 
@@ -41,7 +42,7 @@ def test_a_lanes_cache_allocates_what_was_computed(tiny_bundle: Path) -> None:
 
 def test_a_lane_that_cannot_fit_is_refused_before_it_is_allocated(tiny_bundle: Path) -> None:
     with vdmrt.load(tiny_bundle, device="cpu", precision="fp32", threads=1) as model:
-        graphs = model.bundle.graphs("fp32")
+        graphs = model.bundle.graphs(FP32)
         programs = {stage: model.program(stage) for stage in ("fill", "denoise")}
         geometry = replace(model.manifest.geometry, layers=10**9)
         with pytest.raises(DeviceError, match="the KV cache of a lane needs .*iB available; close sessions or other"):

@@ -14,7 +14,7 @@ from host_function_backend import HostFunctionBackend
 from prometheus_client import CollectorRegistry
 
 import vdmrt
-from vdmrt.bundle import open_bundle
+from vdmrt.bundle import FP32, open_bundle
 from vdmrt.errors import DeviceError, SessionError
 from vdmrt.profiler.analysis.metrics import Metrics
 from vdmrt.runtime import Model
@@ -30,7 +30,7 @@ def model(request: pytest.FixtureRequest, tiny_bundle: Path, fake_cuda: FakeCuda
     loaded = (
         vdmrt.load(tiny_bundle, device="cpu", precision="fp32", threads=1)
         if on_host
-        else Model(open_bundle(tiny_bundle), HostFunctionBackend(), "fp32")
+        else Model(open_bundle(tiny_bundle), HostFunctionBackend(), FP32)
     )
     with loaded:
         yield loaded
@@ -196,7 +196,7 @@ def test_a_log_that_cannot_fit_is_refused_before_it_is_allocated(model: Model, f
 
 def test_as_many_chunks_as_the_refusal_names_fit(tiny_bundle: Path) -> None:
     with enabled_fake_cuda(memory_nbytes=1 << 20):
-        model = Model(open_bundle(tiny_bundle), HostFunctionBackend(), "fp32")
+        model = Model(open_bundle(tiny_bundle), HostFunctionBackend(), FP32)
         model.session(**SETTINGS).close()  # type: ignore[arg-type]  # makes the lane
         session = model.session(**SETTINGS, rollback_chunks=most_chunks(model))  # type: ignore[arg-type]
         assert session.undo_nbytes > 2**19

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 import vdmrt
-from vdmrt.errors import BackendError, BundleError, SessionError, TensorMismatchError
+from vdmrt.errors import BundleError, SessionError, TensorMismatchError
 from vdmrt.runtime import Model, Noise, advance
-from vdmrt.runtime.backends.onnxruntime_backend import check_distributions
 
 FRAME = np.zeros((1, 4, 4, 6), np.float32)
 
@@ -234,10 +233,3 @@ def test_an_unknown_backend_and_a_precision_that_is_not_there(text_bundle: Path)
         vdmrt.load(text_bundle, precision="fp16")
     with pytest.raises(ValueError, match=r"threads must be 1 <= threads <= \d+, .*, got 0"):
         vdmrt.load(text_bundle, threads=0)
-
-
-def test_both_onnxruntime_packages_installed_and_none() -> None:
-    with pytest.raises(BackendError, match="onnxruntime and onnxruntime-gpu are both installed and overwrite"):
-        check_distributions(["onnxruntime", "onnxruntime-gpu"])
-    with pytest.raises(BackendError, match=r"not installed; install it with pip install 'vdmrt\[cpu\]'"):
-        check_distributions([])

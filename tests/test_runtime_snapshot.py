@@ -18,7 +18,7 @@ from host_function_backend import HostFunctionBackend
 from safetensors.numpy import load, save
 
 import vdmrt
-from vdmrt.bundle import open_bundle
+from vdmrt.bundle import FP32, open_bundle
 from vdmrt.errors import SessionError
 from vdmrt.runtime import Model
 
@@ -63,7 +63,7 @@ def test_a_restored_session_goes_on_bit_for_bit_in_another_process(model: Model,
 
 def test_a_snapshot_moves_between_host_and_gpu(model: Model, tmp_path: Path, fake_cuda: FakeCuda) -> None:
     path, wanted = taken(model, tmp_path / "sky.snapshot")
-    with Model(open_bundle(model.bundle.path), HostFunctionBackend(), "fp32") as on_gpu:
+    with Model(open_bundle(model.bundle.path), HostFunctionBackend(), FP32) as on_gpu:
         with on_gpu.restore(path, rollback_chunks=1) as session:
             back = session.snapshot()
             found = [session.step().latents, session.step().latents]

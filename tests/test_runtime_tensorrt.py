@@ -12,7 +12,7 @@ from tensorrt_engines import Machinery, Tensors, source_of, tensorrt_machine, wr
 from tensorrt_recorder import RELEASES, Call
 
 import vdmrt
-from vdmrt.bundle import stage_graphs
+from vdmrt.bundle import FP16, stage_graphs
 from vdmrt.errors import EngineError
 from vdmrt.runtime._core import Device
 from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
@@ -71,7 +71,7 @@ def test_loading_allocates_nothing_and_allows_no_host_code(
 
 
 def test_every_stage_has_its_plan(backend: TensorRtBackend, machinery: Machinery) -> None:
-    stages = stage_graphs(machinery.bundle, "fp16")
+    stages = stage_graphs(machinery.bundle, FP16)
 
     for stage in stages:
         assert backend.load(source_of(machinery, stage)).scratch_nbytes > 0

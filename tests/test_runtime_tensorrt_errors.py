@@ -15,7 +15,7 @@ from fake_cuda import FakeCuda, enabled_fake_cuda
 from tensorrt_engines import Machinery, Tensors, machine_of, plan_of, source_of, tensorrt_machine, write_engine
 from tensorrt_recorder import RELEASES
 
-from vdmrt.bundle import TensorSpec, list_engines, record_trust
+from vdmrt.bundle import FP16, FP32, Role, TensorSpec, list_engines, record_trust
 from vdmrt.errors import BackendError, DeviceError, EngineError, TensorMismatchError
 from vdmrt.runtime.backends.stage_sources import StageSources
 from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
@@ -47,12 +47,7 @@ def anywhere(machinery: Machinery) -> dict[str, int]:
     return {spec.name: 0x10000 for spec in (*machinery.denoise.inputs, *machinery.denoise.outputs)}
 
 
-def refuse(
-    machinery: Machinery,
-    backend: TensorRtBackend,
-    sentence: str,
-    kind: type[Exception] = EngineError,
-) -> None:
+def refuse(machinery: Machinery, backend: TensorRtBackend, sentence: str, kind: type[Exception] = EngineError) -> None:
     """Check that the denoise plan is refused with a sentence before any memory of the device is allocated."""
     with pytest.raises(kind, match=sentence):
         backend.load(source_of(machinery, "denoise"))
@@ -133,19 +128,19 @@ def test_a_runtime_that_does_not_start_is_said(machinery: Machinery) -> None:
 
 def test_a_bundle_without_engines_says_how_to_build_one(machinery: Machinery) -> None:
     with pytest.raises(EngineError, match=r"has no fp32 engine; build one with vdmrt build .* --precision fp32"):
-        source_of(machinery, "denoise", "fp32")
+        source_of(machinery, "denoise", FP32)
 
 
 def test_an_engine_of_other_graphs_is_refused(machinery: Machinery) -> None:
     (given,) = list_engines(machinery.bundle)
 
     with pytest.raises(ValueError, match="wanted the graph of 'denoise' that it was built from, got another"):
-        source_of(machinery, "denoise", "fp32", engine=given)
+        source_of(machinery, "denoise", FP32, engine=given)
 
 
 def test_a_graph_that_was_not_built_is_refused(machinery: Machinery, backend: TensorRtBackend) -> None:
     with pytest.raises(BackendError, match=r"denoise.fp16.onnx: TensorRT runs plans, and this is a graph; build an en"):
-        backend.load(StageSources(machinery.bundle, "fp16").read("denoise"))
+        backend.load(StageSources(machinery.bundle, FP16).read("denoise"))
 
 
 @pytest.mark.parametrize(
@@ -169,8 +164,8 @@ def test_a_plan_for_another_machine_is_refused_with_both_sides(
 def test_a_plan_of_an_altered_graph_is_refused(machinery: Machinery, backend: TensorRtBackend) -> None:
     graph = machinery.denoise
     altered = dataclasses.replace(graph, file=dataclasses.replace(graph.file, sha256="0" * 64))
-    stages = {**machinery.bundle.manifest.graphs["fp16"], "denoise": altered}
-    manifest = dataclasses.replace(machinery.bundle.manifest, graphs={"fp16": stages})
+    stages = {**machinery.bundle.manifest.graphs[FP16], "denoise": altered}
+    manifest = dataclasses.replace(machinery.bundle.manifest, graphs={FP16: stages})
     machinery.bundle = dataclasses.replace(machinery.bundle, manifest=manifest)
 
     refuse(machinery, backend, "'denoise' was built from a graph of SHA-256 .*, the bundle's is 0000000000000000")
@@ -229,7 +224,7 @@ def test_tensors_must_be_the_tables(
 
 def test_tensors_beside_the_table_are_refused(machinery: Machinery, backend: TensorRtBackend) -> None:
     graph = machinery.denoise
-    more = dataclasses.replace(graph, outputs=(*graph.outputs, TensorSpec("surplus", "float32", (1,))))
+    more = dataclasses.replace(graph, outputs=(*graph.outputs, TensorSpec("surplus", "float32", (1,), Role.HISTORY)))
     rebuild(machinery, {"denoise": plan_of(machinery.recorder, more)})
 
     refuse(machinery, backend, "the plan has 'surplus' and model.json has not", BackendError)

@@ -11,7 +11,7 @@ import pytest
 from tensorrt_engines import Machinery, machine_of, plan_of, source_of, tensorrt_machine, write_engine
 
 import vdmrt
-from vdmrt.bundle import stage_graphs
+from vdmrt.bundle import FP16, stage_graphs
 from vdmrt.errors import BackendError, EngineError
 from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
 
@@ -38,7 +38,7 @@ def write_older(machinery: Machinery, **manifest: Any) -> None:
     for path in sorted((machinery.bundle.path / "engines").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     flags = ["VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"]
-    graphs = stage_graphs(machinery.bundle, "fp16")
+    graphs = stage_graphs(machinery.bundle, FP16)
     plans = {stage: plan_of(recorder, graph, version=OLDER, flags=flags) for stage, graph in graphs.items()}
     machine = dataclasses.replace(machine_of(recorder), tensorrt=OLDER)
     write_engine(machinery.bundle, recorder, plans=plans, machine=machine, version_compatible=True, **manifest)
@@ -47,7 +47,7 @@ def write_older(machinery: Machinery, **manifest: Any) -> None:
 def load(machinery: Machinery, lean: Path | None) -> None:
     backend = TensorRtBackend(lean_runtime=lean)
     try:
-        for stage in stage_graphs(machinery.bundle, "fp16"):
+        for stage in stage_graphs(machinery.bundle, FP16):
             assert backend.load(source_of(machinery, stage, lean_runtime=lean is not None)).capturable
     finally:
         backend.close()

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from fake_cuda import Code
 from tensorrt_engines import Machinery, Tensors, source_of, tensorrt_machine
-from tensorrt_recorder import RELEASES, Recorder, install
+from tensorrt_recorder import RELEASES, Recorder
 
-from vdmrt.bundle import Graph
+from vdmrt.bundle import Graph, Stage
 from vdmrt.errors import VdmrtError
 from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
-from vdmrt.runtime.tensorrt_log import TensorRtLog
 
 OWNED = ("Runtime", "ICudaEngine", "IExecutionContext")
 
@@ -32,15 +29,14 @@ def machinery(
 
 def run_once(machinery: Machinery, enqueues: int = 2) -> None:
     """Load, run and close everything, whatever fails."""
-    codec = machinery.bundle.manifest.codec
-    assert codec is not None
+    decoder = machinery.bundle.manifest.components[Stage.VAE_DECODE]
     with contextlib.ExitStack() as stack:
         backend = TensorRtBackend()
         stack.callback(backend.close)
-        program = backend.load(source_of(machinery, "vae_decode"))
+        program = backend.load(source_of(machinery, Stage.VAE_DECODE))
         device = backend.open_device()
         stack.callback(device.close)
-        tensors = Tensors(device, codec.decode, program.scratch_nbytes)
+        tensors = Tensors(device, decoder, program.scratch_nbytes)
         stack.callback(tensors.close)
         stack.callback(program.close)
         call = program.bind(device, tensors.addresses, tensors.addresses["scratch"])
@@ -179,55 +175,3 @@ def test_memory_is_flat_over_many_loads(machinery: Machinery) -> None:
 
     assert machinery.cuda.counts()["cuMemAlloc_v2"] == 2 * before
     assert leaks(machinery) == {}
-
-
-def test_the_log_maps_severities_and_keeps_errors(caplog: pytest.LogCaptureFixture) -> None:
-    for release in RELEASES:
-        caplog.clear()
-        with install(release) as recorder, caplog.at_level(logging.DEBUG, logger="vdmrt"):
-            log = TensorRtLog(recorder.module)
-            severities = recorder.module.ILogger.Severity.__members__
-            for name, severity in severities.items():
-                log.logger.log(severity, f"about {name}")
-
-            levels = {record.getMessage(): record.levelname for record in caplog.records}
-            assert levels == {
-                "TensorRT: about INTERNAL_ERROR": "DEBUG",
-                "TensorRT: about ERROR": "DEBUG",
-                "TensorRT: about WARNING": "WARNING",
-                "TensorRT: about INFO": "DEBUG",
-                "TensorRT: about VERBOSE": "DEBUG",
-            }
-            assert log.take_errors() == "about INTERNAL_ERROR; about ERROR"
-            assert log.take_errors() == "TensorRT gave no reason"
-
-
-def test_the_log_keeps_threads_apart_and_never_raises() -> None:
-    with install("10.3") as recorder:
-        log = TensorRtLog(recorder.module)
-        error = recorder.module.ILogger.ERROR
-        found: list[str] = []
-
-        def work() -> None:
-            log.logger.log(error, "theirs")
-            ready.set()
-            go_on.wait(5)
-            found.append(log.take_errors())
-
-        ready, go_on = threading.Event(), threading.Event()
-        thread = threading.Thread(target=work)
-        thread.start()
-        assert ready.wait(5)
-        log.logger.log(error, "mine")
-        assert log.take_errors() == "mine"
-        go_on.set()
-        thread.join()
-        log.logger.log(object(), "no severity at all")
-
-        assert found == ["theirs"]
-        log.logger.log(error, "elsewhere")
-        other: list[str] = []
-        last = threading.Thread(target=lambda: other.append(log.take_errors()))
-        last.start()
-        last.join()
-        assert other == ["elsewhere"]

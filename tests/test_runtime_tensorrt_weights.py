@@ -9,7 +9,7 @@ import pytest
 from tensorrt_engines import Machinery, Tensors, source_of, tensorrt_machine
 from tensorrt_recorder import RELEASES
 
-from vdmrt.bundle import Engine, stage_graphs
+from vdmrt.bundle import FP16, Engine, stage_graphs
 from vdmrt.engines import BuildOptions, build_engines
 from vdmrt.errors import BackendError
 from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
@@ -34,7 +34,7 @@ def build(machinery: Machinery, options: BuildOptions) -> Engine:
 def run_all(machinery: Machinery) -> dict[str, bool]:
     """Load every stage, enqueue it once, and return by stage whether it may be captured."""
     backend, capturable = TensorRtBackend(), {}
-    for stage, graph in stage_graphs(machinery.bundle, "fp16").items():
+    for stage, graph in stage_graphs(machinery.bundle, FP16).items():
         program = backend.load(source_of(machinery, stage))
         device = backend.open_device()
         tensors = Tensors(device, graph, program.scratch_nbytes)
@@ -52,7 +52,7 @@ def test_stripped_plans_get_the_bundles_weights_at_loading(machinery: Machinery,
 
     run_all(machinery)
 
-    graphs = stage_graphs(machinery.bundle, "fp16")
+    graphs = stage_graphs(machinery.bundle, FP16)
     models = [call.arguments["model"] for call in machinery.recorder.named("refit_from_file")]
     assert engine.manifest.stripped
     assert models == [str(machinery.bundle.path / graphs[stage].file.file) for stage in STAGES]

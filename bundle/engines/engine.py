@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import EngineError
-from ..decoding import InvalidDocument, decode
+from ..decoding import InvalidDocument, decode, encode
 from ..folder import Bundle
 from ..manifest import Graph
+from ..precision import Precision
 from ..storage.files import write_file
 from .manifest import (
     ENGINE_SCHEMA,
@@ -61,17 +62,14 @@ class Engine:
             raise EngineError(f"{self.path}: has plans for {found}, none for '{stage}'; build it again") from None
 
 
-def stage_graphs(bundle: Bundle, precision: str) -> dict[str, Graph]:
-    """Return every graph that is run at a precision, by stage, the codec's included.
+def stage_graphs(bundle: Bundle, precision: Precision) -> dict[str, Graph]:
+    """Return every graph that is run at a precision, by stage, the components included.
 
     Raises:
         BundleError: The bundle does not have that precision.
     """
     stages = dict(bundle.graphs(precision))
-    if bundle.manifest.codec is not None:
-        stages["vae_encode"] = bundle.manifest.codec.encode
-        stages["vae_decode"] = bundle.manifest.codec.decode
-    return stages
+    return stages | {str(stage): graph for stage, graph in bundle.manifest.components.items()}
 
 
 def open_engine(path: str | os.PathLike[str]) -> Engine:
@@ -123,7 +121,7 @@ def record_checks(engine: Engine, checks: tuple[Check, ...]) -> Engine:
         EngineError: It cannot be written.
     """
     manifest = dataclasses.replace(engine.manifest, checks=checks)
-    text = json.dumps(dataclasses.asdict(manifest), indent=1) + "\n"
+    text = json.dumps(encode(manifest), indent=1) + "\n"
     write_file(engine.path / ENGINE_MANIFEST, text, fail=EngineError)
     return Engine(engine.path, manifest)
 

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 from ...errors import BundleError, EngineError
 from ..folder import Bundle
+from ..precision import Precision
 from ..resolution import precision_candidates
+from ..versions import version_numbers
 from .engine import Engine, list_engines, stage_graphs
 from .manifest import EngineManifest, Machine
 from .trust import is_trusted
@@ -23,7 +25,7 @@ _AMPERE = (8, 0)
 
 def find_engine(
     bundle: Bundle,
-    precision: str | None,
+    precision: Precision | None,
     machine: Machine,
     *,
     gpu: int = 0,
@@ -55,11 +57,11 @@ def find_engine(
             if not found:
                 return engine
             others.append(f"{engine.manifest.key}: {'; '.join(found)}")
-    named = " or ".join(candidates)
+    named = " or ".join(map(str, candidates))
     command = rebuild_command(bundle, candidates[0], machine.backend, gpu)
     if others:
         raise EngineError(f"{bundle.path}: no {named} engine fits; build one with {command}. " + " | ".join(others))
-    there = ", ".join(dict.fromkeys(engine.manifest.precision for engine in engines))
+    there = ", ".join(dict.fromkeys(str(engine.manifest.precision) for engine in engines))
     hint = f", or name the precision of one that is there: {there}" if there else ""
     raise EngineError(f"{bundle.path}: has no {named} engine; build one with {command}{hint}")
 
@@ -95,7 +97,7 @@ def check_engine(engine: Engine, bundle: Bundle, machine: Machine, *, trust_plan
         raise EngineError(f"{engine.path}: {'; '.join(found)}; build it again with {command}")
 
 
-def rebuild_command(bundle: Bundle, precision: str, backend: str = "tensorrt", gpu: int = 0) -> str:
+def rebuild_command(bundle: Bundle, precision: Precision, backend: str = "tensorrt", gpu: int = 0) -> str:
     """Return the command that builds an engine of a bundle for the machine it runs on."""
     chosen = "" if backend == "tensorrt" else f" --backend {backend}"
     chosen += f" --gpu {gpu}" if gpu else ""
@@ -152,23 +154,19 @@ def _reads(manifest: EngineManifest, version: str) -> bool:
     """Whether TensorRT ``version`` takes the version-compatible plans of the one that built this."""
     if not manifest.version_compatible:
         return False
-    built, here = _version(manifest.machine.tensorrt), _version(version)
+    built, here = version_numbers(manifest.machine.tensorrt), version_numbers(version)
     return here[:1] != () and here[0] in _READERS.get(built[0] if built else 0, ()) and here >= built
 
 
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".") if part.isdigit())
-
-
 def _capability(machine: Machine) -> tuple[int, ...]:
-    return _version(machine.compute_capability)
+    return version_numbers(machine.compute_capability)
 
 
 def _graph_mismatches(manifest: EngineManifest, bundle: Bundle) -> Iterator[str]:
     try:
         graphs = stage_graphs(bundle, manifest.precision)
     except BundleError:
-        yield f"built from {manifest.precision} graphs, the bundle has {', '.join(bundle.manifest.graphs)}"
+        yield f"built from {manifest.precision} graphs, the bundle has {', '.join(map(str, bundle.manifest.graphs))}"
         return
     for stage, graph in graphs.items():
         plan = manifest.plans.get(stage)

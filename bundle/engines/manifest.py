@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..manifest import Artifact, TensorSpec
+from ..manifest import Artifact
+from ..model import TensorSpec
 from ..precision import Precision
 
 __all__ = ["ENGINE_SCHEMA", "Check", "EngineManifest", "LayerCopy", "Machine", "Plan", "PlanAudit"]
@@ -63,7 +64,7 @@ class PlanAudit:
         precisions: Layers by the type of their first output.
         products: Layers that multiply matrices, by the type they run in.
         unknown_products: Layers that multiply matrices and whose type the inspector does not say.
-        cache_copies: Layers that only move ``past_*``.
+        cache_copies: Layers that only move the KV cache.
     """
 
     layers: int

@@ -46,7 +46,7 @@ class Speed:
         return f"{told}, {self.pairs} pairs of denoising steps, {self.backend}"
 
 
-def describe_speed(precision: str, against: str, ratio: float, low: float, high: float) -> str:
+def describe_speed(precision: Precision, against: Precision, ratio: float, low: float, high: float) -> str:
     """Return what a measured ratio shows: faster, slower, or neither, with its 99 % interval."""
     shown = "is faster" if low > 1 else "is slower" if high < 1 else "is not shown to be faster"
     return f"{precision} {shown} than {against}: {ratio:.2f} times as fast (99 % interval {low:.2f} to {high:.2f})"

@@ -9,13 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...bundle import (
-    Bundle,
-    choose_measured_precision,
-    format_count,
-    format_nbytes,
-    open_bundle,
-)
+from ...bundle import Bundle, Precision, Stage, choose_measured_precision, format_count, format_nbytes, open_bundle
 from ...errors import CalibrationError
 from ...hosts import need_packages
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -62,7 +56,7 @@ class Bisection:
         remedy: The command that keeps them; "" where nothing is to be kept, or no command keeps it.
     """
 
-    precision: str
+    precision: Precision
     bound: float
     before: float
     after: float
@@ -132,7 +126,7 @@ def _remedy(bundle: Bundle, found: Bisection, quantisation: Quantisation, reques
 
 def bisect(
     bundle: Bundle,
-    precision: str,
+    precision: Precision,
     data: CalibrationSet,
     bound: float,
     quantisation: Quantisation,
@@ -252,7 +246,7 @@ def keep_from_half(graph: GraphFile, exact: GraphFile, kept: Sequence[str]) -> G
     return widened
 
 
-def _as_rendered(bundle: Bundle, precision: str, stage: str, quantisation: Quantisation) -> Quantisation:
+def _as_rendered(bundle: Bundle, precision: Precision, stage: str, quantisation: Quantisation) -> Quantisation:
     """Return the quantisation of the linears that are in 8 bits in a stage's graph, with their stored bytes."""
     codes = codes_of(load_graph(bundle, bundle.manifest.graphs[precision][stage]))
     return dataclasses.replace(quantisation, linears={name: quantisation.linears[name] for name in codes}, codes=codes)
@@ -275,7 +269,7 @@ def _half_groups(half: Graphs) -> list[str]:
 def _told(
     reference: Bundle,
     exact: Graphs,
-    precision: str,
+    precision: Precision,
     bound: float,
     before: float,
     after: float,
@@ -284,7 +278,7 @@ def _told(
     tried: int,
 ) -> Bisection:
     linears = {linear.name: linear for graph in exact.values() for linear in find_linears(graph)}
-    share = shares_of(reference, exact["denoise"], linears)
+    share = shares_of(reference, exact[Stage.DENOISE], linears)
     rest = [group for group in share if group not in cause]
     own = [linear for linear in linears.values() if linear.group in cause]
     return Bisection(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import Bundle
+from ...bundle import FP16, Bundle, Precision, Stage
 from ..graph.graph_file import (
     GraphFile,
     WeightsFile,
@@ -58,7 +58,7 @@ class Guard:
         largest: Largest absolute value by stage and tensor.
     """
 
-    def __init__(self, bundle: Bundle, precision: str, folder: Path) -> None:
+    def __init__(self, bundle: Bundle, precision: Precision, folder: Path) -> None:
         """Write and load the copies.
 
         Args:
@@ -70,10 +70,10 @@ class Guard:
         self._sessions: dict[str, Any] = {}
         self._layers: dict[tuple[str, str], str] = {}
         known = bundle.manifest.graphs
-        for stage in ("fill", "denoise"):
-            if "fp16" not in known or not half_tensors(load_graph(bundle, known[precision][stage])):
+        for stage in (Stage.FILL, Stage.DENOISE):
+            if FP16 not in known or not half_tensors(load_graph(bundle, known[precision][stage])):
                 continue
-            graph = load_graph(bundle, known["fp16"][stage])
+            graph = load_graph(bundle, known[FP16][stage])
             watched = _watched(graph)
             if watched:
                 path = folder / f"guard.{stage}.onnx"

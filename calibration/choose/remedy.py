@@ -10,11 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...bundle import Bundle, split_precision
+from ...bundle import FP16, FP16_MIXED, Bundle, Precision
 from ...errors import CalibrationError
 from ..calibrating import CalibrationRequest
 from ..graph.linears import group_of
-from ..graph.mixed import MIXED
 
 __all__ = ["remedy_command"]
 
@@ -23,7 +22,13 @@ _UNTOLD = {"bundle", "data", "text", "text_mask", "threads", "observations", "pr
 
 
 def remedy_command(
-    bundle: Bundle, precision: str, groups: Collection[str], layers: Sequence[str], *, cache: bool, data: Path | None
+    bundle: Bundle,
+    precision: Precision,
+    groups: Collection[str],
+    layers: Sequence[str],
+    *,
+    cache: bool,
+    data: Path | None,
 ) -> str:
     """Return the command that makes a precision again with some groups of layers kept, quoted for a shell.
 
@@ -40,9 +45,9 @@ def remedy_command(
     """
     patterns = _patterns(groups, layers)
     start = ["vdmrt", "calibrate", str(bundle.path)]
-    if split_precision(precision) in (("fp16", None), (MIXED, None)):
-        kept = shlex.split(bundle.manifest.provenance.get(MIXED, "")) if precision == MIXED else []
-        return shlex.join([*start, "--precision", "fp16", *kept, *_options({"keep": patterns})])
+    if precision in (FP16, FP16_MIXED):
+        kept = shlex.split(bundle.manifest.provenance.get(str(FP16_MIXED), "")) if precision == FP16_MIXED else []
+        return shlex.join([*start, "--precision", str(FP16), *kept, *_options({"keep": patterns})])
     made = _recorded_options(bundle, precision)
     kv = None if cache else made["kv"]
     if made["precision"] == "none" and kv is None:
@@ -55,7 +60,7 @@ def remedy_command(
     return shlex.join([*start, "--data", str(data or "CLIPS"), *_options({**options, **changed}), *text])
 
 
-def _recorded_options(bundle: Bundle, precision: str) -> Mapping[str, Any]:
+def _recorded_options(bundle: Bundle, precision: Precision) -> Mapping[str, Any]:
     report = next(one.report for one in bundle.manifest.calibrations if one.precision == precision)
     path = bundle.locate(report)
     try:

@@ -7,12 +7,12 @@ import logging
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import Bundle, BundleWriter, Graph
+from ...bundle import FP32, Bundle, BundleWriter, EightBits, Graph, Stage
 from ...errors import CalibrationError
 from ...reporting import Series, draw_lines
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -106,7 +106,7 @@ def fit_budget(
 
         alone = {group: measure(quantisation.only([group])) for group in groups}
         ranked = sorted(groups, key=lambda group: (alone[group], group))
-        share = shares_of(bundle, graphs["denoise"], quantisation.linears)
+        share = shares_of(bundle, graphs[Stage.DENOISE], quantisation.linears)
         curve: dict[int, float] = {}
 
         def holds(kept: int) -> bool:
@@ -142,7 +142,7 @@ def shares_of(bundle: Bundle, graph: GraphFile, linears: Container[str]) -> dict
     from ..graph.widening import infer_values
 
     shapes = {name: [one.dim_value for one in v.type.tensor_type.shape.dim] for name, v in infer_values(graph).items()}
-    total = bundle.manifest.graphs["fp32"]["denoise"].flops
+    total = bundle.manifest.graphs[FP32][Stage.DENOISE].flops
     share: dict[str, float] = {}
     for linear in find_linears(graph):
         if linear.name in linears:
@@ -174,7 +174,7 @@ class Bench:
         # One file for all variants: what they share stands there once.
         self._weights = WeightsFile(folder / "graphs" / "weights.bin")
         self._backend = OnnxRuntimeBackend(threads=threads)
-        with Model(bundle, self._backend, "fp32") as model:
+        with Model(bundle, self._backend, FP32) as model:
             self._given = given_frames(model, list(data.clips), _SEEDS)
             self._wanted = self._roll(model)
 
@@ -183,10 +183,10 @@ class Bench:
         rendered = {stage: self._render(graph, stage, quantisation) for stage, graph in self._graphs.items()}
         return self.measure_graphs(rendered, quantisation.format)
 
-    def measure_graphs(self, rendered: Mapping[str, GraphFile], quantised: Literal["int8", "fp8"] | None) -> float:
+    def measure_graphs(self, rendered: Mapping[str, GraphFile], quantised: EightBits | None) -> float:
         """Return the PSNR of other graphs with the same inputs and outputs in dB."""
         variant = self._write(rendered, quantised)
-        with Model(variant, self._backend, "variant") as model:
+        with Model(variant, self._backend, FP32) as model:
             made = self._roll(model)
         return psnr(made, self._wanted, float(np.ptp(self._wanted)))
 
@@ -198,12 +198,12 @@ class Bench:
                 rollouts.append(np.stack([chunk.latents for chunk in session.stream(_CHUNKS)]))
         return np.stack(rollouts)
 
-    def _write(self, rendered: Mapping[str, GraphFile], quantised: Literal["int8", "fp8"] | None) -> Bundle:
-        known = self._bundle.manifest.graphs["fp32"]
+    def _write(self, rendered: Mapping[str, GraphFile], quantised: EightBits | None) -> Bundle:
+        known = self._bundle.manifest.graphs[FP32]
         sources: dict[str, tuple[Graph, GraphFile]] = {s: (known[s], graph) for s, graph in self._graphs.items()}
         graphs = write_precision(self._writer, "variant", rendered, sources, self._weights, quantised)
         graphs = with_weights(graphs, self._writer.record("graphs/weights.bin"))
-        manifest = dataclasses.replace(self._bundle.manifest, graphs={"variant": graphs}, codec=None)
+        manifest = dataclasses.replace(self._bundle.manifest, graphs={FP32: graphs}, components={}, codec=None)
         if manifest.null_text is not None:
             text = self._writer.path / manifest.null_text.file
             text.parent.mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...bundle import Bundle, Speed
+from ...bundle import FP16, FP32, INT8, Bundle, Precision, Speed, Stage
 from ...errors import NotFasterError
 from ...profiler.analysis.compare import Side, compare, stay_open
 from ...profiler.measuring.settings import Settings
@@ -37,7 +37,7 @@ class Judge:
     accept_slower: bool = False
     show: Show = hide_progress
 
-    def measure(self, bundle: Bundle, precisions: Sequence[str], target: Path) -> tuple[Speed, ...]:
+    def measure(self, bundle: Bundle, precisions: Sequence[Precision], target: Path) -> tuple[Speed, ...]:
         """Return how fast new precisions are.
 
         Args:
@@ -53,33 +53,32 @@ class Judge:
         )
         return self.decide(speeds, precisions, target)
 
-    def decide(self, speeds: Sequence[Speed], precisions: Sequence[str], target: Path) -> tuple[Speed, ...]:
+    def decide(self, speeds: Sequence[Speed], precisions: Sequence[Precision], target: Path) -> tuple[Speed, ...]:
         """Return the speeds, or refuse what they are of; see :meth:`measure`."""
         slow = [one for one in speeds if not one.faster]
         if slow and not self.accept_slower:
             raise NotFasterError(
                 f"{'; '.join(one.describe() for one in slow)}; {target} was not changed. To add "
-                f"{', '.join(precisions)} all the same, as for another machine, repeat the command with "
+                f"{', '.join(map(str, precisions))} all the same, as for another machine, repeat the command with "
                 "--accept-slower: what was observed is kept",
                 speeds=speeds,
             )
         return tuple(speeds)
 
 
-def timed_against(bundle: Bundle, precision: str) -> str | None:
+def timed_against(bundle: Bundle, precision: Precision) -> Precision | None:
     """Return the precision that a quantised one must beat on a CPU; None where its products are not INT8 there.
 
     FP8 products are not run in 8 bits by a CPU, and what has FP16 around INT8 products is for TensorRT.
     """
-    graphs = bundle.manifest.graphs
-    if graphs[precision]["denoise"].quantised != "int8" or "fp16" in precision.split("-"):
+    if precision.linears != INT8 or precision.around != FP32.around:
         return None
-    return "fp32" if "fp32" in graphs else "fp16"
+    return FP32 if FP32 in bundle.manifest.graphs else FP16
 
 
 def measure_speed(
     bundle: Bundle,
-    precisions: Sequence[str],
+    precisions: Sequence[Precision],
     *,
     threads: int | None = None,
     accept_slower: bool = False,
@@ -103,7 +102,7 @@ def measure_speed(
         against = timed_against(bundle, precision)
         if against is None:
             continue
-        denoise = bundle.manifest.graphs[precision]["denoise"]
+        denoise = bundle.manifest.graphs[precision][Stage.DENOISE]
         if 2 * _PAIRS * _STEPS * denoise.flops > _QUICK_FLOPS:
             _log.warning("%s was not timed, which would take minutes; vdmrt profile --against does it", precision)
             continue
@@ -126,14 +125,14 @@ def time_in_turn(
         Path(), steps=min(_STEPS, g.max_steps), warmup=-(-g.slots // g.chunk_frames), decoding="off", roofline=False
     )
     sides = [Side(settings, stay_open(one)) for one in (model, other)]
-    ratios = compare(sides[0], sides[1], what=other.precision, pairs=_PAIRS, on_progress=on_progress).ratios
+    ratios = compare(sides[0], sides[1], what=str(other.precision), pairs=_PAIRS, on_progress=on_progress).ratios
     return next(one for one in ratios if one.what == "denoising step")
 
 
 def _record(bundle: Bundle, model: Model, other: Model, ratio: Ratio, accepted: bool) -> Speed:
     return Speed(
-        precision=model.precision,  # type: ignore[arg-type]  # a key of the manifest's graphs
-        against=other.precision,  # type: ignore[arg-type]
+        precision=model.precision,
+        against=other.precision,
         backend=model.describe(),
         ratio=ratio.ratio,
         low=ratio.interval.low,

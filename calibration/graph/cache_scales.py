@@ -10,24 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ...bundle import FP8, INT8, CacheProjections, EightBits, Role, TensorSpec
 from ...errors import CalibrationError
 from ..observe.statistics import PER_OCTAVE, ChannelStatistics
 from .formats import FORMATS, Format, fp16_scale
 from .graph_file import GraphFile
 
-__all__ = ["CacheScales", "choose_cache_scales", "fold_cache", "fold_statistics", "quantise_cache"]
+__all__ = ["CacheScales", "cache_name", "choose_cache_scales", "fold_cache", "fold_statistics", "quantise_cache"]
 
-Part = Literal["k", "v"]
+_PART = {Role.PAST_KEY: "k", Role.PRESENT_KEY: "k", Role.PAST_VALUE: "v", Role.PRESENT_VALUE: "v"}
 # FP16 weights keep all their bits under so small factors.
 _MOST_EXPONENT = 4
 # Other clips have larger values than those that were seen. A quarter of an octave on top loses INT8 a quarter of a bit;
 # FP8 has fifteen octaves of even precision, so that two of them cost it nothing.
-_HEADROOM = {"int8": 2**0.25, "fp8": 4.0}
+_HEADROOM = {INT8: 2**0.25, FP8: 4.0}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class CacheScales:
 
     scale: float
     exponents: tuple[float, ...]
-    format: Literal["int8", "fp8"] = "int8"
+    format: EightBits = INT8
 
     @property
     def kind(self) -> Format:
@@ -57,7 +58,14 @@ class CacheScales:
         return factors
 
 
-def choose_cache_scales(seen: Mapping[str, ChannelStatistics], kind: Format, *, rope: bool) -> dict[str, CacheScales]:
+def cache_name(spec: TensorSpec) -> str | None:
+    """Return what scales call the K or V of a layer, as ``k.3``; None for a tensor that is not the cache's."""
+    return f"{_PART[spec.role]}.{spec.layer}" if spec.role in _PART else None
+
+
+def choose_cache_scales(
+    seen: Mapping[str, ChannelStatistics], kind: Format, projections: CacheProjections | None
+) -> dict[str, CacheScales]:
     """Choose scale and factors of ``k.0``, ``v.0`` and so on from what entered the cache.
 
     By the largest values and with headroom, whatever the method for activations is: least squares over the clips that
@@ -66,9 +74,10 @@ def choose_cache_scales(seen: Mapping[str, ChannelStatistics], kind: Format, *, 
     chosen = {}
     for name, one in sorted(seen.items()):
         amax = np.maximum(one.amax.astype(np.float64), 1e-6)
-        if rope and name.startswith("k"):
+        if projections is not None and projections.pairs and name[0] == "k":
             amax = np.repeat(amax.reshape(-1, 2).max(1), 2)
-        exponents = _exponents(amax) if kind.name == "int8" else np.zeros(len(amax))
+        scaled = projections is not None and kind.name == INT8
+        exponents = _exponents(amax) if scaled else np.zeros(len(amax))
         scale = float(fp16_scale((amax * np.exp2(exponents)).max() * _HEADROOM[kind.name], kind.largest))
         chosen[name] = CacheScales(scale, tuple(map(float, exponents)), kind.name)
     return chosen
@@ -82,7 +91,7 @@ def _exponents(amax: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def fold_cache(graph: GraphFile, cache: Mapping[str, CacheScales], originals: GraphFile | None = None) -> None:
-    """Fold the factors into the temporal attention's projections, in place.
+    """Fold the factors into the projections around the cache, in place; nothing where the model names none.
 
     Args:
         graph: In float32 or with FP16 weights.
@@ -92,27 +101,51 @@ def fold_cache(graph: GraphFile, cache: Mapping[str, CacheScales], originals: Gr
     Raises:
         CalibrationError: The graph has no such projections.
     """
+    projections = graph.parameters.projections
+    if projections is None:
+        return
     exact = (originals or graph).weights
     for layer in range(len(cache) // 2):
+        names = projections.of_layer(layer)
         key, value = (cache[f"{part}.{layer}"].factors for part in "kv")
-        rows = np.concatenate([1 / key, key, value])
-        stem = f"blocks.{layer}.attn_temp"
-        for name in (f"{stem}.qkv.weight", f"{stem}.qkv.bias"):
-            if name not in graph.weights:
-                raise CalibrationError(f"the graph has no '{name}', into which the cache's factors are folded")
-            graph.weights[name] = _scaled(
-                exact[name], rows.reshape(-1, *[1] * (exact[name].ndim - 1)), like=graph.weights[name]
-            )
-        name = f"{stem}.proj.weight"
+        rows: dict[str, list[npt.NDArray[Any]]] = {}
+        for module, factors in ((names.query, 1 / key), (names.key, key), (names.value, value)):
+            rows.setdefault(module, []).append(factors)
+        for module, parts in rows.items():
+            _scale_rows(graph, exact, module, np.concatenate(parts), is_needed=module in (names.key, names.value))
+        name = f"{names.output}.weight"
         if name in graph.weights:  # the last layer of a fill ends before it
             graph.weights[name] = _scaled(exact[name], 1 / value[None], like=graph.weights[name])
 
 
+def _scale_rows(
+    graph: GraphFile,
+    exact: Mapping[str, npt.NDArray[Any]],
+    module: str,
+    factors: npt.NDArray[Any],
+    *,
+    is_needed: bool,
+) -> None:
+    """Multiply the channels that a module writes; the last layer of a fill may have no queries."""
+    weight, bias = f"{module}.weight", f"{module}.bias"
+    if weight not in graph.weights and is_needed:
+        raise CalibrationError(f"the graph has no '{weight}', into which the cache's factors are folded")
+    for name in (weight, bias):
+        if name in graph.weights:
+            shaped = factors.reshape(-1, *[1] * (exact[name].ndim - 1))
+            graph.weights[name] = _scaled(exact[name], shaped, like=graph.weights[name])
+
+
 def fold_statistics(
-    seen: Mapping[str, Mapping[str, ChannelStatistics]], cache: Mapping[str, CacheScales]
+    seen: Mapping[str, Mapping[str, ChannelStatistics]],
+    cache: Mapping[str, CacheScales],
+    projections: CacheProjections | None,
 ) -> dict[str, dict[str, ChannelStatistics]]:
     """Return the statistics of the folded model: what the output projections read has V's factors."""
-    factors = {f"blocks.{name[2:]}.attn_temp.proj": one.factors for name, one in cache.items() if name[0] == "v"}
+    factors = {}
+    for layer in range(len(cache) // 2 if projections is not None else 0):
+        assert projections is not None
+        factors[projections.of_layer(layer).output] = cache[f"v.{layer}"].factors
     return {
         stage: {
             site: one.scaled(factors[site].astype(np.float64)) if site in factors else one for site, one in by.items()
@@ -122,7 +155,7 @@ def fold_statistics(
 
 
 def quantise_cache(graph: GraphFile, cache: Mapping[str, CacheScales]) -> None:
-    """Store the cache in 8 bits, in place: ``past_*`` is dequantised at the start and ``present_*`` quantised last."""
+    """Store the cache in 8 bits, in place: it is dequantised where it is read and quantised where it is written."""
     import onnx
 
     model = graph.model.graph
@@ -130,18 +163,20 @@ def quantise_cache(graph: GraphFile, cache: Mapping[str, CacheScales]) -> None:
     after: list[Any] = []
     renamed: dict[str, str] = {}
     newer = False
+    read = {value.name for value in model.input}
+    names = {spec.name: cache_name(spec) for spec in graph.specs}
     for value in (*model.input, *model.output):
-        stem, _, name = value.name.partition("_")
-        if stem not in ("past", "present") or name not in cache:
+        name = names.get(value.name)
+        if name is None or name not in cache:
             continue
         stored = cache[name]
-        newer |= stored.format == "fp8" or value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+        newer |= stored.format == FP8 or value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         operands = _operands(graph, value.name, stored, dtype)
         value.type.tensor_type.elem_type = stored.kind.onnx_type
         floating = graph.fresh_name(f"{value.name}.floating")
         renamed[value.name] = floating
-        if stem == "past":
+        if value.name in read:
             before.append(_node("DequantizeLinear", [value.name, *operands], floating, f"{value.name}.dq"))
         else:
             after.append(_node("QuantizeLinear", [floating, *operands], value.name, f"{value.name}.q"))
@@ -156,7 +191,7 @@ def _operands(graph: GraphFile, stem: str, stored: CacheScales, dtype: Any) -> S
     scale, zero = graph.fresh_name(f"{stem}.scale"), graph.fresh_name(f"{stem}.zero")
     graph.weights[scale] = np.array(stored.scale, dtype)
     graph.weights[zero] = stored.kind.encode(np.array(0.0))
-    if stored.format == "fp8":
+    if stored.format == FP8:
         graph.float8.add(zero)
     return scale, zero
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ...bundle import FP8, INT8, EightBits
 
 __all__ = ["FORMATS", "Format", "fp16_scale"]
 
@@ -24,20 +26,20 @@ class Format:
         dtype: Of tensors of it, as model.json has it.
     """
 
-    name: Literal["int8", "fp8"]
+    name: EightBits
     largest: float
-    dtype: Literal["int8", "float8_e4m3fn"]
+    dtype: str
 
     @property
     def onnx_type(self) -> int:
         """ONNX's number of the type."""
         from onnx import TensorProto
 
-        return int(TensorProto.INT8 if self.name == "int8" else TensorProto.FLOAT8E4M3FN)
+        return int(TensorProto.INT8 if self.name == INT8 else TensorProto.FLOAT8E4M3FN)
 
     def encode(self, values: Array) -> Array:
         """Return the stored bytes of values in units of the scale: int8, or E4M3 as uint8. Ties go to even."""
-        if self.name == "int8":
+        if self.name == INT8:
             levels: Array = np.clip(np.rint(values), -127, 127).astype(np.int8)
             return levels
         magnitudes = np.minimum(np.abs(values), self.largest).astype(np.float64)
@@ -50,7 +52,7 @@ class Format:
 
     def decode(self, stored: Array) -> Array:
         """Return the values of stored bytes, in units of the scale, float32."""
-        if self.name == "int8":
+        if self.name == INT8:
             return stored.astype(np.float32)
         signs = np.where(stored < 128, 1.0, -1.0).astype(np.float32)
         values: Array = signs * _VALUES[stored % 128].astype(np.float32)
@@ -58,7 +60,7 @@ class Format:
 
     def rounding_error(self, values: Floats, clip: float) -> Floats:
         """Return the expected squared error of rounding positive values, at most ``clip``, which is the largest."""
-        if self.name == "int8":
+        if self.name == INT8:
             step: Floats | float = clip / self.largest
         else:
             # Three bits of mantissa: eight steps in each octave, and even ones below the least normal number.
@@ -92,4 +94,7 @@ _VALUES = _e4m3_values()
 _MIDDLES = (_VALUES[1:] + _VALUES[:-1]) / 2
 # The least normal number of FP16: smaller scales would lose bits, and some GPUs take them for zero.
 _LEAST = np.float32(2.0**-14)
-FORMATS = {"int8": Format("int8", 127.0, "int8"), "fp8": Format("fp8", 448.0, "float8_e4m3fn")}
+FORMATS: dict[EightBits, Format] = {
+    INT8: Format(INT8, 127.0, np.dtype(np.int8).name),
+    FP8: Format(FP8, 448.0, "float8_e4m3fn"),
+}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import Bundle, Graph
+from ...bundle import Bundle, Graph, ParameterNames, TensorSpec
 from ...errors import BundleError
 
 if TYPE_CHECKING:
@@ -33,10 +33,14 @@ class GraphFile:
         model: Everything but the weights; its list of initializers is empty until it is saved.
         weights: Initializers, read from their file when they are touched.
         float8: Names of initializers that hold E4M3 values as bytes, because numpy has no such type.
+        specs: What its inputs and outputs mean; their types are the graph's own.
+        parameters: What the names of its weights mean.
     """
 
     model: onnx.ModelProto
     weights: dict[str, Array]
+    specs: tuple[TensorSpec, ...]
+    parameters: ParameterNames
     float8: set[str] = field(default_factory=set)
 
     @property
@@ -56,7 +60,7 @@ class GraphFile:
 
     def copy(self) -> GraphFile:
         """Return a graph that can be changed without this one; the weights are shared, and replaced, never written."""
-        return GraphFile(_copied(self.model), dict(self.weights), set(self.float8))
+        return replace(self, model=_copied(self.model), weights=dict(self.weights), float8=set(self.float8))
 
     def raise_opset(self, least: int) -> None:
         """Raise the opset to ``least``. From 18 to 19 each operator in use means what it did before."""
@@ -113,7 +117,7 @@ def load_graph(bundle: Bundle, graph: Graph) -> GraphFile:
     weights = {tensor.name: _read(tensor, file) for tensor in model.graph.initializer}
     del model.graph.initializer[:]
     del model.graph.value_info[:]
-    return GraphFile(model, weights)
+    return GraphFile(model, weights, (*graph.inputs, *graph.outputs), bundle.manifest.parameters)
 
 
 def save_graph(graph: GraphFile, path: Path, weights: WeightsFile) -> int:

@@ -9,11 +9,7 @@ from dataclasses import dataclass
 from ...errors import CalibrationError
 from .graph_file import GraphFile
 
-__all__ = ["KEPT", "Linear", "choose_linears", "find_linears", "group_of", "sites_of"]
-
-# Kept in floating point unless asked: first and last layers, the timestep path, the text's projection and the merge of
-# the mask channel. They are a few percent of the work, and what they round is in every block's input.
-KEPT = ("x_embedder*", "t_embedder*", "t_block*", "y_embedder*", "final_layer*", "*attn_temp_pre_merge")
+__all__ = ["Linear", "choose_linears", "find_linears", "group_of", "sites_of"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +24,7 @@ class Linear:
         bias: Initializer, [outputs], or None.
         outputs: Channels that it writes.
         inputs: Channels that it reads.
+        is_floating: Whether the model keeps it in floating point unless it is asked for.
     """
 
     name: str
@@ -37,6 +34,7 @@ class Linear:
     bias: str | None
     outputs: int
     inputs: int
+    is_floating: bool = False
 
     @property
     def group(self) -> str:
@@ -62,7 +60,8 @@ def find_linears(graph: GraphFile) -> list[Linear]:
         outputs, inputs = graph.weights[node.input[1]].shape
         bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
         name = node.input[1].removesuffix(".weight")
-        found.append(Linear(name, node.name, node.input[0], node.input[1], bias, outputs, inputs))
+        kept = any(fnmatch.fnmatchcase(name, pattern) for pattern in graph.parameters.floating)
+        found.append(Linear(name, node.name, node.input[0], node.input[1], bias, outputs, inputs, kept))
     return found
 
 
@@ -83,8 +82,8 @@ def choose_linears(linears: Iterable[Linear], keep: Sequence[str] = ()) -> list[
             raise CalibrationError(
                 f"--keep {pattern!r} matches no linear; there are {', '.join(sorted(names)[:6])} and so on"
             )
-    patterns = (*KEPT, *keep)
-    chosen = [one for one in linears if not any(fnmatch.fnmatchcase(one.name, pattern) for pattern in patterns)]
+    kept = {one.name for one in linears if any(fnmatch.fnmatchcase(one.name, pattern) for pattern in keep)}
+    chosen = [one for one in linears if not one.is_floating and one.name not in kept]
     if not chosen:
         raise CalibrationError("every linear is kept in floating point, so there is nothing to quantise")
     return chosen

@@ -17,7 +17,11 @@ from typing import Any
 import numpy as np
 
 from ...bundle import (
+    FP16,
+    FP16_MIXED,
+    FP32,
     Bundle,
+    Precision,
     amended_bundle,
     check_amendable,
     format_nbytes,
@@ -31,9 +35,8 @@ from .graph_file import GraphFile, WeightsFile, load_graph
 from .linears import find_linears
 from .widening import half_tensors, tensor_types
 
-__all__ = ["MIXED", "MixedRequest", "MixedSummary", "half_layers", "keep_layers", "mix_precisions"]
+__all__ = ["MixedRequest", "MixedSummary", "half_layers", "keep_layers", "mix_precisions"]
 
-MIXED = "fp16-mixed"
 _WIDE = ".float32"
 
 
@@ -63,7 +66,7 @@ class MixedSummary:
     """
 
     bundle: str
-    precisions: tuple[str, ...]
+    precisions: tuple[Precision, ...]
     kept: tuple[str, ...]
     exact: bool
     weights_nbytes: int
@@ -72,7 +75,7 @@ class MixedSummary:
         """Say it in a few lines."""
         origin = "" if self.exact else ", widened from FP16: the bundle has no fp32 graphs"
         return (
-            f"{self.bundle}: now has {', '.join(self.precisions)}\n"
+            f"{self.bundle}: now has {', '.join(map(str, self.precisions))}\n"
             f"computed in float32: {', '.join(self.kept)}\n"
             f"{format_nbytes(self.weights_nbytes)} more of weights{origin}"
         )
@@ -93,16 +96,16 @@ def mix_precisions(request: MixedRequest) -> MixedSummary:
     check_amendable(bundle)
     bundle.verify()
     known = bundle.manifest.graphs
-    if "fp16" not in known:
+    if FP16 not in known:
         raise CalibrationError(
-            f"{bundle.path}: has {', '.join(known)}, not fp16; export it again with --precision fp16"
+            f"{bundle.path}: has {', '.join(map(str, known))}, not fp16; export it again with --precision fp16"
         )
-    half = {stage: load_graph(bundle, graph) for stage, graph in known["fp16"].items()}
-    exact = {stage: load_graph(bundle, graph) for stage, graph in known.get("fp32", {}).items()}
+    half = {stage: load_graph(bundle, graph) for stage, graph in known[FP16].items()}
+    exact = {stage: load_graph(bundle, graph) for stage, graph in known.get(FP32, {}).items()}
     kept = _choose_layers(half_layers(half.values()), request.keep)
     mixed = {stage: keep_layers(graph, kept, exact.get(stage)) for stage, graph in half.items()}
     _publish(bundle, half, mixed, shlex.join(part for pattern in request.keep for part in ("--keep", pattern)))
-    return MixedSummary(str(bundle.path), (MIXED,), kept, bool(exact), _grown(half, mixed))
+    return MixedSummary(str(bundle.path), (FP16_MIXED,), kept, bool(exact), _grown(half, mixed))
 
 
 def half_layers(graphs: Iterable[GraphFile]) -> list[str]:
@@ -237,17 +240,17 @@ def _choose_layers(layers: Sequence[str], patterns: Sequence[str]) -> tuple[str,
 
 def _publish(bundle: Bundle, half: Mapping[str, GraphFile], mixed: Mapping[str, GraphFile], patterns: str) -> None:
     manifest = bundle.manifest
-    name = f"graphs/weights.{MIXED}.bin"
-    with amended_bundle(bundle, without={name, *(f"graphs/{stage}.{MIXED}.onnx" for stage in mixed)}) as writer:
+    name = f"graphs/weights.{FP16_MIXED}.bin"
+    with amended_bundle(bundle, without={name, *(f"graphs/{stage}.{FP16_MIXED}.onnx" for stage in mixed)}) as writer:
         weights = WeightsFile(writer.path / name)
-        sources = {stage: (manifest.graphs["fp16"][stage], graph) for stage, graph in half.items()}
-        written = write_precision(writer, MIXED, mixed, sources, weights, None)
+        sources = {stage: (manifest.graphs[FP16][stage], graph) for stage, graph in half.items()}
+        written = write_precision(writer, str(FP16_MIXED), mixed, sources, weights, None)
         writer.finish(
             dataclasses.replace(
                 manifest,
-                graphs={**manifest.graphs, MIXED: with_weights(written, writer.record(name))},
-                provenance={**manifest.provenance, MIXED: patterns},
-                accuracy=tuple(one for one in manifest.accuracy if one.precision != MIXED),
+                graphs={**manifest.graphs, FP16_MIXED: with_weights(written, writer.record(name))},
+                provenance={**manifest.provenance, str(FP16_MIXED): patterns},
+                accuracy=tuple(one for one in manifest.accuracy if one.precision != FP16_MIXED),
             )
         )
 

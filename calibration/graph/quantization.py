@@ -6,11 +6,12 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ...bundle import FP8, INT8, EightBits
 from ...errors import CalibrationError
 from ..observe.ranges import Method, choose_amax, input_error
 from ..observe.statistics import ChannelStatistics
@@ -76,7 +77,7 @@ class Quantisation:
             stand in the graphs and not in the JSON.
     """
 
-    format: Literal["int8", "fp8"]
+    format: EightBits
     method: Method
     sites: Mapping[str, SiteScales]
     linears: Mapping[str, LinearScales]
@@ -130,7 +131,7 @@ class Quantisation:
                     for name, one in document["linears"].items()
                 },
                 {
-                    name: CacheScales(one["scale"], tuple(one["exponents"]), one.get("format", "int8"))
+                    name: CacheScales(one["scale"], tuple(one["exponents"]), one.get("format", INT8))
                     for name, one in document["cache"].items()
                 },
             )
@@ -166,7 +167,7 @@ def make_quantisation(
     Raises:
         CalibrationError: ``smooth`` is out of range, or a linear was never observed.
     """
-    if kind.name == "fp8" and method == "entropy":
+    if kind.name == FP8 and method == "entropy":
         raise CalibrationError("--method entropy counts the even levels of INT8; for fp8 take max, percentile or mse")
     if not 0 <= smooth <= 1:
         raise CalibrationError(f"--smooth must be 0 (off) to 1, got {smooth}")
@@ -254,8 +255,8 @@ def _estimated_error(
         squares = one.squares()
         for weight in weights.values():
             rows = np.maximum(np.abs(weight).max(1), 1e-12).astype(np.float64)
-            step = rows[:, None] if kind.name == "int8" else np.abs(weight)
-            relative = kind.largest if kind.name == "int8" else 8.0
+            step = rows[:, None] if kind.name == INT8 else np.abs(weight)
+            relative = kind.largest if kind.name == INT8 else 8.0
             total += float((np.square(step / relative) / 12 * squares[None]).sum())
     return total
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...bundle import FP8
 from ...errors import CalibrationError
 from .cache_scales import fold_cache, quantise_cache
 from .graph_file import GraphFile
@@ -64,7 +65,7 @@ def render(
     for node in rendered.nodes:
         nodes += writer.linear(node, linears[node.name]) if node.name in linears else [node]
     rendered.replace_nodes(nodes)
-    if writer.half or quantisation.format == "fp8":
+    if writer.half or quantisation.format == FP8:
         rendered.raise_opset(_HALF_OPSET)
     return rendered
 
@@ -95,7 +96,7 @@ class _Writer:
         scales = self.quantisation.linears[linear.name]
         stored = self.quantisation.codes[linear.name]
         operands = self._operands(f"{linear.name}{_STORED}", np.array(scales.weight), dtype)
-        self._constant(f"{linear.name}{_STORED}", stored, float8=self.quantisation.format == "fp8")
+        self._constant(f"{linear.name}{_STORED}", stored, float8=self.quantisation.format == FP8)
         before.append(
             make_node("DequantizeLinear", [f"{linear.name}{_STORED}", *operands], [weight], axis=0,
                       name=f"{linear.name}.weight.dq")
@@ -144,7 +145,7 @@ class _Writer:
 
     def _operands(self, stem: str, scales: npt.NDArray[Any], dtype: Any) -> list[str]:
         """Return the names of a scale and of its zero point, which is zero and says the type."""
-        fp8 = self.quantisation.format == "fp8"
+        fp8 = self.quantisation.format == FP8
         zero = np.zeros(scales.shape, np.uint8 if fp8 else np.int8)
         return [
             self._constant(f"{stem}.scale", scales.astype(dtype)),

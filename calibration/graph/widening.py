@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,11 +34,8 @@ def widen(graph: GraphFile, *, idle_casts: bool = False) -> GraphFile:
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == half:
                 attribute.i = single
-    widened = GraphFile(
-        model,
-        {name: data.astype(np.float32) if data.dtype == np.float16 else data for name, data in graph.weights.items()},
-        set(graph.float8),
-    )
+    weights = {n: data.astype(np.float32) if data.dtype == np.float16 else data for n, data in graph.weights.items()}
+    widened = replace(graph, model=model, weights=weights, float8=set(graph.float8))
     if not idle_casts:
         _drop_idle_casts(widened)
     return widened

@@ -69,9 +69,8 @@ class CalibrationSet:
 
 def fillable_frames(geometry: Geometry) -> int:
     """Return how many given latent frames the cache takes before a chunk must be generated."""
-    if geometry.positions == "absolute":
-        return min(geometry.slots, geometry.position_count - geometry.chunk_frames)
-    return geometry.slots
+    limit = geometry.positions.limit
+    return geometry.slots if limit is None else min(geometry.slots, limit - geometry.chunk_frames)
 
 
 def read_set(path: Path, model: Model) -> CalibrationSet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...hosts import thread_count
+from ...hosts.onnxruntime import open_onnxruntime
 from ..graph.graph_file import GraphFile, WeightsFile, save_graph
 from ..graph.linears import Linear
 from .statistics import ChannelStatistics
@@ -64,7 +66,7 @@ def add_observers(graph: GraphFile, sources: Mapping[str, str]) -> GraphFile:
     rows = _row_counts(graph)
     model = type(graph.model)()
     model.CopyFrom(graph.model)
-    observed = GraphFile(model, {**graph.weights, "observed.axis": np.array([0], np.int64)})
+    observed = replace(graph, model=model, weights={**graph.weights, "observed.axis": np.array([0], np.int64)})
     del model.graph.output[:]
     ends = np.array([np.iinfo(np.int64).max])
     observed.weights |= {"observed.first": np.array([0], np.int64), "observed.end": ends}
@@ -98,8 +100,7 @@ def open_session(path: Path, *, threads: int | None = None, fused: bool = True) 
     Raises:
         ValueError: ``threads`` is not positive, or more than these CPUs.
     """
-    import onnxruntime  # heavy: only where a graph is run
-
+    onnxruntime = open_onnxruntime("calibrating", "calibrate")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = thread_count(threads)
     options.log_severity_level = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,12 @@ from typing import Any
 import numpy as np
 
 from ...bundle import (
+    FP32,
     Bundle,
     Geometry,
+    Role,
+    Stage,
+    TensorSpec,
     check_writable,
     format_count,
     replaced_file,
@@ -23,6 +27,7 @@ from ...bundle import (
 from ...errors import CalibrationError
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from ...runtime.session.model import Model
+from ..graph.cache_scales import cache_name
 from ..graph.graph_file import GraphFile
 from ..graph.linears import Linear, find_linears, sites_of
 from ..scratch import scratch_folder
@@ -48,7 +53,9 @@ class Observation:
         done: Rollouts that are in it.
     """
 
-    activations: dict[str, dict[str, ChannelStatistics]] = field(default_factory=lambda: {"fill": {}, "denoise": {}})
+    activations: dict[str, dict[str, ChannelStatistics]] = field(
+        default_factory=lambda: {Stage.FILL: {}, Stage.DENOISE: {}}
+    )
     cache: dict[str, ChannelStatistics] = field(default_factory=dict)
     strata: Strata = field(default_factory=Strata)
     done: int = 0
@@ -126,7 +133,7 @@ def observe_rollouts(
     linears = {stage: find_linears(graph) for stage, graph in graphs.items()}
     sites = sites_of(linears.values())
     backend = TappedBackend(OnnxRuntimeBackend(threads=threads))
-    with scratch_folder("observe") as folder, Model(bundle, backend, "fp32") as model:
+    with scratch_folder("observe") as folder, Model(bundle, backend, FP32) as model:
         instruments = _instruments(graphs, linears, sites, folder)
         steps = (options or {}).get("steps") or model.manifest.sampler.steps
         planned = plan_rollouts(model.manifest.geometry, data, samples, steps)
@@ -137,8 +144,8 @@ def observe_rollouts(
 
         def observe(stage: str, tensors: Mapping[str, Array]) -> None:
             instruments[stage].observe(tensors, seen.activations[stage])
-            if stage == "fill":
-                _observe_cache(model.manifest.geometry, tensors, seen.cache)
+            if stage == Stage.FILL:
+                _observe_cache(model.manifest.geometry, graphs[stage].specs, tensors, seen.cache)
 
         def on_step() -> None:
             nonlocal stepped
@@ -170,16 +177,19 @@ def _instruments(
     return {stage: Instrument(graph, linears[stage], sites, folder) for stage, graph in graphs.items()}
 
 
-def _observe_cache(g: Geometry, tensors: Mapping[str, Array], into: dict[str, ChannelStatistics]) -> None:
-    """Add K and V of a fill, [B, S·H, T, d], as vectors of H·d channels."""
+def _observe_cache(
+    g: Geometry, specs: Iterable[TensorSpec], tensors: Mapping[str, Array], into: dict[str, ChannelStatistics]
+) -> None:
+    """Add K and V of a fill, [B, S·H, T, d] or [B, H, T·S, d], as vectors of H·d channels."""
     channels = g.heads * g.head_size
-    for layer in range(g.layers):
-        for part in "kv":
-            values = tensors[f"present_{part}.{layer}"].astype(np.float32)
-            split = values.reshape(-1, g.tokens_per_frame, g.heads, g.chunk_frames, g.head_size)
-            rows = split.transpose(0, 1, 3, 2, 4).reshape(-1, channels)
-            one = into.setdefault(f"{part}.{layer}", ChannelStatistics.empty(channels))
-            one.add(rows[:: max(1, len(rows) // 64) | 1], amax=np.abs(rows).max(0), mean=rows.mean(0))
+    for spec in specs:
+        name = cache_name(spec)
+        if name is None or spec.role not in (Role.PRESENT_KEY, Role.PRESENT_VALUE):
+            continue
+        split = tensors[spec.name].astype(np.float32).reshape(-1, g.heads, spec.shape[2], g.head_size)
+        rows = split.transpose(0, 2, 1, 3).reshape(-1, channels)
+        one = into.setdefault(name, ChannelStatistics.empty(channels))
+        one.add(rows[:: max(1, len(rows) // 64) | 1], amax=np.abs(rows).max(0), mean=rows.mean(0))
 
 
 def _check_finite(seen: Observation) -> None:
@@ -202,7 +212,7 @@ def _kept_file(
     """Return where the statistics are kept between rollouts: a name that changes with everything they depend on."""
     if folder is None:
         return None
-    graphs = bundle.manifest.graphs_sha256("fp32")
+    graphs = bundle.manifest.graphs_sha256(FP32)
     given = {name: str(np.asarray(value).tolist()) for name, value in (options or {}).items()}
     key = json.dumps([graphs, data.sha256, samples, seed, given], sort_keys=True)
     kept = folder / f"observation-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"

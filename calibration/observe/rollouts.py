@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...bundle import Geometry
+from ...bundle import Geometry, Stage
 from ...errors import CalibrationError
 from ...runtime.session.model import Model
 from ...runtime.session.session import Session, advance
@@ -82,8 +82,9 @@ def _plan_one(g: Geometry, data: CalibrationSet, index: int) -> Rollout:
     lead = lead if lead + g.chunk_frames <= room else 0
     given = (1 + index % max(1, (room - lead) // g.chunk_frames)) * g.chunk_frames
     chunks = max(1, -(-(g.slots - lead - given) // g.chunk_frames)) + _BEYOND
-    if g.positions == "absolute":
-        chunks = min(chunks, (g.position_count - lead - given) // g.chunk_frames)
+    limit = g.positions.limit
+    if limit is not None:
+        chunks = min(chunks, (limit - lead - given) // g.chunk_frames)
         if room < given or chunks < 1:
             raise CalibrationError("absolute positions leave no room for a given and a generated chunk")
     return Rollout(index, clips, lead, given, chunks)
@@ -152,11 +153,11 @@ def _sessions(model: Model, rollout: Rollout, seed: int, options: Mapping[str, A
 
 def _give(session: Session, geometry: Geometry, clip: Array, rollout: Rollout, watched: dict[str, str]) -> None:
     """Give the clip's first latent frames, chunk by chunk; watch every whole one."""
-    watched.pop("fill", None)
+    watched.pop(Stage.FILL, None)
     if rollout.lead:
         session.start(clip[: rollout.lead])
     for begin in range(rollout.lead, rollout.lead + rollout.given, geometry.chunk_frames):
-        watched["fill"] = f"fill, {cache_state(geometry, begin)}"
+        watched[Stage.FILL] = f"fill, {cache_state(geometry, begin)}"
         (session.extend if begin else session.start)(clip[begin : begin + geometry.chunk_frames])
 
 
@@ -176,14 +177,14 @@ def _observed_chunk(
     }
 
     def arm(step: int) -> None:
-        watched.pop("denoise", None)
+        watched.pop(Stage.DENOISE, None)
         if step in sampled:
-            watched["denoise"] = sampled[step]
+            watched[Stage.DENOISE] = sampled[step]
 
     def stepped(done: int) -> None:
         arm(done)
         on_step()
 
-    watched["fill"] = f"fill, {state}"
+    watched[Stage.FILL] = f"fill, {state}"
     arm(0)
     advance(sessions, on_step=stepped)

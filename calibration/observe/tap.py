@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import TensorSpec
+from ...bundle import Stage, TensorSpec
 from ...runtime._core import Device
 from ...runtime.backends.backend import Backend, Call, Program
 from ...runtime.backends.stage_source import StageSource
@@ -56,7 +56,7 @@ class TappedBackend:
     def load(self, source: StageSource) -> Program:
         """Load a stage; see :meth:`Backend.load`."""
         program = self._inner.load(source)
-        return _TappedProgram(self, program, source) if source.stage in ("fill", "denoise") else program
+        return _TappedProgram(self, program, source) if source.stage in (Stage.FILL, Stage.DENOISE) else program
 
     def close(self) -> None:
         """Close the inner backend."""

@@ -10,7 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from ...bundle import Bundle, Check, Engine, Geometry, describe_speed, format_count, record_checks
+from ...bundle import (
+    FP16,
+    FP32,
+    Bundle,
+    Check,
+    Engine,
+    Geometry,
+    Precision,
+    Stage,
+    describe_speed,
+    format_count,
+    record_checks,
+)
 from ...errors import EngineError, VdmrtError
 from ...runtime.backends.load_options import LoadOptions, gpu_index
 from ...runtime.backends.resolution import Resolution
@@ -30,7 +42,7 @@ _log = logging.getLogger("vdmrt")
 _STEPS, _QUICK_FLOPS = 4, 2e12
 # Relative L2 of each chunk's latents, and of what its fill writes; quantized products are rounded at other places than
 # in ONNX Runtime.
-_AGREES, _AGREES_QUANTISED = {"fp32": 1e-3, "fp16": 1e-2}, 5e-2
+_AGREES, _AGREES_QUANTISED = {FP32: 1e-3, FP16: 1e-2}, 5e-2
 
 
 def check_engine(
@@ -57,7 +69,7 @@ def check_engine(
     """
     trial = _Trial.of(bundle, engine, device or ("cuda" if engine.manifest.backend == "tensorrt" else "cpu"), full)
     checks = [*_run(trial, show)]
-    if checks[0].passed and bundle.manifest.graphs[trial.precision]["denoise"].quantised is not None:
+    if checks[0].passed and bundle.manifest.graphs[trial.precision][Stage.DENOISE].quantised is not None:
         checks += _race(trial, show)
     engine = record_checks(engine, tuple(checks))
     for check in checks:
@@ -88,7 +100,7 @@ class _Trial:
     def of(cls, bundle: Bundle, engine: Engine, device: str, full: bool) -> _Trial:
         """Decide how much is run: all that is quick, or asked for; a GPU always wraps the cache."""
         graphs, chunks = bundle.manifest.graphs[engine.manifest.precision], _wrapping_chunks(bundle.manifest.geometry)
-        flops = chunks * (graphs["fill"].flops + _steps(bundle) * graphs["denoise"].flops)
+        flops = chunks * (graphs[Stage.FILL].flops + _steps(bundle) * graphs[Stage.DENOISE].flops)
         compares = full or flops <= _QUICK_FLOPS
         if not compares:
             _log.info("not compared with ONNX Runtime, which would take minutes; ask for it with --check full")
@@ -98,7 +110,7 @@ class _Trial:
         return cls(bundle, engine, device, chunks, compares)
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """Of the graphs."""
         return self.engine.manifest.precision
 
@@ -272,7 +284,7 @@ def _judge(trial: _Trial, found: _Found) -> Iterator[Check]:
 def _race(trial: _Trial, show: Show) -> list[Check]:
     """Time a quantized engine against a floating point one of the same bundle, denoising steps in turn."""
     where: Mapping[str, Any] = {"backend": trial.backend, "device": trial.device, "verify": False}
-    for against in ("fp16", "fp32"):
+    for against in (FP16, FP32):
         if against not in trial.bundle.manifest.graphs:
             continue
         try:
@@ -298,6 +310,6 @@ def _steps(bundle: Bundle) -> int:
 def _wrapping_chunks(g: Geometry) -> int:
     """Return as many chunks as fill the cache from one latent frame, wrap it, and read it then, if positions last."""
     chunks = -(-g.slots // g.chunk_frames) + 1
-    if g.positions == "absolute":
-        chunks = min(chunks, (g.position_count - 1) // g.chunk_frames)
+    if g.positions.limit is not None:
+        chunks = min(chunks, (g.positions.limit - 1) // g.chunk_frames)
     return max(1, chunks)

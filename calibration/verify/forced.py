@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ...bundle import Stage
 from ...runtime.session.snapshot import Snapshot, SnapshotForm
 from ..graph.cache_scales import CacheScales
 
@@ -35,8 +36,8 @@ class TeacherForced:
             scales: How the model stores its cache, by "k.0" and so on; empty for floating point.
         """
         manifest = model.manifest
-        graph, digest = model.bundle.graphs(model.precision)["fill"], manifest.graphs_sha256(model.precision)
-        self._form = SnapshotForm.of(manifest.geometry, graph, model.precision, digest)
+        graph, digest = model.bundle.graphs(model.precision)[Stage.FILL], manifest.graphs_sha256(model.precision)
+        self._form = SnapshotForm.of(manifest.geometry, graph, str(model.precision), digest)
         self._session = session
         self._scales = scales
 
@@ -57,7 +58,7 @@ class TeacherForced:
         self._session.extend(made)
         wanted, frames = reference.cache()
         found, _ = self._session.cache()
-        written = np.array(frames) >= before.written
+        written = np.repeat(np.array(frames) >= before.written, wanted.shape[-2] // len(frames))
         right, made_of_it = (self._decode(one)[..., written, :].astype(np.float64) for one in (wanted, found))
         return float(np.sqrt(np.square(made_of_it - right).sum() / max(np.square(right).sum(), 1e-12)))
 
@@ -70,7 +71,7 @@ class TeacherForced:
         return dataclasses.replace(snapshot, tensors=tensors)
 
     def _encode(self, cache: Array) -> Array:
-        """Return a cache [L, 2, rows, S·H, K, d], in floating point or as the model stores it, as the model does."""
+        """Return a cache, [L, 2, rows, S·H, K, d] or [L, 2, rows, H, K·S, d], as the model stores it."""
         dtype = self._form.tensors["cache"][0]
         if not self._scales or cache.dtype == dtype:
             return cache.astype(dtype, copy=False)
@@ -96,6 +97,6 @@ class TeacherForced:
 
 
 def _factors(stored: CacheScales, cache: Array) -> Array:
-    """Return the factor of every head and channel, to multiply [rows, S·H, K, d] with."""
+    """Return the factor of every head and channel, to multiply K or V of a layer with."""
     heads = stored.factors.reshape(-1, cache.shape[-1])
     return np.tile(heads, (cache.shape[3] // len(heads), 1))[None, :, None]

@@ -7,14 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from ...bundle import (
-    Artifact,
-    Bundle,
-    BundleWriter,
-    Graph,
-    TensorSpec,
-    sha256_of,
-)
+from ...bundle import FP16, FP32, Artifact, Bundle, BundleWriter, Graph, Precision, Stage, TensorSpec, sha256_of
 from ..graph.graph_file import (
     GraphFile,
     WeightsFile,
@@ -26,13 +19,13 @@ from ..graph.widening import widen
 __all__ = ["reference_bundle", "reference_graphs", "source_precision"]
 
 
-def source_precision(bundle: Bundle) -> str:
+def source_precision(bundle: Bundle) -> Precision:
     """Return the precision whose weights are quantised: fp32 where the bundle has it, else fp16.
 
     Raises:
         BundleError: It has neither.
     """
-    precision = "fp32" if "fp32" in bundle.manifest.graphs else "fp16"
+    precision = FP32 if FP32 in bundle.manifest.graphs else FP16
     bundle.graphs(precision)
     return precision
 
@@ -40,23 +33,23 @@ def source_precision(bundle: Bundle) -> str:
 def reference_graphs(bundle: Bundle) -> dict[str, GraphFile]:
     """Return the fill and the denoise graph in float32."""
     graphs = bundle.manifest.graphs[source_precision(bundle)]
-    return {stage: widen(load_graph(bundle, graphs[stage])) for stage in ("fill", "denoise")}
+    return {stage: widen(load_graph(bundle, graphs[stage])) for stage in (Stage.FILL, Stage.DENOISE)}
 
 
 def reference_bundle(bundle: Bundle, folder: Path) -> Bundle:
     """Return a bundle with fp32 graphs: this one, or one made in ``folder``, codec and all."""
-    if "fp32" in bundle.manifest.graphs:
+    if FP32 in bundle.manifest.graphs:
         return bundle
     (folder / "graphs").mkdir(parents=True, exist_ok=True)
-    weights = WeightsFile(folder / "graphs" / "weights.fp32.bin")
+    weights = WeightsFile(folder / "graphs" / f"weights.{FP32}.bin")
     weights.path.unlink(missing_ok=True)
-    stages = bundle.manifest.graphs["fp16"]
+    stages = bundle.manifest.graphs[FP16]
     files = {}
     for stage, graph in reference_graphs(bundle).items():
-        files[stage] = folder / "graphs" / f"{stage}.fp32.onnx"
+        files[stage] = folder / "graphs" / f"{stage}.{FP32}.onnx"
         save_graph(graph, files[stage], weights)
     widened = {stage: _widened(stages[stage], file, weights.path) for stage, file in files.items()}
-    manifest = dataclasses.replace(bundle.manifest, graphs={"fp32": widened}, calibrations=(), accuracy=())
+    manifest = dataclasses.replace(bundle.manifest, graphs={FP32: widened}, calibrations=(), accuracy=())
     made = {artifact.file for graph in widened.values() for artifact in (graph.file, graph.weights) if artifact}
     for artifact in manifest.artifacts():
         if artifact.file not in made:
@@ -86,7 +79,7 @@ def _widened(graph: Graph, file: Path, weights: Path) -> Graph:
 
 
 def _in_float32(spec: TensorSpec) -> TensorSpec:
-    return TensorSpec(spec.name, "float32", spec.shape) if spec.dtype == "float16" else spec
+    return dataclasses.replace(spec, dtype="float32") if spec.dtype == "float16" else spec
 
 
 def _artifact(path: Path) -> Artifact:

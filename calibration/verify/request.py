@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...bundle import FP32
 from ...runtime.backends.load_options import LoadOptions
 from ...runtime.sampling.sampling_options import SamplingOptions
 
@@ -29,7 +30,7 @@ class VerifyRequest(LoadOptions, SamplingOptions):
     """
 
     bundle: Path
-    against: str = "fp32"
+    against: str = str(FP32)
     data: Path | None = None
     chunks: int = 20
     seeds: int = 4

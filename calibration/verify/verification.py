@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from ...bundle import (
+    FP16,
+    FP32,
+    INT8,
     Accuracy,
     Bundle,
+    Precision,
     choose_measured_precision,
+    encode,
     format_count,
     open_bundle,
     rewrite_manifest,
-    split_precision,
     write_file,
 )
 from ...errors import BundleError, CalibrationError
@@ -36,7 +40,6 @@ from ..gates import (
     judge,
     select_gates,
 )
-from ..graph.mixed import MIXED
 from ..graph.quantization import Quantisation
 from ..observe.data import read_set
 from ..observe.tap import TappedBackend
@@ -118,7 +121,7 @@ class Verdict:
         """Return everything but the frames."""
         curves = {name: getattr(self.comparison, name) for name in ("free", "teacher", "cache", "free_by_seed")}
         told = {
-            "accuracy": dataclasses.asdict(self.accuracy),
+            "accuracy": encode(self.accuracy),
             "gates": [dataclasses.asdict(one) for one in self.gates],
             "missed": self.missed,
             "recorded": self.recorded,
@@ -149,7 +152,7 @@ def verify(request: VerifyRequest, *, model: Model | None = None, show: Show = h
     need_packages("calibrate", "vdmrt verify", "onnx", "onnxruntime", fail=CalibrationError)
     bundle = open_bundle(request.bundle) if model is None else model.bundle
     precision = choose_measured_precision(bundle, request.precision) if model is None else model.precision
-    other = bundle if request.against == "fp32" else open_bundle(request.against)
+    other = bundle if request.against == str(FP32) else open_bundle(request.against)
     side = _Side(bundle, dataclasses.replace(request, precision=precision), model)
     if side.runs_as_the_reference_does:
         _refuse_same(bundle, precision, other, request.against)
@@ -162,8 +165,8 @@ def verify(request: VerifyRequest, *, model: Model | None = None, show: Show = h
         figures[OVER_FP16] = figures["drift"] / max(control.figures()["drift"], 1e-12)
     judged = judge(figures, gates)
     accuracy = Accuracy(
-        precision=precision,  # type: ignore[arg-type]  # a key of the manifest's graphs
-        against=request.against if request.against == "fp32" else Path(request.against).name,
+        precision=precision,
+        against=request.against if request.against == str(FP32) else Path(request.against).name,
         chunks=request.chunks,
         seeds=request.seeds,
         passed=all(one.passed for one in judged),
@@ -182,7 +185,7 @@ def write_report(path: Path, verdict: Verdict) -> None:
         CalibrationError: The page cannot be written.
     """
     accuracy = verdict.accuracy
-    told = {"bundle": verdict.bundle, "precision": accuracy.precision, "against": accuracy.against}
+    told = {"bundle": verdict.bundle, "precision": str(accuracy.precision), "against": accuracy.against}
     told |= {"run by": accuracy.backend, "rollouts": _format_rollouts(accuracy)}
     title = f"Accuracy of {accuracy.precision} against {accuracy.against}"
     figures = [Figure(one.figure, one.measured, one.limit, one.passed) for one in verdict.gates]
@@ -195,29 +198,28 @@ def _format_rollouts(accuracy: Accuracy) -> str:
     return f"{format_count(accuracy.seeds, 'rollout')} of {format_count(accuracy.chunks, 'chunk')}"
 
 
-def _refuse_same(bundle: Bundle, precision: str, other: Bundle, against: str) -> None:
+def _refuse_same(bundle: Bundle, precision: Precision, other: Bundle, against: str) -> None:
     """Refuse two sides that cannot differ."""
-    if "fp32" not in other.manifest.graphs:
+    if FP32 not in other.manifest.graphs:
         return  # then its FP16 graphs are widened, which makes other graphs
-    if other.manifest.graphs_sha256("fp32") == bundle.manifest.graphs_sha256(precision):
-        known = ", ".join(bundle.manifest.graphs)
+    if other.manifest.graphs_sha256(FP32) == bundle.manifest.graphs_sha256(precision):
+        known = ", ".join(map(str, bundle.manifest.graphs))
         raise ValueError(
             f"--precision {precision} and --against {against} are the same graphs, so there is nothing to compare; "
             f"choose another --precision: the bundle has {known}, and vdmrt calibrate adds more"
         )
 
 
-def _figure_names(bundle: Bundle, precision: str, other: Bundle) -> list[str]:
+def _figure_names(bundle: Bundle, precision: Precision, other: Bundle) -> list[str]:
     """Return the figures that a comparison will have."""
     figures = [*FIGURES, "largest-fp16"]
     figures += PICTURE_FIGURES if other.manifest.codec is not None else ()
     return [*figures, *([OVER_FP16] if _has_control(bundle, precision) else [])]
 
 
-def _has_control(bundle: Bundle, precision: str) -> bool:
+def _has_control(bundle: Bundle, precision: Precision) -> bool:
     """Whether a quantised precision's drift can be compared with that of the bundle's FP16 graphs."""
-    linears, cache = split_precision(precision)
-    return "fp16" in bundle.manifest.graphs and (cache is not None or linears not in ("fp32", "fp16", MIXED))
+    return FP16 in bundle.manifest.graphs and precision.is_quantized
 
 
 def _record(bundle: Bundle, accuracy: Accuracy) -> bool:
@@ -274,7 +276,7 @@ def _compare(side: _Side, other: Bundle, with_control: bool, show: Show) -> tupl
     tapped = TappedBackend(OnnxRuntimeBackend(threads=request.threads))
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder("verify"))
-        wanted = stack.enter_context(Model(reference_bundle(other, folder), tapped, "fp32"))
+        wanted = stack.enter_context(Model(reference_bundle(other, folder), tapped, FP32))
         model = stack.enter_context(side.opened())
         clips = list(read_set(request.data, wanted).clips) if request.data else []
         seeds = list(range(request.seeds))
@@ -283,11 +285,11 @@ def _compare(side: _Side, other: Bundle, with_control: bool, show: Show) -> tupl
         given = given_frames(wanted, clips, seeds)
         check_chunks(wanted.manifest.geometry, len(given[0]), request.chunks)
         _watch(guard, wanted, tapped, given[0], options)
-        contenders = {model.precision: Contender(model, quantisation_of(side.bundle, model.precision).cache)}
+        contenders = {str(model.precision): Contender(model, quantisation_of(side.bundle, model.precision).cache)}
         if with_control:
-            alike = dataclasses.replace(request, precision="fp16")
+            alike = dataclasses.replace(request, precision=FP16)
             control = stack.enter_context(open_model(side.bundle.path, alike, verify=False))
-            contenders["fp16"] = Contender(control, None)
+            contenders[str(FP16)] = Contender(control, None)
         on_progress = stack.enter_context(show("comparing, denoising steps"))
         found = compare_rollouts(
             wanted,
@@ -298,7 +300,7 @@ def _compare(side: _Side, other: Bundle, with_control: bool, show: Show) -> tupl
             options=options,
             on_progress=on_progress,
         )
-    return found[model.precision], guard, found["fp16"] if with_control else None
+    return found[str(model.precision)], guard, found[str(FP16)] if with_control else None
 
 
 def _watch(guard: Guard, model: Model, tapped: TappedBackend, first: Latents, options: Mapping[str, Any]) -> None:
@@ -313,9 +315,9 @@ def _watch(guard: Guard, model: Model, tapped: TappedBackend, first: Latents, op
         tapped.tap = None
 
 
-def quantisation_of(bundle: Bundle, precision: str) -> Quantisation:
+def quantisation_of(bundle: Bundle, precision: Precision) -> Quantisation:
     """Return how a precision was quantised; nothing for one that was exported."""
     for made in bundle.manifest.calibrations:
         if made.precision == precision:
             return Quantisation.from_json(bundle.locate(made.scales).read_text(encoding="utf-8"))
-    return Quantisation("int8", "max", {}, {})
+    return Quantisation(INT8, "max", {}, {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import logging
 import time
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...bundle import (
+    FP8,
     Artifact,
     Bundle,
     Engine,
@@ -19,13 +19,16 @@ from ...bundle import (
     Graph,
     Machine,
     Plan,
+    Precision,
     choose_precision,
     format_nbytes,
     sha256_of,
     stage_graphs,
+    version_numbers,
 )
 from ...errors import BackendError, EngineError
-from ...hosts import describe_cpu, need_packages, needs_extra
+from ...hosts import need_packages
+from ...hosts.onnxruntime import describe_machine, open_onnxruntime
 from ..keys import engine_key
 from ..placing import (
     find_built,
@@ -39,7 +42,7 @@ from .engine_weights import EngineWeights
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["ModelOptions", "build_models", "describe_cpu_machine", "load_onnxruntime", "model_key"]
+__all__ = ["ModelOptions", "build_models", "load_onnxruntime", "model_key"]
 
 _log = logging.getLogger("vdmrt")
 # Part of an engine's key: raise it when what is done to a graph here changes.
@@ -70,7 +73,7 @@ class ModelOptions:
 def build_models(
     bundle: Bundle,
     *,
-    precision: str | None = None,
+    precision: Precision | str | None = None,
     options: ModelOptions | None = None,
     force: bool = False,
     progress: Progress = _log.info,
@@ -82,7 +85,8 @@ def build_models(
 
     Args:
         bundle: Gets ``engines/<key>``.
-        precision: Of the graphs; None takes what :func:`~vdmrt.bundle.choose_precision` takes for ONNX Runtime.
+        precision: Of the graphs, or its name; None takes what :func:`~vdmrt.bundle.choose_precision` takes for ONNX
+            Runtime.
         options: How to optimise; None takes every default.
         force: Whether to build what is there already.
         progress: Called with a line of text now and then, from any thread.
@@ -92,11 +96,13 @@ def build_models(
         BundleError: The bundle does not have that precision, or a file of it was altered.
         EngineError: onnx is not installed, or the engine cannot be written.
         KeyboardInterrupt: It was interrupted.
+        ValueError: There is no such precision.
     """
+    wanted = None if precision is None else Precision.parse(precision)
     module = load_onnxruntime()
     options = options or ModelOptions()
-    machine = describe_cpu_machine(module)
-    chosen = choose_precision(bundle, precision, machine.backend)
+    machine = describe_machine(module)
+    chosen = choose_precision(bundle, wanted, machine.backend)
     graphs = stage_graphs(bundle, chosen)
     key = model_key(bundle, chosen, machine, options)
     found = None if force else find_built(bundle, key, machine)
@@ -124,15 +130,10 @@ def load_onnxruntime() -> Any:
     """Import ONNX Runtime.
 
     Raises:
-        BackendError: It is not installed, does not load or is too old.
+        BackendError: It is not installed, is installed twice, does not load or is too old.
     """
-    try:
-        with needs_extra("calibrate", _TASK, fail=BackendError):
-            module = importlib.import_module("onnxruntime")  # heavy: only where graphs are optimised
-        version = str(module.__version__)
-    except (ImportError, OSError, AttributeError) as error:
-        raise BackendError(f"{_TASK} needs ONNX Runtime, which does not load: {error}; see vdmrt doctor") from error
-    check_version(version)
+    module = open_onnxruntime(_TASK, "calibrate")
+    check_version(str(module.__version__))
     return module
 
 
@@ -142,19 +143,14 @@ def check_version(version: str) -> None:
     Raises:
         BackendError: It is too old.
     """
-    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+    if version_numbers(version) < _OLDEST:
         raise BackendError(
             f"engines need ONNX Runtime {'.'.join(map(str, _OLDEST))} or newer, here is {version}; "
             "pip install -U onnxruntime, or run the bundle without an engine"
         )
 
 
-def describe_cpu_machine(module: Any) -> Machine:
-    """Return what an optimised graph is bound to here."""
-    return Machine(onnxruntime=str(module.__version__), provider=_PROVIDER, cpu=describe_cpu())
-
-
-def model_key(bundle: Bundle, precision: str, machine: Machine, options: ModelOptions) -> str:
+def model_key(bundle: Bundle, precision: Precision, machine: Machine, options: ModelOptions) -> str:
     """Return the name of the engine's folder."""
     return engine_key(precision, stage_graphs(bundle, precision), machine, options.to_manifest())
 
@@ -215,7 +211,7 @@ def _save_optimised(
     settings.log_severity_level = 3  # or it warns of what the key is made for
     settings.add_session_config_entry(_FOLDER, str(folder))
     settings.add_session_config_entry(_WEIGHTS, path.with_suffix(".bin").name)
-    if graph.quantised == "fp8":
+    if graph.quantised == FP8:
         settings.add_session_config_entry("session.disable_quant_qdq", "1")
 
     def run() -> None:
@@ -246,7 +242,7 @@ def _plan(graph: Graph, path: Path, seconds: float) -> Plan:
 
 def _manifest(
     key: str,
-    precision: str,
+    precision: Precision,
     machine: Machine,
     options: ModelOptions,
     plans: Mapping[str, Plan],
@@ -255,7 +251,7 @@ def _manifest(
     return EngineManifest(
         key=key,
         backend="onnxruntime",
-        precision=precision,  # type: ignore[arg-type]  # a key of the bundle's graphs, checked when it was opened
+        precision=precision,
         machine=machine,
         plans={stage: dataclasses.replace(plan, weights=weights) for stage, plan in plans.items()},
         options=options.to_manifest(),

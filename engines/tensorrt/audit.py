@@ -6,20 +6,21 @@ import collections
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...bundle import LayerCopy, PlanAudit
+from ...bundle import EIGHT_BITS, FP8, FP16, FP32, INT8, LayerCopy, PlanAudit
 from ...errors import EngineError
 
 __all__ = ["audit_layers", "check_precision", "check_quantised", "read_layers"]
 
 # The inspector writes "Row major linear FP16 format" for what TensorRT's own kernels read and "Half" for what its
-# compiler's do.
+# compiler's do. What linears compute in is called here as in a precision.
+_SINGLE, _HALF = FP32.linears, FP16.linears
 _TYPES = (
-    (r"BF(loat)?16", "bf16", 2), (r"FP16|Half", "fp16", 2), (r"FP32|Float", "fp32", 4), (r"FP8", "fp8", 1),
-    (r"U?Int8", "int8", 1), (r"Int32", "int32", 4), (r"Int64", "int64", 8), (r"Bool", "bool", 1),
+    (r"BF(loat)?16", "bf16", 2), (r"FP16|Half", _HALF, 2), (r"FP32|Float", _SINGLE, 4), (r"FP8", FP8, 1),
+    (r"U?Int8", INT8, 1), (r"Int32", "int32", 4), (r"Int64", "int64", 8), (r"Bool", "bool", 1),
 )  # fmt: skip
 _NBYTES = {name: nbytes for _, name, nbytes in _TYPES}
 _PRODUCT = re.compile(r"gemm|matrix_?multiply|matmul|fully_?connected|\bfc\b|mha|conv", re.IGNORECASE)
@@ -76,9 +77,9 @@ class Layer:
     @property
     def dtype(self) -> str:
         """What a product reads: half where anything floating is half, since sums may be kept in float32."""
-        found = [side.dtype for side in (*self.inputs, *self.outputs) if side.dtype in ("fp32", "fp16", "bf16")]
-        reads = [side.dtype for side in self.inputs if side.dtype in ("fp32", "fp16", "bf16", "fp8", "int8")]
-        small = [dtype for dtype in reads if dtype != "fp32"]
+        found = [side.dtype for side in (*self.inputs, *self.outputs) if side.dtype in (_SINGLE, _HALF, "bf16")]
+        reads = [side.dtype for side in self.inputs if side.dtype in (_SINGLE, _HALF, "bf16", *EIGHT_BITS)]
+        small = [dtype for dtype in reads if dtype != _SINGLE]
         return (small or reads or found or [""])[0]
 
 
@@ -96,8 +97,8 @@ def read_layers(text: str) -> tuple[Layer, ...]:
         raise EngineError(f"TensorRT's inspector said nothing that can be read: {text[:80]!r}") from error
 
 
-def audit_layers(layers: tuple[Layer, ...]) -> PlanAudit:
-    """Count what layers run in, and list those that only move ``past_*``."""
+def audit_layers(layers: tuple[Layer, ...], cache: Collection[str]) -> PlanAudit:
+    """Count what layers run in, and list those that only move the KV cache, of which the inputs' names are given."""
     precisions = collections.Counter(_first_dtype(layer) for layer in layers)
     products = collections.Counter(layer.dtype for layer in layers if layer.is_product)
     unknown = products.pop("", 0) + sum(layer.is_opaque for layer in layers)
@@ -106,7 +107,7 @@ def audit_layers(layers: tuple[Layer, ...]) -> PlanAudit:
         precisions=dict(precisions),
         products=dict(products),
         unknown_products=unknown,
-        cache_copies=tuple(_copies(layers)),
+        cache_copies=tuple(_copies(layers, cache)),
     )
 
 
@@ -126,10 +127,10 @@ def check_precision(stage: str, layers: tuple[Layer, ...], products: Mapping[str
         return
     found = [layer for layer in layers if layer.is_product]
     half = {name for name, dtype in (products or {}).items() if dtype == "float16"}
-    wrong = [layer.name for layer in found if layer.dtype == "fp32" and half & layer.nodes]
+    wrong = [layer.name for layer in found if layer.dtype == _SINGLE and half & layer.nodes]
     # Where layers were fused out of sight, those in sight may well be the graph's own float32 islands.
     in_sight = bool(found) and not any(layer.is_opaque for layer in layers)
-    all_wrong = in_sight and all(layer.dtype == "fp32" for layer in found)
+    all_wrong = in_sight and all(layer.dtype == _SINGLE for layer in found)
     if wrong or all_wrong:
         names = wrong or [layer.name for layer in found]
         raise EngineError(
@@ -181,12 +182,12 @@ def _nodes(name: str, metadata: str) -> Iterator[str]:
     yield from (part.strip() for part in name.split(" + "))
 
 
-def _copies(layers: tuple[Layer, ...]) -> Iterator[LayerCopy]:
+def _copies(layers: tuple[Layer, ...], cache: Collection[str]) -> Iterator[LayerCopy]:
     for layer in layers:
         if layer.is_product or layer.is_opaque or _IDLE.match(layer.kind):
             continue
         for side in layer.inputs:
-            if side.name.startswith("past_"):
+            if side.name in cache:
                 nbytes = sum(out.nbytes for out in layer.outputs)
                 yield LayerCopy(layer.name, layer.kind, side.name, nbytes)
                 break

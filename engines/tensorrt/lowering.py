@@ -18,9 +18,11 @@ from ...bundle import (
     OLDEST_PARSER_OPSET,
     Bundle,
     Graph,
+    Precision,
     find_unsupported,
     sha256_of,
     stage_graphs,
+    version_numbers,
     write_file,
 )
 from ...errors import EngineError
@@ -57,12 +59,12 @@ class GraphSource:
 
 def needs_lowering(version: str) -> bool:
     """Whether the parser of a TensorRT, as "8.5.3", cannot take the exported graphs."""
-    return _parts(version) < _FIRST_UNLOWERED
+    return version_numbers(version) < _FIRST_UNLOWERED
 
 
 def lower_graphs(
     bundle: Bundle,
-    precision: str,
+    precision: Precision,
     *,
     release: str = "8.5",
     progress: Callable[[str], None] = lambda stage: None,
@@ -117,10 +119,6 @@ def find_source(bundle: Bundle, graph: Graph, version: str) -> GraphSource:
     if not path.is_file() or sha256_of(path) != wanted:
         raise EngineError(f"{path}: is missing or was altered; delete it and lower the graph again")
     return GraphSource(path, types, products)
-
-
-def _parts(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 def _lowered_path(bundle: Bundle, graph: Graph) -> Path:

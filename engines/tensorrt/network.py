@@ -7,7 +7,7 @@ from typing import Any
 
 from ...bundle import Graph, TensorSpec
 from ...errors import BackendError, EngineError
-from ..release import TensorRT
+from ...hosts.tensorrt import TensorRT
 from .lowering import GraphSource
 
 __all__ = ["CONSTRAINTS", "parse_network"]
@@ -37,11 +37,11 @@ def parse_network(tensorrt: TensorRT, builder: Any, graph: Graph, source: GraphS
     kind = flag.STRONGLY_TYPED if tensorrt.strongly_typed else flag.EXPLICIT_BATCH
     network = builder.create_network(1 << int(kind))
     if network is None:
-        raise BackendError(f"TensorRT {tensorrt.version} makes no network: {tensorrt.messages.take()}")
-    parser = trt.OnnxParser(network, tensorrt.logger)
+        raise BackendError(f"TensorRT {tensorrt.version} makes no network: {tensorrt.log.take_errors()}")
+    parser = trt.OnnxParser(network, tensorrt.log.logger)
     if not parser.parse_from_file(str(source.path)):
         raise BackendError(_refusal(tensorrt, parser, source))
-    tensorrt.messages.take()
+    tensorrt.log.take_errors()
     _set_sides(tensorrt, network, graph)
     if not tensorrt.strongly_typed:
         if source.types is None:
@@ -141,7 +141,7 @@ def _pairs(found: Mapping[str, Any], specs: tuple[TensorSpec, ...]) -> Iterator[
 def _refusal(tensorrt: TensorRT, parser: Any, source: GraphSource) -> str:
     """Return one sentence: what the parser refuses, in which node."""
     reasons = [_describe(parser.get_error(index), source) for index in range(parser.num_errors)]
-    logged = tensorrt.messages.take()
+    logged = tensorrt.log.take_errors()
     return f"{source.path}: the parser of TensorRT {tensorrt.version} refuses it: " + ("; ".join(reasons) or logged)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...errors import EngineError
-from ..release import TensorRT
+from ...hosts.tensorrt import TensorRT
 
 __all__ = ["BuildOptions"]
 

@@ -6,16 +6,16 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ...bundle import Graph, PlanAudit, split_precision
+from ...bundle import CACHE_ROLES, FP16, FP16_MIXED, INT8, Graph, PlanAudit, Precision, Stage
 from ...errors import BackendError, EngineError
-from ..gpu import current_gpu
+from ...hosts.driver import current_gpu
+from ...hosts.tensorrt import TensorRT
 from ..progress import (
     Cancelled,
     Progress,
     make_monitor,
     run_beside,
 )
-from ..release import TensorRT
 from .audit import audit_layers, check_precision, check_quantised, read_layers
 from .lowering import GraphSource
 from .network import parse_network
@@ -51,7 +51,7 @@ def build_plan(
     stage: str,
     graph: Graph,
     source: GraphSource,
-    precision: str,
+    precision: Precision,
     options: BuildOptions,
     timing_cache: bytes,
     progress: Progress,
@@ -67,12 +67,12 @@ def build_plan(
     started = time.monotonic()
 
     def build() -> tuple[Any, bytes]:
-        with current_gpu(tensorrt.gpu_index):  # of this thread
+        with current_gpu(tensorrt.gpu.index):  # of this thread
             return _build(tensorrt, stage, graph, source, precision, options, timing_cache, progress, cancelled)
 
     data, timings = run_beside(build, stage, progress, cancelled)
     seconds = time.monotonic() - started
-    with current_gpu(tensorrt.gpu_index):
+    with current_gpu(tensorrt.gpu.index):
         scratch, inspection = _inspect(tensorrt, stage, data, graph)
     return BuiltPlan(
         data, scratch, seconds, _audit(stage, graph, inspection, source, precision, progress), inspection, timings
@@ -80,7 +80,7 @@ def build_plan(
 
 
 def _audit(
-    stage: str, graph: Graph, inspection: str, source: GraphSource, precision: str, progress: Progress
+    stage: str, graph: Graph, inspection: str, source: GraphSource, precision: Precision, progress: Progress
 ) -> PlanAudit | None:
     """Hold what the inspector says against the graph; an inspector that cannot be read spoils no plan."""
     try:
@@ -88,11 +88,11 @@ def _audit(
     except EngineError as error:
         progress(f"{stage}: what its layers run in is not known: {error}")
         return None
-    half = precision == "fp16" and stage in ("fill", "denoise")
+    half = precision == FP16 and stage in (Stage.FILL, Stage.DENOISE)
     check_precision(stage, layers, source.products, wanted=half)
     if graph.quantised is not None:
         check_quantised(stage, layers, graph.quantised)
-    return audit_layers(layers)
+    return audit_layers(layers, {spec.name for spec in graph.inputs if spec.role in CACHE_ROLES})
 
 
 def _build(
@@ -100,7 +100,7 @@ def _build(
     stage: str,
     graph: Graph,
     source: GraphSource,
-    precision: str,
+    precision: Precision,
     options: BuildOptions,
     timing_cache: bytes,
     progress: Progress,
@@ -115,7 +115,7 @@ def _build(
     monitor = make_monitor(tensorrt, stage, progress, cancelled)
     if monitor is not None:
         config.progress_monitor = monitor
-    tensorrt.messages.take()
+    tensorrt.log.take_errors()
     data = builder.build_serialized_network(network, config)
     if data is None:
         raise BackendError(f"{stage}: TensorRT {tensorrt.version} built no plan: {_reason(tensorrt, options)}")
@@ -126,7 +126,7 @@ def _build(
     return data, timings
 
 
-def configure(tensorrt: TensorRT, config: Any, stage: str, precision: str, options: BuildOptions) -> None:
+def configure(tensorrt: TensorRT, config: Any, stage: str, precision: Precision, options: BuildOptions) -> None:
     """Set what a build is asked for; every name that a release lacks was refused before, or is asked for here."""
     trt = tensorrt.module
     flags = trt.BuilderFlag
@@ -136,9 +136,9 @@ def configure(tensorrt: TensorRT, config: Any, stage: str, precision: str, optio
     else:
         config.clear_flag(flags.TF32)
     if not tensorrt.strongly_typed:
-        if precision.startswith("fp16"):
+        if precision.linears in (FP16.linears, FP16_MIXED.linears):
             config.set_flag(flags.FP16)
-        if precision.startswith("int8") or split_precision(precision)[1] == "int8":
+        if INT8 in (precision.linears, precision.cache):
             config.set_flag(flags.INT8)
         if options.precision_constraints != "none":
             config.set_flag(getattr(flags, f"{options.precision_constraints.upper()}_PRECISION_CONSTRAINTS"))
@@ -157,7 +157,7 @@ def configure(tensorrt: TensorRT, config: Any, stage: str, precision: str, optio
         # Loading puts the very same weights back, for which the builder need give up no kernel.
         (options.strip_weights and not options.refit, "REFIT_IDENTICAL"),
         (options.refit, "REFIT"),
-        (options.weight_streaming_fill and stage == "fill", "WEIGHT_STREAMING"),
+        (options.weight_streaming_fill and stage == Stage.FILL, "WEIGHT_STREAMING"),
     ):
         if asked:
             config.set_flag(getattr(flags, flag))
@@ -183,15 +183,15 @@ def _set_tactics(tensorrt: TensorRT, config: Any, options: BuildOptions) -> None
 
 def _make_builder(tensorrt: TensorRT) -> Any:
     try:
-        return tensorrt.module.Builder(tensorrt.logger)
+        return tensorrt.module.Builder(tensorrt.log.logger)
     except TypeError as error:
         raise BackendError(
-            f"TensorRT {tensorrt.version} does not start: {error}; {tensorrt.messages.take()}"
+            f"TensorRT {tensorrt.version} does not start: {error}; {tensorrt.log.take_errors()}"
         ) from error
 
 
 def _reason(tensorrt: TensorRT, options: BuildOptions) -> str:
-    logged = tensorrt.messages.take()
+    logged = tensorrt.log.take_errors()
     if options.workspace_nbytes is not None and "workspace" in logged.lower():
         return f"{logged}; the workspace is limited to {options.workspace_nbytes} bytes: give more with --workspace"
     return logged
@@ -200,10 +200,10 @@ def _reason(tensorrt: TensorRT, options: BuildOptions) -> str:
 def _inspect(tensorrt: TensorRT, stage: str, data: Any, graph: Graph) -> tuple[int, str]:
     """Load a plan that was just built; return its contexts' scratch memory and what its layers are."""
     trt = tensorrt.module
-    runtime = trt.Runtime(tensorrt.logger)
+    runtime = trt.Runtime(tensorrt.log.logger)
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
-        raise BackendError(f"{stage}: TensorRT does not load the plan that it built: {tensorrt.messages.take()}")
+        raise BackendError(f"{stage}: TensorRT does not load the plan that it built: {tensorrt.log.take_errors()}")
     _check_sides(stage, engine, graph)
     scratch = engine.device_memory_size_v2 if hasattr(engine, "device_memory_size_v2") else engine.device_memory_size
     inspector = engine.create_engine_inspector()

@@ -13,8 +13,8 @@ from ...bundle import (
     write_file,
 )
 from ...errors import EngineError
+from ...hosts.tensorrt import TensorRT
 from ..progress import Progress
-from ..release import TensorRT
 
 __all__ = ["load_timing_cache", "read_timing_cache", "save_timing_cache", "timing_cache_path"]
 
@@ -47,7 +47,7 @@ def load_timing_cache(tensorrt: TensorRT, config: Any, data: bytes, progress: Pr
         cache = config.create_timing_cache(content)
         if cache is not None and config.set_timing_cache(cache, False):
             return
-        progress(f"the timing cache is not used: {tensorrt.messages.take()}")
+        progress(f"the timing cache is not used: {tensorrt.log.take_errors()}")
 
 
 def save_timing_cache(path: Path, data: bytes) -> None:

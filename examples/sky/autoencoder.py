@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vdmrt.bundle import TensorSpec
+from vdmrt.bundle import Role, TensorSpec
 from vdmrt.export.onnx_graph import Exportable
 
 __all__ = ["LATENT_SHAPE", "Decoder", "Encoder"]
@@ -27,8 +27,8 @@ class Encoder(Exportable):
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
-        self.inputs = (TensorSpec("pictures", "float32", (1, *_PICTURE)),)
-        self.outputs = (TensorSpec("latent", "float32", (1, *LATENT_SHAPE)),)
+        self.inputs = (TensorSpec("pictures", "float32", (1, *_PICTURE), Role.PICTURES),)
+        self.outputs = (TensorSpec("latent", "float32", (1, *LATENT_SHAPE), Role.LATENT),)
         self.enter = nn.Conv2d(_PACKED, width, 3, padding=1)
         self.leave = nn.Conv2d(width, LATENT_SHAPE[0], 3, padding=1)
         self.direct = nn.Conv2d(_PACKED, LATENT_SHAPE[0], 1)
@@ -63,8 +63,8 @@ class Decoder(Exportable):
 
     def __init__(self, frames: int = 8, width: int = 64, depth: int = 3) -> None:
         super().__init__()
-        self.inputs = (TensorSpec("latent", "float32", (frames, *LATENT_SHAPE)),)
-        self.outputs = (TensorSpec("pictures", "float32", (frames, *_PICTURE)),)
+        self.inputs = (TensorSpec("latent", "float32", (frames, *LATENT_SHAPE), Role.LATENT),)
+        self.outputs = (TensorSpec("pictures", "float32", (frames, *_PICTURE), Role.PICTURES),)
         self.enter = nn.Conv2d(LATENT_SHAPE[0], width, 3, padding=1)
         self.blocks = nn.ModuleList(_Residual(width) for _ in range(depth))
         self.leave = nn.Conv2d(width, _PACKED, 3, padding=1)

@@ -12,7 +12,7 @@ from checkpoint import load_checkpoint
 from codec_training import load_codec
 from transformer_training import load_average
 
-from vdmrt.bundle import Bundle, SamplerDefaults, ScheduleSpec, sha256_of
+from vdmrt.bundle import FP16, Bundle, SamplerDefaults, ScheduleSpec, sha256_of
 from vdmrt.export import ExportOptions, export_bundle
 
 __all__ = ["LARGEST_NBYTES", "export_sky"]
@@ -44,7 +44,7 @@ def export_sky(runs: Path, output: Path) -> Bundle:
     """Write the bundle, replacing one that is there."""
     model, steps = load_average(runs / "transformer.pt")
     options = ExportOptions(
-        precisions=("fp16",),
+        precisions=(FP16,),
         chunk_frames=8,
         slots=25,
         max_steps=100,

@@ -25,7 +25,6 @@ __all__ = ["Side", "compare", "parse_other", "stay_open"]
 # As many as an interval of 99 % wants.
 _ROUNDS = 8
 _SETTINGS = {"bundle": Path, **get_type_hints(LoadOptions), **get_type_hints(SamplingOptions)}
-_PRECISIONS = get_args(Precision)
 _ENGINE = "use_engine"  # --engine
 _SWITCH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 
@@ -48,20 +47,26 @@ def parse_other(settings: Settings, text: str) -> Settings:
             known = ", ".join(name.removeprefix("use_").replace("_", "-") for name in _SETTINGS)
             raise ValueError(f"--against takes a bundle, or {known} with a value, got {part!r}")
         changed[name] = _read(option, _SETTINGS[name], value)
-    if changed.get("precision", _PRECISIONS[0]) not in _PRECISIONS:
-        known = ", ".join(_PRECISIONS)
-        raise ValueError(f"--against precision must be one of {known}, got {changed['precision']!r}")
     return dataclasses.replace(settings, **changed)
 
 
 def _read(option: str, hint: Any, value: str) -> object:
     """Read a setting by the type of its field, None left out."""
     kind = next((one for one in get_args(hint) if one is not NoneType), hint)
+    if kind is Precision:
+        return _read_precision(value)
     try:
         return _SWITCH[value] if kind is bool else kind(value)
     except (ValueError, KeyError) as error:
         wanted = "on or off" if kind is bool else "a number"
         raise ValueError(f"--against {option} wants {wanted}, got {value!r}") from error
+
+
+def _read_precision(value: str) -> Precision:
+    try:
+        return Precision.parse(value)
+    except ValueError as error:
+        raise ValueError(f"--against {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)

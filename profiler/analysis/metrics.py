@@ -8,6 +8,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+from ...bundle import Stage
 from ...runtime.session.chunk import Chunk
 from ...runtime.session.session import Session
 
@@ -64,7 +65,7 @@ class Metrics:
         self.missed = counter("vdmrt_deadlines_missed", "Chunks that took longer than they play")
         self.sessions = gauge("vdmrt_sessions", "Watched sessions that are open")
         self.cache = gauge("vdmrt_kv_cache_bytes", "KV cache of the lanes of watched sessions, and their undo logs")
-        names = ("step", "noise", "denoise", "fill", "scatter", "encode", "decode")
+        names = ("step", "noise", Stage.DENOISE, Stage.FILL, "scatter", "encode", "decode")
         self.stages = {name: stages.labels(model, name) for name in names}
         self.target_fps = target_fps
         self._watched: weakref.WeakSet[Session] = weakref.WeakSet()
@@ -105,7 +106,7 @@ class _Watcher:
         self._begun[stage] = now = time.perf_counter()
         if stage == "noise":
             self._in_chunk = True
-        elif self._asked is None and not self._in_chunk and stage in ("encode", "fill"):
+        elif self._asked is None and not self._in_chunk and stage in ("encode", Stage.FILL):
             self._asked = now
 
     def step(self, done: int) -> None:
@@ -122,9 +123,9 @@ class _Watcher:
         m, timings, now = self._metrics, chunk.timings, time.perf_counter()
         for milliseconds in timings.denoise_ms:
             m.stages["step"].observe(milliseconds / 1e3)
-        m.stages["denoise"].observe(sum(timings.denoise_ms) / 1e3)
+        m.stages[Stage.DENOISE].observe(sum(timings.denoise_ms) / 1e3)
         m.stages["noise"].observe(timings.noise_ms / 1e3)
-        m.stages["fill"].observe(timings.fill_ms / 1e3)
+        m.stages[Stage.FILL].observe(timings.fill_ms / 1e3)
         m.stages["scatter"].observe(timings.scatter_ms / 1e3)
         m.chunk.observe(timings.total_ms / 1e3)
         m.chunks.inc()

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...bundle import format_count, format_nbytes
+from ...bundle import FP32, Role, Stage, format_count, format_nbytes
+from ...hosts.onnxruntime import open_onnxruntime
 from ...runtime._core import host_device
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from ...runtime.session.model import Model
@@ -26,8 +27,6 @@ _RUNS = 7
 # Wire types of protobuf, and numbers of onnx.proto.
 _VARINT, _BYTES = 0, 2
 _FLOAT = 1
-# What the products of a graph read; those of other precisions are half beside what is quantised.
-_DTYPES = {"fp32": "float32"}
 
 
 def measure_ceilings(model: Model) -> tuple[Ceilings | None, str | None]:
@@ -44,7 +43,9 @@ def measure_ceilings(model: Model) -> tuple[Ceilings | None, str | None]:
     """
     backend = model.backend
     if backend.device_name != "host":
-        return measure_gpu_ceilings(backend.open_device(), _DTYPES.get(model.precision, "float16"))
+        # What the products of a graph read; those that are not float32 are half, beside what is quantized.
+        dtype = "float32" if model.precision.linears == FP32.linears else "float16"
+        return measure_gpu_ceilings(backend.open_device(), dtype)
     if not isinstance(backend, OnnxRuntimeBackend):
         return None, f"no roofline: the ceilings of {backend.name} are not known how to measure"
     return _measure_cpu_ceilings(backend), None
@@ -75,11 +76,11 @@ def place_stages(model: Model, ceilings: Ceilings, stages: Mapping[str, Summary]
     if ceilings.flops_per_second is None:
         return ()
     graphs = model.bundle.graphs(model.precision)
-    runs = {"step": (graphs["denoise"], 1), "fill": (graphs["fill"], 1)}
-    codec = model.manifest.codec
-    if codec is not None and "decode" in stages:
-        batch = codec.decode.inputs[0].shape[0]
-        runs["decode"] = (codec.decode, -(-model.manifest.geometry.chunk_frames // batch))
+    runs = {"step": (graphs[Stage.DENOISE], 1), Stage.FILL: (graphs[Stage.FILL], 1)}
+    decoder = model.manifest.components.get(Stage.VAE_DECODE)
+    if decoder is not None and "decode" in stages:
+        batch = decoder.tensor(Role.LATENT).shape[0]
+        runs["decode"] = (decoder, -(-model.manifest.geometry.chunk_frames // batch))
     return tuple(
         _place(name, count * graph.flops, count * graph.nbytes_moved, ceilings, stages[name].median)
         for name, (graph, count) in runs.items()
@@ -137,8 +138,7 @@ def _copy(threads: int) -> Callable[[], object]:
 
 def _product(backend: OnnxRuntimeBackend) -> Callable[[], object]:
     """Return one product with a constant right side, as the graphs' own are."""
-    import onnxruntime  # heavy, and there wherever this backend is
-
+    onnxruntime = open_onnxruntime("measuring the roofline")
     options = backend.session_options()
     session = onnxruntime.InferenceSession(_product_graph(_SIDE), options, providers=["CPUExecutionProvider"])
     feed = {"x": np.ones((_SIDE, _SIDE), np.float32)}

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from ...bundle import read_fields
+from ...bundle import Bundle, Graph, Stage, read_fields
 from ...runtime.backends.layer_times import LayerTime
 from ...runtime.session.model import Model
 from ..measuring.settings import Settings
@@ -17,7 +17,6 @@ __all__ = ["describe_layers", "find_blocks", "group_layers", "profile_layers"]
 
 # Fields of onnx.proto: ModelProto.graph, GraphProto.node and .initializer, NodeProto, TensorProto.name.
 _GRAPH, _NODE, _INITIALIZER, _INPUT, _OUTPUT, _NAME, _TENSOR_NAME = 7, 1, 5, 1, 2, 3, 8
-_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.|^(?:past|present|context)_[kv]\.(\d+)$")
 # A whole subgraph of TensorRT's compiler, named after its first and its last node.
 _RANGE = "{ForeignNode["
 
@@ -38,20 +37,22 @@ def profile_layers(model: Model, settings: Settings) -> tuple[Layer, ...]:
     return tuple(
         layer
         for stage, layers in times.items()
-        for layer in group_layers(stage, layers, find_blocks(model.bundle.locate(graphs[stage].file).read_bytes()))
+        for layer in group_layers(stage, layers, find_blocks(model.bundle, graphs[Stage(stage)]))
     )
 
 
-def find_blocks(graph: bytes) -> dict[str, int]:
+def find_blocks(bundle: Bundle, graph: Graph) -> dict[str, int]:
     """Return the transformer block of every node and of every node's outputs, by name; -1 outside the blocks.
 
     A node that reads a weight, or the cache, of a block is of that block; what lies between two such nodes belongs to
     the later one, because norms and modulations stand before the products they serve.
 
-    Args:
-        graph: An ONNX file.
+    Raises:
+        BundleError: The graph's file is missing.
     """
-    (body,) = (content for field, content in read_fields(memoryview(graph)) if field == _GRAPH)
+    anchors = _Anchors(bundle, graph)
+    content = memoryview(bundle.locate(graph.file).read_bytes())
+    (body,) = (content for field, content in read_fields(content) if field == _GRAPH)
     fields = list(read_fields(body))
     weights = {_text(content, _TENSOR_NAME) for field, content in fields if field == _INITIALIZER}
     blocks: dict[str, int] = {}
@@ -61,7 +62,7 @@ def find_blocks(graph: bytes) -> dict[str, int]:
             continue
         parts = [(part, bytes(value).decode()) for part, value in read_fields(content) if part in (1, 2, 3)]
         waiting += [name for part, name in parts if part in (_NAME, _OUTPUT)]
-        anchor = _anchor([name for part, name in parts if part in (_INPUT, _OUTPUT)], weights)
+        anchor = anchors.find([name for part, name in parts if part in (_INPUT, _OUTPUT)], weights)
         if anchor is not None:
             blocks |= dict.fromkeys(waiting, anchor)
             waiting.clear()
@@ -104,18 +105,28 @@ def describe_layers(layers: Sequence[Layer], backend: str) -> Iterator[str]:
         )
     opaque = [layer for layer in layers if layer.name.startswith(_RANGE)]
     if opaque:
-        share = max(sum(layer.share for layer in opaque if layer.stage == stage) for stage in ("denoise", "fill"))
+        share = max(
+            sum(layer.share for layer in opaque if layer.stage == stage) for stage in (Stage.DENOISE, Stage.FILL)
+        )
         which = "layers are whole subgraphs that TensorRT does not open"
         yield f"{len(opaque)} {which}, up to {100 * share:.0f} % of a graph"
 
 
-def _anchor(names: Sequence[str], weights: set[str]) -> int | None:
-    """Return the block that names of tensors tell, -1 for a weight outside the blocks, None where they tell nothing."""
-    for name in names:
-        found = _BLOCK.search(name)
-        if found:
-            return int(found[1] or found[2])
-    return -1 if any(name in weights and name.endswith((".weight", ".bias")) for name in names) else None
+class _Anchors:
+    """Tensors that belong to a block: its parameters, and its keys and values among the graph's inputs and outputs."""
+
+    def __init__(self, bundle: Bundle, graph: Graph) -> None:
+        before, after = bundle.manifest.parameters.block.split("{layer}")
+        self._block = re.compile(rf"(?:^|\.){re.escape(before)}(\d+){re.escape(after)}")
+        self._layers = {spec.name: spec.layer for spec in (*graph.inputs, *graph.outputs) if spec.layer is not None}
+
+    def find(self, names: Sequence[str], weights: set[str]) -> int | None:
+        """Return the block that names tell, -1 for a weight outside the blocks, None where they tell nothing."""
+        for name in names:
+            found = self._block.search(name)
+            if name in self._layers or found:
+                return int(found[1]) if found else self._layers[name]
+        return -1 if any(name in weights and name.endswith((".weight", ".bias")) for name in names) else None
 
 
 def _text(message: memoryview, wanted: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ...bundle import Stage
 from ...errors import BackendError
 from ...runtime.backends.backend import TimedProgram, TimesLayers
 from ...runtime.backends.layer_times import LayerTime
@@ -14,7 +15,7 @@ from ..measuring.settings import Settings
 
 __all__ = ["check_timed", "time_layers"]
 
-_STAGES = ("denoise", "fill")
+_STAGES = (Stage.DENOISE, Stage.FILL)
 _CHUNKS = 3
 
 
@@ -44,7 +45,7 @@ def time_layers(model: Model, settings: Settings) -> dict[str, list[LayerTime]]:
     """
     check_timed(model)
     # Frames are not decoded here, and the codec's graphs would be loaded once more.
-    bundle = replace(model.bundle, manifest=replace(model.manifest, codec=None))
+    bundle = replace(model.bundle, manifest=replace(model.manifest, codec=None, components={}))
     backend = _TimedBackend(model)
     with Model(bundle, backend, model.precision, cuda_graph=False) as timed:
         rollout = Rollout(timed, replace(settings, decoding="off"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ... import __version__
 from ...hosts import usable_cpu_count
-from ...runtime._cuda_driver import probe_driver
+from ...hosts.driver import probe_driver
 from ...runtime.session.model import Model
 from ..report.report import Environment
 
@@ -69,7 +69,7 @@ def _find_commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    command = ["git", "--no-optional-locks", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):

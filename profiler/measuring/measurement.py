@@ -86,7 +86,8 @@ class Rollout:
     def step(self) -> Chunk:
         """Make a chunk; where absolute positions are at their end, begin anew first."""
         g = self._geometry
-        if g.positions == "absolute" and self.session.next_latent_frame + g.chunk_frames > g.position_count:
+        limit = g.positions.limit
+        if limit is not None and self.session.next_latent_frame + g.chunk_frames > limit:
             self.start()
         return self.session.step()
 

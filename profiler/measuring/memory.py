@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ...bundle import Graph
+from ...bundle import Graph, Role, Stage
 from ...runtime.session.model import Model
 from ..report.report import Memory
 
@@ -20,7 +20,7 @@ def measure_memory(model: Model, cache_nbytes: int, device_used_nbytes: int | No
         device_used_nbytes: In use on the whole GPU.
     """
     graphs = model.bundle.graphs(model.precision)
-    denoise = graphs["denoise"]
+    denoise = graphs[Stage.DENOISE]
     return Memory(
         cache_nbytes=cache_nbytes,
         device_nbytes=model.allocated_nbytes,
@@ -28,14 +28,13 @@ def measure_memory(model: Model, cache_nbytes: int, device_used_nbytes: int | No
         host_peak_nbytes=_peak_resident(),
         denoise_nbytes=denoise.nbytes_moved,
         copied_nbytes=sum(copy.nbytes for copy in denoise.cache_copies),
-        scatter_nbytes=2 * _staged_nbytes(graphs["fill"]),
+        scatter_nbytes=2 * _staged_nbytes(graphs[Stage.FILL]),
     )
 
 
 def _staged_nbytes(fill: Graph) -> int:
     """Return the bytes of K and V that a fill hands to the scatter: 2·L·B·T·S·C elements."""
-    present = [spec for spec in fill.outputs if spec.name.startswith("present_")]
-    return sum(spec.nbytes for spec in present)
+    return sum(spec.nbytes for spec in fill.with_role(Role.PRESENT_KEY, Role.PRESENT_VALUE))
 
 
 def _peak_resident() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from ...bundle import Stage
 from ...runtime.session.chunk import Chunk, Observer
 from ...runtime.session.session import Session
 
@@ -46,7 +47,7 @@ class NvtxRanges:
         if self._inner is not None:
             self._inner.begin(stage)
         self._push(stage)
-        if stage == "denoise":
+        if stage == Stage.DENOISE:
             self._inside = True
             self._push("step 0")
 
@@ -62,7 +63,7 @@ class NvtxRanges:
 
     def end(self, stage: str) -> None:
         """Pop the stage's range."""
-        if stage == "denoise" and self._inside:
+        if stage == Stage.DENOISE and self._inside:
             self._inside = False
             self._domain.pop_range()
         self._domain.pop_range()

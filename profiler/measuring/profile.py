@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 
 from ...bundle import format_count, open_bundle
+from ...hosts.nvml import GpuMeter, GpuReading, open_meter
 from ...runtime.backends.load_options import LoadOptions
-from ...runtime.profiler.nvml import GpuMeter, open_meter
 from ...runtime.session.model import Model, open_model
 from ..analysis.compare import (
     Side,
@@ -26,6 +26,7 @@ from ..layers.layer import describe_layers, profile_layers
 from ..layers.timing import check_timed
 from ..report.report import (
     Ceilings,
+    Energy,
     Environment,
     FirstFrame,
     Layer,
@@ -151,7 +152,7 @@ def _profile(model: Model, settings: Settings, load_ms: float | None, say: Calla
         rate=rate,
         memory=measure_memory(model, found.cache_nbytes, found.device_used_nbytes),
         timeline=_cut_timeline(found),
-        energy=None if meter is None else meter.read(found.generated_frames),
+        energy=None if meter is None else _energy(meter.read(), found.generated_frames),
         ceilings=ceilings,
         roofline=roofline,
         layers=layers,
@@ -163,6 +164,12 @@ def _profile(model: Model, settings: Settings, load_ms: float | None, say: Calla
             *(note for note in (unmeasured, refusal) if note),
         ),
     )
+
+
+def _energy(reading: GpuReading | None, frames: int) -> Energy | None:
+    if reading is None:
+        return None
+    return Energy(joules_per_frame=reading.joules / frames, **dataclasses.asdict(reading))
 
 
 def _name_gpu(environment: Environment, meter: GpuMeter) -> Environment:

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ...bundle import Stage
 from ...runtime.session.chunk import Chunk
 from ...runtime.session.session import Session
 from ..analysis.statistics import Distribution
@@ -15,7 +16,7 @@ from ..analysis.statistics import Distribution
 __all__ = ["STAGES", "Recorder", "Span", "measure_union"]
 
 # What a span may be; "step" is one denoising step, "chunk" one autoregressive step.
-STAGES = ("chunk", "step", "noise", "fill", "scatter", "encode", "decode")
+STAGES = ("chunk", "step", "noise", Stage.FILL, "scatter", "encode", "decode")
 _NUMBER = {stage: number for number, stage in enumerate(STAGES)}
 _MS = 1e-6  # of a nanosecond
 
@@ -64,7 +65,7 @@ class Recorder:
         Raises:
             ValueError: ``capacity`` is not positive.
         """
-        extra = ("denoise", "host", "idle", "arrival", "enqueue")
+        extra = (Stage.DENOISE, "host", "idle", "arrival", "enqueue")
         self.distributions = {name: Distribution(capacity) for name in (*STAGES, *extra)}
         self._stages = array("b", bytes(capacity))
         self._chunks = array("q", bytes(8 * capacity))
@@ -73,7 +74,7 @@ class Recorder:
         self._ends = array("q", bytes(8 * capacity))
         self._step_ends = array("q", bytes(8 * 4096))
         self._origin = time.perf_counter_ns()
-        self._begun: dict[str, int] = dict.fromkeys((*STAGES, "denoise"), 0)
+        self._begun: dict[str, int] = dict.fromkeys((*STAGES, Stage.DENOISE), 0)
         self._denoised = self._origin
         self._decoding = 0
         self._chunk = 0
@@ -110,7 +111,7 @@ class Recorder:
         """Hear that a stage ended."""
         now = time.perf_counter_ns()
         begun = self._begun[stage]
-        if stage == "denoise":
+        if stage == Stage.DENOISE:
             self._denoised = now
             return
         self._record(stage, self._decoding if stage == "decode" else self._chunk, -1, begun, now)
@@ -123,7 +124,7 @@ class Recorder:
         timings, of = chunk.timings, self.distributions
         steps = timings.denoise_ms
         denoise_ms = sum(steps)
-        earlier = self._begun["denoise"]
+        earlier = self._begun[Stage.DENOISE]
         for index, milliseconds in enumerate(steps):
             of["step"].record(milliseconds)
             end = self._step_ends[index % 4096]
@@ -132,12 +133,12 @@ class Recorder:
             earlier = end
         for microseconds in getattr(timings, "enqueue_us", None) or ():
             of["enqueue"].record(microseconds / 1e3)
-        of["denoise"].record(denoise_ms)
+        of[Stage.DENOISE].record(denoise_ms)
         of["noise"].record(timings.noise_ms)
-        of["fill"].record(timings.fill_ms)
+        of[Stage.FILL].record(timings.fill_ms)
         of["scatter"].record(timings.scatter_ms)
         of["chunk"].record(timings.total_ms)
-        idle = (self._denoised - self._begun["denoise"]) * _MS - denoise_ms
+        idle = (self._denoised - self._begun[Stage.DENOISE]) * _MS - denoise_ms
         of["idle"].record(max(0.0, idle) / len(steps))
         stages_ms = timings.noise_ms + denoise_ms + timings.fill_ms + timings.scatter_ms
         of["host"].record(max(0.0, timings.total_ms - stages_ms))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ...bundle import format_count, format_nbytes
+from ...bundle import Stage, format_count, format_nbytes
 from ...reporting import (
     Bar,
     Cell,
@@ -30,8 +30,8 @@ __all__ = ["render_html"]
 _TONES = {
     "noise": "tone-e",
     "step": "tone-a",
-    "denoise": "tone-a",
-    "fill": "tone-b",
+    Stage.DENOISE: "tone-a",
+    Stage.FILL: "tone-b",
     "scatter": "tone-d",
     "host": "tone-f",
     "encode": "tone-e",
@@ -40,9 +40,9 @@ _TONES = {
 _NAMES = {
     "chunk": "autoregressive step",
     "step": "denoising step",
-    "denoise": "all denoising steps",
+    Stage.DENOISE: "all denoising steps",
     "noise": "noise",
-    "fill": "cache fill",
+    Stage.FILL: "cache fill",
     "scatter": "scatter",
     "encode": "encode",
     "decode": "decode",
@@ -155,7 +155,7 @@ def _cards(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _split(report: Report) -> Chart:
-    names = ("noise", "denoise", "fill", "scatter", "host", "decode")
+    names = ("noise", Stage.DENOISE, Stage.FILL, "scatter", "host", "decode")
     chunks = report.workload.chunks
     stages = {name: report.stages[name] for name in names if name in report.stages}
     shares = {_NAMES[name]: (stage.mean * stage.count / chunks, _TONES[name]) for name, stage in stages.items()}
@@ -267,10 +267,10 @@ def _groups(report: Report, attribute: str) -> Table:
     """Sum the layers by block or by operator, both graphs side by side."""
     sums: dict[str | int, dict[str, float]] = {}
     for layer in report.layers:
-        of_group = sums.setdefault(getattr(layer, attribute), {"denoise": 0.0, "fill": 0.0})
+        of_group = sums.setdefault(getattr(layer, attribute), {Stage.DENOISE: 0.0, Stage.FILL: 0.0})
         of_group[layer.stage] += layer.milliseconds
     rows: list[list[Cell]] = [
-        ["outside" if name == -1 else name, times["denoise"], times["fill"]] for name, times in sums.items()
+        ["outside" if name == -1 else name, times[Stage.DENOISE], times[Stage.FILL]] for name, times in sums.items()
     ]
     rows.sort(key=lambda row: -float(row[1] or 0))
     head = [attribute, "denoise, ms", "fill, ms"]

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ...bundle import Precision, encode
 from ..analysis.statistics import Interval, Summary
 from ..measuring.recorder import Span
 
@@ -84,7 +85,7 @@ class Workload:
     name: str
     random_weights: bool
     backend: str
-    precision: str
+    precision: Precision
     sampler: str
     steps: int
     seed: int
@@ -366,6 +367,6 @@ class Report:
 
     def to_json(self) -> str:
         """Return the report as JSON."""
-        fields = dataclasses.asdict(dataclasses.replace(self, spans=()))
+        fields = encode(dataclasses.replace(self, spans=()))
         del fields["spans"]
         return json.dumps({"kind": "vdmrt.profile", **fields}, indent=1, allow_nan=False) + "\n"

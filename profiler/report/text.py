@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from ...bundle import format_count, format_flops, format_nbytes
+from ...bundle import Stage, format_count, format_flops, format_nbytes
 from ..analysis.statistics import Summary
 from .report import Comparison, Report
 
@@ -16,7 +16,7 @@ _STAGES = (
     ("noise", "Noise"),
     ("step", "Denoising Step"),
     ("idle", "Idle Between Steps"),
-    ("fill", "Cache Fill"),
+    (Stage.FILL, "Cache Fill"),
     ("scatter", "Scatter"),
     ("decode", "Decode"),
     ("host", "Host Overhead"),
@@ -133,7 +133,7 @@ def _blocks(report: Report) -> Iterator[str]:
     blocks: Counter[str] = Counter()
     operators: Counter[str] = Counter()
     for layer in report.layers:
-        if layer.stage == "denoise":
+        if layer.stage == Stage.DENOISE:
             blocks["outside" if layer.block < 0 else str(layer.block)] += layer.share  # type: ignore[assignment]
             operators[layer.operator] += layer.share  # type: ignore[assignment]
     yield f"Blocks of denoise: {', '.join(f'{name} {100 * share:.1f}%' for name, share in sorted(blocks.items()))}"

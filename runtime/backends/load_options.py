@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...bundle import Precision
 from ...hosts import thread_count
 
 __all__ = ["BACKENDS", "LoadOptions", "gpu_index"]
@@ -30,7 +31,7 @@ class LoadOptions:
 
     backend: str = "auto"
     device: str = "auto"
-    precision: str | None = None
+    precision: Precision | None = None
     threads: int | None = None
     cuda_graph: bool = True
     trust_plans: bool = False

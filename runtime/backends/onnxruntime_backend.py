@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...bundle import Graph, Machine, format_count
+from ...bundle import FP8, Graph, Machine, Stage, format_count
 from ...errors import BackendError
-from ...hosts import describe_cpu, describe_missing, needs_extra, thread_count
+from ...hosts import install_command, thread_count
+from ...hosts.onnxruntime import describe_machine, open_onnxruntime
 from .._core import Device, cuda_device, host_device
-from .._distributions import onnxruntime_distributions
 from .onnxruntime_program import OnnxRuntimeCpuProgram, OnnxRuntimeCudaProgram, OnnxRuntimeProgram
 from .stage_source import StageSource
 
@@ -31,8 +30,7 @@ def describe_cpu_provider() -> Machine:
     Raises:
         BackendError: ONNX Runtime is not installed, or is installed twice.
     """
-    version = str(_import_onnxruntime().__version__)
-    return Machine(onnxruntime=version, provider=_CPU_PROVIDER, cpu=describe_cpu())
+    return describe_machine(open_onnxruntime(_TASK), _CPU_PROVIDER)
 
 
 class OnnxRuntimeBackend:
@@ -61,7 +59,7 @@ class OnnxRuntimeBackend:
             ValueError: ``threads`` is not positive, or more than these CPUs.
         """
         self._threads = thread_count(threads)
-        self._module = _import_onnxruntime()
+        self._module = open_onnxruntime(_TASK, self._extra)
         self._spinning = spinning
 
     @property
@@ -101,7 +99,7 @@ class OnnxRuntimeBackend:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._spinning else "0")
-        if graph is not None and graph.quantised == "fp8":
+        if graph is not None and graph.quantised == FP8:
             # The CPU provider has no FP8 products: the pairs stay and round, which shows the accuracy, not the speed.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         return options
@@ -133,7 +131,7 @@ class OnnxRuntimeBackend:
     def _wrap(self, session: Any, source: StageSource) -> OnnxRuntimeProgram:
         return OnnxRuntimeCpuProgram(session, source, partial(self._open_session, source))
 
-    def _providers(self, stage: str) -> list[Any]:
+    def _providers(self, stage: Stage) -> list[Any]:
         return [self._provider]
 
 
@@ -167,7 +165,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         if self._provider not in found:
             raise BackendError(
                 f"this ONNX Runtime {self._module.__version__} has {', '.join(found)} but no {self._provider}; "
-                "run pip uninstall -y onnxruntime, then pip install 'vdmrt[cuda]'"
+                f"run {install_command('cuda', remove=['onnxruntime'])}"
             )
         if hasattr(self._module, "preload_dlls"):
             self._module.preload_dlls(directory="")
@@ -189,10 +187,10 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         options, captures = self._module.RunOptions, self._captures(source.stage)
         return OnnxRuntimeCudaProgram(session, source, self._device, options, captures=captures)
 
-    def _captures(self, stage: str) -> bool:
-        return self._cuda_graph and stage == "denoise"
+    def _captures(self, stage: Stage) -> bool:
+        return self._cuda_graph and stage == Stage.DENOISE
 
-    def _providers(self, stage: str) -> list[Any]:
+    def _providers(self, stage: Stage) -> list[Any]:
         options = {
             "device_id": str(self._device.index),
             "user_compute_stream": str(self._device.stream),
@@ -200,26 +198,3 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
             "enable_cuda_graph": "1" if self._captures(stage) else "0",
         }
         return [(self._provider, options)]
-
-
-def check_distributions(found: Sequence[str]) -> None:
-    """Check that one distribution owns the module ``onnxruntime``.
-
-    Raises:
-        BackendError: There is none, or several, which overwrite each other's files.
-    """
-    if not found:
-        raise BackendError(describe_missing("cpu", _TASK, "onnxruntime"))
-    if len(found) > 1:
-        raise BackendError(
-            f"{' and '.join(found)} are both installed and overwrite each other's files; "
-            f"run pip uninstall -y {' '.join(found)}, then pip install 'vdmrt[cpu]'"
-        )
-
-
-def _import_onnxruntime() -> Any:
-    check_distributions(onnxruntime_distributions())
-    with needs_extra("cpu", _TASK, fail=BackendError):
-        import onnxruntime  # heavy: only where a bundle is run
-
-    return onnxruntime

@@ -9,13 +9,15 @@ from ...bundle import (
     Bundle,
     Engine,
     Machine,
+    Precision,
     choose_precision,
     find_engine,
     list_engines,
     precision_candidates,
 )
 from ...errors import EngineError
-from .._cuda_driver import probe_driver
+from ...hosts.driver import find_gpu, probe_driver
+from ...hosts.onnxruntime import find_providers
 from .backend import Backend
 from .load_options import LoadOptions, gpu_index
 from .stage_sources import StageSources
@@ -39,7 +41,7 @@ class Resolution:
 
     backend: Literal["tensorrt", "onnxruntime"]
     gpu: int | None
-    precision: str
+    precision: Precision
     engine: Engine | None = None
     warnings: tuple[str, ...] = ()
 
@@ -90,9 +92,11 @@ def open_backend(resolution: Resolution, options: LoadOptions) -> Backend:
 
 
 def _automatic(bundle: Bundle, options: LoadOptions, index: int | None) -> Resolution:
-    gpus = probe_driver().gpus
+    driver = probe_driver()
+    gpus = driver.gpus
     if not gpus and index is None:
-        return _onnxruntime(bundle, options, None)
+        unknown = driver.broken or not driver.asked
+        return _onnxruntime(bundle, options, None, *([f"running on {_CPU_PROVIDER}: {driver.note}"] if unknown else []))
     why = f"{bundle.path}: has no TensorRT engine; build one with vdmrt build"
     if list_engines(bundle, "tensorrt"):
         try:
@@ -110,10 +114,9 @@ def _automatic(bundle: Bundle, options: LoadOptions, index: int | None) -> Resol
 
 def _has_cuda_provider() -> bool:
     try:
-        import onnxruntime  # heavy: only where a bundle is run
+        return "CUDAExecutionProvider" in find_providers()
     except ImportError:
         return False
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def _onnxruntime(bundle: Bundle, options: LoadOptions, gpu: int | None, *warnings: str) -> Resolution:
@@ -132,7 +135,7 @@ def _onnxruntime(bundle: Bundle, options: LoadOptions, gpu: int | None, *warning
     return Resolution("onnxruntime", None, built, engine, warnings)
 
 
-def _find_cpu_engine(bundle: Bundle, precision: str | None, machine: Machine) -> Engine | None:
+def _find_cpu_engine(bundle: Bundle, precision: Precision | None, machine: Machine) -> Engine | None:
     """Return the newest engine that fits; None where the bundle has none of these precisions."""
     candidates = precision_candidates(bundle, precision, "onnxruntime")
     if not any(engine.manifest.precision in candidates for engine in list_engines(bundle, "onnxruntime")):
@@ -141,12 +144,12 @@ def _find_cpu_engine(bundle: Bundle, precision: str | None, machine: Machine) ->
 
 
 def _tensorrt(bundle: Bundle, options: LoadOptions, index: int) -> Resolution:
-    from ..tensorrt_module import open_tensorrt
+    from ...hosts.tensorrt import open_tensorrt
 
     engine = find_engine(
         bundle,
         options.precision,
-        open_tensorrt(index).machine,
+        open_tensorrt(find_gpu(index, "TensorRT")).machine,
         gpu=index,
         lean_runtime=options.lean_runtime is not None,
         trust_plans=options.trust_plans,

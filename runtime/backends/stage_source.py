@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ...bundle import Graph
+    from ...bundle import Graph, Precision, Stage
 
 __all__ = ["BuiltStage", "StageSource"]
 
@@ -38,15 +38,15 @@ class StageSource:
     """A stage to load. A backend need not know where it comes from.
 
     Attributes:
-        stage: "fill", "denoise", "vae_encode" or "vae_decode".
+        stage: What the graph computes.
         precision: Of the graph.
         graph: Its row of model.json, with every tensor.
         file: The exported graph, ONNX, with its weights in a file beside it; there for certain only where it is to run.
         built: What an engine has for it; None where the exported graph is to run.
     """
 
-    stage: str
-    precision: str
+    stage: Stage
+    precision: Precision
     graph: Graph
     file: Path
     built: BuiltStage | None = None

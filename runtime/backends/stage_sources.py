@@ -8,6 +8,8 @@ from ...bundle import (
     Bundle,
     Engine,
     Graph,
+    Precision,
+    Stage,
     check_external_data,
     read_plan,
     stage_graphs,
@@ -26,7 +28,7 @@ class StageSources:
     def __init__(
         self,
         bundle: Bundle,
-        precision: str,
+        precision: Precision,
         engine: Engine | None = None,
         *,
         trust_plans: bool = False,
@@ -67,7 +69,7 @@ class StageSources:
         if built is None or built.stripped:
             self._check_exported(graph)
         file = self._bundle.path / graph.file.file
-        return StageSource(stage=stage, precision=self._precision, graph=graph, file=file, built=built)
+        return StageSource(stage=Stage(stage), precision=self._precision, graph=graph, file=file, built=built)
 
     def _check_exported(self, graph: Graph) -> None:
         weights = self._bundle.locate(graph.weights).name if graph.weights else None

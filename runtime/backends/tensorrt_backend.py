@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ...bundle import Machine
 from ...errors import BackendError
+from ...hosts.driver import find_gpu
+from ...hosts.tensorrt import open_tensorrt
 from .._core import Device, cuda_device
-from .._cuda_driver import CudaDriver, probe_driver
-from ..tensorrt_log import TensorRtLog
-from ..tensorrt_module import open_tensorrt
 from .stage_source import BuiltStage, StageSource
 from .tensorrt_program import TensorRtProgram
 
@@ -36,7 +34,6 @@ class TensorRtBackend:
         *,
         device_index: int = 0,
         lean_runtime: Path | None = None,
-        probe: Callable[[], CudaDriver] = probe_driver,
     ) -> None:
         """Look for the GPU, import TensorRT and make its runtime.
 
@@ -44,19 +41,18 @@ class TensorRtBackend:
             device_index: Which GPU, in the driver's order.
             lean_runtime: TensorRT's library that runs version-compatible plans of another release, as
                 ``libnvinfer_lean.so.10``; of the release that built them. It is native code, and is loaded at need.
-            probe: Asks the driver which GPUs there are.
 
         Raises:
             BackendError: There is no driver, no such GPU, or no TensorRT.
             DeviceError: The GPU cannot be used.
             ValueError: ``device_index`` is negative.
         """
-        self._found = open_tensorrt(device_index, probe)
+        self._found = open_tensorrt(find_gpu(device_index, "TensorRT"))
         self._device_index = device_index
         self._lean_path = lean_runtime
         self._lean: Any = None
         self._programs: list[TensorRtProgram] = []
-        self._log = TensorRtLog(self._tensorrt)
+        self._log = self._found.log
         self._device: Device | None = self.open_device()
         try:
             self._device.activate()

@@ -9,8 +9,8 @@ from typing import Any
 
 from ...bundle import Graph, TensorSpec
 from ...errors import BackendError, DeviceError, TensorMismatchError
+from ...hosts.tensorrt_log import TensorRtLog
 from .._core import Device
-from ..tensorrt_log import TensorRtLog
 from .layer_times import LayerTime
 from .tensorrt_layers import LayerRun, LayerRuns, TensorRtProfiler
 

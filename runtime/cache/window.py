@@ -46,16 +46,16 @@ def make_window(geometry: Geometry, ring: Ring, count: int) -> Window:
     return Window(
         positions=_positions(geometry, ring.written, count).astype(np.int32),
         slot_valid=seen.astype(np.float32),
-        key_positions=np.minimum(key_positions, geometry.position_count - 1).astype(np.int32),
+        key_positions=np.minimum(key_positions, max(geometry.positions.count - 1, 0)).astype(np.int32),
     )
 
 
 def _positions(geometry: Geometry, first: int, count: int) -> npt.NDArray[np.int64]:
-    last = geometry.position_count
+    last = geometry.positions.count
     frames = first + np.arange(geometry.chunk_frames)
-    if geometry.positions == "cyclic":
+    if geometry.positions.kind == "cyclic":
         return frames % last
-    if geometry.positions == "absolute" and first + count > last:
+    if geometry.positions.limit is not None and first + count > last:
         raise SessionError(
             f"absolute positions end at {last} latent frames, {first} are there and {count} more were asked for; "
             "start the session anew"
@@ -76,11 +76,14 @@ def check_chunks(geometry: Geometry, given: int, chunks: int) -> None:
     Raises:
         ValueError: There are more chunks than positions for them.
     """
-    most = (geometry.position_count - given) // geometry.chunk_frames
-    if geometry.positions == "absolute" and chunks > most:
+    limit = geometry.positions.limit
+    if limit is None:
+        return
+    most = (limit - given) // geometry.chunk_frames
+    if chunks > most:
         raise ValueError(
             f"--chunks must be at most {most}, got {chunks}: the model's absolute positions end at "
-            f"{geometry.position_count} latent frames, {given} are given, and a chunk has {geometry.chunk_frames}"
+            f"{limit} latent frames, {given} are given, and a chunk has {geometry.chunk_frames}"
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import Codec
+from ...bundle import Manifest, Stage
 from ...errors import TensorMismatchError
 from .._core import Device
 from ..backends.backend import Backend
@@ -29,15 +29,16 @@ class PictureCodec:
 
     __slots__ = ("_decode", "_encode", "_kind", "_picture_size", "_undo")
 
-    def __init__(self, backend: Backend, sources: StageSources, codec: Codec) -> None:
-        self._kind = codec.kind
-        self._picture_size = codec.picture_size
+    def __init__(self, backend: Backend, sources: StageSources, manifest: Manifest) -> None:
+        assert manifest.codec is not None and manifest.picture_size is not None, "the bundle has no codec"
+        self._kind: str = manifest.codec
+        self._picture_size = manifest.picture_size
         # A queue of its own, so that decoding one chunk overlaps denoising the next.
         device = backend.open_device()
         with ExitStack() as undo:
-            self._encode = _Stage(backend, device, sources.read("vae_encode"))
+            self._encode = _Stage(backend, device, sources.read(Stage.VAE_ENCODE))
             undo.callback(self._encode.close)
-            self._decode = _Stage(backend, device, sources.read("vae_decode"))
+            self._decode = _Stage(backend, device, sources.read(Stage.VAE_DECODE))
             undo.callback(self._decode.close)
             self._undo = undo.pop_all()
 

@@ -15,7 +15,7 @@ from types import TracebackType
 
 import numpy as np
 
-from ...bundle import Bundle, Engine, Manifest, open_bundle
+from ...bundle import Bundle, Engine, Manifest, Precision, Stage, open_bundle
 from ...errors import SessionError
 from ..backends.backend import Backend, Program
 from ..backends.load_options import BACKENDS, LoadOptions
@@ -42,7 +42,7 @@ def load(
     *,
     backend: str = "auto",
     device: str = "auto",
-    precision: str | None = None,
+    precision: Precision | str | None = None,
     threads: int | None = None,
     cuda_graph: bool = True,
     trust_plans: bool = False,
@@ -57,8 +57,9 @@ def load(
         backend: "auto" or one of :data:`BACKENDS`. "auto" takes TensorRT where the bundle has an engine that fits, else
             ONNX Runtime. What it chose is logged in one line, and why it is not TensorRT on a machine with a GPU.
         device: "cpu", "cuda", "cuda:1" and so on; "auto" takes what the backend runs on.
-        precision: Of the graphs; None takes one that has an engine for this machine: for TensorRT fp16 before fp32, for
-            ONNX Runtime fp32 before fp16, and the first where none has. What ``vdmrt calibrate`` made is named.
+        precision: Of the graphs, or its name; None takes one that has an engine for this machine: for TensorRT fp16
+            before fp32, for ONNX Runtime fp32 before fp16, and the first where none has. What ``vdmrt calibrate`` made
+            is named.
         threads: Threads of the CPU provider, at most one for each CPU that this process may use; None takes as many.
         cuda_graph: Whether denoising steps on a GPU are captured once and replayed.
         trust_plans: Whether TensorRT plans may be loaded that this user's own cache did not record building: a plan is
@@ -76,12 +77,13 @@ def load(
         EngineError: TensorRT was asked for, and no engine of the bundle fits.
         BackendError: The backend is not installed, does not run on the device, or refuses a graph.
         DeviceError: There is no driver, or no GPU of that number.
-        ValueError: The backend or the device is unknown, they do not go together, or a number is out of range.
+        ValueError: The backend, the device or the precision is unknown, they do not go together, or a number is out of
+            range.
     """
     options = LoadOptions(
         backend=backend,
         device=device,
-        precision=precision,
+        precision=None if precision is None else Precision.parse(precision),
         threads=threads,
         cuda_graph=cuda_graph,
         trust_plans=trust_plans,
@@ -140,7 +142,7 @@ class Model:
         self,
         bundle: Bundle,
         backend: Backend,
-        precision: str,
+        precision: Precision,
         *,
         sources: StageSources | None = None,
         cuda_graph: bool = True,
@@ -176,9 +178,9 @@ class Model:
         self._opening: set[object] = set()  # a token for each session that is being made
         manifest = bundle.manifest
         try:
-            for stage in ("fill", "denoise"):
+            for stage in (Stage.FILL, Stage.DENOISE):
                 self._programs[stage] = backend.load(sources.read(stage))
-            self._codec = PictureCodec(backend, sources, manifest.codec) if manifest.codec else None
+            self._codec = PictureCodec(backend, sources, manifest) if manifest.codec else None
             self._null_text = read_null_text(bundle)
         except BaseException:
             self._unload()
@@ -186,7 +188,7 @@ class Model:
 
     def __repr__(self) -> str:
         return (
-            f"Model({self.manifest.name!r}, precision={self.precision!r}, backend={self.backend.name!r}, "
+            f"Model({self.manifest.name!r}, precision='{self.precision}', backend={self.backend.name!r}, "
             f"device={self.backend.device_name!r}, sessions={len(self._sessions)}, closed={self._closed})"
         )
 
@@ -196,7 +198,7 @@ class Model:
         return self._bundle
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """Of the graphs that run."""
         return self._precision
 
@@ -310,7 +312,7 @@ class Model:
         self._check_open()
         seed = None if seed is None else _checked_seed(seed)
         digest = self.manifest.graphs_sha256(self.precision)
-        form = SnapshotForm.of(self.manifest.geometry, self._graphs["fill"], self.precision, digest)
+        form = SnapshotForm.of(self.manifest.geometry, self._graphs["fill"], str(self.precision), digest)
         snapshot = source if isinstance(source, Snapshot) else read_snapshot(source, form)
         snapshot.check(form, "the snapshot" if isinstance(source, Snapshot) else str(source))
         guidance = self._guidance(snapshot.settings.guidance)
@@ -340,8 +342,8 @@ class Model:
         g = self.manifest.geometry
         text = np.zeros((1, g.text_width), np.float32) if g.text_width else None
         chunks = g.slots // g.chunk_frames + 2
-        if g.positions == "absolute":
-            chunks = min(chunks, (g.position_count - 1) // g.chunk_frames)
+        if g.positions.limit is not None:
+            chunks = min(chunks, (g.positions.limit - 1) // g.chunk_frames)
         with self.session(seed=0, steps=min(2, g.max_steps), text=text) as session:
             session.start(np.zeros((1, *g.latent_shape), np.float32))
             made = [chunk.latents for chunk in session.stream(max(1, chunks))]
@@ -479,7 +481,7 @@ class Model:
             self._graphs,
             self._programs,
             cuda_graph=self._cuda_graph,
-            graphs_id=(self.precision, self.manifest.graphs_sha256(self.precision)),
+            graphs_id=(str(self.precision), self.manifest.graphs_sha256(self.precision)),
         )
         self._lanes.append(lane)
         request = lane.lease()

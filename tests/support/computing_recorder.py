@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from tensorrt_recorder import Recorder
 
-from vdmrt.bundle import Bundle, TensorSpec, stage_graphs
+from vdmrt.bundle import Bundle, Precision, TensorSpec, stage_graphs
 
 __all__ = ["let_compute"]
 
@@ -30,7 +30,7 @@ def let_compute(recorder: Recorder, bundle: Bundle, precision: str, *, error: fl
         error: Relative error that is added to every floating output.
     """
     driver = ctypes.CDLL("libcuda.so.1")
-    graphs = stage_graphs(bundle, precision)
+    graphs = stage_graphs(bundle, Precision.parse(precision))
     sessions = {
         stage: onnxruntime.InferenceSession(str(bundle.locate(graph.file)), providers=["CPUExecutionProvider"])
         for stage, graph in graphs.items()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from vdmrt.bundle import open_bundle
+from vdmrt.bundle import FP32, open_bundle
 from vdmrt.runtime import Model
 from vdmrt.runtime.backends.backend import Backend
 from vdmrt.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -28,7 +28,7 @@ def delayed_model(bundle: Path, delay: Delay, took: dict[str, list[float]] | Non
         took: Filled with the milliseconds of each run, by stage: on a busy machine a sleep is longer than was asked.
     """
     delayed = _Delayed(OnnxRuntimeBackend(), delay, "", {} if took is None else took)
-    return Model(open_bundle(bundle), cast(Backend, delayed), "fp32")
+    return Model(open_bundle(bundle), cast(Backend, delayed), FP32)
 
 
 class _Delayed:

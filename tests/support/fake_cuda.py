@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib
 import os
 import subprocess
 import tempfile
@@ -260,6 +261,9 @@ def _load() -> ctypes.CDLL:
         raise RuntimeError("libcuda.so.1 is a real driver here: load the fake one before anything opens the real one")
     for name in ("failed", "calls", "counts", "violations"):
         getattr(library, f"fake_cuda_{name}").restype = ctypes.c_size_t
+    # cuda-python looks up the driver's functions once a process: now, while the driver's version has them all.
+    library.fake_cuda_disable()
+    importlib.import_module("cuda.bindings.driver").cuDriverGetVersion()
     return library
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import hashlib
 import json
 import math
@@ -21,6 +20,7 @@ from tensorrt_recorder import Recorder, install, make_plan
 
 from vdmrt.bundle import (
     ENGINES_FOLDER,
+    FP16,
     Artifact,
     Bundle,
     Engine,
@@ -28,6 +28,8 @@ from vdmrt.bundle import (
     Graph,
     Machine,
     Plan,
+    Precision,
+    encode,
     find_engine,
     open_bundle,
     open_engine,
@@ -55,7 +57,7 @@ class Machinery:
     @property
     def denoise(self) -> Graph:
         """The fp16 graph of a denoising step."""
-        return self.bundle.manifest.graphs["fp16"]["denoise"]
+        return self.bundle.manifest.graphs[FP16]["denoise"]
 
 
 @dataclass
@@ -137,7 +139,7 @@ def machine_of(recorder: Recorder) -> Machine:
 
 
 def source_of(
-    machinery: Machinery, stage: str, precision: str = "fp16", *, engine: Engine | None = None, **lookup: Any
+    machinery: Machinery, stage: str, precision: Precision = FP16, *, engine: Engine | None = None, **lookup: Any
 ) -> StageSource:
     """Return a stage of the newest engine that fits, as a model's loading resolves it.
 
@@ -178,7 +180,7 @@ def write_engine(
         trusted: Whether this user has a record of building it.
         manifest: What stands in the manifest instead.
     """
-    graphs = stage_graphs(bundle, precision)
+    graphs = stage_graphs(bundle, Precision.parse(precision))
     key = str(manifest.pop("key", f"{precision}-{recorder.release}"))
     folder = bundle.path / ENGINES_FOLDER / key
     folder.mkdir(parents=True)
@@ -202,6 +204,6 @@ def write_engine(
         "key": key, "backend": "tensorrt", "precision": precision, "plans": written, "options": {},
         "machine": machine_of(recorder), **manifest,
     }  # fmt: skip
-    text = json.dumps(dataclasses.asdict(EngineManifest(**document)))
+    text = json.dumps(encode(EngineManifest(**document)))
     (folder / "manifest.json").write_text(text)
     return open_engine(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vdmrt.bundle import FP16, FP32
 from vdmrt.export import ExportOptions, TransformerConfig
 
 TINY = TransformerConfig(
@@ -15,9 +16,7 @@ TINY = TransformerConfig(
     context_frames=2,
 )
 # Predicting v keeps the latents of random weights bounded.
-TINY_OPTIONS = ExportOptions(
-    precisions=("fp32", "fp16"), chunk_frames=3, slots=7, requests=2, max_steps=6, prediction="v"
-)
+TINY_OPTIONS = ExportOptions(precisions=(FP32, FP16), chunk_frames=3, slots=7, requests=2, max_steps=6, prediction="v")
 TEXT = TransformerConfig(
     latent_size=(4, 4),
     hidden_size=32,

@@ -35,13 +35,14 @@ SKY_PRECISIONS = ("fp16", "int8-fp16", "fp8", "int8-fp16-kv8", "fp8-kvf8")
 
 def export_recorded(rollout: Rollout, folder: Path) -> Path:
     """Export the bundle of a recorded rollout into a folder of bundles; return it."""
+    from vdmrt.bundle import EXPORTED
     from vdmrt.export import ExportOptions, export_bundle
-    from vdmrt.export.arguments import config_from_arguments
     from vdmrt.export.checkpoint import load_model
+    from vdmrt.export.families.ca2vdm.arguments import config_from_arguments
 
     config = json.loads((rollout.folder / "config.json").read_text())
     options = ExportOptions(
-        precisions=("fp32", "fp16"),
+        precisions=EXPORTED,
         chunk_frames=rollout.chunk,
         slots=rollout.settings["kv_cache_max_seqlen"],
         requests=len(rollout.rows),
@@ -59,15 +60,14 @@ def export_all_recorded(golden: Path, folder: Path) -> None:
 
 def export_tiny(folder: Path) -> None:
     """Export the tiny model of the long rollouts."""
+    from vdmrt.bundle import EXPORTED
     from vdmrt.export import ExportOptions, TransformerConfig, export_bundle, random_model
 
     config = TransformerConfig(
         latent_size=(4, 6), hidden_size=32, depth=TINY_DEPTH, heads=2, position_count=12, mask_channel=True,
         context="previous", context_frames=2,
     )  # fmt: skip
-    options = ExportOptions(
-        precisions=("fp32", "fp16"), chunk_frames=3, slots=7, requests=2, max_steps=6, prediction="v"
-    )
+    options = ExportOptions(precisions=EXPORTED, chunk_frames=3, slots=7, requests=2, max_steps=6, prediction="v")
     export_bundle(random_model(config, 1), folder / "tiny", options, name="tiny", random_weights=True)
 
 
@@ -121,20 +121,20 @@ def record_calls(sky: Path, bundles: Path, folder: Path) -> None:
 
 def record_call(path: Path, precision: str, folder: Path) -> None:
     """Run a chunk after some given frames on the CPU, and keep the last denoise call."""
-    from vdmrt.bundle import open_bundle
+    from vdmrt.bundle import Precision, open_bundle
     from vdmrt.calibration.observe.tap import TappedBackend
     from vdmrt.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
     from vdmrt.runtime.session.model import Model
 
-    bundle = open_bundle(path)
-    graph = bundle.manifest.graphs[precision]["denoise"]
+    bundle, parsed = open_bundle(path), Precision.parse(precision)
+    graph = bundle.manifest.graphs[parsed]["denoise"]
     backend, kept = TappedBackend(OnnxRuntimeBackend()), {}
 
     def keep(stage: str, tensors: Any) -> None:
         if stage == "denoise":
             kept.update({key: np.array(value) for key, value in tensors.items()})
 
-    with Model(bundle, backend, precision) as model, model.session(seed=0, steps=STEPS, **_text(model)) as session:
+    with Model(bundle, backend, parsed) as model, model.session(seed=0, steps=STEPS, **_text(model)) as session:
         g = model.manifest.geometry
         frames = min(GIVEN, g.slots)
         session.start(np.random.default_rng(0).standard_normal((frames, *g.latent_shape), dtype=np.float32))
@@ -173,6 +173,7 @@ def describe_full_size(folder: Path, depth: int, *, small: bool = False) -> None
         depth: Blocks.
         small: Whether to make a narrow model of two blocks under that name, for a rehearsal.
     """
+    from vdmrt.bundle import FP16
     from vdmrt.export import ExportOptions, export_bundle, load_config, random_model
 
     config = dataclasses.replace(load_config("CausalSTDiT2-XL/2", latent_size=(32, 32)), depth=depth)
@@ -182,7 +183,7 @@ def describe_full_size(folder: Path, depth: int, *, small: bool = False) -> None
         )
     model = random_model(config, 0)
     with tempfile.TemporaryDirectory() as work:
-        options = ExportOptions(precisions=("fp16",), prediction="v")
+        options = ExportOptions(precisions=(FP16,), prediction="v")
         bundle = export_bundle(model, Path(work) / "whole", options, name="XL/2", random_weights=True)
         parameters = {name: parameter.numpy() for name, parameter in model.named_parameters()}
         describe_weights(bundle, config, parameters, folder / f"xl-{depth}")

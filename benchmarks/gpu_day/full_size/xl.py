@@ -116,9 +116,9 @@ def _load(kind: str, settings: Settings, arguments: dict[str, Any], record: Reco
 def _report(
     folder: Path, depth: int, times: dict[str, list[dict[str, Any]]], notes: dict[str, Any], record: Recorder
 ) -> None:
-    from vdmrt.bundle import open_bundle
+    from vdmrt.bundle import FP16, open_bundle
 
-    graph = open_bundle(folder).manifest.graphs["fp16"]["denoise"]
+    graph = open_bundle(folder).manifest.graphs[FP16]["denoise"]
     middle = {run: [statistics.median(answer["ms"]) for answer in answers] for run, answers in times.items()}
     roof = _roofline(graph, middle, notes, record, depth)
     for run, medians in middle.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ....errors import ExportError
 
@@ -51,6 +51,8 @@ class TransformerConfig:
         context_frames: P, how many they are; 0 without that branch.
         chunk_causal: Whether a noisy chunk is causal in itself; a clean chunk always is.
     """
+
+    family: ClassVar[str] = "ca2vdm"
 
     latent_size: tuple[int, int]
     latent_channels: int = 4

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ....bundle import Geometry, TensorSpec
+from ....bundle import Geometry, Role, TensorSpec
 from ...onnx_graph import Exportable
 from .attention import MASKED, CrossFrameAttention, TemporalAttention, attend, attend_cached, parts, rotate
 from .transformer import CausalTransformer
@@ -56,7 +56,7 @@ class _Graph(Exportable):
 
     def rotation(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
         """Return RoPE's tables for the queries and for the slots' and the chunk's keys, or None without RoPE."""
-        if self.geometry.positions != "rope":
+        if self.geometry.positions.kind != "rope":
             return None
         query, key = (self._angles(self.to_rows(tensors[name])) for name in ("positions", "key_positions"))
         return query, key
@@ -68,12 +68,13 @@ class _Graph(Exportable):
     def _common_inputs(self, requests: int) -> list[TensorSpec]:
         g = self.geometry
         specs = [
-            TensorSpec("latent", "float32", (requests, g.chunk_frames, *g.latent_shape)),
-            TensorSpec("positions", "int32", (requests, g.chunk_frames)),
-            TensorSpec("slot_valid", "float32", (requests, g.slots)),
+            TensorSpec("latent", "float32", (requests, g.chunk_frames, *g.latent_shape), Role.LATENT),
+            TensorSpec("positions", "int32", (requests, g.chunk_frames), Role.POSITIONS),
+            TensorSpec("slot_valid", "float32", (requests, g.slots), Role.SLOT_VALID),
         ]
-        if g.positions == "rope":
-            specs.append(TensorSpec("key_positions", "int32", (requests, g.slots + g.chunk_frames)))
+        if g.positions.kind == "rope":
+            keys = requests, g.slots + g.chunk_frames
+            specs.append(TensorSpec("key_positions", "int32", keys, Role.KEY_POSITIONS))
         return specs
 
     def _text_inputs(self, requests: int) -> list[TensorSpec]:
@@ -82,24 +83,33 @@ class _Graph(Exportable):
             return []
         rows = requests * g.rows_per_request
         return [
-            TensorSpec("text", "float32", (rows, g.text_tokens, g.text_width)),
-            TensorSpec("text_mask", "float32", (rows, g.text_tokens)),
+            TensorSpec("text", "float32", (rows, g.text_tokens, g.text_width), Role.TEXT),
+            TensorSpec("text_mask", "float32", (rows, g.text_tokens), Role.TEXT_MASK),
         ]
 
-    def _cache(self, stem: str, layers: int, requests: int, frames: int) -> list[TensorSpec]:
+    def _past(self, layers: int, requests: int) -> list[TensorSpec]:
+        shape = self.geometry.cache_shape(requests * self.geometry.rows_per_request, self.geometry.slots)
+        return self._keys_values("past", (Role.PAST_KEY, Role.PAST_VALUE), layers, shape)
+
+    def _present(self) -> list[TensorSpec]:
         g = self.geometry
-        shape = (requests * g.rows_per_request, g.tokens_per_frame * g.heads, frames, g.head_size)
-        return [
-            TensorSpec(f"{stem}_{part}.{layer}", self.cache_type, shape) for layer in range(layers) for part in "kv"
-        ]
+        shape = g.cache_shape(g.rows_per_request, g.chunk_frames)
+        return self._keys_values("present", (Role.PRESENT_KEY, Role.PRESENT_VALUE), g.layers, shape)
 
     def _context(self, requests: int) -> list[TensorSpec]:
         g = self.geometry
         if g.context is None:
             return []
         shape = (requests * g.rows_per_request, g.heads, g.context_frames * g.tokens_per_frame, g.head_size)
+        return self._keys_values("context", (Role.CONTEXT_KEY, Role.CONTEXT_VALUE), g.layers, shape)
+
+    def _keys_values(
+        self, stem: str, roles: tuple[Role, Role], layers: int, shape: tuple[int, ...]
+    ) -> list[TensorSpec]:
         return [
-            TensorSpec(f"context_{part}.{layer}", self.cache_type, shape) for layer in range(g.layers) for part in "kv"
+            TensorSpec(f"{stem}_{part}.{layer}", self.cache_type, shape, role, layer)
+            for layer in range(layers)
+            for part, role in zip("kv", roles, strict=True)
         ]
 
 
@@ -137,10 +147,10 @@ class FillGraph(_Graph):
         g = geometry
         inputs = self._common_inputs(1)
         if g.context is not None:
-            inputs.append(TensorSpec("context_index", "int32", (1, g.context_frames)))
-        inputs += self._cache("past", g.layers - 1, 1, g.slots)
+            inputs.append(TensorSpec("context_index", "int32", (1, g.context_frames), Role.CONTEXT_INDEX))
+        inputs += self._past(g.layers - 1, 1)
         self.inputs = (*inputs, *self._text_inputs(1))
-        self.outputs = (*self._cache("present", g.layers, 1, g.chunk_frames), *self._context(1))
+        self.outputs = (*self._present(), *self._context(1))
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Map :attr:`inputs` to :attr:`outputs`."""
@@ -202,22 +212,22 @@ class DenoiseGraph(_Graph):
         requests, steps = g.requests, g.max_steps + 1
         latent = (requests, g.chunk_frames, *g.latent_shape)
         inputs = self._common_inputs(requests)
-        inputs += self._cache("past", g.layers, requests, g.slots) + self._context(requests)
+        inputs += self._past(g.layers, requests) + self._context(requests)
         inputs += self._text_inputs(requests)
         inputs += [
-            TensorSpec("step", "int32", (requests,)),
-            TensorSpec("timesteps", "float32", (requests, steps)),
-            TensorSpec("coefficients", "float32", (requests, steps, 8)),
+            TensorSpec("step", "int32", (requests,), Role.STEP),
+            TensorSpec("timesteps", "float32", (requests, steps), Role.TIMESTEPS),
+            TensorSpec("coefficients", "float32", (requests, steps, 8), Role.COEFFICIENTS),
         ]
         if g.stochastic:
-            inputs.append(TensorSpec("noise", "float32", (requests, steps, *latent[1:])))
+            inputs.append(TensorSpec("noise", "float32", (requests, steps, *latent[1:]), Role.NOISE))
         if g.rows_per_request == 2:
-            inputs.append(TensorSpec("guidance", "float32", (requests,)))
-        self.inputs = (*inputs, TensorSpec("history", "float32", latent))
+            inputs.append(TensorSpec("guidance", "float32", (requests,), Role.GUIDANCE))
+        self.inputs = (*inputs, TensorSpec("history", "float32", latent, Role.HISTORY))
         self.outputs = (
-            TensorSpec("next_latent", "float32", latent),
-            TensorSpec("next_step", "int32", (requests,)),
-            TensorSpec("next_history", "float32", latent),
+            TensorSpec("next_latent", "float32", latent, Role.NEXT_LATENT),
+            TensorSpec("next_step", "int32", (requests,), Role.NEXT_STEP),
+            TensorSpec("next_history", "float32", latent, Role.NEXT_HISTORY),
         )
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+
+from ..bundle import version_numbers
+from .extras import install_command
 
 __all__ = [
     "EXTRAS",
@@ -13,8 +15,8 @@ __all__ = [
     "Extra",
     "Package",
     "check_extra",
+    "complete_command",
     "find_unmet",
-    "install_command",
     "installed_distributions",
     "list_packages",
     "onnxruntime_distributions",
@@ -24,8 +26,8 @@ __all__ = [
 REQUIRED = ("numpy>=1.23", "click>=8.1", "rich>=13", "pillow>=10", "av>=12", "safetensors>=0.4.3")
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime>=1.20",),
-    "cuda": ("onnxruntime-gpu>=1.20",),
-    "tensorrt": ("tensorrt>=10.3",),
+    "cuda": ("onnxruntime-gpu>=1.20", "cuda-bindings>=12.8"),
+    "tensorrt": ("tensorrt>=10.3", "cuda-bindings>=12.8"),
     "profile": ("nvidia-ml-py>=12.560", "nvtx>=0.2.10", "prometheus-client>=0.20"),
     "calibrate": ("onnxruntime>=1.20", "onnx>=1.17", "onnxscript>=0.5"),
     "export": ("torch>=2.9", "onnx>=1.17", "onnxscript>=0.5", "pyyaml>=6"),
@@ -100,17 +102,14 @@ def list_packages(installed: Mapping[str, str]) -> tuple[Package, ...]:
 def check_extra(name: str, installed: Mapping[str, str]) -> Extra:
     """Compare an extra with what is installed."""
     missing = tuple(wanted for wanted in EXTRAS[name] if not _is_met(wanted, installed))
-    return Extra(name, missing, install_command(name, installed) if missing else None)
+    return Extra(name, missing, complete_command(name, installed) if missing else None)
 
 
-def install_command(extra: str, installed: Mapping[str, str]) -> str:
+def complete_command(extra: str, installed: Mapping[str, str]) -> str:
     """Return the line that completes an extra, and first removes an ONNX Runtime that it would overwrite."""
-    install = f"pip install 'vdmrt[{extra}]'"
     wanted = {_split(requirement)[0] for requirement in EXTRAS[extra]} & set(_ONNXRUNTIME)
     present = onnxruntime_distributions(installed)
-    if wanted and set(present) - wanted:
-        return f"pip uninstall -y {' '.join(present)} && {install}"
-    return install
+    return install_command(extra, remove=present if wanted and set(present) - wanted else ())
 
 
 def find_unmet(installed: Mapping[str, str]) -> Iterator[str]:
@@ -136,12 +135,7 @@ def _split(requirement: str) -> tuple[str, str]:
     return name, floor
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    release = re.match(r"[\d.]*", version)  # of "2.13.0+cpu", 2.13.0
-    return tuple(int(part) for part in (release[0] if release else "").split(".") if part)
-
-
 def _is_met(requirement: str, installed: Mapping[str, str]) -> bool:
     name, floor = _split(requirement)
     candidates = _ALTERNATIVES.get(name, (name,))
-    return any(_numbers(installed[c]) >= _numbers(floor) for c in candidates if c in installed)
+    return any(version_numbers(installed[c]) >= version_numbers(floor) for c in candidates if c in installed)

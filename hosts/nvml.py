@@ -6,12 +6,10 @@ import importlib
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
-from ...profiler.report.report import Energy
-
-__all__ = ["GpuMeter", "open_meter", "physical_gpu"]
+__all__ = ["GpuMeter", "GpuReading", "open_meter", "physical_gpu"]
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons that hold the clocks below what the work would have; idle and settings
 # that someone chose are left out.
@@ -24,6 +22,27 @@ _HELD = {
 }
 
 
+@dataclass(frozen=True)
+class GpuReading:
+    """What a GPU used while something ran on it.
+
+    Attributes:
+        joules: Energy of the whole GPU.
+        watts: Mean power.
+        clock_mhz: SM clock at the end; 0 where NVML does not give it, as the memory's and the temperature.
+        memory_clock_mhz: Memory clock at the end.
+        temperature_c: At the end.
+        throttled: Why the clocks were held down, in words; empty where they were not.
+    """
+
+    joules: float
+    watts: float
+    clock_mhz: int
+    memory_clock_mhz: int
+    temperature_c: int
+    throttled: tuple[str, ...]
+
+
 class GpuMeter:
     """Measures one GPU between entering and leaving a ``with``.
 
@@ -32,18 +51,17 @@ class GpuMeter:
         driver: Version of its driver.
     """
 
-    def __init__(self, gpu: int | str = 0, *, module: Any = None) -> None:
+    def __init__(self, gpu: int | str = 0) -> None:
         """Open NVML.
 
         Args:
             gpu: Its index among all GPUs, or its UUID; see :func:`physical_gpu`.
-            module: Stands in for ``pynvml``; None imports it.
 
         Raises:
             ImportError: nvidia-ml-py is not installed; pip install nvidia-ml-py.
             OSError: NVML refuses: no driver, or no such GPU.
         """
-        module = module or importlib.import_module("pynvml")  # optional
+        module = importlib.import_module("pynvml")  # optional
         self._nvml = module
         try:
             module.nvmlInit()
@@ -77,18 +95,13 @@ class GpuMeter:
             or self._ask("nvmlDeviceGetCurrentClocksThrottleReasons"),
         }
 
-    def read(self, frames: int) -> Energy | None:
-        """Return what was measured; None where the GPU does not tell its energy (before Volta).
-
-        Args:
-            frames: Latent frames that were generated, at least 1.
-        """
+    def read(self) -> GpuReading | None:
+        """Return what was measured; None where the GPU does not give its energy (before Volta)."""
         if self._joules is None:
             return None
         held = self._after["held"] or 0
-        return Energy(
+        return GpuReading(
             joules=self._joules,
-            joules_per_frame=self._joules / frames,
             watts=self._joules / self._seconds if self._seconds else 0.0,
             clock_mhz=self._after["clock"] or 0,
             memory_clock_mhz=self._after["memory"] or 0,

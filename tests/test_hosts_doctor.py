@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import importlib
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -17,13 +15,21 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from vdmrt.runtime._cuda_driver import CudaDriver, Gpu, probe_driver
-from vdmrt.runtime._distributions import EXTRAS, REQUIRED, check_extra, installed_distributions
-from vdmrt.runtime.doctor import Report, examine, find_core, find_providers, onnxruntime_distributions, render
+from vdmrt.hosts.distributions import (
+    EXTRAS,
+    REQUIRED,
+    check_extra,
+    installed_distributions,
+    onnxruntime_distributions,
+)
+from vdmrt.hosts.doctor import Report, examine, render
+from vdmrt.hosts.driver import CudaDriver
+from vdmrt.hosts.gpu import Gpu
+from vdmrt.runtime._cli import find_core
 
 BASE = {"numpy": "2.1.0", "click": "8.1.7", "rich": "13.0", "pillow": "10.0.0", "av": "14.0", "safetensors": "0.4.3"}
 CPU = BASE | {"onnxruntime": "1.20.1"}
-CUDA = BASE | {"onnxruntime-gpu": "1.22.0"}
+CUDA = BASE | {"onnxruntime-gpu": "1.22.0", "cuda-bindings": "13.0.1"}
 NO_DRIVER = CudaDriver(None, (), "no NVIDIA driver: libcuda.so.1 does not load")
 ONE_GPU = CudaDriver("12.8", (Gpu("NVIDIA L4", "8.9"),), "")
 CPU_PROVIDERS = ("CPUExecutionProvider",)
@@ -41,7 +47,7 @@ def report_on(
     providers: Callable[[], tuple[str, ...]] = lambda: CPU_PROVIDERS,
     core: Callable[[], str] = lambda: "_core.abi3.so",
 ) -> Report:
-    return examine(installed=installed, probe=lambda: driver, providers=providers, core=core)
+    return examine(core, installed=installed, probe=lambda: driver, providers=providers)
 
 
 def readiness(report: Report) -> dict[str, bool]:
@@ -58,37 +64,6 @@ def printed(report: Report) -> str:
     return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 
-class FakeDriver:
-    """The driver's calls, answering as the library does: through pointers, with a status."""
-
-    def __init__(self, *names: bytes, status: int = 0) -> None:
-        self.names = names
-        self.status = status
-
-    def cuInit(self, flags: int) -> int:
-        return self.status
-
-    def cuDriverGetVersion(self, version: Any) -> int:
-        version._obj.value = 12080
-        return 0
-
-    def cuDeviceGetCount(self, count: Any) -> int:
-        count._obj.value = len(self.names)
-        return 0
-
-    def cuDeviceGet(self, device: Any, index: int) -> int:
-        device._obj.value = index
-        return 0
-
-    def cuDeviceGetName(self, name: Any, length: int, device: int) -> int:
-        name.value = self.names[device][: length - 1]
-        return 0
-
-    def cuDeviceGetAttribute(self, value: Any, attribute: int, device: int) -> int:
-        value._obj.value = {75: 9, 76: 0}[attribute]
-        return 0
-
-
 def test_the_requirements_are_those_of_pyproject() -> None:
     tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     with open(Path(__file__).parents[1] / "pyproject.toml", "rb") as file:
@@ -100,7 +75,7 @@ def test_the_requirements_are_those_of_pyproject() -> None:
 
 
 def test_this_environment_is_examined_and_printed() -> None:
-    report = examine()
+    report = examine(find_core)
 
     assert report.python.startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
     assert report.cpu_count >= 1
@@ -109,18 +84,18 @@ def test_this_environment_is_examined_and_printed() -> None:
     assert "Packages" in printed(report)
 
 
-def test_the_core_and_the_providers_are_found_here() -> None:
+def test_the_core_is_found_here() -> None:
     assert "_core" in find_core()
-    assert "CPUExecutionProvider" in find_providers()
 
 
 def test_examining_imports_nothing_heavy() -> None:
     script = """
         import sys
-        from vdmrt.runtime.doctor import examine, onnxruntime_distributions
+        from vdmrt.hosts.distributions import onnxruntime_distributions
+        from vdmrt.hosts.doctor import examine
         onnxruntime_distributions()
         assert not {"av", "PIL", "rich", "torch", "onnx", "onnxruntime"} & set(sys.modules), sorted(sys.modules)
-        examine()
+        examine(lambda: "_core.abi3.so")
         assert not {"av", "PIL", "rich", "torch", "onnx"} & set(sys.modules), sorted(sys.modules)
     """
     lines = [line.strip() for line in script.strip().splitlines()]
@@ -154,7 +129,7 @@ def test_two_onnx_runtimes_are_a_problem_with_its_cure(driver: CudaDriver, extra
 
     assert report.problems == (
         "onnxruntime and onnxruntime-gpu are installed together and overwrite each other's files: "
-        f"pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'vdmrt[{extra}]'",
+        f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'vdmrt[{extra}]'",
     )
     assert not any(readiness(report)[name] for name in ("onnxruntime on the CPU", "onnxruntime on CUDA"))
     assert f"vdmrt[{extra}]" in printed(report)
@@ -186,7 +161,7 @@ def test_an_onnx_runtime_that_does_not_load_is_a_problem() -> None:
 
     assert report.problems == (
         "onnxruntime 1.20.1 does not load: cannot import name 'x': "
-        "pip uninstall -y onnxruntime, then pip install 'vdmrt[cpu]'",
+        "pip uninstall -y onnxruntime && pip install 'vdmrt[cpu]'",
     )
     assert not readiness(report)["onnxruntime on the CPU"]
 
@@ -218,11 +193,11 @@ def test_an_unmet_requirement_is_a_problem(version: str | None, found: str) -> N
         (
             "cuda",
             CPU,
-            ("onnxruntime-gpu>=1.20",),
+            ("onnxruntime-gpu>=1.20", "cuda-bindings>=12.8"),
             "pip uninstall -y onnxruntime && pip install 'vdmrt[cuda]'",
         ),
-        ("tensorrt", CPU, ("tensorrt>=10.3",), "pip install 'vdmrt[tensorrt]'"),
-        ("tensorrt", {"tensorrt-cu13": "10.16.1.11"}, (), None),
+        ("tensorrt", CPU, ("tensorrt>=10.3", "cuda-bindings>=12.8"), "pip install 'vdmrt[tensorrt]'"),
+        ("tensorrt", {"tensorrt-cu13": "10.16.1.11", "cuda-bindings": "12.8.0"}, (), None),
     ],
 )
 def test_an_extra_is_complete_or_has_its_command(
@@ -244,48 +219,23 @@ def test_an_onnx_runtime_without_cuda_is_told_how_to_get_it() -> None:
     assert note_on(report, "onnxruntime on CUDA") == (
         "this ONNX Runtime was built without CUDA: pip uninstall -y onnxruntime && pip install 'vdmrt[cuda]'"
     )
-    assert note_on(report, "tensorrt") == "tensorrt>=10.3 missing: pip install 'vdmrt[tensorrt]'"
+    assert note_on(report, "tensorrt") == "tensorrt>=10.3, cuda-bindings>=12.8 missing: pip install 'vdmrt[tensorrt]'"
     assert report.problems == ()
 
 
 def test_a_driver_that_does_not_start_is_a_problem() -> None:
-    report = report_on(CPU, driver=probe_driver(lambda _: FakeDriver(status=803)))
+    broken = CudaDriver("12.8", (), "the driver does not start: cuInit returned 803", broken=True)
 
-    assert report.problems == (
+    assert report_on(CPU, driver=broken).problems == (
         "the driver does not start: cuInit returned 803: reinstall the NVIDIA driver, or reboot after an update",
     )
 
 
-def test_the_driver_names_its_gpus() -> None:
-    driver = probe_driver(lambda _: FakeDriver(b"NVIDIA H100", b"NVIDIA H200"))
+def test_a_driver_that_was_not_asked_is_no_problem() -> None:
+    unasked = CudaDriver(None, (), "the NVIDIA driver is asked through ...: pip install cuda-bindings", asked=False)
 
-    assert driver == CudaDriver("12.8", (Gpu("NVIDIA H100", "9.0"), Gpu("NVIDIA H200", "9.0")), "")
+    report = report_on(CPU, driver=unasked)
 
-
-@pytest.mark.parametrize(
-    ("driver", "note"),
-    [
-        (FakeDriver(), "the driver sees no GPU"),
-        (FakeDriver(status=100), "the driver sees no GPU"),
-        (FakeDriver(status=34), "is a stub for building"),
-    ],
-)
-def test_a_machine_without_gpus_is_not_broken(driver: FakeDriver, note: str) -> None:
-    found = probe_driver(lambda _: driver)
-
-    assert (found.version, found.gpus, found.broken) == ("12.8", (), False)
-    assert note in found.note
-
-
-def test_a_library_that_is_no_driver_is_reported() -> None:
-    found = probe_driver(lambda _: ctypes.CDLL("libc.so.6"))
-
-    assert found.broken
-    assert re.search(r"is no CUDA driver: .*cuDriverGetVersion", found.note)
-
-
-def test_an_absent_driver_is_one_sentence() -> None:
-    found = probe_driver(lambda name: ctypes.CDLL(f"absent-{name}"))
-
-    assert found == CudaDriver(None, (), found.note)
-    assert re.fullmatch(r"no NVIDIA driver: \S+ does not load", found.note)
+    assert report.problems == ()
+    assert note_on(report, "tensorrt") == note_on(report, "onnxruntime on CUDA") == unasked.note
+    assert readiness(report)["onnxruntime on the CPU"]

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import importlib
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..hosts import usable_cpu_count
-from ._cuda_driver import CudaDriver, probe_driver
-from ._distributions import (
+from .cpu import usable_cpu_count
+from .distributions import (
     EXTRAS,
     Extra,
     Package,
     check_extra,
+    complete_command,
     find_unmet,
-    install_command,
     installed_distributions,
     list_packages,
     onnxruntime_distributions,
 )
+from .driver import CudaDriver, probe_driver
+from .extras import install_command
+from .onnxruntime import find_providers
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Report", "examine", "onnxruntime_distributions", "render"]
+__all__ = ["Report", "examine", "render"]
 
 
 @dataclass(frozen=True)
@@ -62,41 +63,20 @@ class Report:
     problems: tuple[str, ...]
 
 
-def find_providers() -> tuple[str, ...]:
-    """Return ONNX Runtime's execution providers, importing it.
-
-    Raises:
-        ImportError: It does not load.
-    """
-    try:
-        return tuple(importlib.import_module("onnxruntime").get_available_providers())
-    except Exception as e:  # half-removed, it fails in many ways, and a doctor survives them all
-        raise ImportError(f"{type(e).__name__}: {e}") from e
-
-
-def find_core() -> str:
-    """Return where the C core lies, loading it.
-
-    Raises:
-        ImportError: It was not built, or does not load.
-    """
-    return str(importlib.import_module("._core", __package__).__file__)
-
-
 def examine(
+    core: Callable[[], str],
     *,
     installed: Mapping[str, str] | None = None,
     probe: Callable[[], CudaDriver] = probe_driver,
     providers: Callable[[], tuple[str, ...]] = find_providers,
-    core: Callable[[], str] = find_core,
 ) -> Report:
     """Examine the environment. Changes nothing; of the heavy libraries it imports ONNX Runtime alone.
 
     Args:
+        core: Loads the C core and returns where it is, or raises ImportError.
         installed: Versions of distributions by name; None asks the environment.
         probe: Asks the CUDA driver.
         providers: Names ONNX Runtime's execution providers, or raises ImportError.
-        core: Loads the C core and says where it lies, or raises ImportError.
     """
     from .. import __version__
 
@@ -113,7 +93,7 @@ def examine(
     if not core_loads:
         problems.append(f"the C core {core_note}; with a C compiler, pip install --force-reinstall vdmrt")
     if not any(backend.ready for backend in backends) and not onnxruntime_distributions(installed):
-        problems.append("no backend is installed: pip install 'vdmrt[cpu]'")
+        problems.append(f"no backend is installed: {install_command('cpu')}")
     if driver.broken:
         problems.append(f"{driver.note}: reinstall the NVIDIA driver, or reboot after an update")
     return Report(
@@ -133,7 +113,7 @@ def examine(
 
 def render(report: Report, console: Console | None = None) -> None:
     """Print a report for people, on ``console`` or standard output."""
-    from rich.console import Console  # late, because onnxruntime_distributions is asked in every run
+    from rich.console import Console
 
     console = console or Console()
     console.print(f"vdmrt {report.vdmrt}, Python {report.python}", markup=False, highlight=False)
@@ -211,7 +191,7 @@ def _check_onnxruntime_cuda(
 ) -> BackendCheck:
     failure = failure or driver.note
     if not failure and "CUDAExecutionProvider" not in providers:
-        failure = f"this ONNX Runtime was built without CUDA: {install_command('cuda', installed)}"
+        failure = f"this ONNX Runtime was built without CUDA: {complete_command('cuda', installed)}"
     return BackendCheck("onnxruntime on CUDA", not failure, failure or driver.gpus[0].name)
 
 
@@ -229,4 +209,4 @@ def _find_onnxruntime_problems(installed: Mapping[str, str], failure: str | None
     present = onnxruntime_distributions(installed)
     if present and failure:
         extra = "cuda" if driver.gpus else "cpu"
-        yield f"{failure}: pip uninstall -y {' '.join(present)}, then pip install 'vdmrt[{extra}]'"
+        yield f"{failure}: {install_command(extra, remove=present)}"

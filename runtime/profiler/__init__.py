@@ -1,3 +1,0 @@
-"""NVML readings."""
-
-from __future__ import annotations

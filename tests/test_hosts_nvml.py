@@ -1,0 +1,33 @@
+"""NVML is asked for the GPU that CUDA means, and its absence is a sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from vdmrt.hosts.nvml import GpuMeter, open_meter, physical_gpu
+
+
+@pytest.mark.parametrize(
+    ("visible", "index", "found"),
+    [("", 1, 1), ("2,0", 0, 2), ("2,0", 1, 0), ("GPU-5c0e, 1", 0, "GPU-5c0e"), ("3", 1, 1)],
+)
+def test_a_gpu_is_found_by_what_cuda_may_see(visible: str, index: int, found: int | str) -> None:
+    assert physical_gpu(index, {"CUDA_VISIBLE_DEVICES": visible}) == found
+
+
+def test_the_host_has_no_meter() -> None:
+    assert open_meter("host") == (None, None)
+
+
+def test_a_gpu_that_nvml_does_not_know_is_one_sentence() -> None:
+    with pytest.raises(OSError, match="NVML does not tell of GPU 'GPU-none': "):
+        GpuMeter("GPU-none")
+
+
+def test_a_meter_that_does_not_open_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-none")
+
+    meter, refusal = open_meter("cuda:0")
+
+    assert meter is None
+    assert refusal is not None and refusal.startswith("energy and clocks were not measured: NVML does not tell of GPU")
