@@ -185,7 +185,7 @@ def full_session(loaded: Model) -> Session:
 
 def denoising_step(session: Session) -> Callable[[], object]:
     """Return one run of the denoise graph as a session makes it."""
-    return lambda: session.lane.denoise(1)
+    return lambda: session.lane.denoising.run(1)
 
 
 def cache_fill(session: Session) -> Callable[[], object]:

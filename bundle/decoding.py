@@ -75,7 +75,7 @@ def _decode_value(kind: Any, value: Any, path: str) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         entries = _expect(value, dict, path)
         return {
-            _decode_value(arguments[0], name, path): _decode_value(arguments[1], item, f"{path}.{name}")
+            _decode_value(arguments[0], name, f"{path}.{name}"): _decode_value(arguments[1], item, f"{path}.{name}")
             for name, item in entries.items()
         }
     if kind is Precision:

@@ -17,7 +17,8 @@ from ..bundle import Precision, format_count, format_nbytes
 from ..errors import MediaError, SessionError
 from ..runtime.cache.window import check_chunks
 from ..runtime.session.chunk import Chunk, Timings
-from ..runtime.session.model import Model, open_model
+from ..runtime.session.loading import open_model
+from ..runtime.session.model import Model
 from ..runtime.session.session import Session
 from ..runtime.session.session_arguments import session_arguments
 from .clip_writer import ClipWriter

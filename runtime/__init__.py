@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .sampling.noise import Noise
+    from .session.advance import advance
     from .session.chunk import Chunk, Timings
-    from .session.model import Model, load
-    from .session.session import Session, advance
+    from .session.loading import load
+    from .session.model import Model
+    from .session.session import Session
 
 __all__ = ["Chunk", "Model", "Noise", "Session", "Timings", "advance", "load"]
 
@@ -19,8 +21,8 @@ _HOMES = {
     "Noise": "sampling.noise",
     "Session": "session.session",
     "Timings": "session.chunk",
-    "advance": "session.session",
-    "load": "session.model",
+    "advance": "session.advance",
+    "load": "session.loading",
 }
 
 

@@ -234,18 +234,24 @@ class Graph:
         """
 
 class Ring:
-    """Which latent frame lies in which slot: frame f in slot f mod ``slots``. Holds no memory.
+    """Which latent frame is in which slot; owns no memory.
+
+    The first ``sinks`` latent frames are pinned: frame f is in slot f for f < sinks, else in slot
+    sinks + (f - sinks) mod (slots - sinks).
 
     Attributes:
         slots: Capacity in latent frames, 1 <= slots <= 65536.
+        sinks: Latent frames that are pinned to the first slots, 0 <= sinks < slots.
         written: Latent frames written since the last reset; the absolute number of the next one. A ring may begin
             anywhere below 2**48.
         visible: Slots that hold a frame: min(written, slots).
     """
 
-    def __new__(cls, slots: int, *, written: int = 0) -> Ring: ...
+    def __new__(cls, slots: int, *, sinks: int = 0, written: int = 0) -> Ring: ...
     @property
     def slots(self) -> int: ...
+    @property
+    def sinks(self) -> int: ...
     @property
     def written(self) -> int: ...
     @property
@@ -258,14 +264,14 @@ class Ring:
             to slots ``slot .. slot + length - 1``.
 
         Raises:
-            ValueError: Not 1 <= count <= slots.
+            ValueError: Not 1 <= count <= slots - sinks.
         """
 
     def advance(self, count: int, /) -> None:
         """Count ``count`` latent frames as written.
 
         Raises:
-            ValueError: Not 1 <= count <= slots.
+            ValueError: Not 1 <= count <= slots - sinks.
         """
 
     def frame(self, slot: int, /) -> int:

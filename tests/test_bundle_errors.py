@@ -76,7 +76,7 @@ def first_graph(bundle: Bundle) -> Artifact:
         (put("sampler", "guidance", value="7"), "sampler.guidance", "wanted a number, found '7'"),
         (put("family", value=1), "family", "wanted a string, found 1"),
         (put("geometry", "layout", value="flat"), "geometry.layout", "wanted one of 'factorized', 'joint'"),
-        (put("components", "vae", value={}), "components", "wanted one of 'fill', .*, found 'vae'"),
+        (put("components", "vae", value={}), "components.vae", "wanted one of 'fill', .*, found 'vae'"),
         (
             put("graphs", "fp32", "denoise", "inputs", 1, "role", value="latent"),
             "graphs.fp32.denoise",

@@ -41,7 +41,7 @@ with vdmrt.load(sys.argv[1], verify=False) as model, model.session(seed=0, sampl
     context = lane.cache.read_context(0)
     noisy = rng.standard_normal((g.chunk_frames, *g.latent_shape)).astype(np.float32)
     session.step(noise=Noise(initial=noisy))
-    clean = lane.history(0)
+    clean = lane.denoising.history(0)
     timestep, row = session.table.timesteps[0], session.table.coefficients[0]
     found = (clean - row[0] * noisy) / row[1]
 

@@ -84,7 +84,7 @@ def test_a_session_in_the_making_keeps_the_model_open(model: Model) -> None:
     def close_meanwhile(done: int) -> None:
         if done == 1:
             maker.start()
-            while not model._opening:
+            while not model._pool._opening:
                 threading.Event().wait(0.001)
             told.append(error_of(model.close))
 

@@ -1,4 +1,4 @@
-"""The KV ring against a plain list that keeps the last K latent frames."""
+"""The KV ring compared with a plain list that keeps the sinks and the last latent frames."""
 
 from __future__ import annotations
 
@@ -9,16 +9,25 @@ from hypothesis import strategies as st
 from vdmrt.runtime._core import Ring
 
 
-def newest_by_slot(history: list[int], capacity: int) -> list[int]:
+def slot_of(frame: int, capacity: int, sinks: int) -> int:
+    """Return the slot of a latent frame, as design and header state it."""
+    return frame if frame < sinks else sinks + (frame - sinks) % (capacity - sinks)
+
+
+def newest_by_slot(history: list[int], capacity: int, sinks: int = 0) -> list[int]:
     """Return what each slot must hold after all of ``history`` was written, -1 where nothing was."""
-    return [max((frame for frame in history if frame % capacity == slot), default=-1) for slot in range(capacity)]
+    newest = [-1] * capacity
+    for frame in history:
+        newest[slot_of(frame, capacity, sinks)] = frame
+    return newest
 
 
 @st.composite
-def capacities_and_counts(draw: st.DrawFn) -> tuple[int, list[int]]:
-    """Draw a capacity and the lengths of a prefix and the chunks after it."""
+def rings_and_counts(draw: st.DrawFn) -> tuple[Ring, list[int]]:
+    """Draw an empty ring and the lengths of a prefix and the chunks after it."""
     slots = draw(st.integers(1, 40))
-    return slots, draw(st.lists(st.integers(1, slots), max_size=60))
+    sinks = draw(st.integers(0, slots - 1))
+    return Ring(slots, sinks=sinks), draw(st.lists(st.integers(1, slots - sinks), max_size=60))
 
 
 def write_chunk(ring: Ring, slots: list[int], count: int) -> None:
@@ -40,37 +49,61 @@ def test_a_ring_begins_where_another_stood() -> None:
         Ring(7, written=-1)
 
 
-@given(capacities_and_counts())
+@given(rings_and_counts())
 @settings(deadline=None)
-def test_ring_keeps_the_last_frames(case: tuple[int, list[int]]) -> None:
-    capacity, counts = case
-    ring, slots = Ring(capacity), [-1] * capacity
+def test_ring_keeps_the_sinks_and_the_last_frames(case: tuple[Ring, list[int]]) -> None:
+    ring, counts = case
+    slots = [-1] * ring.slots
     history: list[int] = []
     for count in counts:
         history += range(len(history), len(history) + count)
         write_chunk(ring, slots, count)
 
-        assert (ring.written, ring.visible) == (len(history), min(len(history), capacity))
-        assert slots == newest_by_slot(history, capacity)
-        assert slots == [ring.frame(slot) for slot in range(capacity)]
-        assert sorted(slots)[capacity - ring.visible :] == history[-capacity:]
+        assert (ring.written, ring.visible) == (len(history), min(len(history), ring.slots))
+        assert slots == newest_by_slot(history, ring.slots, ring.sinks)
+        assert slots == [ring.frame(slot) for slot in range(ring.slots)]
+        kept = history[: ring.sinks] + history[ring.sinks :][ring.sinks - ring.slots :]
+        assert sorted(slots)[ring.slots - ring.visible :] == kept
 
 
-@given(capacities_and_counts(), st.data())
+@given(rings_and_counts(), st.data())
 @settings(deadline=None)
-def test_segments_cover_the_chunk_in_order(case: tuple[int, list[int]], data: st.DataObject) -> None:
-    capacity, counts = case
-    ring = Ring(capacity)
+def test_segments_cover_the_chunk_in_order(case: tuple[Ring, list[int]], data: st.DataObject) -> None:
+    ring, counts = case
     for earlier in counts:
         ring.advance(earlier)
-    count = data.draw(st.integers(1, capacity))
+    count = data.draw(st.integers(1, ring.slots - ring.sinks))
     segments = ring.segments(count)
 
     assert 1 <= len(segments) <= 2
     assert [first + i for _, first, length in segments for i in range(length)] == list(range(count))
     touched = [slot + i for slot, _, length in segments for i in range(length)]
-    assert touched == [(sum(counts) + i) % capacity for i in range(count)]
+    assert touched == [slot_of(sum(counts) + i, ring.slots, ring.sinks) for i in range(count)]
     assert len(set(touched)) == count
+
+
+def test_sinks_are_never_overwritten() -> None:
+    ring = Ring(5, sinks=2)
+    ring.advance(3)
+    ring.advance(3)
+
+    assert (ring.sinks, [ring.frame(slot) for slot in range(5)]) == (2, [0, 1, 5, 3, 4])
+    assert ring.segments(3) == ((3, 0, 2), (2, 2, 1))
+
+
+def test_more_frames_than_slots_beside_the_sinks_are_refused() -> None:
+    ring = Ring(5, sinks=2)
+    for method in (ring.segments, ring.advance):
+        with pytest.raises(ValueError, match="^ring needs 1 <= count <= 3, got 4$"):
+            method(4)
+
+    assert ring.written == 0
+
+
+@pytest.mark.parametrize("sinks", [-1, 5, 2**64])
+def test_sinks_that_leave_no_slot_are_refused(sinks: int) -> None:
+    with pytest.raises(ValueError, match=f"^ring needs 0 <= sinks <= 4, got {sinks}$"):
+        Ring(5, sinks=sinks)
 
 
 @pytest.mark.parametrize(("capacity", "prefix", "chunk"), [(25, 1, 8), (25, 9, 8), (8, 8, 8), (7, 3, 5), (1, 1, 1)])

@@ -70,7 +70,7 @@ def test_a_rollout_on_cuda_is_the_cpus_bit_for_bit(
         session.start(first(model))
         found = rollout(session)
 
-        assert session.lane.replays == cuda_graph
+        assert session.lane.denoising.replays == cuda_graph
         assert np.array_equal(found, wanted)
         assert np.array_equal(session.cache()[0], cache)
 

@@ -170,16 +170,16 @@ def probe(session: Session, x: Array, step: int) -> Array:
     With a_m = 1 the estimate of the clean latent is the prediction; with r0 = -1, r1 = 2 and noise 1 the next latent
     is exp(v / 2), v the variance value.
     """
-    lane, request = session.lane, session._request
+    lane, request = session.lane, session.request
     timesteps, coefficients = (part.copy() for part in session.table.padded(lane.geometry.max_steps))
     timesteps[0] = timesteps[step]
     coefficients[0] = (0, 1, 0, 0, 0, 1, -1, 2)
-    lane.set_table(request, timesteps, coefficients)
-    session._begin(Noise(initial=x, steps=np.ones((session.table.steps, *x.shape), np.float32)))
-    lane.denoise(1, lambda done: None)
-    parts = [lane.history(request)]
+    lane.conditioning.set_table(request, timesteps, coefficients)
+    session.generation.begin(Noise(initial=x, steps=np.ones((session.table.steps, *x.shape), np.float32)))
+    lane.denoising.run(1, lambda done: None)
+    parts = [lane.denoising.history(request)]
     if lane.geometry.learned_variance:
-        parts.append(2 * np.log(lane.latent(request)))
+        parts.append(2 * np.log(lane.denoising.latent(request)))
     return np.concatenate(parts, axis=1)
 
 

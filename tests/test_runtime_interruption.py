@@ -9,12 +9,14 @@ from interruption import interrupt
 
 import vdmrt
 from vdmrt.runtime.device.exclusive import Exclusive
-from vdmrt.runtime.session.lane import Lane
+from vdmrt.runtime.lane.leases import Leases
 from vdmrt.runtime.session.model import Model
+from vdmrt.runtime.session.session_pool import SessionPool
 
 HELD = inspect.unwrap(Exclusive.held).__code__
 MAKING = {
-    function.__code__ for function in (Model._open_session, inspect.unwrap(Model._leased), Model._lease, Lane.lease)
+    function.__code__
+    for function in (Model._open_session, inspect.unwrap(SessionPool.leased), SessionPool._lease, Leases.lease)
 }
 
 
@@ -38,10 +40,10 @@ def test_an_interrupted_making_of_a_session_leaves_the_model_usable(tiny_bundle:
     with vdmrt.load(tiny_bundle, device="cpu", threads=1) as model:
         model.session(steps=2).close()
         while interrupt(MAKING, places, lambda: model.session(steps=2)):
-            for session in list(model._sessions):
+            for session in list(model._pool.sessions):
                 session.close()
-            assert not model._opening
-            assert all(sorted(lane._free) == list(range(lane.geometry.requests)) for lane in model._lanes)
+            assert not model._pool._opening
+            assert all(lane.leases.all_free for lane in model._pool._lanes)
             places += 1
 
     assert places > 5

@@ -14,7 +14,7 @@ from vdmrt.errors import DeviceError
 from vdmrt.runtime._core import cuda_device, host_device
 from vdmrt.runtime.cache.lane_cache import LaneCache, lane_cache_nbytes
 from vdmrt.runtime.device.memory_limits import free_nbytes, require_memory
-from vdmrt.runtime.session.lane import Lane
+from vdmrt.runtime.lane.lane import Lane
 
 
 def test_what_fits_is_let_through() -> None:

@@ -146,8 +146,8 @@ def test_noise_depends_on_the_frame_and_not_on_the_chunking(tiny_bundle: Path, m
     for count in (1, 2):
         with model.session(seed=4, sampler="ddim", steps=1) as session:
             session.start(given(count))
-            session._begin(Noise())
-            drawn[count] = session.lane.latent(session._request)
+            session.generation.begin(Noise())
+            drawn[count] = session.lane.denoising.latent(session.request)
 
     assert np.array_equal(drawn[1][1:], drawn[2][:-1])
 

@@ -92,7 +92,12 @@ def test_a_closed_lane(tiny_bundle: Path) -> None:
     model.close()
     lane.close()
 
-    for use in (lane.lease, lambda: lane.denoise(1), lambda: lane.latent(0), lambda: lane.set_guidance(0, 1.0)):
+    for use in (
+        lane.leases.lease,
+        lambda: lane.denoising.run(1),
+        lambda: lane.denoising.latent(0),
+        lambda: lane.conditioning.set_guidance(0, 1.0),
+    ):
         with pytest.raises(RuntimeError, match="the lane is closed, with the model .*; load the model again"):
             use()
 

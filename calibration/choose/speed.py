@@ -12,7 +12,8 @@ from ...errors import NotFasterError
 from ...profiler.analysis.compare import Side, compare, stay_open
 from ...profiler.measuring.settings import Settings
 from ...profiler.report.report import Ratio
-from ...runtime.session.model import Model, load
+from ...runtime.session.loading import load
+from ...runtime.session.model import Model
 from ..progress import Show, hide_progress
 
 __all__ = ["Judge", "measure_speed", "time_in_turn", "timed_against"]

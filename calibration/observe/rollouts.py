@@ -10,8 +10,9 @@ import numpy as np
 
 from ...bundle import Geometry, Stage
 from ...errors import CalibrationError
+from ...runtime.session.advance import advance
 from ...runtime.session.model import Model
-from ...runtime.session.session import Session, advance
+from ...runtime.session.session import Session
 from .data import CalibrationSet, fillable_frames
 from .tap import Array, TappedBackend
 

@@ -26,7 +26,8 @@ from ...bundle import (
 from ...errors import EngineError, VdmrtError
 from ...runtime.backends.load_options import LoadOptions, gpu_index
 from ...runtime.backends.resolution import Resolution
-from ...runtime.session.model import Model, load, load_resolved
+from ...runtime.session.loading import load, load_resolved
+from ...runtime.session.model import Model
 from ...runtime.session.session import Session
 from ...runtime.session.snapshot import Snapshot
 from ..choose.speed import time_in_turn

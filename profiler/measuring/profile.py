@@ -13,7 +13,8 @@ from functools import partial
 from ...bundle import format_count, open_bundle
 from ...hosts.nvml import GpuMeter, GpuReading, open_meter
 from ...runtime.backends.load_options import LoadOptions
-from ...runtime.session.model import Model, open_model
+from ...runtime.session.loading import open_model
+from ...runtime.session.model import Model
 from ..analysis.compare import (
     Side,
     compare,

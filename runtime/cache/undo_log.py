@@ -34,8 +34,8 @@ class UndoLog:
         nbytes: Bytes of device memory.
     """
 
-    def __init__(self, cache: LaneCache, request: int, slots: int, depth: int) -> None:
-        """Allocate places for ``depth`` cache fills of a request whose ring has ``slots`` slots.
+    def __init__(self, cache: LaneCache, request: int, ring: Ring, depth: int) -> None:
+        """Allocate places for ``depth`` cache fills of a request whose ring has the slots and sinks of ``ring``.
 
         Raises:
             DeviceError: The device has not that much memory. Nothing is allocated.
@@ -44,7 +44,7 @@ class UndoLog:
         self.depth = depth
         self._cache = cache
         self._request = request
-        self._slots = slots
+        self._slots, self._sinks = ring.slots, ring.sinks
         self._entries: deque[_Entry] = deque(maxlen=depth)
         self._places: list[tuple[CacheBlock, CacheBlock | None]] = []
         self._next = 0
@@ -101,7 +101,7 @@ class UndoLog:
         return self._ring_before(first), first.chunks
 
     def _ring_before(self, entry: _Entry) -> Ring:
-        return Ring(self._slots, written=entry.written)
+        return Ring(self._slots, sinks=self._sinks, written=entry.written)
 
     def clear(self) -> None:
         """Forget everything."""

@@ -39,10 +39,11 @@ def make_window(geometry: Geometry, ring: Ring, count: int) -> Window:
     """
     slot_frames = np.array([ring.frame(slot) for slot in range(ring.slots)])
     seen = slot_frames >= 0
-    # Ages as RoPE counts them: the oldest visible frame stands at 0.
-    oldest = ring.written - ring.visible
+    # As RoPE counts them: visible frames without gaps, the sinks first, as if nothing had been evicted.
+    evicted = ring.written - ring.visible
     own = ring.visible + np.arange(geometry.chunk_frames)
-    key_positions = np.concatenate([np.where(seen, slot_frames - oldest, 0), own])
+    ranks = np.where(slot_frames < ring.sinks, slot_frames, slot_frames - evicted)
+    key_positions = np.concatenate([np.where(seen, ranks, 0), own])
     return Window(
         positions=_positions(geometry, ring.written, count).astype(np.int32),
         slot_valid=seen.astype(np.float32),

@@ -11,18 +11,21 @@ typedef struct RingObject {
 static PyObject *
 ring_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"slots", "written", NULL};
-    PyObject *slots_value, *written_value = NULL;
-    uint64_t slots, written = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$O:Ring", names, &slots_value, &written_value) ||
+    static char *names[] = {"slots", "sinks", "written", NULL};
+    PyObject *slots_value, *sinks_value = NULL, *written_value = NULL;
+    uint64_t slots, sinks = 0, written = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OO:Ring", names, &slots_value, &sinks_value,
+                                     &written_value) ||
         !vdmrt_parse_integer("ring", "slots", slots_value, 1, VDMRT_RING_MAX_SLOTS, &slots) ||
+        (sinks_value != NULL && !vdmrt_parse_integer("ring", "sinks", sinks_value, 0, slots - 1, &sinks)) ||
         (written_value != NULL &&
          !vdmrt_parse_integer("ring", "written", written_value, 0, VDMRT_RING_MAX_WRITTEN, &written))) {
         return NULL;
     }
     RingObject *self = (RingObject *)PyType_GenericAlloc(type, 0);
     if (self != NULL) {
-        self->ring = (vdmrt_ring){.slots = (int64_t)slots, .written = (int64_t)written};
+        self->ring = (vdmrt_ring){
+            .slots = (int64_t)slots, .sinks = (int64_t)sinks, .written = (int64_t)written};
     }
     return (PyObject *)self;
 }
@@ -38,7 +41,8 @@ static bool
 parse_count(RingObject *self, PyObject *value, int64_t *count)
 {
     uint64_t number;
-    if (!vdmrt_parse_integer("ring", "count", value, 1, (uint64_t)self->ring.slots, &number)) {
+    uint64_t window = (uint64_t)(self->ring.slots - self->ring.sinks);
+    if (!vdmrt_parse_integer("ring", "count", value, 1, window, &number)) {
         return false;
     }
     *count = (int64_t)number;
@@ -107,6 +111,13 @@ ring_get_slots(PyObject *op, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+ring_get_sinks(PyObject *op, void *Py_UNUSED(closure))
+{
+    RingObject *self = (RingObject *)op;
+    return PyLong_FromLongLong(self->ring.sinks);
+}
+
+static PyObject *
 ring_get_written(PyObject *op, void *Py_UNUSED(closure))
 {
     RingObject *self = (RingObject *)op;
@@ -121,10 +132,10 @@ ring_get_visible(PyObject *op, void *Py_UNUSED(closure))
 }
 
 PyDoc_STRVAR(ring_doc,
-             "Ring(slots, *, written=0)\n"
+             "Ring(slots, *, sinks=0, written=0)\n"
              "--\n"
              "\n"
-             "Which latent frame lies in which slot: frame f in slot f mod ``slots``. Holds no memory.");
+             "Which latent frame is in which slot: the first ``sinks`` frames are pinned, the others are a ring.");
 
 static PyMethodDef ring_methods[] = {
     {"segments", ring_segments, METH_O,
@@ -142,6 +153,7 @@ static PyMethodDef ring_methods[] = {
 
 static PyGetSetDef ring_getset[] = {
     {"slots", ring_get_slots, NULL, PyDoc_STR("Capacity in latent frames."), NULL},
+    {"sinks", ring_get_sinks, NULL, PyDoc_STR("Latent frames that are pinned to the first slots."), NULL},
     {"written", ring_get_written, NULL, PyDoc_STR("Latent frames written since the last reset."), NULL},
     {"visible", ring_get_visible, NULL, PyDoc_STR("Slots that hold a frame."), NULL},
     {NULL, NULL, NULL, NULL, NULL},

@@ -1,9 +1,10 @@
 /*
  * Which latent frame lies in which slot of the KV cache, and where the next chunk goes.
  *
- * Frame f lies in slot f mod slots: a new frame overwrites the oldest and no slot is ever moved. Counts are
- * in latent frames. A ring is two numbers that the caller stores; it holds no memory and cannot fail. Not
- * thread-safe.
+ * The first `sinks` frames are pinned: frame f is in slot f for f < sinks, else in slot
+ * sinks + (f - sinks) mod (slots - sinks). A new frame overwrites the oldest one that is not pinned, and no slot
+ * is ever moved. Counts are in latent frames. A ring is three numbers that the caller stores; it owns no memory
+ * and cannot fail. Not thread-safe.
  */
 #ifndef VDMRT_RING_H
 #define VDMRT_RING_H
@@ -18,6 +19,7 @@
 
 typedef struct vdmrt_ring {
     int64_t slots;   /* capacity, 1 <= slots <= VDMRT_RING_MAX_SLOTS */
+    int64_t sinks;   /* pinned frames, 0 <= sinks < slots */
     int64_t written; /* frames since the last reset; the absolute number of the next one */
 } vdmrt_ring;
 
@@ -32,12 +34,13 @@ typedef struct vdmrt_ring_segment {
 int64_t vdmrt_ring_visible(const vdmrt_ring *ring);
 
 /*
- * Plans where the next `count` frames go, 1 <= count <= slots, and leaves the ring as it is.
- * Fills the first one or two of `segments`, in the chunk's order, and returns how many.
+ * Plans where the next `count` frames go, 1 <= count <= slots - sinks, and leaves the ring as it is.
+ * Fills the first one or two of `segments`, in the chunk's order, and returns how many: frames that begin among the
+ * sinks end before the last slot and are one segment.
  */
 int vdmrt_ring_plan(const vdmrt_ring *ring, int64_t count, vdmrt_ring_segment segments[2]);
 
-/* Counts `count` frames as written, 1 <= count <= slots. */
+/* Counts `count` frames as written, 1 <= count <= slots - sinks. */
 void vdmrt_ring_advance(vdmrt_ring *ring, int64_t count);
 
 /* Returns the absolute number of the frame in `slot`, 0 <= slot < slots, or -1 if the slot is empty. */

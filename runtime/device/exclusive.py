@@ -12,8 +12,8 @@ __all__ = ["Exclusive"]
 
 _ELSEWHERE = "the session is in use in another thread; give each thread a session of its own"
 _INSIDE = (
-    "the session is busy: this was called from its own on_step callback or observer; let that return first, "
-    "or raise an exception in it to cancel the chunk"
+    "the session is busy: this was called from its own on_step callback or observer, or while an Advance has it; let "
+    "that return or finish first, or cancel the chunk by an exception in it or Advance.close()"
 )
 
 

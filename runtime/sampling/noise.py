@@ -45,6 +45,7 @@ class NoiseSource:
 
     Attributes:
         seed: What everything is drawn from.
+        shape: Of a chunk, [T, c, h, w].
     """
 
     def __init__(self, seed: int, shape: tuple[int, ...], steps: int, place: Latents | None) -> None:
@@ -57,6 +58,7 @@ class NoiseSource:
             place: Where their noise goes, float32 [N >= steps, T, c, h, w]; None for a deterministic sampler.
         """
         self.seed = seed
+        self.shape = shape
         self._initial = np.empty(shape, np.float32)
         self._place = None if place is None else place[:steps]
         self._held: int | None = None  # the frame that `_initial` and `_place` were drawn for

@@ -238,16 +238,16 @@ def probe(session: Any, x: Array, step: int) -> Array:
     """
     from vdmrt.runtime import Noise
 
-    lane, request = session.lane, session._request
+    lane, request = session.lane, session.request
     timesteps, coefficients = (part.copy() for part in session.table.padded(lane.geometry.max_steps))
     timesteps[0] = timesteps[step]
     coefficients[0] = (0, 1, 0, 0, 0, 1, -1, 2)
-    lane.set_table(request, timesteps, coefficients)
-    session._begin(Noise(initial=x, steps=np.ones((session.table.steps, *x.shape), np.float32)))
-    lane.denoise(1, lambda done: None)
-    parts = [np.asarray(lane.history(request))]
+    lane.conditioning.set_table(request, timesteps, coefficients)
+    session.generation.begin(Noise(initial=x, steps=np.ones((session.table.steps, *x.shape), np.float32)))
+    lane.denoising.run(1, lambda done: None)
+    parts = [np.asarray(lane.denoising.history(request))]
     if lane.geometry.learned_variance:
-        parts.append(2 * np.log(np.asarray(lane.latent(request))))
+        parts.append(2 * np.log(np.asarray(lane.denoising.latent(request))))
     return np.concatenate(parts, axis=1)
 
 

@@ -1,0 +1,49 @@
+"""What a request is denoised under: its text, its guidance scale and its sampler."""
+
+from __future__ import annotations
+
+from ...bundle import Geometry
+from ..device.arrays import Array
+from .lane_lock import LaneLock
+from .lane_tensors import LaneTensors
+from .prompt import Prompt
+
+__all__ = ["Conditioning"]
+
+_TEXT = ("text", "text_mask")
+
+
+class Conditioning:
+    """Inputs of a lane's denoise graph that stay as they are from chunk to chunk."""
+
+    __slots__ = ("_has_text", "_lock", "_tensors")
+
+    def __init__(self, geometry: Geometry, tensors: LaneTensors, lock: LaneLock) -> None:
+        self._has_text = geometry.text_width > 0
+        self._tensors = tensors
+        self._lock = lock
+
+    def set_text(self, request: int, prompt: Prompt) -> None:
+        """Set a request's text [rows_per_request, tokens, width] and mask [rows_per_request, tokens]."""
+        rows, inputs = self._tensors.rows(request), self._tensors.inputs
+        with self._lock.used():
+            for name, value in zip(_TEXT, prompt, strict=True):
+                inputs[name][rows] = value
+                inputs.upload(name, rows.start, rows.stop - rows.start)
+
+    def text(self, request: int) -> dict[str, Array]:
+        """Return copies of a request's "text" and "text_mask", as set; nothing where the model has none."""
+        rows = self._tensors.rows(request)
+        with self._lock.used():
+            return {name: self._tensors.inputs[name][rows].copy() for name in _TEXT if self._has_text}
+
+    def set_guidance(self, request: int, guidance: float) -> None:
+        """Set a request's guidance scale."""
+        with self._lock.used():
+            self._tensors.set_input("guidance", request, guidance)
+
+    def set_table(self, request: int, timesteps: Array, coefficients: Array) -> None:
+        """Set a request's sampler: timesteps [N] and coefficients [N, 8]."""
+        with self._lock.used():
+            self._tensors.set_input("timesteps", request, timesteps)
+            self._tensors.set_input("coefficients", request, coefficients)

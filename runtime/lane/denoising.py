@@ -1,0 +1,187 @@
+"""The denoising steps of a lane: each request at its own step, all of them in one launch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ...bundle import Geometry
+from .._core import Device, Events
+from ..backends.backend import Call
+from ..cache.lane_cache import LaneCache
+from ..cache.window import Window
+from ..device.arrays import Array, DeviceArray
+from ..device.owned import Owned
+from ..device.step_trial import StepTrial
+from ..device.stepper import EagerStepper, ReplayStepper, StepTimes, capture
+from .lane_lock import LaneLock
+from .lane_tensors import LaneTensors
+
+__all__ = ["Denoising", "Progress"]
+
+
+@dataclass
+class Progress:
+    """How far the chunk of a request is.
+
+    Attributes:
+        steps: Its denoising steps.
+        done: How many of them ran; after a failure perhaps more did, which does no harm: a request rests then.
+        times: Where their time went.
+    """
+
+    steps: int
+    done: int = 0
+    times: StepTimes = field(default_factory=lambda: StepTimes([], []))
+
+    @property
+    def remaining(self) -> int:
+        """Denoising steps that are left."""
+        return self.steps - self.done
+
+    def count(self, times: StepTimes) -> None:
+        """Count steps that ran; those beyond its own were rest."""
+        own = min(len(times.denoise_ms), self.remaining)
+        self.done += own
+        self.times.denoise_ms.extend(times.denoise_ms[:own])
+        self.times.enqueue_us.extend(times.enqueue_us[:own])
+
+
+class Denoising:
+    """The denoise graph of a lane, captured where the backend can, and how far each request is.
+
+    A request may begin a chunk at any time between two runs. Every run advances all requests that have begun, whoever
+    calls it; from its last step on, a request rests.
+    """
+
+    __slots__ = ("_begun", "_call", "_device", "_lock", "_owned", "_stepper", "_tensors")
+
+    def __init__(
+        self,
+        device: Device,
+        geometry: Geometry,
+        tensors: LaneTensors,
+        cache: LaneCache,
+        bind: Callable[[Mapping[str, int]], Call],
+        lock: LaneLock,
+        *,
+        replays: bool,
+    ) -> None:
+        """Bind the graph, and capture a step where it ``replays``.
+
+        Raises:
+            DeviceError: A call failed. Nothing remains allocated.
+            BackendError: A captured step computes something else than an eager one.
+        """
+        self._device = device
+        self._tensors = tensors
+        self._lock = lock
+        self._begun: dict[int, Progress] = {}
+        self._owned = Owned()
+        with self._owned.closed_on_error():
+            events = self._owned.add(device.events(geometry.max_steps + 1))
+            self._call = self._owned.add(bind({**tensors.denoise_addresses(), **cache.denoise_addresses()}))
+            eager = EagerStepper(device, events, self._enqueue_step)
+            self._stepper: EagerStepper | ReplayStepper = eager
+            if replays:
+                self._stepper = self._capture(eager, events)
+            else:
+                self._owned.add(eager)
+
+    @property
+    def replays(self) -> bool:
+        """Whether denoising steps are replays of a captured CUDA graph."""
+        return isinstance(self._stepper, ReplayStepper)
+
+    def noise(self, request: int) -> Array:
+        """Return the place of a request's step noise, float32 [N, T, c, h, w], to be written while it rests."""
+        place: Array = self._tensors.inputs["noise"][request]
+        return place
+
+    def clear(self, request: int) -> None:
+        """Zero a request's state, because 0 × NaN is NaN also where a request rests."""
+        with self._lock.used():
+            for name in ("latent", "history"):
+                self._tensors.set_state(name, request, 0)
+
+    def begin(self, request: int, window: Window, *, initial: Array, steps: int, noise_steps: int = 0) -> Progress:
+        """Set a request to the first denoising step of a chunk.
+
+        Args:
+            request: Whose.
+            window: The chunk's place in time.
+            initial: What it starts from, float32 [T, c, h, w]; copied.
+            steps: Denoising steps of the chunk.
+            noise_steps: How many steps of :meth:`noise` were written anew.
+
+        Returns:
+            How far the chunk is; counts until the request begins or leaves.
+        """
+        with self._lock.used():
+            self._tensors.set_window(self._tensors.inputs, request, window)
+            for name, value in (("latent", initial), ("step", 0), ("history", 0)):
+                self._tensors.set_state(name, request, value)
+            if noise_steps:
+                self._upload_noise(request, noise_steps)
+            self._begun[request] = Progress(steps)
+            return self._begun[request]
+
+    def run(self, steps: int, on_step: Callable[[int], None] | None = None) -> StepTimes:
+        """Run the denoise graph ``steps`` times: every request that has begun advances, the others rest.
+
+        Args:
+            steps: Denoising steps, at most the graph's.
+            on_step: Called after each with the number done; what it raises ends the loop.
+
+        Raises:
+            DeviceError: A run failed.
+        """
+        with self._lock.used():
+            times = self._stepper.run(steps, on_step)
+            for progress in self._begun.values():
+                progress.count(times)
+            return times
+
+    def leave(self, request: int) -> None:
+        """Count no more steps of a request: its chunk is finished or given up."""
+        self._begun.pop(request, None)
+
+    def latent(self, request: int) -> Array:
+        """Return a copy of a request's latent, float32 [T, c, h, w]."""
+        with self._lock.used():
+            return self._tensors.read_state("latent", request)
+
+    def history(self, request: int) -> Array:
+        """Return a copy of a request's last estimate of the clean latent, float32 [T, c, h, w]."""
+        with self._lock.used():
+            return self._tensors.read_state("history", request)
+
+    def device_latent(self, request: int) -> DeviceArray:
+        """Return a request's latent where it is on the device, [T, c, h, w]; written again by the next chunk."""
+        return self._tensors.state.device_array("latent", request)
+
+    def close(self) -> None:
+        """Release the captured graph and the events. Closing twice is allowed."""
+        self._owned.close()
+
+    def _capture(self, eager: EagerStepper, events: Events) -> ReplayStepper:
+        """Capture a step, and compare a replay of it with an eager run."""
+        trial = StepTrial(self._tensors.inputs, self._tensors.state)
+        # The first run is outside the capture: a context may allocate and set itself up in it.
+        wanted = trial.run(eager)
+        stepper = self._owned.add(ReplayStepper(self._device, events, capture(self._device, self._enqueue_step)))
+        trial.check(wanted, trial.run(stepper))
+        trial.clear()
+        self._device.synchronize()
+        return stepper
+
+    def _enqueue_step(self) -> None:
+        """Put one denoising step on the queue, and the copy that makes its results the next one's inputs."""
+        self._call.enqueue()
+        self._tensors.enqueue_handing_on()
+
+    def _upload_noise(self, request: int, steps: int) -> None:
+        if not self._device.is_host:
+            place = self.noise(request)
+            there = self._tensors.inputs.addresses()["noise"] + request * place.nbytes
+            self._device.upload(there, place.ctypes.data, steps * place[0].nbytes)

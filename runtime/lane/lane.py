@@ -1,0 +1,178 @@
+"""A lane: one cache slab and one set of tensors for R requests, allocated once and bound by address once.
+
+Slots never move. Denoising reads the slab in place; a cache fill writes to the staging buffer, and at most two pitched
+copies bring it into the slab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from ...bundle import Geometry, Graph
+from ...errors import SessionError
+from .._core import Device
+from ..backends.backend import Backend, Call, Program
+from ..cache.lane_cache import LaneCache, lane_cache_nbytes
+from ..device.memory_limits import require_memory
+from ..device.owned import Owned
+from .conditioning import Conditioning
+from .denoising import Denoising
+from .filling import Filling
+from .lane_lock import LaneLock
+from .lane_tensors import LaneTensors
+from .leases import Leases
+
+__all__ = ["Lane"]
+
+
+class Lane:
+    """What runs: a cache slab [L, 2, B, S·H, K·d], its staging buffer, and the tensors of both graphs.
+
+    On a GPU a lane is one stream, one scratch memory, one execution context per graph and one captured denoising step,
+    which stays valid from the first chunk to the last.
+
+    Nothing of it can be set.
+    """
+
+    __slots__ = (
+        "_cache",
+        "_conditioning",
+        "_denoising",
+        "_device",
+        "_filling",
+        "_geometry",
+        "_graphs_id",
+        "_leases",
+        "_lock",
+        "_owned",
+    )
+
+    def __init__(
+        self,
+        backend: Backend,
+        geometry: Geometry,
+        graphs: Mapping[str, Graph],
+        programs: Mapping[str, Program],
+        *,
+        cuda_graph: bool = True,
+        graphs_id: tuple[str, str] = ("", ""),
+    ) -> None:
+        """Allocate everything, bind it, and capture a denoising step where the backend can.
+
+        Args:
+            backend: Opens the queue.
+            geometry: Every size.
+            graphs: Rows of model.json of "fill" and "denoise".
+            programs: The same, loaded.
+            cuda_graph: Whether steps are captured and replayed, where that can be.
+            graphs_id: Precision and hash of the graphs, for snapshots.
+
+        Raises:
+            DeviceError: The device does not have enough memory, or a call failed. Nothing stays allocated.
+            BackendError: A captured step computes something else than an eager one.
+        """
+        self._geometry = geometry
+        self._graphs_id = graphs_id
+        self._lock = LaneLock()
+        self._leases = Leases(geometry.requests, self._lock)
+        self._device = backend.open_device()
+        if self.device.is_host:  # a GPU's driver refuses what does not fit, and knows what is shared
+            _check_memory(self.device, geometry, graphs)
+        self._owned = Owned()
+        with self._owned.closed_on_error():
+            self._cache = self._owned.add(LaneCache(self.device, geometry, graphs))
+            tensors = self._owned.add(LaneTensors(self.device, geometry, graphs))
+            self._conditioning = Conditioning(geometry, tensors, self._lock)
+            self._bind(programs, tensors, cuda_graph)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Every size."""
+        return self._geometry
+
+    @property
+    def device(self) -> Device:
+        """The queue that everything runs on."""
+        return self._device
+
+    @property
+    def cache(self) -> LaneCache:
+        """K and V of all requests."""
+        return self._cache
+
+    @property
+    def graphs_id(self) -> tuple[str, str]:
+        """Precision and hash of the graphs."""
+        return self._graphs_id
+
+    @property
+    def lock(self) -> LaneLock:
+        """Held while a graph of this lane runs or its tensors change."""
+        return self._lock
+
+    @property
+    def leases(self) -> Leases:
+        """Request slots, leased and free."""
+        return self._leases
+
+    @property
+    def conditioning(self) -> Conditioning:
+        """Text, guidance scale and sampler of each request."""
+        return self._conditioning
+
+    @property
+    def denoising(self) -> Denoising:
+        """The denoise graph."""
+        return self._denoising
+
+    @property
+    def filling(self) -> Filling:
+        """The fill graph."""
+        return self._filling
+
+    @property
+    def cache_nbytes(self) -> int:
+        """Bytes of the KV cache: 2·L·K·B·S·C elements."""
+        return self.cache.nbytes
+
+    def clear(self, request: int) -> None:
+        """Zero a request's cache, context and latent: invisible slots hold zeros, because 0 × NaN is NaN."""
+        with self._lock.used():
+            self._cache.clear(request)
+            self._denoising.clear(request)
+
+    def close(self) -> None:
+        """Free all memory. No session may use the lane any more. Closing twice is allowed.
+
+        Raises:
+            SessionError: A request is still leased.
+            DeviceError: A call failed; everything was given back all the same.
+        """
+        with self._lock.held():
+            if not self._leases.all_free:
+                raise SessionError("a lane with leased requests cannot be closed; close its sessions first")
+            self._lock.close()
+            self._owned.close()
+
+    def _bind(self, programs: Mapping[str, Program], tensors: LaneTensors, cuda_graph: bool) -> None:
+        """Bind the calls of both graphs. They share their scratch: one queue runs them one after the other."""
+        denoise, fill = programs["denoise"], programs["fill"]
+        nbytes = max(denoise.scratch_nbytes, fill.scratch_nbytes)
+        scratch = self._owned.add(self.device.allocate(nbytes)).address if nbytes else 0
+        replays = cuda_graph and not self.device.is_host and denoise.capturable
+        parts = self.device, self.geometry, tensors, self.cache
+        bind = partial(_bind, denoise, self.device, scratch)
+        self._denoising = self._owned.add(Denoising(*parts, bind, self._lock, replays=replays))
+        bind = partial(_bind, fill, self.device, scratch)
+        self._filling = self._owned.add(Filling(*parts, bind, self._lock))
+
+
+def _bind(program: Program, device: Device, scratch: int, addresses: Mapping[str, int]) -> Call:
+    return program.bind(device, addresses, scratch if program.scratch_nbytes else 0)
+
+
+def _check_memory(device: Device, geometry: Geometry, graphs: Mapping[str, Graph]) -> None:
+    """Compare the cache, which is nearly all that a lane allocates, with the memory that is there."""
+    remedy = "close sessions or other programs, or export again with fewer --slots or --requests"
+    require_memory(device, lane_cache_nbytes(geometry, graphs), "the KV cache of a lane", remedy)

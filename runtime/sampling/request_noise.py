@@ -1,0 +1,99 @@
+"""The noise of a request's chunks and of the frames that it caches: drawn from the seed, or given by the caller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._core import Device
+from ..device.array_input import host_array
+from ..device.arrays import checked_array
+from .noise import Noise, NoiseSource
+from .sampler_table import PrefixNoise
+
+__all__ = ["RequestNoise"]
+
+Latents = npt.NDArray[np.float32]
+
+
+class RequestNoise:
+    """Where a request's random numbers come from."""
+
+    __slots__ = ("_device", "_place", "_prefix", "_source")
+
+    def __init__(
+        self,
+        seed: int,
+        shape: tuple[int, ...],
+        steps: int,
+        place: Latents | None,
+        prefix: PrefixNoise | None,
+        device: Device,
+    ) -> None:
+        """Prepare to draw.
+
+        Args:
+            seed: 0 <= seed < 2**64.
+            shape: Of a chunk, [T, c, h, w].
+            steps: Denoising steps that take noise.
+            place: Where their noise goes, float32 [N >= steps, T, c, h, w]; None for a deterministic sampler.
+            prefix: How clean latent frames are perturbed before they are cached; None leaves them clean.
+            device: Where arrays of the GPU that a user gives are copied from.
+        """
+        self._place = None if place is None else place[:steps]
+        self._source = NoiseSource(seed, shape, steps, place)
+        self._prefix = prefix
+        self._device = device
+
+    def prepare(self, first: int, given: Noise) -> Latents:
+        """Prepare the noise of the chunk at latent frame ``first``.
+
+        Returns:
+            What the chunk starts from, [T, c, h, w]; valid until the next call. The steps' noise is in its place.
+
+        Raises:
+            TensorMismatchError: Given noise is not what the model takes.
+        """
+        shape = self._source.shape
+        initial = self._checked("initial", given.initial, shape, "T, c, h, w")
+        steps = None
+        if self._place is not None:
+            steps = self._checked("steps", given.steps, self._place.shape, "steps, T, c, h, w")
+        nothing_to_draw = initial is not None and (steps is not None or self._place is None)
+        start = self._source.blank() if nothing_to_draw else self._source.chunk(first)
+        if initial is not None:
+            start[:] = initial
+        if steps is not None and self._place is not None:
+            self._place[:] = steps
+        if initial is not None or steps is not None:
+            self._source.forget()
+        return start
+
+    def draw_ahead(self, first: int) -> None:
+        """Begin to draw for the chunk at ``first`` in another thread."""
+        self._source.chunk_ahead(first)
+
+    def perturb(self, latents: Latents, first: int, given: Noise | None) -> Latents:
+        """Add prefix noise to clean latent frames from ``first`` on, if there is any (Ca2-VDM section 3.4).
+
+        Raises:
+            TensorMismatchError: Given noise is not what the model takes.
+        """
+        if self._prefix is None:
+            return latents
+        drawn = None if given is None else self._checked("prefix", given.prefix, latents.shape, "n, c, h, w")
+        if drawn is None:
+            drawn = self._source.prefix(first, latents)
+        factors = np.float32(self._prefix.signal), np.float32(self._prefix.noise)
+        return np.asarray(factors[0] * latents + factors[1] * drawn, np.float32)
+
+    def close(self) -> None:
+        """Stop the thread. Closing twice is allowed."""
+        self._source.close()
+
+    def _checked(self, name: str, value: Any, shape: tuple[int, ...], axes: str) -> Latents | None:
+        if value is None:
+            return None
+        return checked_array(f"noise.{name}", host_array(f"noise.{name}", value, lambda: self._device), shape, axes)

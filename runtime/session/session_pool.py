@@ -1,0 +1,121 @@
+"""The lanes of a model and the sessions on them: who gets a request slot, and when all of it may be closed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+from ...errors import SessionError
+from ..lane.lane import Lane
+from .generation import Generation
+from .session import Session, close_together
+
+__all__ = ["SessionPool"]
+
+
+class SessionPool:
+    """Open sessions of a model, on as many lanes as they need.
+
+    Attributes:
+        sessions: All that are open.
+    """
+
+    __slots__ = ("_closed", "_lanes", "_lock", "_make_lane", "_opening", "sessions")
+
+    def __init__(self, make_lane: Callable[[], Lane]) -> None:
+        self._make_lane = make_lane
+        self._lanes: list[Lane] = []
+        self.sessions: list[Session] = []
+        self._closed = False
+        # Of what follows and of the lists above. Never held while a lane is waited for, because a callback that a
+        # running lane calls may want it.
+        self._lock = threading.Lock()
+        self._opening: set[object] = set()  # a token for each session that is being made
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` closed everything."""
+        return self._closed
+
+    @property
+    def allocated_nbytes(self) -> int:
+        """Bytes of device memory that the lanes hold."""
+        devices = {id(lane.device): lane.device for lane in self._lanes}
+        return sum(device.allocated_nbytes for device in devices.values())
+
+    def check_open(self) -> None:
+        """Refuse a closed model.
+
+        Raises:
+            RuntimeError: It is closed.
+        """
+        if self._closed:
+            raise RuntimeError("the model is closed; load it again")
+
+    @contextmanager
+    def leased(self) -> Iterator[tuple[Lane, int]]:
+        """Lease a request slot for a session that is made in the block; the model stays open until then.
+
+        The slot is released if the block fails, or is interrupted by a signal anywhere.
+
+        Raises:
+            DeviceError: A new lane does not fit into memory.
+            RuntimeError: The model is closed.
+        """
+        token = object()
+        leased: tuple[Lane, int] | None = None
+        try:
+            with self._lock:
+                self.check_open()
+                self._opening.add(token)
+                leased = self._lease()
+            yield leased
+        except BaseException:
+            if leased is not None:
+                self._release(*leased)
+            raise
+        finally:
+            self._opening.discard(token)  # atomic; waiting for the lock could be interrupted
+
+    def remove(self, generation: Generation) -> None:
+        """Forget the session of a generation that was closed."""
+        self.sessions[:] = [session for session in self.sessions if session.generation is not generation]
+
+    def close(self, then: Callable[[], None]) -> None:
+        """Close all sessions and lanes, then call ``then``; or nothing, where a session is in use.
+
+        Raises:
+            SessionError: A session is in use or is being made. Everything stays open.
+            DeviceError: A call failed; everything was given back all the same.
+        """
+        with self._lock:
+            if self._opening:
+                raise SessionError("the model stays open: a session is being made in another thread; close it later")
+            close_together(list(self.sessions), partial(self._close_lanes, then))
+
+    def _close_lanes(self, then: Callable[[], None]) -> None:
+        self._closed = True
+        with ExitStack() as undo:
+            undo.callback(then)
+            while self._lanes:
+                undo.callback(self._lanes.pop().close)
+
+    def _lease(self) -> tuple[Lane, int]:
+        for lane in self._lanes:
+            request = lane.leases.lease()
+            if request is not None:
+                return lane, request
+        lane = self._make_lane()
+        self._lanes.append(lane)
+        request = lane.leases.lease()
+        assert request is not None, "a new lane has free requests"
+        return lane, request
+
+    def _release(self, lane: Lane, request: int) -> None:
+        """Undo a lease. If its session was made already, the session does it."""
+        for session in list(self.sessions):
+            if session.lane is lane and session.request == request:
+                return session.close()
+        lane.leases.release(request)
