@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +14,7 @@ import click
 from . import __version__
 from .bundle import Bundle, Engine
 from .calibration._cli import calibrate, verify
+from .console.composition import Composition
 from .console.signals import exit_status, terminable
 from .console.spelling import spell_options
 from .console.streams import guarded_streams
@@ -87,7 +89,7 @@ def main(traceback: bool, quiet: bool) -> None:
     """
     context = click.get_current_context()
     context.with_resource(_talking(logging.WARNING if quiet else logging.INFO))
-    context.obj = _build
+    context.obj = Composition(_build, _write_polygraphy)
 
 
 def _build(bundle: Bundle, **given: Any) -> Engine:
@@ -96,6 +98,12 @@ def _build(bundle: Bundle, **given: Any) -> Engine:
     from .console.progress import show_progress
 
     return build_engine(bundle, show=show_progress, **given)
+
+
+def _write_polygraphy(bundle: Bundle, folder: Path) -> list[str]:
+    from .calibration.verify.polygraphy import write_polygraphy
+
+    return write_polygraphy(bundle, folder)
 
 
 @contextmanager

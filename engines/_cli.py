@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..bundle import PRECISIONS, Bundle, Engine, Precision, choose_precision, open_bundle
+from ..bundle import PRECISIONS, Bundle, Precision, choose_precision, open_bundle
+from ..console.composition import Composition
 from ..errors import BackendError, EngineError
 
 __all__ = ["build"]
@@ -118,9 +118,10 @@ def build(
     if dry_run:
         _print_plan(opened, precision, options, gpu) if backend == "tensorrt" else _print_models(opened, precision)
         return
-    # The command line composes the builders with the check: this folder runs no engines.
-    run: Callable[..., Engine] = click.get_current_context().obj
-    engine = run(opened, backend=backend, precision=precision, options=options, gpu=gpu, force=force, check=check)
+    composed: Composition = click.get_current_context().obj
+    engine = composed.build(
+        opened, backend=backend, precision=precision, options=options, gpu=gpu, force=force, check=check
+    )
     if as_json:
         click.echo((engine.path / "manifest.json").read_text(encoding="utf-8").rstrip())
     else:

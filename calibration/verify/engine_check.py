@@ -16,7 +16,6 @@ from ...bundle import (
     Bundle,
     Check,
     Engine,
-    Geometry,
     Precision,
     Stage,
     describe_speed,
@@ -31,7 +30,7 @@ from ...runtime.session.model import Model
 from ...runtime.session.session import Session
 from ...runtime.session.snapshot import Snapshot
 from ..choose.speed import time_in_turn
-from ..observe.rollouts import cache_state
+from ..observe.rollouts import cache_state, wrapping_chunks
 from ..progress import Show, hide_progress
 from .forced import Latents, TeacherForced
 from .verification import quantisation_of
@@ -100,7 +99,7 @@ class _Trial:
     @classmethod
     def of(cls, bundle: Bundle, engine: Engine, device: str, full: bool) -> _Trial:
         """Decide how much is run: all that is quick, or asked for; a GPU always wraps the cache."""
-        graphs, chunks = bundle.manifest.graphs[engine.manifest.precision], _wrapping_chunks(bundle.manifest.geometry)
+        graphs, chunks = bundle.manifest.graphs[engine.manifest.precision], wrapping_chunks(bundle.manifest.geometry)
         flops = chunks * (graphs[Stage.FILL].flops + _steps(bundle) * graphs[Stage.DENOISE].flops)
         compares = full or flops <= _QUICK_FLOPS
         if not compares:
@@ -306,11 +305,3 @@ def _race(trial: _Trial, show: Show) -> list[Check]:
 
 def _steps(bundle: Bundle) -> int:
     return min(_STEPS, bundle.manifest.geometry.max_steps)
-
-
-def _wrapping_chunks(g: Geometry) -> int:
-    """Return as many chunks as fill the cache from one latent frame, wrap it, and read it then, if positions last."""
-    chunks = -(-g.slots // g.chunk_frames) + 1
-    if g.positions.limit is not None:
-        chunks = min(chunks, (g.positions.limit - 1) // g.chunk_frames)
-    return max(1, chunks)

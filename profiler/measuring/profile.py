@@ -37,6 +37,7 @@ from ..report.report import (
     RooflineStage,
     Workload,
 )
+from .checks import check_loading, check_session
 from .environment import describe_environment
 from .measurement import Measurement, default_chunks, measure
 from .memory import measure_memory
@@ -71,8 +72,10 @@ def profile(
     """
     say = say or (lambda text: None)
     other = None if against is None else parse_other(settings, against)
-    if other is not None:  # before minutes of measuring, not after
-        _check_bundle(other)
+    check_session(open_bundle(settings.bundle) if model is None else model.bundle, settings)
+    if other is not None:
+        check_loading(other)
+        check_session(open_bundle(other.bundle), other)
     with ExitStack() as opened:
         load_ms = None
         if model is None:
@@ -107,12 +110,6 @@ def load_model(settings: Settings, *, verify: bool = True) -> Model:
         VdmrtError: The bundle or the backend fails.
     """
     return open_model(settings.bundle, settings, verify=verify)
-
-
-def _check_bundle(settings: Settings) -> None:
-    bundle = open_bundle(settings.bundle)
-    if settings.precision is not None:
-        bundle.graphs(settings.precision)
 
 
 def _reload(settings: Settings) -> Model:
