@@ -31,9 +31,7 @@ from naive_calibration import calibrate_naively
 import vdmrt
 from vdmrt.bundle import FP16, FP32, Precision, open_bundle
 from vdmrt.calibration.calibrating import CalibrationRequest, calibrate
-from vdmrt.calibration.choose.shadow import shadow_of_bundle
 from vdmrt.calibration.observe.data import read_set
-from vdmrt.calibration.observe.tap import TappedBackend
 from vdmrt.calibration.verify.comparison import (
     Comparison,
     Contender,
@@ -182,10 +180,9 @@ def compare(
 ) -> dict[str, Comparison]:
     """Run every seed on everything, one seed after the other; what was done before is read."""
     wide = wide_bundle(work)
-    keys = {CONTROL: key_of(wide, FP32, chunks, PERTURBATION)}
-    tapped = TappedBackend(OnnxRuntimeBackend(threads=threads))
+    keys = {CONTROL: key_of(wide, "fp32", chunks, PERTURBATION)}
     with ExitStack() as stack:
-        reference = stack.enter_context(Model(open_bundle(wide), tapped, FP32))
+        reference = stack.enter_context(Model(open_bundle(wide), OnnxRuntimeBackend(threads=threads), "fp32"))
         contenders = {CONTROL: Contender(reference, None, perturbed)}
         for name, (path, precision) in made.items():
             bundle = open_bundle(path)
@@ -193,15 +190,14 @@ def compare(
             cache = quantisation_of(bundle, precision).cache
             model = stack.enter_context(Model(bundle, OnnxRuntimeBackend(threads=threads), precision))
             # What is naive is only looked at free-running.
-            forced = None if name.endswith("naive") else shadow_of_bundle(bundle, precision, cache, threads=threads)
-            contenders[name] = Contender(model, forced)
+            contenders[name] = Contender(model, None if name.endswith("naive") else cache)
         given = given_frames(reference, list(read_set(work / "unseen", reference).clips), list(range(seeds)))
         by_seed = []
         for seed, first in enumerate(given):
             files = {name: work / f"seed-{seed}-{key}.json" for name, key in keys.items()}
             missing = {name: one for name, one in contenders.items() if not files[name].exists()}
             if missing:
-                found = compare_rollouts(reference, tapped, missing, given=[first], seeds=[seed], chunks=chunks)
+                found = compare_rollouts(reference, missing, given=[first], seeds=[seed], chunks=chunks)
                 for name, one in found.items():
                     plain = dataclasses.asdict(dataclasses.replace(one, frames=None))
                     files[name].write_text(json.dumps(plain), encoding="utf-8")

@@ -158,6 +158,7 @@ class Accuracy:
         passed: Whether every gate held.
         figures: The figures by name: "free-running psnr", in dB, and so on.
         graphs_sha256: Of the graphs that were measured; others say nothing about them.
+        backend: What ran them, in one line; "" where that was not recorded.
     """
 
     precision: Precision
@@ -167,12 +168,15 @@ class Accuracy:
     passed: bool
     figures: Mapping[str, float]
     graphs_sha256: str
+    backend: str = ""
 
     def describe(self) -> str:
-        """Say it in one line."""
+        """Describe it in one line."""
         told = ", ".join(f"{name} {value:.3g}" for name, value in self.figures.items())
         held = "every gate held" if self.passed else "A GATE WAS MISSED"
-        return f"{self.precision} against {self.against} over {format_count(self.chunks, 'chunk')}: {told}; {held}"
+        ran = f", run by {self.backend}" if self.backend else ""
+        over = format_count(self.chunks, "chunk")
+        return f"{self.precision} against {self.against} over {over}{ran}: {told}; {held}"
 
 
 @dataclass(frozen=True)

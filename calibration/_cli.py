@@ -16,7 +16,7 @@ from ..console.parameters import Number, OutputFile
 from ..console.sections import SectionedCommand
 from ..console.signals import Terminated
 from ..errors import CalibrationError, NotFasterError
-from ..runtime._options_cli import PRECISION, SEED, sampling_options, threads_option
+from ..runtime._options_cli import PRECISION, SEED, backend_options, sampling_options, threads_option
 from .request import CalibrationRequest
 from .verify.request import VerifyRequest
 
@@ -146,11 +146,12 @@ def _verify_request(*, gates: tuple[str, ...], **given: Any) -> VerifyRequest:
 @click.option("--report", type=OutputFile(), help="Write a page with curves and frames, .html; replaces an older one.")
 @click.option("--json", "as_json", is_flag=True, help="Print figures and curves as JSON.")
 @sampling_options
-@threads_option(VerifyRequest)
+@backend_options
 @gather("request", VerifyRequest, make=_verify_request)
 def verify(request: VerifyRequest, bisect: bool | None, report: Path | None, as_json: bool) -> None:
     """Measure what a precision of BUNDLE costs over long rollouts; exit status 3 where a gate is missed.
 
+    What runs is what would be deployed: an engine where one fits. The reference is float32 in ONNX Runtime on the CPU.
     Both sides get the same noise. Free-running, each goes on from what it made; teacher-forced, each chunk is made
     from the reference's cache. The result is written into model.json where that can be written. With --bisect, and by
     itself where an FP16 precision misses a gate, layers are kept in float32 by halves until those are found that keep

@@ -11,6 +11,7 @@ _HERE = Path(__file__).parent
 _WIDTH, _BOX_HEIGHT, _GAP = 960, 46, 14
 _SUBTITLES = {
     "cli.py": "the command vdmrt",
+    "building.py": "an engine, built and checked",
     "calibration": "lower precision, verification",
     "profiler": "latency, memory, layer times",
     "media": "pictures and clips",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..bundle import PRECISIONS, Bundle, Engine, Precision, choose_precision, open_bundle
+from ..bundle import PRECISIONS, Bundle, Precision, choose_precision, open_bundle
+from ..console.composition import Composition
 from ..errors import BackendError, EngineError
 
 __all__ = ["build"]
@@ -118,11 +118,10 @@ def build(
     if dry_run:
         _print_plan(opened, precision, options, gpu) if backend == "tensorrt" else _print_models(opened, precision)
         return
-    engine = _build(opened, backend, precision, options, gpu, force)
-    checker: Callable[..., Engine] | None = click.get_current_context().obj
-    if checker is not None and check != "off" and (force or not engine.manifest.checks):
-        device = f"cuda:{gpu}" if backend == "tensorrt" else "cpu"
-        engine = checker(opened, engine, full=check == "full", device=device)
+    composed: Composition = click.get_current_context().obj
+    engine = composed.build(
+        opened, backend=backend, precision=precision, options=options, gpu=gpu, force=force, check=check
+    )
     if as_json:
         click.echo((engine.path / "manifest.json").read_text(encoding="utf-8").rstrip())
     else:
@@ -136,16 +135,6 @@ def build(
         )
     if slow and not accept_slower:
         sys.exit(_GATE_MISSED)
-
-
-def _build(bundle: Bundle, backend: str, precision: Precision | None, options: Any, gpu: int, force: bool) -> Engine:
-    if backend == "onnxruntime":
-        from .onnxruntime.models import build_models
-
-        return build_models(bundle, precision=precision, force=force)
-    from .building import build_engines
-
-    return build_engines(bundle, precision=precision, options=options, gpu=gpu, force=force)
 
 
 def _refuse_tensorrt_options(given: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from ..bundle import (
     open_bundle,
     verify_engine,
 )
+from ..console.composition import Composition
 from ..console.tables import make_table, open_console
 from .inspection import cache_nbytes, inspect_bundle, scatter_nbytes, weights_nbytes
 
@@ -40,13 +41,24 @@ _FIGURES = ("plan", "scratch", "built in", "layers", "layers by type", "products
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--verify", is_flag=True, help="Check every file's SHA-256 too, the engines' included.")
-def inspect(bundle: Path, as_json: bool, verify: bool) -> None:
+@click.option(
+    "--polygraphy",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Print commands of Polygraphy that inspect and compare graphs and plans, and write the inputs that they use "
+    "into FOLDER: those of a short rollout past a full cache.",
+)
+def inspect(bundle: Path, as_json: bool, verify: bool, polygraphy: Path | None) -> None:
     """Show what BUNDLE is: geometry, tensors, cache bytes, FLOPs, weights, nodes that copy the cache, engines."""
     opened = open_bundle(bundle)
     if verify:
         opened.verify()
         for engine in list_engines(opened):
             verify_engine(engine)
+    if polygraphy is not None:
+        composed: Composition = click.get_current_context().obj
+        click.echo("\n".join(composed.write_polygraphy(opened, polygraphy)))
+        return
     if as_json:
         click.echo(json.dumps(inspect_bundle(opened), indent=1))
         return

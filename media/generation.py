@@ -239,7 +239,7 @@ def _summarize(
         seed=session.seed,
         sampler=session.table.name,
         steps=session.table.steps,
-        backend=model.backend.describe(),
+        backend=model.describe(),
         precision=model.precision,
         codec=model.codec.kind if model.codec else None,
         random_weights=model.manifest.random_weights,

@@ -15,7 +15,7 @@ from ..hosts import thread_count
 from .backends.load_options import BACKENDS, LoadOptions, gpu_index
 from .sampling.sampling_options import SAMPLERS, SamplingOptions
 
-__all__ = ["PRECISION", "SEED", "load_options", "sampling_options", "threads_option"]
+__all__ = ["PRECISION", "SEED", "backend_options", "load_options", "sampling_options", "threads_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 PRECISION = click.Choice(PRECISIONS)
@@ -68,30 +68,32 @@ class _Seed(click.ParamType[int]):
 
 SEED = _Seed()
 _THREADS = Option("Threads of ONNX Runtime on the CPU.  [default: one for each CPU]", _Threads())
-load_options = options_of(
-    LoadOptions,
-    _WHAT_RUNS_IT,
-    precision=Option(
+_PRECISION = {
+    "precision": Option(
         "Of the graphs: fp32, fp16, or what vdmrt calibrate added, as int8.  [default: what has an engine that fits; "
         "else fp32 where the bundle has it]",
         PRECISION,
         metavar="PRECISION",
     ),
-    backend=Option(
+}
+_BACKEND = {
+    "backend": Option(
         "auto takes TensorRT where an engine of the bundle fits, else ONNX Runtime.", click.Choice(["auto", *BACKENDS])
     ),
-    device=Option("auto, cpu, cuda or cuda:NUMBER.", _Device()),
-    threads=_THREADS,
-    use_engine=Option(
+    "device": Option("auto, cpu, cuda or cuda:NUMBER.", _Device()),
+    "threads": _THREADS,
+    "use_engine": Option(
         "On the CPU, run the graphs of an engine of the bundle that fits.  [default: engine]",
         names=("--engine/--no-engine",),
     ),
-    cuda_graph=Option("On a GPU, capture a denoising step once and replay it.  [default: cuda-graph]"),
-    trust_plans=Option("Load TensorRT plans that this user did not build: they are native code."),
-    lean_runtime=Option(
+    "cuda_graph": Option("On a GPU, capture a denoising step once and replay it.  [default: cuda-graph]"),
+    "trust_plans": Option("Load TensorRT plans that this user did not build: they are native code."),
+    "lean_runtime": Option(
         "TensorRT's libnvinfer_lean of the release that built version-compatible plans: native code.", _FILE
     ),
-)
+}
+load_options = options_of(LoadOptions, _WHAT_RUNS_IT, **_PRECISION, **_BACKEND)
+backend_options = options_of(LoadOptions, _WHAT_RUNS_IT, **_BACKEND)
 sampling_options = options_of(
     SamplingOptions,
     "Sampling",

@@ -155,7 +155,7 @@ def test_the_remedy_of_what_is_mixed_keeps_what_was_kept(cancelling: Path, tmp_p
     mix_precisions(MixedRequest(path, ("blocks.1.attn.*",)))
 
     found = bisect_request(
-        VerifyRequest(path, precision=FP16_MIXED, chunks=1, seeds=1, threads=1, gates={"teacher-psnr": 45.0})
+        VerifyRequest(bundle=path, precision=FP16_MIXED, chunks=1, seeds=1, threads=1, gates={"teacher-psnr": 45.0})
     )
 
     assert found.groups == ("blocks.0.mlp",)

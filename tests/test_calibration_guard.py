@@ -47,7 +47,7 @@ def overflowing(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 
 def test_a_layer_that_nears_the_end_of_fp16_is_named(overflowing: Path) -> None:
-    verdict = verify(VerifyRequest(overflowing, FP16, chunks=1, seeds=1, threads=1))
+    verdict = verify(VerifyRequest(bundle=overflowing, precision=FP16, chunks=1, seeds=1, threads=1))
 
     assert verdict.missed and verdict.missed[-1].startswith("largest-fp16: ")
     assert {large.layer for large in verdict.large} == {"blocks.0.mlp.fc1"}
@@ -57,7 +57,7 @@ def test_a_layer_that_nears_the_end_of_fp16_is_named(overflowing: Path) -> None:
 def test_a_model_that_stays_small_has_nothing_to_name(tiny_bundle: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
-    verdict = verify(VerifyRequest(path, FP16, chunks=1, seeds=1, threads=1))
+    verdict = verify(VerifyRequest(bundle=path, precision=FP16, chunks=1, seeds=1, threads=1))
 
     assert (verdict.missed, verdict.large) == ((), ())
     assert 0 < verdict.accuracy.figures["largest-fp16"] < 30_000

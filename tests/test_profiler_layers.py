@@ -19,10 +19,10 @@ from vdmrt.bundle import FP16, Graph, format_nbytes, open_bundle
 from vdmrt.errors import BackendError, DeviceError
 from vdmrt.profiler import Report, Settings, profile
 from vdmrt.profiler.layers.layer import find_blocks, group_layers
-from vdmrt.profiler.layers.layer_times import LayerTime
-from vdmrt.profiler.layers.tensorrt_layers import find_nodes, read_layer_kinds
 from vdmrt.profiler.report.text import describe_report
 from vdmrt.runtime import Model
+from vdmrt.runtime.backends.layer_times import LayerTime
+from vdmrt.runtime.backends.tensorrt_layers import find_nodes, read_layer_kinds
 
 SKY = Path(__file__).parents[1] / "examples" / "sky" / "bundle"
 STEPS = 2

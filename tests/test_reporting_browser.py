@@ -31,7 +31,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     gates = judge_gates(report, fail_above=0.001, fail_below=0.001)
     (folder / "profile.html").write_text(render_html(report, gates), encoding="utf-8")
     limits = {"teacher-psnr": 149.0, "drift": 1e9}
-    verdict = verify(VerifyRequest(folder / "bundle", FP16, chunks=4, seeds=1, steps=1, gates=limits))
+    verdict = verify(VerifyRequest(bundle=folder / "bundle", precision=FP16, chunks=4, seeds=1, steps=1, gates=limits))
     write_report(folder / "verify.html", verdict)
     return {name: (folder / f"{name}.html").as_uri() for name in ("profile", "verify")}
 

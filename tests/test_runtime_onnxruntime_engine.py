@@ -42,7 +42,7 @@ def rollout(bundle: Bundle, precision: str = "fp16", **options: Any) -> tuple[st
         with model.session(seed=3, steps=2) as session:
             session.start(first)
             latents = np.concatenate([chunk.latents for chunk in session.stream(4)])
-        return model.backend.describe(), latents
+        return model.describe(), latents
 
 
 def pretend(engine: Engine, **machine: str) -> None:

@@ -106,7 +106,7 @@ def test_a_closed_model_lets_go_of_its_graphs_though_a_lane_is_still_known(tiny_
     """On a GPU they would else be destroyed after the stream that they run on."""
     model = vdmrt.load(tiny_bundle, device="cpu", threads=1)
     lane = model.session(steps=2).lane
-    graphs = [weakref.ref(program._session) for program in model._programs.values()]  # type: ignore[attr-defined]
+    graphs = [weakref.ref(model.program(stage)._session) for stage in ("fill", "denoise")]  # type: ignore[attr-defined]
     assert all(graph() is not None for graph in graphs)
 
     model.close()

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tensorrt_engines import Machinery, Tensors, tensorrt_machine, write_engine
+from tensorrt_engines import Machinery, Tensors, source_of, tensorrt_machine, write_engine
 from tensorrt_recorder import RELEASES, Call
 
 import vdmrt
-from vdmrt.bundle import FP16, FP32, Stage, stage_graphs
+from vdmrt.bundle import FP16, stage_graphs
 from vdmrt.errors import EngineError
 from vdmrt.runtime._core import Device
 from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
@@ -43,7 +43,7 @@ def device(backend: TensorRtBackend) -> Iterator[Device]:
 
 @pytest.fixture
 def program(backend: TensorRtBackend, machinery: Machinery) -> TensorRtProgram:
-    return backend.load(machinery.bundle, "denoise", machinery.denoise)
+    return backend.load(source_of(machinery, "denoise"))
 
 
 @pytest.fixture
@@ -73,17 +73,9 @@ def test_loading_allocates_nothing_and_allows_no_host_code(
 def test_every_stage_has_its_plan(backend: TensorRtBackend, machinery: Machinery) -> None:
     stages = stage_graphs(machinery.bundle, FP16)
 
-    for stage, graph in stages.items():
-        assert backend.load(machinery.bundle, stage, graph).scratch_nbytes > 0
+    for stage in stages:
+        assert backend.load(source_of(machinery, stage)).scratch_nbytes > 0
     assert len(machinery.recorder.named("deserialize_cuda_engine")) == len(stages) == 4
-
-
-def test_the_codec_goes_with_the_engine_that_is_there(backend: TensorRtBackend, machinery: Machinery) -> None:
-    decoder = machinery.bundle.manifest.components[Stage.VAE_DECODE]
-
-    # fp32 comes first in the bundle, and only fp16 was built.
-    assert next(iter(machinery.bundle.manifest.graphs)) == FP32
-    assert backend.load(machinery.bundle, Stage.VAE_DECODE, decoder).capturable
 
 
 def test_the_newest_engine_that_fits_is_taken(backend: TensorRtBackend, machinery: Machinery) -> None:
@@ -91,7 +83,7 @@ def test_the_newest_engine_that_fits_is_taken(backend: TensorRtBackend, machiner
     recorder.scratch_nbytes = 1 << 10
     write_engine(machinery.bundle, recorder, key="newer", created="2026-11-22T00:00:00Z")
 
-    assert backend.load(machinery.bundle, "denoise", machinery.denoise).scratch_nbytes == 1 << 10
+    assert backend.load(source_of(machinery, "denoise")).scratch_nbytes == 1 << 10
 
 
 def test_a_context_gets_its_scratch_as_the_release_wants_it(
@@ -99,7 +91,7 @@ def test_a_context_gets_its_scratch_as_the_release_wants_it(
 ) -> None:
     recorder, scratch = machinery.recorder, tensors.addresses["scratch"]
     before = len(recorder.calls)
-    context = program.create_context(device, scratch)
+    call = program.bind(device, tensors.addresses, scratch)
     made = [(call.name, call.arguments) for call in recorder.calls[before:]]
 
     if recorder.major < 10:
@@ -108,7 +100,7 @@ def test_a_context_gets_its_scratch_as_the_release_wants_it(
         assert [name for name, _ in made] == ["create_execution_context", "set_device_memory"]
         assert made[0][1]["strategy"].name == "USER_MANAGED"
         assert made[1][1] == {"memory": scratch, "size": program.scratch_nbytes}
-    context.close()
+    call.close()
 
 
 def test_an_engine_without_scratch_brings_no_memory(
@@ -116,13 +108,13 @@ def test_an_engine_without_scratch_brings_no_memory(
 ) -> None:
     machinery.recorder.scratch_nbytes = 0
     write_engine(machinery.bundle, machinery.recorder, key="lean", created="2026-11-22T00:00:00Z")
-    program = backend.load(machinery.bundle, "denoise", machinery.denoise)
+    program = backend.load(source_of(machinery, "denoise"))
     tensors = Tensors(device, machinery.denoise, 0)
-    context = program.create_context(device, 0)
+    call = program.bind(device, tensors.addresses)
 
-    context.bind(tensors.addresses).enqueue()
+    call.enqueue()
     assert machinery.recorder.named("device_memory=") == machinery.recorder.named("set_device_memory") == []
-    context.close()
+    call.close()
     tensors.close()
 
 
@@ -134,7 +126,7 @@ def test_addresses_are_set_once_for_a_call_that_is_alone(
     program: TensorRtProgram, device: Device, tensors: Tensors, machinery: Machinery
 ) -> None:
     recorder, graph = machinery.recorder, machinery.denoise
-    call = program.create_context(device, tensors.addresses["scratch"]).bind(tensors.addresses)
+    call = program.bind(device, tensors.addresses, tensors.addresses["scratch"])
     for _ in range(3):
         call.enqueue()
 
@@ -144,13 +136,13 @@ def test_addresses_are_set_once_for_a_call_that_is_alone(
     assert found == {name: address for name, address in tensors.addresses.items() if name != "scratch"}
 
 
-def test_addresses_are_set_again_where_calls_take_turns(
+def test_calls_of_one_queue_take_turns_on_one_context(
     program: TensorRtProgram, device: Device, tensors: Tensors, machinery: Machinery
 ) -> None:
     recorder = machinery.recorder
     other = Tensors(device, machinery.denoise, 0)
-    context = program.create_context(device, tensors.addresses["scratch"])
-    first, second = context.bind(tensors.addresses), context.bind(other.addresses)
+    scratch = tensors.addresses["scratch"]
+    first, second = (program.bind(device, each.addresses, scratch) for each in (tensors, other))
     seen: list[int] = []
     recorder.on_enqueue = lambda run, stream: seen.append(run.get_tensor_address("latent"))
     for call in (first, second, second, first):
@@ -158,14 +150,18 @@ def test_addresses_are_set_again_where_calls_take_turns(
 
     mine, theirs = tensors.addresses["latent"], other.addresses["latent"]
     assert seen == [mine, theirs, theirs, mine]
-    context.close()
+    assert recorder.alive("IExecutionContext") == 1
+    first.close()
+    assert recorder.alive("IExecutionContext") == 1
+    second.close()
+    assert recorder.alive("IExecutionContext") == 0
     other.close()
 
 
 def test_runs_go_to_the_devices_own_stream(
     program: TensorRtProgram, device: Device, tensors: Tensors, machinery: Machinery
 ) -> None:
-    program.create_context(device, tensors.addresses["scratch"]).bind(tensors.addresses).enqueue()
+    program.bind(device, tensors.addresses, tensors.addresses["scratch"]).enqueue()
 
     assert device.stream != 0
     (call,) = machinery.recorder.named("execute_async_v3")
@@ -184,7 +180,7 @@ def test_a_run_can_be_captured(
         assert code == 0
 
     machinery.recorder.on_enqueue = clear_output
-    call = program.create_context(device, tensors.addresses["scratch"]).bind(tensors.addresses)
+    call = program.bind(device, tensors.addresses, tensors.addresses["scratch"])
     call.enqueue()
     device.synchronize()
     device.begin_capture()
@@ -206,14 +202,14 @@ def test_every_tensorrt_call_finds_the_gpus_context(machinery: Machinery, tiny_b
     def work() -> None:
         backend = TensorRtBackend()
         machinery.recorder.before = look
-        program = backend.load(machinery.bundle, "denoise", machinery.denoise)
+        program = backend.load(source_of(machinery, "denoise"))
         device = backend.open_device()
         tensors = Tensors(device, machinery.denoise, program.scratch_nbytes)
         backends.append((backend, program, device, tensors))
 
     def run() -> None:
         backend, program, device, tensors = backends[0]
-        program.create_context(device, tensors.addresses["scratch"]).bind(tensors.addresses).enqueue()
+        program.bind(device, tensors.addresses, tensors.addresses["scratch"]).enqueue()
 
     backends: list[tuple[TensorRtBackend, TensorRtProgram, Device, Tensors]] = []
     for step in (work, run):
@@ -239,18 +235,17 @@ def test_two_lanes_share_the_engine_only(
     for _ in range(2):
         device = backend.open_device()
         tensors = Tensors(device, machinery.denoise, program.scratch_nbytes)
-        context = program.create_context(device, tensors.addresses["scratch"])
-        lanes.append((device, tensors, context, context.bind(tensors.addresses)))
+        lanes.append((device, tensors, program.bind(device, tensors.addresses, tensors.addresses["scratch"])))
     threads = [threading.Thread(target=lambda call=call: [call.enqueue() for _ in range(20)]) for *_, call in lanes]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-    assert seen == {device.stream: tensors.addresses["latent"] for device, tensors, *_ in lanes}
+    assert seen == {device.stream: tensors.addresses["latent"] for device, tensors, _ in lanes}
     assert machinery.recorder.alive("ICudaEngine") == 1
-    for device, tensors, context, _ in lanes:
-        context.close()
+    for device, tensors, call in lanes:
+        call.close()
         tensors.close()
         device.close()
 
@@ -262,7 +257,7 @@ def load_streaming(machinery: Machinery, backend: TensorRtBackend, weights_nbyte
     write_engine(
         machinery.bundle, machinery.recorder, plans={"denoise": plan}, key="streaming", created="2026-11-22T00:00:00Z"
     )
-    return backend.load(machinery.bundle, "denoise", machinery.denoise)
+    return backend.load(source_of(machinery, "denoise"))
 
 
 def test_streamed_weights_are_not_captured(backend: TensorRtBackend, machinery: Machinery) -> None:
@@ -284,10 +279,10 @@ def test_stripped_plans_get_the_bundles_weights(
         stripped = {"plans": {"denoise": plan}, "stripped": True, "created": "2026-11-22T00:00:00Z", "key": "stripped"}
         write_engine(machinery.bundle, recorder, **stripped)  # type: ignore[arg-type]
         backend = TensorRtBackend()
-        program = backend.load(machinery.bundle, "denoise", graph)
+        program = backend.load(source_of(machinery, "denoise"))
         device = backend.open_device()
         tensors = Tensors(device, graph, program.scratch_nbytes)
-        program.create_context(device, tensors.addresses["scratch"]).bind(tensors.addresses).enqueue()
+        program.bind(device, tensors.addresses, tensors.addresses["scratch"]).enqueue()
 
         (call,) = recorder.named("refit_from_file")
         assert call.arguments == {"model": str(machinery.bundle.path / graph.file.file)}
@@ -302,7 +297,7 @@ def test_another_gpu_can_be_chosen(tiny_bundle: Path, tmp_path: Path, monkeypatc
         device = backend.open_device()
 
         assert device.name == "cuda:1"
-        assert backend.load(machinery.bundle, "denoise", machinery.denoise).capturable
+        assert backend.load(source_of(machinery, "denoise")).capturable
         backend.close()
         device.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import re
@@ -13,11 +12,12 @@ from typing import Any
 
 import pytest
 from fake_cuda import FakeCuda, enabled_fake_cuda
-from tensorrt_engines import Machinery, Tensors, machine_of, plan_of, tensorrt_machine, write_engine
+from tensorrt_engines import Machinery, Tensors, machine_of, plan_of, source_of, tensorrt_machine, write_engine
 from tensorrt_recorder import RELEASES
 
 from vdmrt.bundle import FP16, FP32, Role, TensorSpec, list_engines, record_trust
 from vdmrt.errors import BackendError, DeviceError, EngineError, TensorMismatchError
+from vdmrt.runtime.backends.stage_sources import StageSources
 from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
 
 
@@ -42,10 +42,15 @@ def backend(machinery: Machinery) -> Iterator[TensorRtBackend]:
     made.close()
 
 
+def anywhere(machinery: Machinery) -> dict[str, int]:
+    """Return an aligned address for each tensor of a denoising step, of no memory."""
+    return {spec.name: 0x10000 for spec in (*machinery.denoise.inputs, *machinery.denoise.outputs)}
+
+
 def refuse(machinery: Machinery, backend: TensorRtBackend, sentence: str, kind: type[Exception] = EngineError) -> None:
     """Check that the denoise plan is refused with a sentence before any memory of the device is allocated."""
     with pytest.raises(kind, match=sentence):
-        backend.load(machinery.bundle, "denoise", machinery.denoise)
+        backend.load(source_of(machinery, "denoise"))
     assert machinery.cuda.counts().get("cuMemAlloc_v2", 0) == 0
     assert machinery.recorder.alive("ICudaEngine") == 0
 
@@ -121,22 +126,21 @@ def test_a_runtime_that_does_not_start_is_said(machinery: Machinery) -> None:
         TensorRtBackend()
 
 
-def test_a_bundle_without_engines_says_how_to_build_one(machinery: Machinery, backend: TensorRtBackend) -> None:
-    fp32 = machinery.bundle.manifest.graphs[FP32]["denoise"]
-
+def test_a_bundle_without_engines_says_how_to_build_one(machinery: Machinery) -> None:
     with pytest.raises(EngineError, match=r"has no fp32 engine; build one with vdmrt build .* --precision fp32"):
-        backend.load(machinery.bundle, "denoise", fp32)
+        source_of(machinery, "denoise", FP32)
 
 
-def test_the_engine_that_is_given_is_loaded_and_no_other(machinery: Machinery) -> None:
+def test_an_engine_of_other_graphs_is_refused(machinery: Machinery) -> None:
     (given,) = list_engines(machinery.bundle)
-    plans = {"denoise": b"no plan at all"}
-    write_engine(machinery.bundle, machinery.recorder, key="newer", created="2100-01-01", plans=plans)
 
-    with contextlib.closing(TensorRtBackend(engine=given)) as backend:
-        assert backend.load(machinery.bundle, "denoise", machinery.denoise).capturable
-        with pytest.raises(ValueError, match="wanted the graph of 'denoise' that it was built from, got another"):
-            backend.load(machinery.bundle, "denoise", machinery.bundle.manifest.graphs[FP32]["denoise"])
+    with pytest.raises(ValueError, match="wanted the graph of 'denoise' that it was built from, got another"):
+        source_of(machinery, "denoise", FP32, engine=given)
+
+
+def test_a_graph_that_was_not_built_is_refused(machinery: Machinery, backend: TensorRtBackend) -> None:
+    with pytest.raises(BackendError, match=r"denoise.fp16.onnx: TensorRT runs plans, and this is a graph; build an en"):
+        backend.load(StageSources(machinery.bundle, FP16).read("denoise"))
 
 
 @pytest.mark.parametrize(
@@ -186,9 +190,7 @@ def test_a_foreign_plan_is_loaded_with_trust_only(machinery: Machinery, backend:
     rebuild(machinery, {"denoise": foreign}, trusted=False)
 
     refuse(machinery, backend, "its plans are native code .*: --trust-plans loads them")
-    trusting = TensorRtBackend(trust_plans=True)
-    assert trusting.load(machinery.bundle, "denoise", machinery.denoise).capturable
-    trusting.close()
+    assert backend.load(source_of(machinery, "denoise", trust_plans=True)).capturable
 
 
 def test_tensorrts_own_refusal_is_quoted(machinery: Machinery, backend: TensorRtBackend) -> None:
@@ -258,30 +260,30 @@ def test_a_refit_that_fails_is_said(tiny_bundle: Path, tmp_path: Path, monkeypat
 
 
 def test_every_tensor_wants_an_aligned_address(machinery: Machinery, backend: TensorRtBackend) -> None:
-    program = backend.load(machinery.bundle, "denoise", machinery.denoise)
+    program = backend.load(source_of(machinery, "denoise"))
     device = backend.open_device()
     tensors = Tensors(device, machinery.denoise, program.scratch_nbytes)
-    context = program.create_context(device, tensors.addresses["scratch"])
+    scratch = tensors.addresses["scratch"]
     lacking = {name: address for name, address in tensors.addresses.items() if name != "step"}
     crooked = {**tensors.addresses, "step": tensors.addresses["step"] + 64}
 
     with pytest.raises(TensorMismatchError, match="'step': has no address"):
-        context.bind(lacking)
+        program.bind(device, lacking, scratch)
     with pytest.raises(TensorMismatchError, match="'step': TensorRT wants its address on a 256-byte boundary, got 0x"):
-        context.bind(crooked)
+        program.bind(device, crooked, scratch)
     assert machinery.recorder.named("set_tensor_address") == []
     tensors.close()
     device.close()
 
 
 def test_scratch_must_be_there_and_aligned(machinery: Machinery, backend: TensorRtBackend) -> None:
-    program = backend.load(machinery.bundle, "denoise", machinery.denoise)
+    program = backend.load(source_of(machinery, "denoise"))
     device = backend.open_device()
 
     with pytest.raises(ValueError, match="needs 65536 bytes of scratch memory, got none"):
-        program.create_context(device, 0)
+        program.bind(device, anywhere(machinery))
     with pytest.raises(ValueError, match="512-byte boundary, got 0x10100"):
-        program.create_context(device, 0x10100)
+        program.bind(device, anywhere(machinery), 0x10100)
     assert machinery.recorder.alive("IExecutionContext") == 0
     device.close()
 
@@ -289,23 +291,22 @@ def test_scratch_must_be_there_and_aligned(machinery: Machinery, backend: Tensor
 def test_a_context_that_is_refused_is_said(machinery: Machinery, backend: TensorRtBackend) -> None:
     for name in ("create_execution_context", "create_execution_context_without_device_memory"):
         machinery.recorder.fail(name, log="out of memory")
-    program = backend.load(machinery.bundle, "denoise", machinery.denoise)
+    program = backend.load(source_of(machinery, "denoise"))
     device = backend.open_device()
 
     with pytest.raises(DeviceError, match="create_execution_context: out of memory"):
-        program.create_context(device, 0x10000)
-    context = program.create_context(device, 0x10000)  # the next one works again
-    context.close()
+        program.bind(device, anywhere(machinery), 0x10000)
+    program.bind(device, anywhere(machinery), 0x10000).close()  # the next one works again
     device.close()
 
 
 def test_a_failed_run_carries_tensorrts_words_and_the_next_one_works(
     machinery: Machinery, backend: TensorRtBackend
 ) -> None:
-    program = backend.load(machinery.bundle, "denoise", machinery.denoise)
+    program = backend.load(source_of(machinery, "denoise"))
     device = backend.open_device()
     tensors = Tensors(device, machinery.denoise, program.scratch_nbytes)
-    call = program.create_context(device, tensors.addresses["scratch"]).bind(tensors.addresses)
+    call = program.bind(device, tensors.addresses, tensors.addresses["scratch"])
     machinery.recorder.fail("execute_async_v3", returns=False, log="Cask (illegal memory access)")
     machinery.recorder.fail("set_tensor_address", at=3, returns=False, log="wrong alignment")
 
@@ -329,21 +330,20 @@ def test_a_failure_without_a_word_says_so(machinery: Machinery, backend: TensorR
 
 
 def test_what_is_closed_refuses_to_work(machinery: Machinery, backend: TensorRtBackend) -> None:
-    program = backend.load(machinery.bundle, "denoise", machinery.denoise)
+    program = backend.load(source_of(machinery, "denoise"))
     device = backend.open_device()
     tensors = Tensors(device, machinery.denoise, program.scratch_nbytes)
-    context = program.create_context(device, tensors.addresses["scratch"])
-    call = context.bind(tensors.addresses)
-    context.close()
+    call = program.bind(device, tensors.addresses, tensors.addresses["scratch"])
+    call.close()
 
     with pytest.raises(RuntimeError, match="the execution context is closed"):
         call.enqueue()
     program.close()
     with pytest.raises(RuntimeError, match="the program is closed"):
-        program.create_context(device, tensors.addresses["scratch"])
+        program.bind(device, tensors.addresses, tensors.addresses["scratch"])
     backend.close()
     with pytest.raises(RuntimeError, match="the backend is closed"):
-        backend.load(machinery.bundle, "denoise", machinery.denoise)
+        backend.load(source_of(machinery, "denoise"))
     tensors.close()
     device.close()
 
@@ -353,4 +353,4 @@ def test_trust_is_of_the_bytes_not_of_the_name(machinery: Machinery, backend: Te
     record_trust(hashlib.sha256(other).hexdigest())
     rebuild(machinery, {"denoise": other}, trusted=False)
 
-    assert backend.load(machinery.bundle, "denoise", machinery.denoise).capturable
+    assert backend.load(source_of(machinery, "denoise")).capturable

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tensorrt_engines import Machinery, machine_of, plan_of, tensorrt_machine, write_engine
+from tensorrt_engines import Machinery, machine_of, plan_of, source_of, tensorrt_machine, write_engine
 
 import vdmrt
 from vdmrt.bundle import FP16, stage_graphs
@@ -47,8 +47,8 @@ def write_older(machinery: Machinery, **manifest: Any) -> None:
 def load(machinery: Machinery, lean: Path | None) -> None:
     backend = TensorRtBackend(lean_runtime=lean)
     try:
-        for stage, graph in stage_graphs(machinery.bundle, FP16).items():
-            assert backend.load(machinery.bundle, stage, graph).capturable
+        for stage in stage_graphs(machinery.bundle, FP16):
+            assert backend.load(source_of(machinery, stage, lean_runtime=lean is not None)).capturable
     finally:
         backend.close()
 

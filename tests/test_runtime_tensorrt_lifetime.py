@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from fake_cuda import Code
-from tensorrt_engines import Machinery, Tensors, tensorrt_machine
+from tensorrt_engines import Machinery, Tensors, source_of, tensorrt_machine
 from tensorrt_recorder import RELEASES, Recorder
 
-from vdmrt.bundle import FP16, Stage
+from vdmrt.bundle import Graph, Stage
 from vdmrt.errors import VdmrtError
 from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
 
@@ -33,16 +33,21 @@ def run_once(machinery: Machinery, enqueues: int = 2) -> None:
     with contextlib.ExitStack() as stack:
         backend = TensorRtBackend()
         stack.callback(backend.close)
-        program = backend.load(machinery.bundle, Stage.VAE_DECODE, decoder)
+        program = backend.load(source_of(machinery, Stage.VAE_DECODE))
         device = backend.open_device()
         stack.callback(device.close)
         tensors = Tensors(device, decoder, program.scratch_nbytes)
         stack.callback(tensors.close)
         stack.callback(program.close)
-        call = program.create_context(device, tensors.addresses["scratch"]).bind(tensors.addresses)
+        call = program.bind(device, tensors.addresses, tensors.addresses["scratch"])
         for _ in range(enqueues):
             call.enqueue()
         device.synchronize()
+
+
+def anywhere(graph: Graph) -> dict[str, int]:
+    """Return an aligned address for each tensor, of no memory."""
+    return {spec.name: 0x10000 for spec in (*graph.inputs, *graph.outputs)}
 
 
 def leaks(machinery: Machinery) -> dict[str, int]:
@@ -67,11 +72,12 @@ def test_contexts_die_before_engines_and_engines_before_the_runtime(machinery: M
 
 def test_the_backends_close_takes_what_was_left_open(machinery: Machinery) -> None:
     backend = TensorRtBackend()
-    program = backend.load(machinery.bundle, "denoise", machinery.denoise)
-    fill = backend.load(machinery.bundle, "fill", machinery.bundle.manifest.graphs[FP16]["fill"])
+    program = backend.load(source_of(machinery, "denoise"))
+    fill = backend.load(source_of(machinery, "fill"))
     device = backend.open_device()
     tensors = Tensors(device, machinery.denoise, program.scratch_nbytes)
-    contexts = [program.create_context(device, tensors.addresses["scratch"]) for _ in range(2)]
+    other = backend.open_device()
+    calls = [program.bind(queue, tensors.addresses, tensors.addresses["scratch"]) for queue in (device, other)]
     device.synchronize()
     backend.close()
     backend.close()
@@ -80,20 +86,21 @@ def test_the_backends_close_takes_what_was_left_open(machinery: Machinery) -> No
     assert sorted(deaths(machinery.recorder)) == sorted(["IExecutionContext"] * 2 + ["ICudaEngine"] * 2 + ["Runtime"])
     tensors.close()
     device.close()
-    for context in contexts:
-        context.close()
+    other.close()
+    for call in calls:
+        call.close()
     assert fill.scratch_nbytes > 0
     assert leaks(machinery) == {}
 
 
 def test_a_context_may_outlive_its_lanes_device(machinery: Machinery) -> None:
     backend = TensorRtBackend()
-    program = backend.load(machinery.bundle, "denoise", machinery.denoise)
+    program = backend.load(source_of(machinery, "denoise"))
     device = backend.open_device()
-    context = program.create_context(device, 0x10000)
+    call = program.bind(device, anywhere(machinery.denoise), 0x10000)
     device.close()
-    context.close()
-    context.close()
+    call.close()
+    call.close()
 
     assert machinery.recorder.alive("IExecutionContext") == 0
     backend.close()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tensorrt_engines import Machinery, Tensors, tensorrt_machine
+from tensorrt_engines import Machinery, Tensors, source_of, tensorrt_machine
 from tensorrt_recorder import RELEASES
 
 from vdmrt.bundle import FP16, Engine, stage_graphs
@@ -35,10 +35,10 @@ def run_all(machinery: Machinery) -> dict[str, bool]:
     """Load every stage, enqueue it once, and return by stage whether it may be captured."""
     backend, capturable = TensorRtBackend(), {}
     for stage, graph in stage_graphs(machinery.bundle, FP16).items():
-        program = backend.load(machinery.bundle, stage, graph)
+        program = backend.load(source_of(machinery, stage))
         device = backend.open_device()
         tensors = Tensors(device, graph, program.scratch_nbytes)
-        program.create_context(device, tensors.addresses["scratch"]).bind(tensors.addresses).enqueue()
+        program.bind(device, tensors.addresses, tensors.addresses["scratch"]).enqueue()
         capturable[stage] = program.capturable
         tensors.close()
         device.close()
@@ -70,7 +70,7 @@ def test_stripped_plans_need_a_release_that_refits_from_a_graph(
         backend = TensorRtBackend()
 
         with pytest.raises(BackendError, match=r"holds no weights, and TensorRT 8\.5\S+ cannot put them in"):
-            backend.load(machinery.bundle, "denoise", machinery.denoise)
+            backend.load(source_of(machinery, "denoise"))
         backend.close()
 
 
@@ -82,7 +82,7 @@ def test_weights_that_do_not_fit_are_refused(machinery: Machinery) -> None:
     with pytest.raises(
         BackendError, match=r"the weights of .*denoise\.fp16\.onnx do not fit it: .*weights are missing"
     ):
-        backend.load(machinery.bundle, "denoise", machinery.denoise)
+        backend.load(source_of(machinery, "denoise"))
     backend.close()
 
 

@@ -134,7 +134,7 @@ def _record(bundle: Bundle, model: Model, other: Model, ratio: Ratio, accepted: 
     return Speed(
         precision=model.precision,
         against=other.precision,
-        backend=model.backend.describe(),
+        backend=model.describe(),
         ratio=ratio.ratio,
         low=ratio.interval.low,
         high=ratio.interval.high,

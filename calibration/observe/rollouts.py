@@ -16,7 +16,7 @@ from ...runtime.session.session import Session
 from .data import CalibrationSet, fillable_frames
 from .tap import Array, TappedBackend
 
-__all__ = ["PARTS", "Rollout", "Strata", "cache_state", "plan_rollouts", "run_rollout"]
+__all__ = ["PARTS", "Rollout", "Strata", "cache_state", "plan_rollouts", "run_rollout", "wrapping_chunks"]
 
 # A chunk's denoising steps are sampled once in each of so many equal parts.
 PARTS = 3
@@ -145,6 +145,15 @@ def cache_state(geometry: Geometry, written: int) -> str:
     if written < geometry.slots:
         return "filling"
     return "full" if written == geometry.slots else "wrapped"
+
+
+def wrapping_chunks(geometry: Geometry) -> int:
+    """Return as many chunks as fill the cache from one latent frame, wrap it, and read it then, if positions last."""
+    g = geometry
+    chunks = -(-g.slots // g.chunk_frames) + 1
+    if g.positions.limit is not None:
+        chunks = min(chunks, (g.positions.limit - 1) // g.chunk_frames)
+    return max(1, chunks)
 
 
 def _sessions(model: Model, rollout: Rollout, seed: int, options: Mapping[str, Any]) -> Iterator[Session]:

@@ -9,14 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import Bundle, Graph, Stage, TensorSpec
+from ...bundle import Stage, TensorSpec
 from ...runtime._core import Device
-from ...runtime.backends.backend import (
-    Backend,
-    Call,
-    ExecutionContext,
-    Program,
-)
+from ...runtime.backends.backend import Backend, Call, Program
+from ...runtime.backends.stage_source import StageSource
 
 __all__ = ["Tap", "TappedBackend"]
 
@@ -27,11 +23,13 @@ Tap = Callable[[str, Mapping[str, Array]], None]
 
 
 class TappedBackend:
-    """Runs everything on another backend whose tensors lie in host memory.
+    """Runs everything on another backend whose tensors are in host memory.
 
     Attributes:
-        tap: Called after each run of a fill or denoise graph; None for nothing.
+        tap: Called after each run of a fill or denoise graph; None for nothing. The only attribute that can be set.
     """
+
+    __slots__ = ("_inner", "tap")
 
     def __init__(self, inner: Backend) -> None:
         self._inner = inner
@@ -48,17 +46,17 @@ class TappedBackend:
         return self._inner.name
 
     def describe(self) -> str:
-        """Say what the inner backend is."""
+        """Describe the inner backend."""
         return self._inner.describe()
 
     def open_device(self) -> Device:
         """Open the inner backend's queue."""
         return self._inner.open_device()
 
-    def load(self, bundle: Bundle, stage: str, graph: Graph) -> Program:
-        """Load a graph of a bundle; see :meth:`Backend.load`."""
-        program = self._inner.load(bundle, stage, graph)
-        return _TappedProgram(self, program, graph, stage) if stage in (Stage.FILL, Stage.DENOISE) else program
+    def load(self, source: StageSource) -> Program:
+        """Load a stage; see :meth:`Backend.load`."""
+        program = self._inner.load(source)
+        return _TappedProgram(self, program, source) if source.stage in (Stage.FILL, Stage.DENOISE) else program
 
     def close(self) -> None:
         """Close the inner backend."""
@@ -66,8 +64,8 @@ class TappedBackend:
 
 
 class _TappedProgram:
-    def __init__(self, backend: TappedBackend, inner: Program, graph: Graph, stage: str) -> None:
-        self._backend, self._inner, self._graph, self._stage = backend, inner, graph, stage
+    def __init__(self, backend: TappedBackend, inner: Program, source: StageSource) -> None:
+        self._backend, self._inner, self._source = backend, inner, source
 
     @property
     def scratch_nbytes(self) -> int:
@@ -79,28 +77,14 @@ class _TappedProgram:
         """A captured run would not come by here."""
         return False
 
-    def create_context(self, device: Device, scratch: int) -> ExecutionContext:
-        """Make an execution context of the inner program."""
-        return _TappedContext(self._backend, self._inner.create_context(device, scratch), self._graph, self._stage)
+    def bind(self, device: Device, addresses: Mapping[str, int], scratch: int = 0) -> Call:
+        """Bind, and remember where the tensors are."""
+        call, graph = self._inner.bind(device, addresses, scratch), self._source.graph
+        views = {spec.name: _view(spec, addresses[spec.name]) for spec in (*graph.inputs, *graph.outputs)}
+        return _TappedCall(self._backend, call, self._source.stage, views)
 
     def close(self) -> None:
         """Close the inner program."""
-        self._inner.close()
-
-
-class _TappedContext:
-    def __init__(self, backend: TappedBackend, inner: ExecutionContext, graph: Graph, stage: str) -> None:
-        self._backend, self._inner, self._graph, self._stage = backend, inner, graph, stage
-
-    def bind(self, addresses: Mapping[str, int]) -> Call:
-        """Bind, and remember where the tensors lie."""
-        call = self._inner.bind(addresses)
-        specs = (*self._graph.inputs, *self._graph.outputs)
-        views = {spec.name: _view(spec, addresses[spec.name]) for spec in specs}
-        return _TappedCall(self._backend, call, self._stage, views)
-
-    def close(self) -> None:
-        """Close the inner context."""
         self._inner.close()
 
 
@@ -113,6 +97,10 @@ class _TappedCall:
         self._inner.enqueue()
         if self._backend.tap is not None:
             self._backend.tap(self._stage, self._views)
+
+    def close(self) -> None:
+        """Close the inner call."""
+        self._inner.close()
 
 
 def _view(spec: TensorSpec, address: int) -> Array:

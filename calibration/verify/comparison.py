@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from ...bundle import Manifest
 from ...errors import CalibrationError
 from ...runtime.session.model import Model
 from ...runtime.session.session import Session
-from ..choose.shadow import Shadow
-from ..observe.tap import TappedBackend
+from ..graph.cache_scales import CacheScales
+from .forced import TeacherForced
 from .metrics import compare_latents, compare_pictures
 
 __all__ = [
@@ -43,13 +44,13 @@ class Contender:
     """What is judged.
 
     Attributes:
-        model: Runs free.
-        shadow: The same graphs, for the teacher-forced run; None for none.
+        model: Loaded, of any backend and device.
+        scales: How it stores its cache, empty for floating point; None leaves out the teacher-forced run.
         given: What is done to the latent frames that its rollout goes on from; None for nothing.
     """
 
     model: Model
-    shadow: Shadow | None
+    scales: Mapping[str, CacheScales] | None
     given: Callable[[Latents], Latents] | None = None
 
 
@@ -59,7 +60,7 @@ class Comparison:
 
     Attributes:
         free: Metrics of free-running rollouts, the mean over seeds, one value for each chunk.
-        teacher: The same where each chunk is made from the reference's cache; empty where there was no shadow.
+        teacher: The same where each chunk is made from the reference's cache; empty where there was no such run.
         cache: Relative L2 of K and V that a fill writes, over the reference's latents; one value for each chunk.
         free_by_seed: PSNR of each seed's free-running chunks, [seeds, chunks].
         frames: Pixel frames of the first seed, the reference's and the others', or None without a codec.
@@ -121,7 +122,6 @@ def given_frames(model: Model, clips: Sequence[Latents], seeds: Sequence[int]) -
 
 def compare_rollouts(
     reference: Model,
-    tapped: TappedBackend,
     contenders: Mapping[str, Contender],
     *,
     given: Sequence[Latents],
@@ -133,8 +133,7 @@ def compare_rollouts(
     """Run every seed on the reference once and on every contender, with the same noise.
 
     Args:
-        reference: What is right, on ``tapped``.
-        tapped: Its backend.
+        reference: What is right, in float32.
         contenders: What is judged, by name.
         given: Latent frames that each rollout goes on from.
         seeds: Of all noise, one for each rollout.
@@ -146,15 +145,23 @@ def compare_rollouts(
         What was found of each contender, by its name.
     """
     rows: dict[str, list[_Row]] = {name: [] for name in contenders}
-    shadows = {name: one.shadow for name, one in contenders.items() if one.shadow is not None}
+    given_options = options or {}
     count = _StepCount(on_progress, len(seeds) * (1 + len(contenders)) * chunks)
     for seed, first in zip(seeds, given, strict=True):
-        wanted, forced = _forced_rollouts(reference, tapped, shadows, first, seed, chunks, options or {}, count)
+        with ExitStack() as opened:
+            forced = {
+                name: TeacherForced(
+                    one.model, opened.enter_context(one.model.session(seed=seed, **given_options)), one.scales
+                )
+                for name, one in contenders.items()
+                if one.scales is not None
+            }
+            wanted, made = _reference_rollout(reference, forced, first, seed, chunks, given_options, count)
         for name, one in contenders.items():
-            with one.model.session(seed=seed, **(options or {})) as session:
+            with one.model.session(seed=seed, **given_options) as session:
                 session.start(first if one.given is None else one.given(first))
-                made = np.stack([chunk.latents for chunk in session.stream(chunks, on_step=count.of(session))])
-            rows[name].append(_Row(wanted, made, *forced.get(name, (None, []))))
+                free = np.stack([chunk.latents for chunk in session.stream(chunks, on_step=count.of(session))])
+            rows[name].append(_Row(wanted, free, made.get(name, _Forced())))
     return {name: _compare_rows(reference, own) for name, own in rows.items()}
 
 
@@ -175,60 +182,58 @@ class _StepCount:
 
 
 @dataclass(frozen=True)
+class _Forced:
+    """The chunks of a teacher-forced rollout, and the errors of what each fill wrote."""
+
+    latents: list[Latents] = field(default_factory=list)
+    cache: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class _Row:
-    """The chunks of one rollout: the reference's, the free-running ones, the forced ones, and the cache's errors."""
+    """The chunks of one rollout: the reference's, the free-running ones and the teacher-forced ones."""
 
     wanted: Latents
     made: Latents
-    forced: Latents | None
-    cache: list[float]
+    forced: _Forced
 
 
 def _compare_rows(reference: Model, rows: Sequence[_Row]) -> Comparison:
     peak = float(np.ptp(np.stack([row.wanted for row in rows])))
     free = [_measure(reference, row.made, row.wanted, peak) for row in rows]
-    teacher = [_measure(reference, row.forced, row.wanted, peak) for row in rows if row.forced is not None]
+    teacher = [_measure(reference, row.forced.latents, row.wanted, peak) for row in rows if row.forced.latents]
     return Comparison(
         free=_mean_curve(free),
         teacher=_mean_curve(teacher),
-        cache=np.mean([row.cache for row in rows], axis=0).tolist(),
+        cache=np.mean([row.forced.cache for row in rows], axis=0).tolist(),
         free_by_seed=[curve["psnr"] for curve in free],
         frames=_decode_both(reference, rows[0]),
     )
 
 
-def _forced_rollouts(
+def _reference_rollout(
     model: Model,
-    tapped: TappedBackend,
-    shadows: Mapping[str, Shadow],
+    forced: Mapping[str, TeacherForced],
     first: Latents,
     seed: int,
     chunks: int,
     options: Mapping[str, Any],
     count: _StepCount,
-) -> tuple[Latents, dict[str, tuple[Latents, list[float]]]]:
-    """Return the reference's chunks, and of each shadow its own and the relative error of what it would have cached."""
+) -> tuple[Latents, dict[str, _Forced]]:
+    """Return the reference's chunks, and what each teacher-forced session made of them."""
     wanted: list[Latents] = []
-    forced: dict[str, list[Latents]] = {name: [] for name in shadows}
-    cached: dict[str, list[float]] = {name: [] for name in shadows}
-
-    def follow(stage: str, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
-        for shadow in shadows.values():
-            shadow.follow(stage, tensors)
-
+    found = {name: _Forced() for name in forced}
     with model.session(seed=seed, **options) as session:
         session.start(first)
-        tapped.tap = follow
-        try:
-            for chunk in session.stream(chunks, on_step=count.of(session)):
-                wanted.append(chunk.latents)
-                for name, shadow in shadows.items():
-                    forced[name].append(shadow.latent_beside(chunk.latents))
-                    error, norm = shadow.cache_error[-1]
-                    cached[name].append(float(np.sqrt(error / max(norm, 1e-12))))
-        finally:
-            tapped.tap = None
-    return np.stack(wanted), {name: (np.stack(forced[name]), cached[name]) for name in shadows}
+        for _ in range(chunks):
+            before = session.snapshot() if forced else None
+            made = session.step(on_step=count.of(session)).latents
+            wanted.append(made)
+            for name, one in forced.items():
+                assert before is not None
+                found[name].latents.append(one.make_chunk(before).latents)
+                found[name].cache.append(one.cache_error(before, made, session))
+    return np.stack(wanted), found
 
 
 def check_alike(reference: Model, model: Model) -> None:
@@ -249,7 +254,7 @@ def _traits(manifest: Manifest) -> dict[str, Any]:
     return {"prediction": manifest.prediction, **schedule, **dataclasses.asdict(manifest.geometry)}
 
 
-def _measure(model: Model, made: Latents, wanted: Latents, peak: float) -> Curve:
+def _measure(model: Model, made: Iterable[Latents], wanted: Iterable[Latents], peak: float) -> Curve:
     """Return every metric by chunk."""
     curve: Curve = {}
     for one, other in zip(made, wanted, strict=True):

@@ -6,37 +6,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...bundle import FP32, Precision
+from ...bundle import FP32
+from ...runtime.backends.load_options import LoadOptions
 from ...runtime.sampling.sampling_options import SamplingOptions
 
 __all__ = ["VerifyRequest"]
 
 
 @dataclass(frozen=True)
-class VerifyRequest(SamplingOptions):
-    """What to measure; the names are the options of ``vdmrt verify``. Those of sampling are inherited.
+class VerifyRequest(LoadOptions, SamplingOptions):
+    """What to measure; the names are the options of ``vdmrt verify``.
+
+    The options of loading and sampling are inherited: they say what runs the precision that is measured, which is the
+    last that the bundle has where none is named. The reference is float32 in ONNX Runtime on the CPU.
 
     Attributes:
         bundle: The bundle's folder.
-        precision: What is measured; None takes the last that the bundle has.
         against: "fp32", or another bundle's folder, whose float32 graphs are the reference.
         data: What rollouts go on from, as for ``vdmrt calibrate``; None draws seeded normals.
         chunks: Autoregressive steps.
         seeds: Rollouts.
         gates: Bounds by figure; None takes the default ones.
-        threads: Threads of the CPU provider.
     """
 
     bundle: Path
-    precision: Precision | None = None
     against: str = str(FP32)
     data: Path | None = None
     chunks: int = 20
     seeds: int = 4
     gates: Mapping[str, float] | None = None
-    threads: int | None = None
 
     def __post_init__(self) -> None:
+        LoadOptions.__post_init__(self)
         SamplingOptions.__post_init__(self)
         for name in ("chunks", "seeds"):
             if getattr(self, name) < 1:

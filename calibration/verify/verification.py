@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,12 @@ from ...errors import BundleError, CalibrationError
 from ...hosts import need_packages
 from ...reporting import Figure
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+from ...runtime.backends.resolution import resolve
 from ...runtime.cache.window import check_chunks
+from ...runtime.session.loading import load_resolved, open_model
 from ...runtime.session.model import Model
 from ...runtime.session.session_arguments import session_arguments
 from ..choose.guard import Guard, Large
-from ..choose.shadow import shadow_of_bundle
 from ..gates import (
     OVER_FP16,
     Judged,
@@ -102,7 +103,7 @@ class Verdict:
         one = self.accuracy
         return "\n".join(
             [
-                f"{one.precision} against {one.against}, {_format_rollouts(one)}",
+                f"{one.precision} against {one.against}, {_format_rollouts(one)}, run by {one.backend}",
                 "",
                 f"{'figure':24}{'measured':12}limit",
                 *(gate.describe() for gate in self.gates),
@@ -131,30 +132,35 @@ class Verdict:
         return json.dumps(told, indent=1)
 
 
-def verify(request: VerifyRequest, *, show: Show = hide_progress) -> Verdict:
+def verify(request: VerifyRequest, *, model: Model | None = None, show: Show = hide_progress) -> Verdict:
     """Compare, judge, and write the result into model.json.
 
     A bundle that cannot be written is measured all the same; a warning says that the result is not recorded.
 
     Args:
-        request: What to measure.
+        request: What to measure, and what runs it.
+        model: Loaded already, of any backend and device, and left open; None loads it as the request says.
         show: Shows the progress of each phase.
 
     Raises:
         CalibrationError: A gate names no figure, or the bundles are of different models.
         BundleError: A bundle is altered, or does not have that precision.
         MediaError: The data cannot be read.
-        ValueError: Both sides are the same graphs.
+        EngineError: TensorRT was asked for, and no engine of that precision fits.
+        BackendError: The backend is not installed, or does not run on the device.
+        ValueError: Both sides are the same graphs, run alike.
     """
     need_packages("calibrate", "vdmrt verify", "onnx", "onnxruntime", fail=CalibrationError)
-    bundle = open_bundle(request.bundle)
-    precision = choose_measured_precision(bundle, request.precision)
+    bundle = open_bundle(request.bundle) if model is None else model.bundle
+    precision = choose_measured_precision(bundle, request.precision) if model is None else model.precision
     other = bundle if request.against == str(FP32) else open_bundle(request.against)
-    _refuse_same(bundle, precision, other, request.against)
+    side = _Side(bundle, dataclasses.replace(request, precision=precision), model)
+    if side.runs_as_the_reference_does:
+        _refuse_same(bundle, precision, other, request.against)
     gates = select_gates(request.gates, _figure_names(bundle, precision, other), request.chunks)
     bundle.verify()
     with_control = any(gate.figure == OVER_FP16 for gate in gates)
-    comparison, guard, control = _compare(bundle, precision, other, request, with_control, show)
+    comparison, guard, control = _compare(side, other, with_control, show)
     figures = {**comparison.figures(), "largest-fp16": guard.highest}
     if control is not None:
         figures[OVER_FP16] = figures["drift"] / max(control.figures()["drift"], 1e-12)
@@ -167,6 +173,7 @@ def verify(request: VerifyRequest, *, show: Show = hide_progress) -> Verdict:
         passed=all(one.passed for one in judged),
         figures=figures,
         graphs_sha256=bundle.manifest.graphs_sha256(precision),
+        backend=side.ran_on,
     )
     recorded = _record(bundle, accuracy)
     return Verdict(bundle.manifest.name, accuracy, judged, comparison, tuple(guard.over()), recorded=recorded)
@@ -180,7 +187,7 @@ def write_report(path: Path, verdict: Verdict) -> None:
     """
     accuracy = verdict.accuracy
     told = {"bundle": verdict.bundle, "precision": str(accuracy.precision), "against": accuracy.against}
-    told |= {"rollouts": _format_rollouts(accuracy)}
+    told |= {"run by": accuracy.backend, "rollouts": _format_rollouts(accuracy)}
     title = f"Accuracy of {accuracy.precision} against {accuracy.against}"
     figures = [Figure(one.figure, one.measured, one.limit, one.passed) for one in verdict.gates]
     figures += [Figure(name, value) for name, value in verdict.others.items()]
@@ -227,32 +234,66 @@ def _record(bundle: Bundle, accuracy: Accuracy) -> bool:
     return True
 
 
-def _compare(
-    bundle: Bundle, precision: Precision, other: Bundle, request: VerifyRequest, with_control: bool, show: Show
-) -> tuple[Comparison, Guard, Comparison | None]:
+class _Side:
+    """What is measured: a model that is loaded already, or how to load one.
+
+    Attributes:
+        bundle: Of the model.
+        request: With the precision.
+        ran_on: What ran it, in one line; "" before it was loaded.
+    """
+
+    def __init__(self, bundle: Bundle, request: VerifyRequest, model: Model | None) -> None:
+        """Decide what runs it, before anything is loaded."""
+        self.bundle, self.request, self._model = bundle, request, model
+        self._resolution = resolve(bundle, request) if model is None else None
+        self.ran_on = ""
+
+    @property
+    def runs_as_the_reference_does(self) -> bool:
+        """Whether it runs exported graphs in ONNX Runtime on the CPU."""
+        if self._model is not None:
+            backend = self._model.backend
+            return self._model.engine is None and (backend.name, backend.device_name) == ("onnxruntime", "host")
+        found = self._resolution
+        return found is not None and (found.backend, found.gpu, found.engine) == ("onnxruntime", None, None)
+
+    @contextmanager
+    def opened(self) -> Iterator[Model]:
+        """Load the model, if it is not loaded, and close it then."""
+        if self._resolution is None:
+            assert self._model is not None, "a model or a resolution"
+            loaded: AbstractContextManager[Model] = nullcontext(self._model)
+        else:
+            loaded = load_resolved(self.bundle, self._resolution, self.request)
+        with loaded as model:
+            self.ran_on = model.describe()
+            yield model
+
+
+def _compare(side: _Side, other: Bundle, with_control: bool, show: Show) -> tuple[Comparison, Guard, Comparison | None]:
     """Return the comparison, the guard that watched, and the comparison of the FP16 graphs that are its control."""
-    threads, options = request.threads, session_arguments(request)
-    tapped = TappedBackend(OnnxRuntimeBackend(threads=threads))
+    request, options = side.request, session_arguments(side.request)
+    tapped = TappedBackend(OnnxRuntimeBackend(threads=request.threads))
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder("verify"))
         wanted = stack.enter_context(Model(reference_bundle(other, folder), tapped, FP32))
-        model = stack.enter_context(Model(bundle, OnnxRuntimeBackend(threads=threads), precision))
+        model = stack.enter_context(side.opened())
         clips = list(read_set(request.data, wanted).clips) if request.data else []
         seeds = list(range(request.seeds))
         check_alike(wanted, model)
-        guard = Guard(bundle, precision, folder)
+        guard = Guard(side.bundle, model.precision, folder)
         given = given_frames(wanted, clips, seeds)
         check_chunks(wanted.manifest.geometry, len(given[0]), request.chunks)
         _watch(guard, wanted, tapped, given[0], options)
-        cache = quantisation_of(bundle, precision).cache
-        contenders = {str(precision): Contender(model, shadow_of_bundle(bundle, precision, cache, threads=threads))}
+        contenders = {str(model.precision): Contender(model, quantisation_of(side.bundle, model.precision).cache)}
         if with_control:
-            control = stack.enter_context(Model(bundle, OnnxRuntimeBackend(threads=threads), FP16))
+            alike = dataclasses.replace(request, precision=FP16)
+            control = stack.enter_context(open_model(side.bundle.path, alike, verify=False))
             contenders[str(FP16)] = Contender(control, None)
         on_progress = stack.enter_context(show("comparing, denoising steps"))
         found = compare_rollouts(
             wanted,
-            tapped,
             contenders,
             given=given,
             seeds=seeds,
@@ -260,7 +301,7 @@ def _compare(
             options=options,
             on_progress=on_progress,
         )
-    return found[str(precision)], guard, found[str(FP16)] if with_control else None
+    return found[str(model.precision)], guard, found[str(FP16)] if with_control else None
 
 
 def _watch(guard: Guard, model: Model, tapped: TappedBackend, first: Latents, options: Mapping[str, Any]) -> None:

@@ -139,7 +139,7 @@ def _copy(threads: int) -> Callable[[], object]:
 def _product(backend: OnnxRuntimeBackend) -> Callable[[], object]:
     """Return one product with a constant right side, as the graphs' own are."""
     onnxruntime = open_onnxruntime("measuring the roofline")
-    options = backend._options()
+    options = backend.session_options()
     session = onnxruntime.InferenceSession(_product_graph(_SIDE), options, providers=["CPUExecutionProvider"])
     feed = {"x": np.ones((_SIDE, _SIDE), np.float32)}
     return lambda: session.run(None, feed)

@@ -7,17 +7,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from ...bundle import Bundle, Graph, Stage, read_fields
-from ...errors import BackendError
-from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
-from ...runtime.backends.tensorrt_backend import TensorRtBackend
+from ...runtime.backends.layer_times import LayerTime
 from ...runtime.session.model import Model
 from ..measuring.settings import Settings
 from ..report.report import Layer
-from .layer_times import LayerTime
-from .onnxruntime_layers import time_nodes
-from .tensorrt_layers import time_layers
+from .timing import time_layers
 
-__all__ = ["describe_layers", "find_blocks", "find_timed_backend", "group_layers", "profile_layers"]
+__all__ = ["describe_layers", "find_blocks", "group_layers", "profile_layers"]
 
 # Fields of onnx.proto: ModelProto.graph, GraphProto.node and .initializer, NodeProto, TensorProto.name.
 _GRAPH, _NODE, _INITIALIZER, _INPUT, _OUTPUT, _NAME, _TENSOR_NAME = 7, 1, 5, 1, 2, 3, 8
@@ -36,33 +32,12 @@ def profile_layers(model: Model, settings: Settings) -> tuple[Layer, ...]:
         BackendError: The backend has no profiler that is read here.
         DeviceError: There is not enough memory for another lane.
     """
-    backend = find_timed_backend(model)
-    if isinstance(backend, TensorRtBackend):
-        times = time_layers(model, backend, settings)
-    else:
-        times = time_nodes(model, backend, settings)
+    times = time_layers(model, settings)
     graphs = model.bundle.graphs(model.precision)
     return tuple(
         layer
         for stage, layers in times.items()
         for layer in group_layers(stage, layers, find_blocks(model.bundle, graphs[Stage(stage)]))
-    )
-
-
-def find_timed_backend(model: Model) -> OnnxRuntimeBackend | TensorRtBackend:
-    """Return the backend of a model if its profiler is read here.
-
-    Raises:
-        BackendError: It is not.
-    """
-    backend = model.backend
-    if isinstance(backend, TensorRtBackend):
-        return backend
-    if isinstance(backend, OnnxRuntimeBackend) and backend.device_name == "host":
-        return backend
-    raise BackendError(
-        f"layers are timed on TensorRT and on ONNX Runtime's CPU provider, and this runs on {backend.describe()}; "
-        "leave out --layers, or choose another --backend"
     )
 
 

@@ -23,7 +23,8 @@ from ..analysis.compare import (
 )
 from ..analysis.roofline import best_ceilings, measure_ceilings, place_stages
 from ..analysis.statistics import Summary, summarize
-from ..layers.layer import describe_layers, find_timed_backend, profile_layers
+from ..layers.layer import describe_layers, profile_layers
+from ..layers.timing import check_timed
 from ..report.report import (
     Ceilings,
     Energy,
@@ -36,6 +37,7 @@ from ..report.report import (
     RooflineStage,
     Workload,
 )
+from .checks import check_loading, check_session
 from .environment import describe_environment
 from .measurement import Measurement, default_chunks, measure
 from .memory import measure_memory
@@ -70,8 +72,10 @@ def profile(
     """
     say = say or (lambda text: None)
     other = None if against is None else parse_other(settings, against)
-    if other is not None:  # before minutes of measuring, not after
-        _check_bundle(other)
+    check_session(open_bundle(settings.bundle) if model is None else model.bundle, settings)
+    if other is not None:
+        check_loading(other)
+        check_session(open_bundle(other.bundle), other)
     with ExitStack() as opened:
         load_ms = None
         if model is None:
@@ -108,12 +112,6 @@ def load_model(settings: Settings, *, verify: bool = True) -> Model:
     return open_model(settings.bundle, settings, verify=verify)
 
 
-def _check_bundle(settings: Settings) -> None:
-    bundle = open_bundle(settings.bundle)
-    if settings.precision is not None:
-        bundle.graphs(settings.precision)
-
-
 def _reload(settings: Settings) -> Model:
     return load_model(settings, verify=False)
 
@@ -125,9 +123,9 @@ def _loads_alike(one: Settings, other: Settings) -> bool:
 
 def _profile(model: Model, settings: Settings, load_ms: float | None, say: Callable[[str], None]) -> Report:
     if settings.layers:
-        find_timed_backend(model)  # before minutes of measuring, not after
+        check_timed(model)  # before minutes of measuring, not after
     before, unmeasured = _measure_ceilings(model, settings, say)
-    say(f"measuring on {model.backend.describe()}")
+    say(f"measuring on {model.describe()}")
     environment = describe_environment(model)
     meter, refusal = open_meter(environment.device)
     with meter or nullcontext():
@@ -193,7 +191,7 @@ def _describe_workload(model: Model, settings: Settings, found: Measurement) -> 
         bundle=str(settings.bundle),
         name=model.manifest.name,
         random_weights=model.manifest.random_weights,
-        backend=model.backend.describe(),
+        backend=model.describe(),
         precision=model.precision,
         sampler=found.sampler,
         steps=found.steps,

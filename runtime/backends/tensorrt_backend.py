@@ -1,4 +1,4 @@
-"""Runs a bundle's TensorRT engines: found, checked and trusted before any byte of them is loaded."""
+"""Runs TensorRT's plans on one GPU; whoever loads one has checked and trusted it."""
 
 from __future__ import annotations
 
@@ -6,48 +6,39 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from ...bundle import (
-    Bundle,
-    Engine,
-    Graph,
-    check_external_data,
-    find_engine,
-    read_plan,
-)
+from ...bundle import Machine
 from ...errors import BackendError
 from ...hosts.driver import find_gpu
 from ...hosts.tensorrt import open_tensorrt
 from .._core import Device, cuda_device
+from .stage_source import BuiltStage, StageSource
 from .tensorrt_program import TensorRtProgram
 
 __all__ = ["TensorRtBackend"]
 
 
 class TensorRtBackend:
-    """TensorRT on one GPU.
+    """TensorRT on one GPU. Nothing of it can be set.
 
     Attributes:
         name: "tensorrt".
-        device_index: Which GPU, in the driver's order.
+        device_name: "cuda:0" and so on.
         machine: What plans must have been built for.
     """
 
+    __slots__ = ("_device", "_device_index", "_found", "_lean", "_lean_path", "_log", "_programs", "_runtime")
     name = "tensorrt"
 
     def __init__(
         self,
         *,
-        engine: Engine | None = None,
         device_index: int = 0,
-        trust_plans: bool = False,
         lean_runtime: Path | None = None,
     ) -> None:
         """Look for the GPU, import TensorRT and make its runtime.
 
         Args:
-            engine: Whose plans are loaded; None takes the newest that fits the first graph that is loaded.
             device_index: Which GPU, in the driver's order.
-            trust_plans: Whether plans are loaded that this user has no record of building. They are native code.
             lean_runtime: TensorRT's library that runs version-compatible plans of another release, as
                 ``libnvinfer_lean.so.10``; of the release that built them. It is native code, and is loaded at need.
 
@@ -56,18 +47,12 @@ class TensorRtBackend:
             DeviceError: The GPU cannot be used.
             ValueError: ``device_index`` is negative.
         """
-        found = open_tensorrt(find_gpu(device_index, "TensorRT"))
-        self._tensorrt = found.module
-        self._found = found
-        self.machine = found.machine
-        self.device_index = device_index
-        self.device_name = f"cuda:{device_index}"
-        self._trust_plans = trust_plans
+        self._found = open_tensorrt(find_gpu(device_index, "TensorRT"))
+        self._device_index = device_index
         self._lean_path = lean_runtime
         self._lean: Any = None
         self._programs: list[TensorRtProgram] = []
-        self._engine = engine
-        self._log = found.log
+        self._log = self._found.log
         self._device: Device | None = self.open_device()
         try:
             self._device.activate()
@@ -77,8 +62,22 @@ class TensorRtBackend:
             self._device.close()
             raise
 
+    @property
+    def device_name(self) -> str:
+        """What it runs on."""
+        return f"cuda:{self._device_index}"
+
+    @property
+    def machine(self) -> Machine:
+        """What plans must have been built for."""
+        return self._found.machine
+
+    @property
+    def _tensorrt(self) -> Any:
+        return self._found.module
+
     def describe(self) -> str:
-        """Say in one line what runs where."""
+        """Return release and GPU in one line."""
         return self._found.describe()
 
     def open_device(self) -> Device:
@@ -87,40 +86,30 @@ class TensorRtBackend:
         Raises:
             DeviceError: The GPU cannot be used.
         """
-        return cuda_device(self.device_index)
+        return cuda_device(self._device_index)
 
-    def load(self, bundle: Bundle, stage: str, graph: Graph) -> TensorRtProgram:
+    def load(self, source: StageSource) -> TensorRtProgram:
         """Load the plan of a stage.
 
-        Args:
-            bundle: Where the engines lie.
-            stage: "fill", "denoise", "vae_encode" or "vae_decode".
-            graph: What the plan must have been built from.
-
         Raises:
-            BundleError: The bundle is damaged.
-            EngineError: No engine was given and none fits, says both sides and the command that builds one; or the plan
-                is missing, truncated, altered or foreign.
-            BackendError: TensorRT refuses the plan, or its tensors are not those of ``graph``.
+            BackendError: There is no plan, TensorRT refuses it, or its tensors are not those of the graph.
             RuntimeError: The backend is closed.
-            ValueError: The engine was built from another graph.
         """
         if self._runtime is None or self._device is None:
             raise RuntimeError("the backend is closed")
-        engine = self._engine_of(bundle, stage, graph)
-        name = str(engine.path / engine.plan(stage).file.file)
-        plan = read_plan(engine, stage, trust_plans=self._trust_plans)
+        built = source.built
+        if built is None:
+            raise BackendError(f"{source.file}: TensorRT runs plans, and this is a graph; build an engine of it")
         self._device.activate()
-        runtime = self._runtime_for(engine)
-        loaded = runtime.deserialize_cuda_engine(plan)
+        loaded = self._runtime_for(built).deserialize_cuda_engine(built.data)
         if loaded is None:
             version = self.machine.tensorrt
-            raise BackendError(f"{name}: TensorRT {version} refuses the plan: {self._log.take_errors()}")
-        if engine.manifest.stripped:
-            self._refit(loaded, bundle, graph, name)
+            raise BackendError(f"{built.file}: TensorRT {version} refuses the plan: {self._log.take_errors()}")
+        if built.stripped:
+            self._refit(loaded, source.file, built.file)
         _set_weight_budget(loaded)
-        program = TensorRtProgram(self._tensorrt, loaded, self._log, graph, self._device)
-        program.check(name)
+        program = TensorRtProgram(self._tensorrt, loaded, self._log, source.graph, self._device)
+        program.check(str(built.file))
         self._programs.append(program)
         return program
 
@@ -150,46 +139,27 @@ class TensorRtBackend:
                 f"TensorRT {self.machine.tensorrt} does not start on {self.machine.gpu}: {self._log.take_errors()}"
             ) from error
 
-    def _runtime_for(self, engine: Engine) -> Any:
-        """Return what loads an engine's plans: those of another release carry no code, and want a runtime of theirs."""
-        built = engine.manifest.machine.tensorrt
-        if built == self.machine.tensorrt:
+    def _runtime_for(self, built: BuiltStage) -> Any:
+        """Return what loads a plan: one of another release carries no code, and needs a runtime of that release."""
+        if built.release == self.machine.tensorrt:
             return self._runtime
         if self._lean is None:
             path = self._lean_path
             if path is None or not path.is_file():
-                raise BackendError(f"wanted the lean runtime of TensorRT {built} at {path}, which is no file")
+                raise BackendError(f"wanted the lean runtime of TensorRT {built.release} at {path}, which is no file")
             self._lean = self._runtime.load_runtime(str(path))
             if self._lean is None:
                 raise BackendError(f"{path}: is no lean runtime that loads here: {self._log.take_errors()}")
         return self._lean
 
-    def _engine_of(self, bundle: Bundle, stage: str, graph: Graph) -> Engine:
-        """Return the engine that was given; else find one, once, of the precision that the graph is of."""
-        if self._engine is None:
-            precisions = (name for name, stages in bundle.manifest.graphs.items() if stages.get(stage) == graph)
-            self._engine = find_engine(
-                bundle,
-                next(precisions, None),
-                self.machine,
-                gpu=self.device_index,
-                lean_runtime=self._lean_path is not None,
-                trust_plans=self._trust_plans,
-            )
-        if self._engine.plan(stage).graph_sha256 != graph.file.sha256:
-            raise ValueError(f"{self._engine.path}: wanted the graph of '{stage}' that it was built from, got another")
-        return self._engine
-
-    def _refit(self, loaded: Any, bundle: Bundle, graph: Graph, name: str) -> None:
-        """Put the bundle's weights into an engine that was built without."""
+    def _refit(self, loaded: Any, graph: Path, plan: Path) -> None:
+        """Put the exported graph's weights into an engine that was built without."""
         if not hasattr(self._tensorrt, "OnnxParserRefitter"):
-            raise BackendError(f"{name}: holds no weights, and TensorRT {self.machine.tensorrt} cannot put them in")
-        path = bundle.locate(graph.file)
-        check_external_data(path, bundle.locate(graph.weights).name if graph.weights else None)
+            raise BackendError(f"{plan}: holds no weights, and TensorRT {self.machine.tensorrt} cannot put them in")
         refitter = self._tensorrt.Refitter(loaded, self._log.logger)
         parser = self._tensorrt.OnnxParserRefitter(refitter, self._log.logger)
-        if not parser.refit_from_file(str(path)) or not refitter.refit_cuda_engine():
-            raise BackendError(f"{name}: the weights of {path} do not fit it: {self._log.take_errors()}")
+        if not parser.refit_from_file(str(graph)) or not refitter.refit_cuda_engine():
+            raise BackendError(f"{plan}: the weights of {graph} do not fit it: {self._log.take_errors()}")
 
 
 def _set_weight_budget(loaded: Any) -> None:

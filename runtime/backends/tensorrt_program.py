@@ -11,9 +11,10 @@ from ...bundle import Graph, TensorSpec
 from ...errors import BackendError, DeviceError, TensorMismatchError
 from ...hosts.tensorrt_log import TensorRtLog
 from .._core import Device
-from .tensorrt_profiler import LayerTimes, TensorRtProfiler
+from .layer_times import LayerTime
+from .tensorrt_layers import LayerRun, LayerRuns, TensorRtProfiler
 
-__all__ = ["TensorRtCall", "TensorRtContext", "TensorRtProgram"]
+__all__ = ["TensorRtCall", "TensorRtProgram", "TensorRtTimedProgram"]
 
 _TYPES = {
     "FLOAT": "float32",
@@ -48,7 +49,7 @@ class TensorRtProgram:
         self._log = log
         self._graph = graph
         self._device = device
-        self._contexts: weakref.WeakSet[TensorRtContext] = weakref.WeakSet()
+        self._contexts: weakref.WeakValueDictionary[Device, TensorRtContext] = weakref.WeakValueDictionary()
         # Asked once: the engine's own answer changes with the weight streaming budget only, which is set by now.
         self._scratch_nbytes = int(_device_memory_nbytes(engine))
         self._capturable = not _streams_weights(engine)
@@ -69,10 +70,8 @@ class TensorRtProgram:
         Raises:
             RuntimeError: The program is closed.
         """
-        if self._engine is None:
-            raise RuntimeError("the program is closed")
         form = self._tensorrt.LayerInformationFormat.JSON
-        return str(self._engine.create_engine_inspector().get_engine_information(form))
+        return str(self._open_engine().create_engine_inspector().get_engine_information(form))
 
     def check(self, name: str) -> None:
         """Hold the engine against the tensor table of model.json.
@@ -98,36 +97,37 @@ class TensorRtProgram:
         for tensor, (spec, side) in wanted.items():
             self._check_tensor(name, tensor, _say(spec, side))
 
-    def create_context(self, device: Device, scratch: int) -> TensorRtContext:
-        """Make an execution context.
+    def bind(self, device: Device, addresses: Mapping[str, int], scratch: int = 0) -> TensorRtCall:
+        """Set the address of every input and output; the calls of one queue share an execution context.
 
         Args:
-            device: The queue that it runs on.
+            device: The queue that the call runs on.
+            addresses: By tensor's name; names of other tensors are ignored.
             scratch: Address of ``scratch_nbytes`` bytes on 512-byte boundaries that the caller keeps alive and lets
-                nothing else use while the context runs; 0 where none is needed.
+                nothing else use while a call of the queue runs; 0 where none is needed.
 
         Raises:
+            TensorMismatchError: A tensor has no address, or one that is not on a 256-byte boundary.
             DeviceError: TensorRT refuses.
-            ValueError: ``scratch`` is 0 where memory is needed, or is not aligned.
+            RuntimeError: The program is closed.
+            ValueError: ``scratch`` is missing or not aligned.
+        """
+        bound = self._checked(addresses)
+        return self._context_on(device, scratch).open_call(bound)
+
+    def timed(self) -> TensorRtTimedProgram:
+        """Return a program of the same engine whose contexts record the time of each layer; close it before this one.
+
+        Raises:
             RuntimeError: The program is closed.
         """
-        if self._engine is None:
-            raise RuntimeError("the program is closed")
-        if self._scratch_nbytes and not scratch:
-            raise ValueError(f"the context needs {self._scratch_nbytes} bytes of scratch memory, got none")
-        if scratch % _SCRATCH_ALIGNMENT:
-            raise ValueError(f"scratch must lie on a {_SCRATCH_ALIGNMENT}-byte boundary, got {scratch:#x}")
-        device.activate()
-        execution_context = self._make_execution_context(scratch)
-        context = TensorRtContext(self._tensorrt, execution_context, self._log, self._graph, device, self._device)
-        self._contexts.add(context)
-        return context
+        return TensorRtTimedProgram(self._tensorrt, self._open_engine(), self._log, self._graph, self._device)
 
     def close(self) -> None:
         """Destroy the contexts that are left, then the engine. Closing twice is allowed."""
         with contextlib.ExitStack() as stack:  # the last first, and all of them where one fails
             stack.callback(self._drop_engine)
-            for context in list(self._contexts):
+            for context in list(self._contexts.values()):
                 stack.callback(context.close)
 
     def _drop_engine(self) -> None:
@@ -137,6 +137,41 @@ class TensorRtProgram:
             self._device.activate()
         finally:
             self._engine = None
+
+    def _open_engine(self) -> Any:
+        if self._engine is None:
+            raise RuntimeError("the program is closed")
+        return self._engine
+
+    def _checked(self, addresses: Mapping[str, int]) -> dict[str, int]:
+        """Return the addresses of the graph's tensors."""
+        bound = {}
+        for spec in (*self._graph.inputs, *self._graph.outputs):
+            address = addresses.get(spec.name)
+            if not address:
+                raise TensorMismatchError(spec.name, "has no address")
+            if address % _ADDRESS_ALIGNMENT:
+                raise TensorMismatchError(
+                    spec.name, f"TensorRT wants its address on a {_ADDRESS_ALIGNMENT}-byte boundary, got {address:#x}"
+                )
+            bound[spec.name] = address
+        return bound
+
+    def _context_on(self, device: Device, scratch: int) -> TensorRtContext:
+        """Return the queue's execution context; its last call that is closed destroys it."""
+        context = self._contexts.get(device)
+        if context is None or context.closed:
+            context = self._contexts[device] = self._make_context(device, scratch)
+        return context
+
+    def _make_context(self, device: Device, scratch: int) -> TensorRtContext:
+        self._open_engine()
+        if self._scratch_nbytes and not scratch:
+            raise ValueError(f"the context needs {self._scratch_nbytes} bytes of scratch memory, got none")
+        if scratch % _SCRATCH_ALIGNMENT:
+            raise ValueError(f"scratch must lie on a {_SCRATCH_ALIGNMENT}-byte boundary, got {scratch:#x}")
+        device.activate()
+        return TensorRtContext(self._make_execution_context(scratch), self._log, device, self._device)
 
     def _check_tensor(self, name: str, tensor: str, wanted: str) -> None:
         engine = self._engine
@@ -171,58 +206,56 @@ class TensorRtProgram:
         return made
 
 
+class TensorRtTimedProgram(TensorRtProgram):
+    """An engine that TensorRT's profiler watches; whoever timed it owns the engine too."""
+
+    def __init__(self, tensorrt: Any, engine: Any, log: TensorRtLog, graph: Graph, device: Device) -> None:
+        super().__init__(tensorrt, engine, log, graph, device)
+        self._capturable = False
+        self._runs = LayerRuns()
+
+    def layer_times(self) -> list[LayerTime]:
+        """Return the layers that ran, in order of execution."""
+        return self._runs.layer_times(self.describe_layers())
+
+    def _make_context(self, device: Device, scratch: int) -> TensorRtContext:
+        context = super()._make_context(device, scratch)
+        context.profile_layers(self._tensorrt, self._runs.record)
+        return context
+
+
 class TensorRtContext:
     """An execution context on one queue. Its calls run one at a time, in order, in one thread at a time."""
 
-    def __init__(
-        self,
-        tensorrt: Any,
-        execution_context: Any,
-        log: TensorRtLog,
-        graph: Graph,
-        device: Device,
-        engine_device: Device,
-    ) -> None:
-        self._tensorrt = tensorrt
+    def __init__(self, execution_context: Any, log: TensorRtLog, device: Device, engine_device: Device) -> None:
         self._execution_context: Any = execution_context
         self._log = log
-        self._graph = graph
         self._device = device
         self._engine_device = engine_device
         self._stream = device.stream
+        self._open_calls = 0
         self._set: TensorRtCall | None = None
         self._profiler: TensorRtProfiler | None = None
 
-    def profile_layers(self, on_run: Callable[[LayerTimes], None]) -> None:
-        """Tell the time of each layer of every run from now on; each run then waits for the device.
+    @property
+    def closed(self) -> bool:
+        """Whether it was destroyed."""
+        return self._execution_context is None
 
-        Args:
-            on_run: Told of each run.
+    def profile_layers(self, tensorrt: Any, on_run: Callable[[LayerRun], None]) -> None:
+        """Report the time of each layer of every run from now on; each run then waits for the device."""
+        self._profiler = TensorRtProfiler(tensorrt, self._execution_context, on_run)
 
-        Raises:
-            RuntimeError: The context is closed.
-        """
-        if self._execution_context is None:
-            raise RuntimeError("the execution context is closed")
-        self._profiler = TensorRtProfiler(self._tensorrt, self._execution_context, on_run)
+    def open_call(self, addresses: Mapping[str, int]) -> TensorRtCall:
+        """Return a call with these addresses."""
+        self._open_calls += 1
+        return TensorRtCall(self, addresses)
 
-    def bind(self, addresses: Mapping[str, int]) -> TensorRtCall:
-        """Set the address of every input and output by name; names beside them are ignored.
-
-        Raises:
-            TensorMismatchError: A tensor has no address, or one that is not on a 256-byte boundary.
-        """
-        bound = {}
-        for spec in (*self._graph.inputs, *self._graph.outputs):
-            address = addresses.get(spec.name)
-            if not address:
-                raise TensorMismatchError(spec.name, "has no address")
-            if address % _ADDRESS_ALIGNMENT:
-                raise TensorMismatchError(
-                    spec.name, f"TensorRT wants its address on a {_ADDRESS_ALIGNMENT}-byte boundary, got {address:#x}"
-                )
-            bound[spec.name] = address
-        return TensorRtCall(self, bound)
+    def close_call(self) -> None:
+        """Count a call as closed; the last one destroys the context."""
+        self._open_calls -= 1
+        if self._open_calls == 0:
+            self.close()
 
     def run(self, call: TensorRtCall) -> None:
         """Enqueue a call of this context.
@@ -271,6 +304,7 @@ class TensorRtCall:
 
     def __init__(self, context: TensorRtContext, addresses: Mapping[str, int]) -> None:
         self._context = context
+        self._closed = False
         self.addresses = addresses
 
     def enqueue(self) -> None:
@@ -278,9 +312,17 @@ class TensorRtCall:
 
         Raises:
             DeviceError: TensorRT reports a failure.
-            RuntimeError: The context is closed.
+            RuntimeError: The call or its context is closed.
         """
+        if self._closed:
+            raise RuntimeError("the execution context is closed")
         self._context.run(self)
+
+    def close(self) -> None:
+        """Give the context back; the last call of a queue destroys it. Closing twice is allowed."""
+        if not self._closed:
+            self._closed = True
+            self._context.close_call()
 
 
 def _device_memory_nbytes(engine: Any) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ...bundle import Geometry
 from .._core import Device, Events
-from ..backends.backend import ExecutionContext
+from ..backends.backend import Call
 from ..cache.lane_cache import LaneCache
 from ..cache.window import Window
 from ..device.arrays import Array, DeviceArray
@@ -62,7 +62,7 @@ class Denoising:
         geometry: Geometry,
         tensors: LaneTensors,
         cache: LaneCache,
-        context: ExecutionContext,
+        bind: Callable[[Mapping[str, int]], Call],
         lock: LaneLock,
         *,
         replays: bool,
@@ -80,7 +80,7 @@ class Denoising:
         self._owned = Owned()
         with self._owned.closed_on_error():
             events = self._owned.add(device.events(geometry.max_steps + 1))
-            self._call = context.bind({**tensors.denoise_addresses(), **cache.denoise_addresses()})
+            self._call = self._owned.add(bind({**tensors.denoise_addresses(), **cache.denoise_addresses()}))
             eager = EagerStepper(device, events, self._enqueue_step)
             self._stepper: EagerStepper | ReplayStepper = eager
             if replays:

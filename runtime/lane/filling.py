@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from ...bundle import Geometry
 from .._core import Device, Ring
-from ..backends.backend import Call, ExecutionContext
+from ..backends.backend import Call
 from ..cache.lane_cache import LaneCache
 from ..cache.window import Window, context_frames
 from ..device.arrays import Array
+from ..device.owned import Owned
 from .lane_lock import LaneLock
 from .lane_tensors import LaneTensors
 
@@ -29,7 +30,7 @@ class FillTimes:
 class Filling:
     """The fill graph of a lane, bound once for each request."""
 
-    __slots__ = ("_cache", "_calls", "_device", "_geometry", "_lock", "_marks", "_tensors")
+    __slots__ = ("_cache", "_calls", "_device", "_geometry", "_lock", "_marks", "_owned", "_tensors")
 
     def __init__(
         self,
@@ -37,7 +38,7 @@ class Filling:
         geometry: Geometry,
         tensors: LaneTensors,
         cache: LaneCache,
-        context: ExecutionContext,
+        bind: Callable[[Mapping[str, int]], Call],
         lock: LaneLock,
     ) -> None:
         """Bind the graph for every request.
@@ -51,12 +52,16 @@ class Filling:
         self._cache = cache
         self._lock = lock
         keeps = (False, True) if geometry.context == "first" else (False,)
-        self._calls: dict[tuple[int, bool], Call] = {
-            (request, keep): context.bind({**tensors.fill.addresses(), **cache.fill_addresses(request, keep)})
-            for request in range(geometry.requests)
-            for keep in keeps
-        }
-        self._marks = device.events(3)
+        self._owned = Owned()
+        with self._owned.closed_on_error():
+            self._marks = self._owned.add(device.events(3))
+            self._calls = {
+                (request, keep): self._owned.add(
+                    bind({**tensors.fill.addresses(), **cache.fill_addresses(request, keep)})
+                )
+                for request in range(geometry.requests)
+                for keep in keeps
+            }
 
     def run(
         self,
@@ -102,8 +107,7 @@ class Filling:
 
     def close(self) -> None:
         """Release the bound calls and the events. Closing twice is allowed."""
-        self._calls.clear()
-        self._marks.close()
+        self._owned.close()
 
     def _set_inputs(self, request: int, latent: Array, window: Window) -> None:
         fill, count = self._tensors.fill, len(latent)

@@ -7,11 +7,12 @@ copies bring it into the slab.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from ...bundle import Geometry, Graph
 from ...errors import SessionError
 from .._core import Device
-from ..backends.backend import Backend, ExecutionContext, Program
+from ..backends.backend import Backend, Call, Program
 from ..cache.lane_cache import LaneCache, lane_cache_nbytes
 from ..device.memory_limits import require_memory
 from ..device.owned import Owned
@@ -155,19 +156,20 @@ class Lane:
             self._owned.close()
 
     def _bind(self, programs: Mapping[str, Program], tensors: LaneTensors, cuda_graph: bool) -> None:
-        """Make one context per graph. They share their scratch: one queue runs them one after the other."""
+        """Bind the calls of both graphs. They share their scratch: one queue runs them one after the other."""
         denoise, fill = programs["denoise"], programs["fill"]
         nbytes = max(denoise.scratch_nbytes, fill.scratch_nbytes)
         scratch = self._owned.add(self.device.allocate(nbytes)).address if nbytes else 0
         replays = cuda_graph and not self.device.is_host and denoise.capturable
         parts = self.device, self.geometry, tensors, self.cache
-        bound = self._create_context(denoise, scratch)
-        self._denoising = self._owned.add(Denoising(*parts, bound, self._lock, replays=replays))
-        bound = self._create_context(fill, scratch)
-        self._filling = self._owned.add(Filling(*parts, bound, self._lock))
+        bind = partial(_bind, denoise, self.device, scratch)
+        self._denoising = self._owned.add(Denoising(*parts, bind, self._lock, replays=replays))
+        bind = partial(_bind, fill, self.device, scratch)
+        self._filling = self._owned.add(Filling(*parts, bind, self._lock))
 
-    def _create_context(self, program: Program, scratch: int) -> ExecutionContext:
-        return self._owned.add(program.create_context(self.device, scratch if program.scratch_nbytes else 0))
+
+def _bind(program: Program, device: Device, scratch: int, addresses: Mapping[str, int]) -> Call:
+    return program.bind(device, addresses, scratch if program.scratch_nbytes else 0)
 
 
 def _check_memory(device: Device, geometry: Geometry, graphs: Mapping[str, Graph]) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ... import bundle as _bundle
+from ...bundle import Manifest, Stage
 from ...errors import TensorMismatchError
 from .._core import Device
 from ..backends.backend import Backend
 from ..device.arrays import TensorBlock, checked_array
+
+if TYPE_CHECKING:
+    from ..backends.stage_source import StageSource
+    from ..backends.stage_sources import StageSources
 
 __all__ = ["PictureCodec"]
 
@@ -25,17 +29,16 @@ class PictureCodec:
 
     __slots__ = ("_decode", "_encode", "_kind", "_picture_size", "_undo")
 
-    def __init__(self, backend: Backend, bundle: _bundle.Bundle) -> None:
-        manifest = bundle.manifest
+    def __init__(self, backend: Backend, sources: StageSources, manifest: Manifest) -> None:
         assert manifest.codec is not None and manifest.picture_size is not None, "the bundle has no codec"
         self._kind: str = manifest.codec
         self._picture_size = manifest.picture_size
         # A queue of its own, so that decoding one chunk overlaps denoising the next.
         device = backend.open_device()
         with ExitStack() as undo:
-            self._encode = _Stage(backend, device, bundle, _bundle.Stage.VAE_ENCODE)
+            self._encode = _Stage(backend, device, sources.read(Stage.VAE_ENCODE))
             undo.callback(self._encode.close)
-            self._decode = _Stage(backend, device, bundle, _bundle.Stage.VAE_DECODE)
+            self._decode = _Stage(backend, device, sources.read(Stage.VAE_DECODE))
             undo.callback(self._decode.close)
             self._undo = undo.pop_all()
 
@@ -94,14 +97,13 @@ class _Stage:
         item_shape: Shape of one item of the input's batch.
     """
 
-    def __init__(self, backend: Backend, device: Device, bundle: _bundle.Bundle, stage: _bundle.Stage) -> None:
-        graph = bundle.manifest.components[stage]
-        (source,), (target,) = graph.inputs, graph.outputs
+    def __init__(self, backend: Backend, device: Device, stage: StageSource) -> None:
+        (source,), (target,) = stage.graph.inputs, stage.graph.outputs
         self.item_shape = source.shape[1:]
         self._lock = threading.Lock()
         self._closed = False
         with ExitStack() as undo:
-            program = backend.load(bundle, stage, graph)
+            program = backend.load(stage)
             undo.callback(program.close)
             self._tensors = TensorBlock(device, (source, target))
             undo.callback(self._tensors.close)
@@ -109,9 +111,9 @@ class _Stage:
             scratch = device.allocate(nbytes) if nbytes else None
             if scratch is not None:
                 undo.callback(scratch.close)
-            context = program.create_context(device, scratch.address if scratch is not None else 0)
-            undo.callback(context.close)
-            self._call = context.bind(self._tensors.addresses())
+            address = scratch.address if scratch is not None else 0
+            self._call = program.bind(device, self._tensors.addresses(), address)
+            undo.callback(self._call.close)
             self._undo = undo.pop_all()
         self._names = source.name, target.name
 

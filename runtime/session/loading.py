@@ -6,12 +6,12 @@ import logging
 import os
 from pathlib import Path
 
-from ...bundle import Precision, open_bundle
-from ..backends.backend_choice import make_backend
+from ...bundle import Bundle, Precision, open_bundle
 from ..backends.load_options import BACKENDS, LoadOptions
+from ..backends.resolution import Resolution, open_backend, resolve
 from .model import Model
 
-__all__ = ["BACKENDS", "load", "open_model"]
+__all__ = ["BACKENDS", "load", "load_resolved", "open_model"]
 
 _log = logging.getLogger("vdmrt")
 
@@ -79,10 +79,18 @@ def open_model(path: str | os.PathLike[str], options: LoadOptions, *, verify: bo
         bundle.graphs(options.precision)
     if verify:
         bundle.verify()
-    backend, precision = make_backend(bundle, options, verify=verify)
-    _log.info("backend %s, %s: %s", backend.name, precision, backend.describe())
+    return load_resolved(bundle, resolve(bundle, options), options, verify=verify)
+
+
+def load_resolved(bundle: Bundle, resolution: Resolution, options: LoadOptions, *, verify: bool = True) -> Model:
+    """Load a bundle on what was decided; ``verify`` is of the engine's weights."""
+    for warning in resolution.warnings:
+        _log.warning("%s", warning)
+    backend, sources = open_backend(resolution, options), resolution.sources(bundle, options, verify=verify)
     try:
-        return Model(bundle, backend, precision, cuda_graph=options.cuda_graph)
+        model = Model(bundle, backend, resolution.precision, sources=sources, cuda_graph=options.cuda_graph)
+        _log.info("backend %s, %s: %s", backend.name, model.precision, model.describe())
+        return model
     except BaseException:
         backend.close()
         raise

@@ -11,8 +11,9 @@ from types import TracebackType
 
 import numpy as np
 
-from ...bundle import Bundle, Manifest, Precision
+from ...bundle import Bundle, Engine, Manifest, Precision, Stage
 from ..backends.backend import Backend, Program
+from ..backends.stage_sources import StageSources
 from ..device.array_input import ArrayInput
 from ..lane.lane import Lane
 from ..lane.prompt import Prompt, make_prompt, read_null_text
@@ -35,6 +36,7 @@ class Model:
         "_backend",
         "_bundle",
         "_codec",
+        "_engine",
         "_graphs",
         "_null_text",
         "_pool",
@@ -42,8 +44,32 @@ class Model:
         "_programs",
     )
 
-    def __init__(self, bundle: Bundle, backend: Backend, precision: Precision, *, cuda_graph: bool = True) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        precision: Precision,
+        *,
+        sources: StageSources | None = None,
+        cuda_graph: bool = True,
+    ) -> None:
+        """Load every stage; :func:`load` is the usual way here.
+
+        Args:
+            bundle: What is run.
+            backend: What runs it; closed with the model.
+            precision: Of the graphs.
+            sources: Of the stages; None loads the graphs as they were exported.
+            cuda_graph: Whether denoising steps on a GPU are captured once and replayed.
+
+        Raises:
+            BundleError: The bundle does not have the precision, or a file of it is not what was recorded.
+            EngineError: A file of the engine is not what was recorded.
+            BackendError: The backend refuses a graph.
+        """
+        sources = sources or StageSources(bundle, precision)
         self._bundle = bundle
+        self._engine = sources.engine
         self._backend = backend
         self._precision, self._graphs = precision, bundle.graphs(precision)
         self._programs: dict[str, Program] = {}
@@ -62,9 +88,9 @@ class Model:
             )
         )
         try:
-            for stage in ("fill", "denoise"):
-                self._programs[stage] = backend.load(bundle, stage, self._graphs[stage])
-            self._codec = PictureCodec(backend, bundle) if manifest.codec else None
+            for stage in (Stage.FILL, Stage.DENOISE):
+                self._programs[stage] = backend.load(sources.read(stage))
+            self._codec = PictureCodec(backend, sources, manifest) if manifest.codec else None
             self._null_text = read_null_text(bundle)
         except BaseException:
             self._unload()
@@ -90,6 +116,16 @@ class Model:
     def backend(self) -> Backend:
         """What runs them."""
         return self._backend
+
+    @property
+    def engine(self) -> Engine | None:
+        """The engine whose plans or optimized graphs run; None where those that were exported do."""
+        return self._engine
+
+    def describe(self) -> str:
+        """Return what runs where, and from which engine, in one line."""
+        engine = "" if self._engine is None else f", engine {self._engine.manifest.key}"
+        return f"{self.backend.describe()}{engine}"
 
     @property
     def codec(self) -> PictureCodec | None:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from vdmrt.bundle import FP32, Graph, open_bundle
+from vdmrt.bundle import FP32, open_bundle
 from vdmrt.runtime import Model
 from vdmrt.runtime.backends.backend import Backend
 from vdmrt.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+from vdmrt.runtime.backends.stage_source import StageSource
 
 __all__ = ["Delay", "delayed_model"]
 
@@ -31,7 +32,7 @@ def delayed_model(bundle: Path, delay: Delay, took: dict[str, list[float]] | Non
 
 
 class _Delayed:
-    """Wraps a backend, a program or a context; what is enqueued through it sleeps first."""
+    """Wraps a backend, a program or a call; what is enqueued through it sleeps first."""
 
     def __init__(self, inner: Any, delay: Delay, stage: str, took: dict[str, list[float]]) -> None:
         self._inner, self._delay, self._stage, self._took = inner, delay, stage, took
@@ -40,16 +41,11 @@ class _Delayed:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def load(self, *given: Any) -> _Delayed:
-        graph = next(one for one in given if isinstance(one, Graph))
-        stage = next(name for name in ("fill", "denoise", "encode", "decode") if name in graph.file.file)
-        return _Delayed(self._inner.load(*given), self._delay, stage, self._took)
+    def load(self, source: StageSource) -> _Delayed:
+        return _Delayed(self._inner.load(source), self._delay, source.stage.removeprefix("vae_"), self._took)
 
-    def create_context(self, *given: Any) -> _Delayed:
-        return self._wrap(self._inner.create_context(*given))
-
-    def bind(self, addresses: Any) -> _Delayed:
-        return self._wrap(self._inner.bind(addresses))
+    def bind(self, *given: Any) -> _Delayed:
+        return self._wrap(self._inner.bind(*given))
 
     def enqueue(self) -> None:
         began = time.perf_counter()

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from typing import Any
 
-from vdmrt.bundle import Graph
 from vdmrt.errors import DeviceError
-from vdmrt.runtime._core import Device, cuda_device
-from vdmrt.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeCall, OnnxRuntimeProgram
+from vdmrt.runtime._core import Device, cuda_device, host_device
+from vdmrt.runtime.backends.backend import Call, Program
+from vdmrt.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+from vdmrt.runtime.backends.stage_source import StageSource
 
 __all__ = ["HostFunctionBackend"]
 
 _HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-class HostFunctionBackend(OnnxRuntimeBackend):
+class HostFunctionBackend:
     """Runs graphs on the CPU, in order on the stream of a GPU.
 
     Attributes:
@@ -29,37 +29,51 @@ class HostFunctionBackend(OnnxRuntimeBackend):
         escapes_capture: Whether its programs run beside the stream, as a library with a stream of its own does.
     """
 
+    name = "onnxruntime"
+
     def __init__(
         self, index: int = 0, *, capturable: bool = True, scratch_nbytes: int = 4096, escapes_capture: bool = False
     ) -> None:
-        super().__init__(threads=1)
-        self.device_name = f"cuda:{index}"
+        self._inner = OnnxRuntimeBackend(threads=1)
         self._index = index
+        self.device_name = f"cuda:{index}"
         self.capturable = capturable
         self.scratch_nbytes = scratch_nbytes
         self.escapes_capture = escapes_capture
+
+    def describe(self) -> str:
+        """Describe what computes."""
+        return self._inner.describe()
 
     def open_device(self) -> Device:
         """Open a stream of its own."""
         return cuda_device(self._index)
 
-    def _wrap(self, session: Any, graph: Graph, stage: str) -> OnnxRuntimeProgram:
-        program = (OnnxRuntimeProgram if self.escapes_capture else _HostFunctionProgram)(session, graph)
-        program.capturable = self.capturable
-        program.scratch_nbytes = self.scratch_nbytes
-        return program
+    def load(self, source: StageSource) -> Program:
+        """Load a stage in ONNX Runtime."""
+        return _HostFunctionProgram(self, self._inner.load(source))
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
-class _HostFunctionProgram(OnnxRuntimeProgram):
-    def bind(self, device: Device, addresses: Mapping[str, int]) -> OnnxRuntimeCall:
-        return _HostFunctionCall(self._session, self._binding(device, addresses), device)
+class _HostFunctionProgram:
+    def __init__(self, backend: HostFunctionBackend, inner: Program) -> None:
+        self._backend, self._inner = backend, inner
+        self.capturable, self.scratch_nbytes = backend.capturable, backend.scratch_nbytes
+
+    def bind(self, device: Device, addresses: Mapping[str, int], scratch: int = 0) -> Call:
+        call = self._inner.bind(host_device(), addresses)
+        return call if self._backend.escapes_capture else _HostFunctionCall(call, device)
+
+    def close(self) -> None:
+        self._inner.close()
 
 
-class _HostFunctionCall(OnnxRuntimeCall):
-    def __init__(self, session: Any, binding: Any, device: Device) -> None:
-        super().__init__(session, binding)
-        self._device = device
-        self._function = _HOST_FUNCTION(lambda _: self._run(None))
+class _HostFunctionCall:
+    def __init__(self, inner: Call, device: Device) -> None:
+        self._inner, self._device = inner, device
+        self._function = _HOST_FUNCTION(lambda _: inner.enqueue())
 
     def enqueue(self) -> None:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -67,3 +81,6 @@ class _HostFunctionCall(OnnxRuntimeCall):
         code = driver.cuLaunchHostFunc(ctypes.c_void_p(self._device.stream), self._function, None)
         if code != 0:
             raise DeviceError(f"returned {code}", call="cuLaunchHostFunc")
+
+    def close(self) -> None:
+        self._inner.close()

@@ -23,7 +23,9 @@ ALLOWED = {
     "media": {"errors", "bundle", "hosts", "console", "runtime"},
     "profiler": {"errors", "bundle", "hosts", "console", "reporting", "runtime"},
     "calibration": {"errors", "bundle", "hosts", "console", "reporting", "runtime", "media", "profiler"},
+    "building": {"bundle", "calibration", "engines"},
     "cli": {
+        "building",
         "__init__",
         "errors",
         "bundle",

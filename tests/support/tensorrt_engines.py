@@ -30,15 +30,19 @@ from vdmrt.bundle import (
     Plan,
     Precision,
     encode,
+    find_engine,
     open_bundle,
     open_engine,
     record_trust,
     stage_graphs,
 )
 from vdmrt.runtime._core import Device, Memory
+from vdmrt.runtime.backends.stage_source import StageSource
+from vdmrt.runtime.backends.stage_sources import StageSources
 
 __all__ = [
-    "Machinery", "Tensors", "clear_outputs", "copy_bundle", "machine_of", "plan_of", "tensorrt_machine", "write_engine",
+    "Machinery", "Tensors", "clear_outputs", "copy_bundle", "machine_of", "plan_of", "source_of", "tensorrt_machine",
+    "write_engine",
 ]  # fmt: skip
 
 
@@ -132,6 +136,23 @@ def copy_bundle(source: Path, folder: Path) -> Bundle:
 def machine_of(recorder: Recorder) -> Machine:
     """Return the machine that a recorder plays."""
     return Machine(recorder.version, recorder.compute_capability, recorder.gpu)
+
+
+def source_of(
+    machinery: Machinery, stage: str, precision: Precision = FP16, *, engine: Engine | None = None, **lookup: Any
+) -> StageSource:
+    """Return a stage of the newest engine that fits, as a model's loading resolves it.
+
+    Args:
+        machinery: Where.
+        stage: Which.
+        precision: Of the graphs.
+        engine: The engine; None looks for one.
+        lookup: What :func:`~vdmrt.bundle.find_engine` is to allow, as ``trust_plans``.
+    """
+    found = engine or find_engine(machinery.bundle, precision, machine_of(machinery.recorder), **lookup)
+    trust = bool(lookup.get("trust_plans"))
+    return StageSources(machinery.bundle, precision, found, trust_plans=trust).read(stage)
 
 
 def plan_of(recorder: Recorder, graph: Graph, **document: Any) -> bytes:

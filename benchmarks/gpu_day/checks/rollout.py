@@ -38,7 +38,7 @@ def check_rollout(settings: Settings, record: Recorder, *, backend: str) -> None
             continue
         found = True
         with load_model(path, backend, "fp16", settings.device) as model:
-            record.note(f"{what} runs on", describes=model.backend.describe())
+            record.note(f"{what} runs on", describes=model.describe())
             _check_long(model, settings, record, what, steps)
             _check_steps(model, settings, record, what)
             check_threads(model, settings, record, what)

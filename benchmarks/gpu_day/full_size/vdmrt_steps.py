@@ -34,7 +34,7 @@ class VdmrtSteps:
 
     def ready(self) -> dict[str, Any]:
         """Return what the report keeps."""
-        return {"backend": self._model.backend.describe(), "seconds_to_load": round(self._loaded_s, 1)}
+        return {"backend": self._model.describe(), "seconds_to_load": round(self._loaded_s, 1)}
 
     def first_chunk(self, chunk: FirstChunk) -> np.ndarray[Any, Any]:
         """Return the latents after one denoising step from one given frame."""

@@ -1,18 +1,12 @@
-"""How long each layer of a graph took, before it is known which block it is of; and the rollout that is timed."""
+"""How long each layer of a program takes, where its backend has a profiler."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from ...runtime.session.model import Model
-from ..measuring.measurement import Rollout
-from ..measuring.settings import Settings
-
-__all__ = ["LayerTime", "median_run", "roll"]
-
-_CHUNKS = 3
+__all__ = ["LayerTime", "median_run"]
 
 
 @dataclass(frozen=True)
@@ -35,16 +29,3 @@ class LayerTime:
 def median_run(runs: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Return the median milliseconds by name; where there was more than one run, the first is left out."""
     return {name: statistics.median(times[1:] or times) for name, times in runs.items()}
-
-
-def roll(model: Model, settings: Settings) -> None:
-    """Make a few chunks, so that every layer runs more than once; nothing is decoded.
-
-    Raises:
-        VdmrtError: The model fails.
-    """
-    rollout = Rollout(model, replace(settings, decoding="off"))
-    with rollout.session:
-        rollout.start()
-        for _ in range(_CHUNKS):
-            rollout.step()

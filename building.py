@@ -1,0 +1,60 @@
+"""Builds an engine and checks it: the one place that composes the builders with what runs their engines."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+from .bundle import Bundle, Engine, Precision
+from .calibration.progress import Show, hide_progress
+from .engines import BuildOptions, build_engines, build_models
+
+__all__ = ["build_engine"]
+
+_log = logging.getLogger("vdmrt")
+
+
+def build_engine(
+    bundle: Bundle,
+    *,
+    backend: Literal["tensorrt", "onnxruntime"] = "tensorrt",
+    precision: Precision | None = None,
+    options: BuildOptions | None = None,
+    gpu: int = 0,
+    force: bool = False,
+    check: Literal["auto", "full", "off"] = "auto",
+    progress: Callable[[str], None] = _log.info,
+    show: Show = hide_progress,
+) -> Engine:
+    """Build an engine of a bundle, as ``vdmrt build`` does, and check it through the backend that will run it.
+
+    An engine that is there, and was checked, is returned as it is; see :func:`~vdmrt.engines.build_engines` and
+    :func:`~vdmrt.calibration.verify.engine_check.check_engine`.
+
+    Args:
+        bundle: Gets ``engines/<key>``.
+        backend: What is to run it.
+        precision: Of the graphs; None takes what the backend takes first.
+        options: How TensorRT builds; None takes every default.
+        gpu: For which GPU, in the driver's order; for TensorRT.
+        force: Whether to build what is there already, or does not seem to fit.
+        check: "auto" leaves out what takes minutes.
+        progress: Called with a line of text now and then, from any thread.
+        show: Shows the progress of the check.
+
+    Raises:
+        BackendError: The builder is not installed, does not run here, or refuses a graph.
+        BundleError: The bundle does not have that precision, or a file of it was altered.
+        EngineError: It does not fit, cannot be written, or failed its check; then it is kept and never run.
+    """
+    if backend == "onnxruntime":
+        engine = build_models(bundle, precision=precision, force=force, progress=progress)
+    else:
+        engine = build_engines(bundle, precision=precision, options=options, gpu=gpu, force=force, progress=progress)
+    if check == "off" or (engine.manifest.checks and not force):
+        return engine
+    from .calibration.verify.engine_check import check_engine  # what runs engines; not needed to build them
+
+    device = f"cuda:{gpu}" if backend == "tensorrt" else "cpu"
+    return check_engine(bundle, engine, full=check == "full", device=device, show=show)

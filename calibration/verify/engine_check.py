@@ -1,0 +1,307 @@
+"""What is checked of an engine after its build: that it runs, agrees with ONNX Runtime, and is faster."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...bundle import (
+    FP16,
+    FP32,
+    Bundle,
+    Check,
+    Engine,
+    Precision,
+    Stage,
+    describe_speed,
+    format_count,
+    record_checks,
+)
+from ...errors import EngineError, VdmrtError
+from ...runtime.backends.load_options import LoadOptions, gpu_index
+from ...runtime.backends.resolution import Resolution
+from ...runtime.session.loading import load, load_resolved
+from ...runtime.session.model import Model
+from ...runtime.session.session import Session
+from ...runtime.session.snapshot import Snapshot
+from ..choose.speed import time_in_turn
+from ..observe.rollouts import cache_state, wrapping_chunks
+from ..progress import Show, hide_progress
+from .forced import Latents, TeacherForced
+from .verification import quantisation_of
+
+__all__ = ["check_engine"]
+
+_log = logging.getLogger("vdmrt")
+# Denoising steps of a chunk, and the work that a CPU does in well under a minute.
+_STEPS, _QUICK_FLOPS = 4, 2e12
+# Relative L2 of each chunk's latents, and of what its fill writes; quantized products are rounded at other places than
+# in ONNX Runtime.
+_AGREES, _AGREES_QUANTISED = {FP32: 1e-3, FP16: 1e-2}, 5e-2
+
+
+def check_engine(
+    bundle: Bundle, engine: Engine, *, full: bool = False, device: str | None = None, show: Show = hide_progress
+) -> Engine:
+    """Run an engine through the backend that will run it, compare it, and write the result into its manifest.
+
+    It makes chunks until the cache is full and has wrapped. Each is made from the cache of the same graphs in ONNX
+    Runtime on the CPU, as they were exported, so that errors do not add up; latents and what the fill writes are
+    compared. What would take minutes is left out, which a line says.
+
+    Args:
+        bundle: Whose engine it is.
+        engine: Built from it, and trusted.
+        full: Whether to compare also where that takes minutes.
+        device: What the engine was built for, as "cuda:1"; None takes the first GPU for TensorRT, else the CPU.
+        show: Shows the progress.
+
+    Returns:
+        The engine with its checks.
+
+    Raises:
+        EngineError: It does not run, or does not agree; its manifest says so, and it is never run again.
+    """
+    trial = _Trial.of(bundle, engine, device or ("cuda" if engine.manifest.backend == "tensorrt" else "cpu"), full)
+    checks = [*_run(trial, show)]
+    if checks[0].passed and bundle.manifest.graphs[trial.precision][Stage.DENOISE].quantised is not None:
+        checks += _race(trial, show)
+    engine = record_checks(engine, tuple(checks))
+    for check in checks:
+        if check.required and not check.passed:
+            raise EngineError(f"{engine.path}: the engine was built and fails its check '{check.name}': {check.detail}")
+    return engine
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What is run.
+
+    Attributes:
+        bundle: Whose engine it is.
+        engine: The engine.
+        device: What it runs on.
+        chunks: Autoregressive steps.
+        compares: Whether ONNX Runtime makes them too.
+    """
+
+    bundle: Bundle
+    engine: Engine
+    device: str
+    chunks: int
+    compares: bool
+
+    @classmethod
+    def of(cls, bundle: Bundle, engine: Engine, device: str, full: bool) -> _Trial:
+        """Decide how much is run: all that is quick, or asked for; a GPU always wraps the cache."""
+        graphs, chunks = bundle.manifest.graphs[engine.manifest.precision], wrapping_chunks(bundle.manifest.geometry)
+        flops = chunks * (graphs[Stage.FILL].flops + _steps(bundle) * graphs[Stage.DENOISE].flops)
+        compares = full or flops <= _QUICK_FLOPS
+        if not compares:
+            _log.info("not compared with ONNX Runtime, which would take minutes; ask for it with --check full")
+        if not compares and device == "cpu":
+            _log.info("one chunk is run, which does not fill the cache; --check full goes on until it has wrapped")
+            chunks = 1
+        return cls(bundle, engine, device, chunks, compares)
+
+    @property
+    def precision(self) -> Precision:
+        """Of the graphs."""
+        return self.engine.manifest.precision
+
+    @property
+    def backend(self) -> str:
+        """What runs the engine."""
+        return self.engine.manifest.backend
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps of a chunk."""
+        return _steps(self.bundle)
+
+    def session_arguments(self) -> dict[str, Any]:
+        """Return what the sessions are made with."""
+        g = self.bundle.manifest.geometry
+        text = np.random.default_rng(0).standard_normal((g.text_tokens, g.text_width), np.float32)
+        return {"seed": 0, "steps": self.steps, "text": text if g.text_width else None}
+
+    def first(self) -> Latents:
+        """Return the latent frame that the rollout begins with."""
+        shape = (1, *self.bundle.manifest.geometry.latent_shape)
+        return np.random.default_rng(1).standard_normal(shape, np.float32)
+
+    def load(self) -> Model:
+        """Load this engine and no other."""
+        options = LoadOptions(backend=self.backend, device=self.device)
+        gpu = (gpu_index(self.device) or 0) if self.backend == "tensorrt" else None
+        resolution = Resolution(self.engine.manifest.backend, gpu, self.precision, self.engine)
+        return load_resolved(self.bundle, resolution, options, verify=False)
+
+
+@dataclass
+class _Found:
+    """What a rollout showed.
+
+    Attributes:
+        states: Of the cache, in which a chunk was made.
+        step_ms: Of the engine's denoising steps.
+        reference_ms: Of ONNX Runtime's.
+        latents: Relative L2 of each chunk that was compared.
+        cache: The same of what the fill wrote.
+    """
+
+    states: dict[str, None] = field(default_factory=dict)
+    step_ms: list[float] = field(default_factory=list)
+    reference_ms: list[float] = field(default_factory=list)
+    latents: list[float] = field(default_factory=list)
+    cache: list[float] = field(default_factory=list)
+
+
+def _run(trial: _Trial, show: Show) -> Iterator[Check]:
+    """Yield whether the engine runs, and how it compares."""
+    found = _Found()
+    try:
+        with trial.load() as model, show(f"checking with {trial.backend}, denoising steps") as on_progress:
+            steps = _Steps(on_progress, trial)
+            compared = trial.compares and _compare(trial, model, steps, found)
+            if not compared:
+                _roll(trial, model, steps, found)
+    except VdmrtError as error:
+        yield Check("runs", False, str(error))
+        return
+    yield _describe_run(trial, found)
+    if compared:
+        yield from _judge(trial, found)
+
+
+class _Steps:
+    """Counts denoising steps of several chunks."""
+
+    def __init__(self, on_progress: Any, trial: _Trial) -> None:
+        self._on_progress, self._done, self._total = on_progress, 0, trial.chunks * trial.steps
+
+    def count(self, done: int) -> None:
+        """Count one."""
+        self._done += 1
+        self._on_progress(self._done, self._total)
+
+
+def _roll(trial: _Trial, model: Model, steps: _Steps, found: _Found) -> None:
+    """Let the engine make chunks by itself."""
+    with model.session(**trial.session_arguments()) as session:
+        session.start(trial.first())
+        for _ in range(trial.chunks):
+            _note_state(session, found)
+            found.step_ms += session.step(on_step=steps.count).timings.denoise_ms
+
+
+class _ReferenceFailed(Exception):
+    """ONNX Runtime cannot say what is right; its cause is the error."""
+
+
+def _compare(trial: _Trial, model: Model, steps: _Steps, found: _Found) -> bool:
+    """Make each chunk in ONNX Runtime and with the engine; return whether that was possible."""
+    options = LoadOptions(backend="onnxruntime", device="cpu", precision=trial.precision, use_engine=False)
+    try:
+        with (
+            _load_reference(trial, options) as reference,
+            reference.session(**trial.session_arguments()) as right,
+            model.session(**trial.session_arguments()) as session,
+        ):
+            scales = quantisation_of(trial.bundle, trial.precision).cache
+            _follow(trial, right, TeacherForced(model, session, scales), steps, found)
+    except _ReferenceFailed as failed:
+        _log.warning("not compared with ONNX Runtime: %s", failed.__cause__)
+        return False
+    return True
+
+
+def _load_reference(trial: _Trial, options: LoadOptions) -> Model:
+    try:
+        return load(trial.bundle.path, verify=False, **vars(options))
+    except VdmrtError as error:
+        raise _ReferenceFailed from error
+
+
+def _follow(trial: _Trial, right: Session, forced: TeacherForced, steps: _Steps, found: _Found) -> None:
+    for before, made in _reference_chunks(trial, right, steps, found):
+        chunk = forced.make_chunk(before)
+        found.step_ms += chunk.timings.denoise_ms
+        norm = max(float(np.linalg.norm(made)), 1e-30)
+        found.latents.append(float(np.linalg.norm(chunk.latents - made) / norm))
+        found.cache.append(forced.cache_error(before, made, right))
+
+
+def _reference_chunks(
+    trial: _Trial, session: Session, steps: _Steps, found: _Found
+) -> Iterator[tuple[Snapshot, Latents]]:
+    """Yield where the reference stood before each chunk, and the chunk's latents."""
+    try:
+        session.start(trial.first())
+        for _ in range(trial.chunks):
+            _note_state(session, found)
+            before = session.snapshot()
+            made = session.step(on_step=steps.count)
+            found.reference_ms += made.timings.denoise_ms
+            yield before, made.latents
+    except VdmrtError as error:
+        raise _ReferenceFailed from error
+
+
+def _note_state(session: Session, found: _Found) -> None:
+    found.states[cache_state(session.lane.geometry, session.next_latent_frame)] = None
+
+
+def _describe_run(trial: _Trial, found: _Found) -> Check:
+    made = f"{format_count(trial.chunks, 'chunk')} of {format_count(trial.steps, 'denoising step')}"
+    milliseconds = statistics.median(found.step_ms)
+    return Check("runs", True, f"{made}, cache {', '.join(found.states)}, {milliseconds:.3g} ms a step")
+
+
+def _judge(trial: _Trial, found: _Found) -> Iterator[Check]:
+    bound = _AGREES.get(trial.precision, _AGREES_QUANTISED)
+    latents, cache = max(found.latents), max(found.cache)
+    yield Check(
+        "agrees",
+        latents <= bound and cache <= bound,
+        f"relative L2 {latents:.2g} to ONNX Runtime after {format_count(trial.steps, 'step')}, {cache:.2g} of K and V, "
+        f"the worst of {format_count(trial.chunks, 'chunk')}, wanted {bound:g}",
+    )
+    ours, theirs = statistics.median(found.step_ms), statistics.median(found.reference_ms)
+    yield Check(
+        "faster",
+        ours < theirs,
+        f"{ours:.3g} ms a denoising step, ONNX Runtime here {theirs:.3g} ms",
+        required=False,
+    )
+
+
+def _race(trial: _Trial, show: Show) -> list[Check]:
+    """Time a quantized engine against a floating point one of the same bundle, denoising steps in turn."""
+    where: Mapping[str, Any] = {"backend": trial.backend, "device": trial.device, "verify": False}
+    for against in (FP16, FP32):
+        if against not in trial.bundle.manifest.graphs:
+            continue
+        try:
+            other = load(trial.bundle.path, precision=against, **where)
+        except VdmrtError as error:
+            _log.warning("%s was not timed against %s: %s", trial.precision, against, error)
+            continue
+        with (
+            other,
+            trial.load() as model,
+            show(f"timing {trial.precision} against {against}, chunks") as on_progress,
+        ):
+            found = time_in_turn(model, other, on_progress=on_progress)
+        told = describe_speed(trial.precision, against, found.ratio, found.interval.low, found.interval.high)
+        return [Check(f"faster than {against}", found.interval.low > 1, told, required=False)]
+    return []
+
+
+def _steps(bundle: Bundle) -> int:
+    return min(_STEPS, bundle.manifest.geometry.max_steps)

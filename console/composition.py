@@ -1,0 +1,24 @@
+"""What commands of a room need of rooms that it may not import; the command line puts it into click's context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..bundle import Bundle, Engine
+
+__all__ = ["Composition"]
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Functions of several rooms together.
+
+    Attributes:
+        build: Builds an engine and checks it; see :func:`~vdmrt.building.build_engine`.
+        write_polygraphy: Writes inputs into a folder and returns the commands that use them.
+    """
+
+    build: Callable[..., Engine]
+    write_polygraphy: Callable[[Bundle, Path], list[str]]

@@ -1,0 +1,48 @@
+"""Settings compared with the bundle and the machine, before minutes of measuring and not after."""
+
+from __future__ import annotations
+
+from ...bundle import Bundle, open_bundle
+from ...runtime._core import host_device
+from ...runtime.backends.resolution import open_backend, resolve
+from ...runtime.lane.prompt import make_prompt, read_null_text
+from ...runtime.session.session_arguments import session_arguments
+from ...runtime.session.session_settings import complete_settings, make_table
+from .settings import Settings
+
+__all__ = ["check_loading", "check_session"]
+
+
+def check_loading(settings: Settings) -> None:
+    """Open the backend that settings ask for, and close it; no graph is loaded.
+
+    Raises:
+        BundleError: There is no such bundle, or it does not have the precision.
+        EngineError: TensorRT was asked for, and no engine fits.
+        BackendError: The backend is not installed, or does not run on the device.
+        DeviceError: There is no driver, or no GPU of that number.
+    """
+    bundle = open_bundle(settings.bundle)
+    if settings.precision is not None:
+        bundle.graphs(settings.precision)
+    open_backend(resolve(bundle, settings), settings).close()
+
+
+def check_session(bundle: Bundle, settings: Settings) -> None:
+    """Check what a session of a bundle would refuse.
+
+    Raises:
+        MediaError: A file of text embeddings or of their mask cannot be read.
+        TensorMismatchError: The text does not fit the model.
+        ValueError: A number is out of range, or the sampler does not fit the model.
+    """
+    arguments, manifest = session_arguments(settings), bundle.manifest
+    text, mask = arguments.pop("text", None), arguments.pop("text_mask", None)
+    given = dict.fromkeys(("sampler", "steps", "guidance", "prefix_noise")) | arguments
+    complete = complete_settings(manifest, seed=settings.seed, eta=0.0, shift=1.0, **given)
+    table = make_table(manifest, complete)
+    table.padded(manifest.geometry.max_steps)
+    if complete.prefix_noise is not None:
+        table.prefix_noise(complete.prefix_noise)
+    if text is not None or mask is not None:
+        make_prompt(manifest.geometry, read_null_text(bundle), text, mask, host_device)

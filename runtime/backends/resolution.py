@@ -1,0 +1,157 @@
+"""What runs a bundle: backend, device, precision and engine, decided once; and why it is not another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ...bundle import (
+    Bundle,
+    Engine,
+    Machine,
+    Precision,
+    choose_precision,
+    find_engine,
+    list_engines,
+    precision_candidates,
+)
+from ...errors import EngineError
+from ...hosts.driver import find_gpu, probe_driver
+from ...hosts.onnxruntime import find_providers
+from .backend import Backend
+from .load_options import LoadOptions, gpu_index
+from .stage_sources import StageSources
+
+__all__ = ["Resolution", "open_backend", "resolve"]
+
+_CUDA_PROVIDER, _CPU_PROVIDER = "ONNX Runtime's CUDA provider", "ONNX Runtime on the CPU"
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What runs a bundle.
+
+    Attributes:
+        backend: "tensorrt" or "onnxruntime".
+        gpu: The GPU's number; None for the host.
+        precision: Of the graphs.
+        engine: Whose plans or optimized graphs run; None runs the graphs as they were exported.
+        warnings: What could not be had of what was asked for, or would be faster, and why; sentences for people.
+    """
+
+    backend: Literal["tensorrt", "onnxruntime"]
+    gpu: int | None
+    precision: Precision
+    engine: Engine | None = None
+    warnings: tuple[str, ...] = ()
+
+    def sources(self, bundle: Bundle, options: LoadOptions, *, verify: bool = True) -> StageSources:
+        """Return the stages that the backend loads."""
+        return StageSources(bundle, self.precision, self.engine, trust_plans=options.trust_plans, verify=verify)
+
+
+def resolve(bundle: Bundle, options: LoadOptions) -> Resolution:
+    """Decide what runs a bundle.
+
+    "auto" takes TensorRT where an engine of a precision that may be taken fits this GPU and this TensorRT and is
+    trusted; else ONNX Runtime, on the GPU where its CUDA provider is installed, and says why.
+
+    Args:
+        bundle: What is to run.
+        options: What was asked for.
+
+    Raises:
+        BundleError: The bundle does not have the precision.
+        EngineError: TensorRT was asked for, and no engine fits.
+        BackendError: The backend is not installed, or there is no such GPU.
+    """
+    index = gpu_index(options.device)
+    if options.backend == "tensorrt":
+        return _tensorrt(bundle, options, index or 0)
+    if options.backend == "onnxruntime" or options.device == "cpu":
+        return _onnxruntime(bundle, options, index)
+    return _automatic(bundle, options, index)
+
+
+def open_backend(resolution: Resolution, options: LoadOptions) -> Backend:
+    """Open the backend that was decided on.
+
+    Raises:
+        BackendError: It is not installed, or does not run on the device.
+        DeviceError: There is no driver, or no GPU of that number.
+    """
+    if resolution.backend == "tensorrt":
+        from .tensorrt_backend import TensorRtBackend
+
+        return TensorRtBackend(device_index=resolution.gpu or 0, lean_runtime=options.lean_runtime)
+    from .onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeCudaBackend
+
+    if resolution.gpu is not None:
+        return OnnxRuntimeCudaBackend(index=resolution.gpu, cuda_graph=options.cuda_graph)
+    return OnnxRuntimeBackend(threads=options.threads)
+
+
+def _automatic(bundle: Bundle, options: LoadOptions, index: int | None) -> Resolution:
+    driver = probe_driver()
+    gpus = driver.gpus
+    if not gpus and index is None:
+        unknown = driver.broken or not driver.asked
+        return _onnxruntime(bundle, options, None, *([f"running on {_CPU_PROVIDER}: {driver.note}"] if unknown else []))
+    why = f"{bundle.path}: has no TensorRT engine; build one with vdmrt build"
+    if list_engines(bundle, "tensorrt"):
+        try:
+            return _tensorrt(bundle, options, index or 0)
+        except EngineError as error:
+            why = str(error)
+    if index is not None or _has_cuda_provider():
+        return _onnxruntime(bundle, options, index or 0, f"running on {_CUDA_PROVIDER}, not on TensorRT: {why}")
+    warning = (
+        f"running on {_CPU_PROVIDER} although {gpus[0].name} is there: ONNX Runtime has no CUDA provider "
+        f"(pip install 'vdmrt[cuda]'), and TensorRT cannot run the bundle: {why}"
+    )
+    return _onnxruntime(bundle, options, None, warning)
+
+
+def _has_cuda_provider() -> bool:
+    try:
+        return "CUDAExecutionProvider" in find_providers()
+    except ImportError:
+        return False
+
+
+def _onnxruntime(bundle: Bundle, options: LoadOptions, gpu: int | None, *warnings: str) -> Resolution:
+    precision = choose_precision(bundle, options.precision, "onnxruntime")
+    if gpu is not None or not options.use_engine:
+        return Resolution("onnxruntime", gpu, precision, warnings=warnings)
+    from .onnxruntime_backend import describe_cpu_provider
+
+    machine = describe_cpu_provider()
+    try:
+        engine = _find_cpu_engine(bundle, options.precision, machine)
+    except EngineError as error:
+        warnings += (f"running the graphs as they were exported, not an engine: {error}",)
+        return Resolution("onnxruntime", None, precision, warnings=warnings)
+    built = engine.manifest.precision if engine is not None else precision
+    return Resolution("onnxruntime", None, built, engine, warnings)
+
+
+def _find_cpu_engine(bundle: Bundle, precision: Precision | None, machine: Machine) -> Engine | None:
+    """Return the newest engine that fits; None where the bundle has none of these precisions."""
+    candidates = precision_candidates(bundle, precision, "onnxruntime")
+    if not any(engine.manifest.precision in candidates for engine in list_engines(bundle, "onnxruntime")):
+        return None
+    return find_engine(bundle, precision, machine)
+
+
+def _tensorrt(bundle: Bundle, options: LoadOptions, index: int) -> Resolution:
+    from ...hosts.tensorrt import open_tensorrt
+
+    engine = find_engine(
+        bundle,
+        options.precision,
+        open_tensorrt(find_gpu(index, "TensorRT")).machine,
+        gpu=index,
+        lean_runtime=options.lean_runtime is not None,
+        trust_plans=options.trust_plans,
+    )
+    return Resolution("tensorrt", index, engine.manifest.precision, engine)
