@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 from golden import relative_error
 
-from vdmrt.bundle import FP16, FP32, Graph, open_bundle, stage_graphs
+from vdmrt.bundle import FP16, FP32, Graph, Stage, open_bundle, stage_graphs
 from vdmrt.engines import find_source, lower_graphs, needs_lowering
 from vdmrt.engines.tensorrt.functions import ONE_KEY_TENSOR, THREE_VIEWS
 from vdmrt.errors import EngineError
@@ -166,7 +166,7 @@ def test_a_newer_parser_gets_functions_written_out_and_else_the_exported_graph(b
     assert (source.path, source.types) == (paths["denoise"], None)
     assert [part.version for part in model.opset_import if part.domain == ""] == [18]
     assert not model.functions and all(node.domain == "" for node in model.graph.node)
-    assert paths["vae_decode"] == opened.locate(opened.manifest.components["vae_decode"].file)
+    assert paths["vae_decode"] == opened.locate(opened.manifest.components[Stage.VAE_DECODE].file)
 
 
 def test_attention_over_the_cache_is_written_for_one_tensor_of_keys(bundle: Path) -> None:
