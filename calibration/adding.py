@@ -7,7 +7,19 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..bundle import FP8, FP16, FP32, Bundle, BundleWriter, Calibration, Graph, Precision, Stage, amended_bundle
+from ..bundle import (
+    FP8,
+    FP16,
+    FP32,
+    Bundle,
+    BundleWriter,
+    Calibration,
+    Graph,
+    Precision,
+    Stage,
+    amended_bundle,
+    record_measured,
+)
 from .choose.sensitivity import Sensitivity
 from .choose.speed import Judge
 from .graph.graph_file import GraphFile, WeightsFile, load_graph
@@ -70,14 +82,12 @@ def publish(
             old,
             graphs={**old.graphs, **written},
             calibrations=(*(one for one in old.calibrations if one.precision not in written), *made),
-            accuracy=tuple(one for one in old.accuracy if one.precision not in written),
-            speeds=tuple(one for one in old.speeds if one.precision not in written),
         )
         writer.finish(manifest)
         if judge is not None:
-            speeds = judge.measure(Bundle(writer.path, manifest), tuple(written), bundle.path)
-            summary = dataclasses.replace(summary, speeds=speeds)
-            writer.finish(dataclasses.replace(manifest, speeds=(*manifest.speeds, *speeds)))
+            made_bundle = Bundle(writer.path, manifest)
+            summary = dataclasses.replace(summary, speeds=judge.measure(made_bundle, tuple(written), bundle.path))
+            record_measured(made_bundle, speeds=summary.speeds)
     return summary
 
 

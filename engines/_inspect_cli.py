@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING
 import click
 
 from ..bundle import (
+    Accuracy,
     Bundle,
     Engine,
     Graph,
     Machine,
     Manifest,
     Plan,
+    Speed,
     Stage,
     format_count,
     format_flops,
     format_nbytes,
     list_engines,
     open_bundle,
+    read_measured,
     verify_engine,
 )
 from ..console.composition import Composition
@@ -77,10 +80,10 @@ def _print_bundle(bundle: Bundle, console: Console) -> None:
         _print_line(console, "random weights: whatever it makes means nothing", style="yellow")
     console.print(make_table("", _model_rows(m)))
     _print_table(console, _cost_table(bundle))
-    for precision in m.graphs:
-        for told in (m.accuracy_of(precision), m.speed_of(precision)):
-            if told is not None:
-                _print_line(console, told.describe())
+    measured = read_measured(bundle)
+    results: list[Accuracy | Speed] = [*measured.accuracy, *measured.speeds]
+    for result in results:
+        _print_line(console, result.describe())
     for precision, graphs in m.graphs.items():
         for stage, graph in graphs.items():
             _print_copies(console, f"{stage}.{precision}", graph)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import re
@@ -14,7 +15,7 @@ import pytest
 from calibrated import calibrate_copy
 from click.testing import CliRunner
 
-from vdmrt.bundle import FP16, Precision, open_bundle
+from vdmrt.bundle import FP16, Precision, open_bundle, read_measured, record_measured
 from vdmrt.calibration.gates import Gate, parse_gate, select_gates
 from vdmrt.calibration.verify.comparison import drift
 from vdmrt.calibration.verify.metrics import (
@@ -45,10 +46,10 @@ def quick(bundle: Path, **options: object) -> VerifyRequest:
 def test_a_result_is_written_into_the_bundle_and_said(calibrated: Path) -> None:
     verdict = verify(quick(calibrated, gates={"teacher-psnr": 20.0, "drift": 10.0}))
 
-    accuracy = open_bundle(calibrated).manifest.accuracy_of(Precision.parse("int8-kv8"))
+    (accuracy,) = read_measured(open_bundle(calibrated)).accuracy
 
     assert accuracy == verdict.accuracy
-    assert accuracy is not None and accuracy.passed
+    assert accuracy.passed
     assert len(verdict.comparison.free["psnr"]) == len(verdict.comparison.teacher["cosine"]) == 4
     assert "every gate held" in verdict.describe()
     assert 20 < accuracy.figures["free-psnr"] < 100
@@ -156,13 +157,13 @@ def test_run_warns_of_a_precision_that_missed_its_gate(
 
 
 def test_what_was_measured_of_other_graphs_is_not_said_of_these(calibrated: Path) -> None:
-    import dataclasses
-
-    manifest = open_bundle(calibrated).manifest
     verify(quick(calibrated, precision="fp16", chunks=1, seeds=1))
-    stale = dataclasses.replace(open_bundle(calibrated).manifest.accuracy[-1], graphs_sha256="0")
+    bundle = open_bundle(calibrated)
+    (found,) = (one for one in read_measured(bundle).accuracy if one.precision == FP16)
 
-    assert dataclasses.replace(manifest, accuracy=(stale,)).accuracy_of(FP16) is None
+    record_measured(bundle, accuracy=[dataclasses.replace(found, graphs_sha256="0")])
+
+    assert FP16 not in {one.precision for one in read_measured(bundle).accuracy}
 
 
 def test_bundles_of_other_models_are_not_compared(calibrated: Path, text_bundle: Path) -> None:

@@ -49,7 +49,7 @@ def reference_bundle(bundle: Bundle, folder: Path) -> Bundle:
         files[stage] = folder / "graphs" / f"{stage}.{FP32}.onnx"
         save_graph(graph, files[stage], weights)
     widened = {stage: _widened(stages[stage], file, weights.path) for stage, file in files.items()}
-    manifest = dataclasses.replace(bundle.manifest, graphs={FP32: widened}, calibrations=(), accuracy=())
+    manifest = dataclasses.replace(bundle.manifest, graphs={FP32: widened}, calibrations=())
     made = {artifact.file for graph in widened.values() for artifact in (graph.file, graph.weights) if artifact}
     for artifact in manifest.artifacts():
         if artifact.file not in made:

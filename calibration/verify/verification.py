@@ -22,7 +22,7 @@ from ...bundle import (
     encode,
     format_count,
     open_bundle,
-    rewrite_manifest,
+    record_measured,
     write_file,
 )
 from ...errors import BundleError, CalibrationError
@@ -224,10 +224,9 @@ def _has_control(bundle: Bundle, precision: Precision) -> bool:
 
 
 def _record(bundle: Bundle, accuracy: Accuracy) -> bool:
-    """Write the result into model.json; where that cannot be written, warn and return False."""
-    kept = tuple(one for one in bundle.manifest.accuracy if one.precision != accuracy.precision)
+    """Write the result into the bundle; where that cannot be written, warn and return False."""
     try:
-        rewrite_manifest(bundle, dataclasses.replace(bundle.manifest, accuracy=(*kept, accuracy)))
+        record_measured(bundle, accuracy=[accuracy])
     except BundleError as error:
         _log.warning("the result is not recorded in the bundle, and vdmrt run will not mention it: %s", error)
         return False
