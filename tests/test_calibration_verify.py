@@ -38,9 +38,9 @@ def calibrated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder / "bundle"
 
 
-def quick(bundle: Path, **options: object) -> VerifyRequest:
-    given = {"precision": "int8-kv8", "chunks": 4, "seeds": 2, "threads": 1, **options}
-    return VerifyRequest(bundle=bundle, **given)  # type: ignore[arg-type]
+def quick(bundle: Path, precision: str = "int8-kv8", **options: object) -> VerifyRequest:
+    given = {"chunks": 4, "seeds": 2, "threads": 1, **options}
+    return VerifyRequest(bundle=bundle, precision=Precision.parse(precision), **given)  # type: ignore[arg-type]
 
 
 def test_a_result_is_written_into_the_bundle_and_said(calibrated: Path) -> None:
