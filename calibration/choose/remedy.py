@@ -12,7 +12,7 @@ from typing import Any
 
 from ...bundle import FP16, FP16_MIXED, Bundle, Precision
 from ...errors import CalibrationError
-from ..calibrating import CalibrationRequest
+from ..request import CalibrationRequest
 from ..graph.linears import group_of
 
 __all__ = ["remedy_command"]
