@@ -29,6 +29,7 @@ from ..bundle import (
 )
 from ..console.composition import Composition
 from ..console.tables import make_table, open_console
+from .forms import describe_forms
 from .inspection import cache_nbytes, inspect_bundle, scatter_nbytes, weights_nbytes
 
 if TYPE_CHECKING:
@@ -168,6 +169,8 @@ def _print_engine(console: Console, engine: Engine, bundle: Bundle) -> None:
                 f"{stage}: the plan copies {format_nbytes(found)} of the cache a run, the graph {format_nbytes(wanted)}"
             )
             _print_line(console, line)
+        for form in describe_forms(plan.forms or {}):
+            _print_line(console, f"{stage}: {form}")
     for check in manifest.checks:
         style = None if check.passed else "yellow"
         _print_line(console, f"{check.name}: {'yes' if check.passed else 'no'}, {check.detail}", style=style)
