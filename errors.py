@@ -9,7 +9,8 @@
     ├── MediaError                 a picture, clip or array of latents cannot be read or written
     ├── ReportError                what the profiler measured cannot be written to a file
     ├── EngineError
-    │   └── BackendError           a backend is not installed, or refused the graph
+    │   ├── BackendError           a backend is not installed, or refused the graph
+    │   └── BuildError             a graph is not what an engine's builder replaces the functions of
     └── SessionError               a session cannot do what was asked in its present state
         ├── TensorMismatchError    name, dtype, shape or values are not what the graph has
         └── DeviceError            device memory or a device call failed
@@ -25,6 +26,7 @@ from typing import Any
 
 __all__ = [
     "BackendError",
+    "BuildError",
     "BundleError",
     "CalibrationError",
     "CheckpointError",
@@ -117,6 +119,10 @@ class EngineError(VdmrtError):
 
 class BackendError(EngineError):
     """A backend is not installed, is installed twice, or refused a graph."""
+
+
+class BuildError(EngineError):
+    """A graph is not what an engine's builder replaces the functions of."""
 
 
 class SessionError(VdmrtError):

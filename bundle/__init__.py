@@ -64,7 +64,7 @@ from .model import (
     Stage,
     TensorSpec,
 )
-from .operators import OLDEST_PARSER_OPSET, find_unsupported
+from .operators import FUNCTION_DOMAIN, OLDEST_PARSER_OPSET, find_unsupported
 from .precision import EIGHT_BITS, EXPORTED, FP8, FP16, FP16_MIXED, FP32, INT8, PRECISIONS, EightBits, Precision
 from .quantities import format_count, format_flops, format_nbytes
 from .resolution import choose_measured_precision, choose_precision, precision_candidates
@@ -97,6 +97,7 @@ __all__ = [
     "FP16",
     "FP16_MIXED",
     "FP32",
+    "FUNCTION_DOMAIN",
     "INT8",
     "NEXT_STATE",
     "OLDEST_PARSER_OPSET",

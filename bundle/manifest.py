@@ -60,6 +60,7 @@ class Graph:
         nbytes_moved: Bytes of inputs, outputs and weights of one run: what a roofline counts.
         cache_copies: Nodes that copy the cache; empty is the aim.
         quantised: The 8 bit type of its linears; None where they are floating point.
+        calls: How often it calls each function of the domain ``vdmrt``, by the function's name.
     """
 
     file: Artifact
@@ -70,6 +71,7 @@ class Graph:
     nbytes_moved: int
     cache_copies: tuple[CacheCopy, ...] = ()
     quantised: EightBits | None = None
+    calls: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def has_fp8(self) -> bool:

@@ -1,10 +1,18 @@
-"""ONNX operators and element types that the parser of TensorRT 8.5, the oldest release supported, accepts."""
+"""What graphs of a bundle are written in: functions of the domain ``vdmrt``, and operators that every parser accepts.
+
+Attentions and modulated norms are calls of model-local functions with bodies in standard operators, so that an engine
+builder finds each by its name and replaces it by what its compiler does best. What looks at single operators (costs,
+tensors that are watched, graphs for older parsers) inlines the functions first, with ``onnx.inliner``; everything else
+keeps the calls. The operators and element types are those of TensorRT 8.5, the oldest release supported.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["OLDEST_PARSER_OPSET", "PARSED_TYPES", "find_unsupported"]
+__all__ = ["FUNCTION_DOMAIN", "OLDEST_PARSER_OPSET", "PARSED_TYPES", "find_unsupported"]
+
+FUNCTION_DOMAIN = "vdmrt"
 
 # The parser also reads 17, but lacks LayerNormalization, the only operator in use that came with it.
 OLDEST_PARSER_OPSET = 16
@@ -21,6 +29,7 @@ PARSED_TYPES: Mapping[str, frozenset[str]] = {
     "Cast": _ANY,
     "Clip": _FLOAT,  # and int8, but no int32
     "Concat": _ANY,
+    "Constant": _ANY,
     "Conv": _FLOAT,
     "Cos": _FLOAT,
     "DequantizeLinear": frozenset({"int8"}),

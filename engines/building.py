@@ -30,11 +30,13 @@ from ..errors import EngineError
 from ..hosts.driver import find_gpu
 from ..hosts.gpu import Gpu
 from ..hosts.tensorrt import TensorRT, open_tensorrt
+from .forms import describe_forms
 from .keys import engine_key
 from .placing import find_built, place_engine, utc_now, verify_graphs
 from .planner import check_fit, plan_engine
 from .progress import Progress
 from .tensorrt.lowering import (
+    LOWERING,
     GraphSource,
     find_source,
     lower_graphs,
@@ -121,7 +123,7 @@ def _check_fp8(graphs: Mapping[str, Graph], gpu: Gpu) -> None:
 def describe_options(options: BuildOptions, tensorrt: TensorRT) -> dict[str, str]:
     """Return what makes another plan of the same graphs, as text for the manifest and the key."""
     held = {} if tensorrt.strongly_typed else {"constraints": str(CONSTRAINTS)}
-    return {**options.to_manifest(), **held}
+    return {**options.to_manifest(), **held, "lowering": str(LOWERING)}
 
 
 def trtexec_line(source: Path, stage: str, precision: Precision, options: BuildOptions, version: str | None) -> str:
@@ -180,12 +182,14 @@ def _build_into(
     for stage, graph in graphs.items():
         progress(f"{stage}: building with TensorRT {tensorrt.version}")
         built = build_plan(tensorrt, stage, graph, sources[stage], precision, options, timings, progress)
-        plans[stage] = _write_plan(work, stage, graph, built)
+        plans[stage] = _write_plan(work, stage, graph, sources[stage], built)
         layers[stage] = _parsed(built.inspection)
         if built.timing_cache:
             timings = built.timing_cache
             _keep_timings(cache_path, timings, progress)
         progress(_summary(stage, plans[stage]))
+        for line in describe_forms(sources[stage].forms):
+            progress(f"{stage}: {line}")
         skipped = tensorrt.log.take_skipped()
         if skipped:
             progress(f"{stage}: {_explain_skipped(skipped)}")
@@ -207,7 +211,7 @@ def _build_into(
     )
 
 
-def _write_plan(work: Path, stage: str, graph: Graph, built: BuiltPlan) -> Plan:
+def _write_plan(work: Path, stage: str, graph: Graph, source: GraphSource, built: BuiltPlan) -> Plan:
     """Write a plan without a second copy of it in memory."""
     content = memoryview(built.data)
     path = work / f"{stage}.plan"
@@ -222,6 +226,7 @@ def _write_plan(work: Path, stage: str, graph: Graph, built: BuiltPlan) -> Plan:
         scratch_nbytes=built.scratch_nbytes,
         build_seconds=round(built.build_seconds, 2),
         audit=built.audit,
+        forms=source.forms,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import logging
@@ -14,14 +15,17 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.inliner
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import ShapeInferencePass
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..bundle import BundleWriter, Graph, TensorSpec
+from ..bundle import FUNCTION_DOMAIN, BundleWriter, Graph, TensorSpec
 from ..errors import ExportError
 from .costs import count_bytes, count_flops, find_cache_copies
+from .functions import define_functions
 from .operators import OPSET, check_operators
 
 __all__ = ["Exportable", "export_graphs"]
@@ -118,8 +122,9 @@ def _write(model: ir.Model, module: Exportable, writer: BundleWriter, file: str,
     _strip_prefix(graph)
     weights_nbytes = _externalise(graph, weights)
     _check_outputs(graph, module.outputs)
-    nodes = tuple(graph)
-    check_operators(nodes)
+    _define_functions(model)
+    whole = _inlined(model)
+    check_operators(whole.graph)
     path = writer.path / file
     ir.save(model, path)
     _check(path)
@@ -128,9 +133,10 @@ def _write(model: ir.Model, module: Exportable, writer: BundleWriter, file: str,
         weights=None,
         inputs=module.inputs,
         outputs=module.outputs,
-        flops=count_flops(nodes),
+        flops=count_flops(whole.graph),
         nbytes_moved=count_bytes(module.inputs, module.outputs, weights_nbytes),
-        cache_copies=find_cache_copies(graph, module.inputs),
+        cache_copies=find_cache_copies(whole.graph, module.inputs),
+        calls=_count_calls(model),
     )
 
 
@@ -189,6 +195,32 @@ def _strip_prefix(graph: ir.Graph) -> None:
     for name, value in list(graph.initializers.items()):
         if name.startswith("model."):
             value.name = name.removeprefix("model.")
+
+
+def _calls(model: ir.Model) -> list[ir.Node]:
+    return [node for node in model.graph if node.domain == FUNCTION_DOMAIN]
+
+
+def _count_calls(model: ir.Model) -> dict[str, int]:
+    return dict(sorted(collections.Counter(node.op_type for node in _calls(model)).items()))
+
+
+def _define_functions(model: ir.Model) -> None:
+    """Name the calls of functions after them, and add the functions' bodies."""
+    calls = _calls(model)
+    for number, node in enumerate(calls):
+        node.name = f"{node.op_type}_{number}"
+        for place, output in enumerate(node.outputs):
+            output.name = f"{node.name}.{place}" if len(node.outputs) > 1 else node.name
+    for function in define_functions({node.op_type for node in calls}):
+        model.functions[function.identifier()] = function
+
+
+def _inlined(model: ir.Model) -> ir.Model:
+    """Return the model without calls, with the shape of every tensor."""
+    whole = ir.from_proto(onnx.inliner.inline_local_functions(ir.to_proto(model)))
+    ShapeInferencePass()(whole)
+    return whole
 
 
 def _externalise(graph: ir.Graph, weights: WeightsFile) -> int:

@@ -23,13 +23,13 @@ __all__ = [
 ]
 
 # As in pyproject.toml: a test holds the two together.
-REQUIRED = ("numpy>=1.23", "click>=8.1", "rich>=13", "pillow>=10", "av>=12", "safetensors>=0.4.3")
+REQUIRED = ("numpy>=1.23", "click>=8.4", "rich>=13", "pillow>=10", "av>=12", "safetensors>=0.4.3")
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime>=1.20",),
     "cuda": ("onnxruntime-gpu>=1.20", "cuda-bindings>=12.8"),
-    "tensorrt": ("tensorrt>=10.3", "cuda-bindings>=12.8"),
+    "tensorrt": ("tensorrt>=10.3", "onnx>=1.17", "cuda-bindings>=12.8"),
     "profile": ("nvidia-ml-py>=12.560", "nvtx>=0.2.10", "prometheus-client>=0.20"),
-    "calibrate": ("onnxruntime>=1.20", "onnx>=1.17", "onnxscript>=0.5"),
+    "calibrate": ("onnxruntime>=1.20", "onnx>=1.17", "onnx-ir>=0.1"),
     "export": ("torch>=2.9", "onnx>=1.17", "onnxscript>=0.5", "pyyaml>=6"),
 }
 # Each of them owns the folder site-packages/onnxruntime.

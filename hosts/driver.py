@@ -79,8 +79,8 @@ def probe_driver(library: str = _LIBRARY) -> CudaDriver:
         absent = {_NO_DEVICE: "the driver sees no GPU", _STUB_LIBRARY: f"{library} is a stub for building"}
         note = absent.get(error.code, f"the driver does not start: {error.call}")
         return CudaDriver(version, (), note, broken=error.code not in absent)
-    except (RuntimeError, ValueError) as error:  # a function that it lacks, a code that cuda-python does not know
-        return CudaDriver(version, (), f"{library} is no CUDA driver: {error}", broken=True)
+    except (RuntimeError, ValueError) as error:  # too old, something else, or a code that cuda-python does not know
+        return CudaDriver(version, (), f"{library} is no CUDA driver that cuda-bindings can ask: {error}", broken=True)
     return CudaDriver(version, gpus, "" if gpus else "the driver sees no GPU")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -13,8 +14,9 @@ import onnxruntime
 import pytest
 from golden import relative_error
 
-from vdmrt.bundle import FP16, FP32, Graph, open_bundle, stage_graphs
+from vdmrt.bundle import FP16, FP32, Graph, Stage, open_bundle, stage_graphs
 from vdmrt.engines import find_source, lower_graphs, needs_lowering
+from vdmrt.engines.tensorrt.functions import ONE_KEY_TENSOR, THREE_VIEWS
 from vdmrt.errors import EngineError
 
 VERSION = "8.5.3.1"
@@ -47,8 +49,8 @@ def random_feeds(graph: Graph) -> dict[str, Any]:
 def test_lowered_graphs_compute_the_same(fixture: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     copied = shutil.copytree(request.getfixturevalue(fixture), tmp_path / "bundle")
     opened = open_bundle(copied)
-    for precision in opened.manifest.graphs:
-        paths = lower_graphs(opened, precision)
+    for precision, release in itertools.product(opened.manifest.graphs, ("8.5", "10.3")):
+        paths = lower_graphs(opened, precision, release=release)
         for stage, graph in stage_graphs(opened, precision).items():
             feeds = random_feeds(graph)
 
@@ -153,12 +155,37 @@ def test_only_old_parsers_need_lowering(version: str, wanted: bool) -> None:
     assert needs_lowering(version) is wanted
 
 
-def test_a_newer_parser_gets_the_exported_graph(tiny_bundle: Path) -> None:
-    opened = open_bundle(tiny_bundle)
+def test_a_newer_parser_gets_functions_written_out_and_else_the_exported_graph(bundle: Path) -> None:
+    opened = open_bundle(bundle)
     graph = opened.manifest.graphs[FP16]["denoise"]
 
-    assert find_source(opened, graph, "10.3.0").path == opened.locate(graph.file)
-    assert lower_graphs(opened, FP16, release="10.3")["denoise"] == opened.locate(graph.file)
+    paths = lower_graphs(opened, FP16, release="10.3")
+
+    model = onnx.load(str(paths["denoise"]), load_external_data=False)
+    source = find_source(opened, graph, "10.3.0")
+    assert (source.path, source.types) == (paths["denoise"], None)
+    assert [part.version for part in model.opset_import if part.domain == ""] == [18]
+    assert not model.functions and all(node.domain == "" for node in model.graph.node)
+    assert paths["vae_decode"] == opened.locate(opened.manifest.components[Stage.VAE_DECODE].file)
+
+
+def test_attention_over_the_cache_is_written_for_one_tensor_of_keys(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    graph = opened.manifest.graphs[FP16]["denoise"]
+
+    path = lower_graphs(opened, FP16, release="10.3")["denoise"]
+
+    readers = [
+        (node.op_type, name)
+        for node in onnx.load(str(path), load_external_data=False).graph.node
+        for name in node.input
+        if name.startswith("past_")
+    ]
+    assert sorted(readers) == [("Concat", f"past_{part}.{layer}") for part in "kv" for layer in range(2)]
+    forms = find_source(opened, graph, "10.3.0").forms
+    assert forms["CachedAttention"] == {ONE_KEY_TENSOR: 2}
+    assert forms["SplitProjection"] == {THREE_VIEWS: 4}
+    assert {name: sum(found.values()) for name, found in forms.items()} == graph.calls
 
 
 def test_a_graph_that_was_not_lowered_is_named(tiny_bundle: Path) -> None:
@@ -179,7 +206,7 @@ def test_an_altered_lowered_graph_is_refused(bundle: Path) -> None:
 
 def test_damaged_types_are_refused(bundle: Path) -> None:
     opened = open_bundle(bundle)
-    path = lower_graphs(opened, FP16)["denoise"].with_suffix(".types.json")
+    path = lower_graphs(opened, FP16)["denoise"].with_suffix(".json")
     path.write_text(json.dumps({"types": {}}))
 
     with pytest.raises(EngineError, match="is damaged"):

@@ -66,6 +66,15 @@ def test_every_stage_is_built_and_found(bundle: Bundle, precision: str) -> None:
         assert engine.plan(stage).graph_sha256 == graph.file.sha256
 
 
+def test_the_manifest_says_which_form_each_function_took(bundle: Bundle) -> None:
+    said = list[str]()
+
+    forms = build(bundle, said).plan("denoise").forms
+
+    assert forms is not None and forms["Attention"] == {"com.microsoft.Attention": TINY.depth}
+    assert f"denoise: {TINY.depth} Attention as com.microsoft.Attention" in said
+
+
 def test_the_key_says_what_it_is_and_of_what(bundle: Bundle) -> None:
     engine = build(bundle)
 

@@ -15,7 +15,10 @@ from golden import relative_error
 from tiny import TINY, TINY_OPTIONS
 
 from vdmrt.bundle import FP32, Graph, open_bundle
+from vdmrt.engines.forms import AS_EXPORTED, check_forms
 from vdmrt.engines.onnxruntime.rewrites import rewrite
+from vdmrt.engines.tensorrt.functions import write_out
+from vdmrt.errors import BuildError
 from vdmrt.export import export_bundle, random_model
 
 SKY = Path(__file__).parent.parent / "examples" / "sky" / "bundle"
@@ -59,28 +62,56 @@ def test_rewritten_graphs_compute_the_same(
 
         found, wanted = run(target, feeds), run(source, feeds)
 
-        assert sum(made.values()) > 0
+        assert {name: sum(forms.values()) for name, forms in made.items()} == graphs[stage].calls
         for spec, ours, theirs in zip(graphs[stage].outputs, found, wanted, strict=True):
             assert relative_error(ours, theirs) <= (1e-5 if precision == FP32 else 2e-3), (precision, spec.name)
 
 
-def test_each_attention_and_norm_of_a_single_row_is_rewritten(one_row_bundle: Path) -> None:
+def test_each_attention_and_norm_of_a_single_row_is_replaced(one_row_bundle: Path) -> None:
     made = rewrite(ir.load(one_row_bundle / "graphs" / "denoise.fp32.onnx"))
 
     assert made == {
-        "ModulatedNorm": 2 * TINY.depth + 1,
-        "SpatialAttention": TINY.depth,
-        "CrossFrameAttention": TINY.depth,
-        "ScoreProduct": 2 * TINY.depth,
-        "ValueProduct": TINY.depth,
+        "Attention": {"com.microsoft.Attention": TINY.depth},
+        "CachedAttention": {"com.microsoft.FusedMatMul": TINY.depth},
+        "ContextAttention": {"com.microsoft.MultiHeadAttention": TINY.depth},
+        "ModulatedNorm": {"LayerNormalization": 2 * TINY.depth + 1},
+        "SplitProjection": {AS_EXPORTED: TINY.depth, "part of com.microsoft.Attention": TINY.depth},
     }
 
 
-def test_a_graph_without_attention_is_left_as_it_is() -> None:
+def test_attention_over_the_cache_of_several_rows_is_left_and_counted(tiny_bundle: Path) -> None:
+    made = rewrite(ir.load(tiny_bundle / "graphs" / "denoise.fp32.onnx"))
+
+    assert made["CachedAttention"] == {AS_EXPORTED: TINY.depth}
+
+
+def test_a_graph_without_calls_is_left_as_it_is() -> None:
     text = '<ir_version: 10, opset_import: ["" : 18]> g (float[2,3] x) => (float[2,3] y) { y = Relu(x) }'
     model = ir.from_proto(onnx.parser.parse_model(text))
 
     made = rewrite(model)
 
-    assert set(made.values()) == {0}
+    assert made == {}
     assert [node.op_type for node in model.graph] == ["Relu"]
+
+
+def test_a_function_without_a_form_is_refused() -> None:
+    text = (
+        '<ir_version: 10, opset_import: ["" : 18, "vdmrt" : 1]> g (float[2,3] x) => (float[2,3] y)'
+        ' { y = vdmrt.Unheard(x) } <opset_import: ["" : 18], domain: "vdmrt"> Unheard (a) => (b) { b = Relu(a) }'
+    )
+
+    with pytest.raises(BuildError, match=r"no form of 'vdmrt\.Unheard', but of Attention, CachedAttention, "):
+        rewrite(ir.from_proto(onnx.parser.parse_model(text)))
+    with pytest.raises(BuildError, match=r"TensorRT has no form of 'vdmrt\.Unheard', but of Attention, Cach"):
+        write_out(onnx.parser.parse_model(text))
+
+
+def test_a_graph_with_fewer_calls_than_its_manifest_counts_is_refused(tiny_bundle: Path) -> None:
+    graph = open_bundle(tiny_bundle).manifest.graphs[FP32]["denoise"]
+    forms = {**{name: {AS_EXPORTED: count} for name, count in graph.calls.items()}, "CachedAttention": {}}
+
+    with pytest.raises(
+        BuildError, match=r"denoise: model.json counts 2 calls of 'vdmrt.CachedAttention', 0 were found"
+    ):
+        check_forms("denoise", graph, forms)

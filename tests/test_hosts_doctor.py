@@ -27,7 +27,7 @@ from vdmrt.hosts.driver import CudaDriver
 from vdmrt.hosts.gpu import Gpu
 from vdmrt.runtime._cli import find_core
 
-BASE = {"numpy": "2.1.0", "click": "8.1.7", "rich": "13.0", "pillow": "10.0.0", "av": "14.0", "safetensors": "0.4.3"}
+BASE = {"numpy": "2.1.0", "click": "8.4.0", "rich": "13.0", "pillow": "10.0.0", "av": "14.0", "safetensors": "0.4.3"}
 CPU = BASE | {"onnxruntime": "1.20.1"}
 CUDA = BASE | {"onnxruntime-gpu": "1.22.0", "cuda-bindings": "13.0.1"}
 NO_DRIVER = CudaDriver(None, (), "no NVIDIA driver: libcuda.so.1 does not load")

@@ -41,7 +41,7 @@ def test_the_driver_describes_its_gpus() -> None:
         (100, "the driver sees no GPU", False),
         (34, "libcuda.so.1 is a stub for building", False),
         (803, "the driver does not start: cuInit returned 803", True),
-        (123456, "libcuda.so.1 is no CUDA driver: 123456 is not a valid CUresult", True),
+        (123456, "libcuda.so.1 is no CUDA driver that cuda-bindings can ask: 123456 is not a valid CUresult", True),
     ],
 )
 def test_a_driver_that_does_not_start_is_one_sentence(fake_cuda: FakeCuda, code: int, note: str, broken: bool) -> None:
@@ -79,7 +79,7 @@ def test_a_library_that_is_no_driver_is_reported(tmp_path: Path) -> None:
 
     found = probe_elsewhere(LD_LIBRARY_PATH=str(tmp_path))
 
-    assert "libcuda.so.1 is no CUDA driver: " in found
+    assert "libcuda.so.1 is no CUDA driver that cuda-bindings can ask: " in found
     assert "broken=True" in found
 
 

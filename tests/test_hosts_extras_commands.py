@@ -23,11 +23,11 @@ sys.meta_path.insert(0, Blocker())
 """
 COMMAND = "from vdmrt.cli import main; main()"
 LOWER = """
-from vdmrt.bundle import open_bundle
+from vdmrt.bundle import Precision, open_bundle
 from vdmrt.engines import lower_graphs
 from vdmrt.errors import EngineError
 try:
-    lower_graphs(open_bundle(sys.argv[1]), "fp32")
+    lower_graphs(open_bundle(sys.argv[1]), Precision.parse("fp32"))
 except EngineError as error:
     sys.exit(f"Error: {error}")
 """
@@ -52,7 +52,7 @@ def told(task: str, package: str, extra: str) -> str:
         ("onnx", "calibrate BUNDLE --precision fp16 --keep blocks.0.*", "vdmrt calibrate", "calibrate"),
         ("onnx", "verify BUNDLE --precision fp16", "vdmrt verify", "calibrate"),
         ("onnx", "build BUNDLE --backend onnxruntime", "building engines of ONNX Runtime", "calibrate"),
-        ("onnxscript", "build BUNDLE --backend onnxruntime", "building engines of ONNX Runtime", "calibrate"),
+        ("onnx_ir", "build BUNDLE --backend onnxruntime", "building engines of ONNX Runtime", "calibrate"),
         ("onnxruntime", "build BUNDLE --backend onnxruntime", "building engines of ONNX Runtime", "calibrate"),
         ("onnxruntime", "run BUNDLE --latents DATA --output OUT.npy", "running a bundle with ONNX Runtime", "cpu"),
         ("onnxruntime", "profile BUNDLE", "running a bundle with ONNX Runtime", "cpu"),
@@ -77,4 +77,4 @@ def test_lowering_without_onnx_is_one_sentence(tiny_bundle: Path, tmp_path: Path
 
     done = run_without("onnx", str(bundle), code=LOWER)
 
-    assert (done.returncode, done.stderr) == (1, told("lowering a graph for TensorRT 8.5", "onnx", "calibrate"))
+    assert (done.returncode, done.stderr) == (1, told("writing a graph for TensorRT", "onnx", "tensorrt"))

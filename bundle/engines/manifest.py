@@ -88,6 +88,7 @@ class Plan:
         build_seconds: How long the builder took.
         audit: What its layers run in; None where nothing said it.
         weights: The engine's own weights, a file that its stages share; None where the plan needs none.
+        forms: How many calls of each function took which form, by the function's name; None where it was not recorded.
     """
 
     file: Artifact
@@ -99,6 +100,7 @@ class Plan:
     build_seconds: float
     audit: PlanAudit | None = None
     weights: Artifact | None = None
+    forms: Mapping[str, Mapping[str, int]] | None = None
 
 
 @dataclass(frozen=True)

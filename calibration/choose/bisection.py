@@ -155,7 +155,7 @@ def bisect(
     eight = bool(quantisation.linears or quantisation.cache)
     exact = reference_graphs(bundle)
     quantisations = {stage: _as_rendered(bundle, precision, stage, quantisation) for stage in exact if eight}
-    half = {} if eight else {stage: load_graph(bundle, bundle.manifest.graphs[precision][stage]) for stage in exact}
+    half = {} if eight else {stage: _opened(bundle, precision, stage) for stage in exact}
     groups = _quantised_groups(quantisation) if eight else _half_groups(half)
     if not groups:
         raise CalibrationError(f"{precision} has nothing narrower than float32, so there is nothing to bisect")
@@ -260,6 +260,11 @@ def _keep_from_quantised(graph: GraphFile, stage: str, quantisation: Quantisatio
 def _quantised_groups(quantisation: Quantisation) -> list[str]:
     groups = sorted({group_of(name) for name in quantisation.linears})
     return [*groups, _CACHE] if quantisation.cache else groups
+
+
+def _opened(bundle: Bundle, precision: Precision, stage: str) -> GraphFile:
+    """Return a graph without calls: what functions compute inside is rounded too."""
+    return load_graph(bundle, bundle.manifest.graphs[precision][stage]).inlined()
 
 
 def _half_groups(half: Graphs) -> list[str]:

@@ -73,7 +73,7 @@ class Guard:
         for stage in (Stage.FILL, Stage.DENOISE):
             if FP16 not in known or not half_tensors(load_graph(bundle, known[precision][stage])):
                 continue
-            graph = load_graph(bundle, known[FP16][stage])
+            graph = load_graph(bundle, known[FP16][stage]).inlined()
             watched = _watched(graph)
             if watched:
                 path = folder / f"guard.{stage}.onnx"

@@ -62,9 +62,16 @@ class GraphFile:
         """Return a graph that can be changed without this one; the weights are shared, and replaced, never written."""
         return replace(self, model=_copied(self.model), weights=dict(self.weights), float8=set(self.float8))
 
+    def inlined(self) -> GraphFile:
+        """Return the graph without calls of functions, for what looks at single operators; the rest keeps the calls."""
+        from onnx import inliner
+
+        return replace(self.copy(), model=inliner.inline_local_functions(self.model))
+
     def raise_opset(self, least: int) -> None:
         """Raise the opset to ``least``. From 18 to 19 each operator in use means what it did before."""
-        for opset in self.model.opset_import:
+        imports = (self.model.opset_import, *(function.opset_import for function in self.model.functions))
+        for opset in (opset for one in imports for opset in one):
             if opset.domain in ("", "ai.onnx"):
                 opset.version = max(opset.version, least)
         self.model.ir_version = max(self.model.ir_version, 9 if least >= 19 else 8)

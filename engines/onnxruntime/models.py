@@ -29,6 +29,7 @@ from ...bundle import (
 from ...errors import BackendError, EngineError
 from ...hosts import need_packages
 from ...hosts.onnxruntime import describe_machine, open_onnxruntime
+from ..forms import Forms, check_forms, describe_forms
 from ..keys import engine_key
 from ..placing import (
     find_built,
@@ -46,7 +47,7 @@ __all__ = ["ModelOptions", "build_models", "load_onnxruntime", "model_key"]
 
 _log = logging.getLogger("vdmrt")
 # Part of an engine's key: raise it when what is done to a graph here changes.
-_RECIPE = 1
+_RECIPE = 2
 _TASK = "building engines of ONNX Runtime"
 _PROVIDER = "CPUExecutionProvider"
 # The first release that reads external weights of a graph in memory where it is told (1.20 looks where it runs).
@@ -108,7 +109,7 @@ def build_models(
     found = None if force else find_built(bundle, key, machine)
     if found is not None:
         return found
-    need_packages("calibrate", _TASK, "onnx", "onnxscript", fail=EngineError)
+    need_packages("calibrate", _TASK, "onnx", "onnx_ir", fail=EngineError)
     verify_graphs(bundle, graphs)
 
     def build(work: Path) -> EngineManifest:
@@ -116,9 +117,11 @@ def build_models(
         plans = {}
         for stage, graph in graphs.items():
             started = time.monotonic()
-            path = _optimise(module, bundle, stage, graph, work, weights, options, progress)
-            plans[stage] = _plan(graph, path, time.monotonic() - started)
+            path, forms = _optimise(module, bundle, stage, graph, work, weights, options, progress)
+            plans[stage] = _plan(graph, path, forms, time.monotonic() - started)
             progress(f"{stage}: optimised by ONNX Runtime {machine.onnxruntime} in {plans[stage].build_seconds:.1f} s")
+            for line in describe_forms(forms):
+                progress(f"{stage}: {line}")
         own = weights.finish()
         progress(f"weights that the optimiser changed: {format_nbytes(own.nbytes if own else 0)}")
         return _manifest(key, chosen, machine, options, plans, own)
@@ -164,11 +167,11 @@ def _optimise(
     weights: EngineWeights,
     options: ModelOptions,
     progress: Progress,
-) -> Path:
+) -> tuple[Path, Forms]:
     """Write a stage's optimised graph into ``work`` and what it changed of the weights into ``weights``."""
     import onnx
 
-    model = _read(bundle, graph)
+    model, forms = _read(bundle, stage, graph)
     if graph.weights is not None:
         weights.know(model, graph.weights.file, bundle.locate(graph.weights))
     raw, path = work / f"{stage}.raw.onnx", work / f"{stage}.onnx"
@@ -178,19 +181,19 @@ def _optimise(
     path.write_bytes(optimised.SerializeToString(deterministic=True))
     raw.unlink()
     raw.with_suffix(".bin").unlink(missing_ok=True)
-    return path
+    return path, forms
 
 
-def _read(bundle: Bundle, graph: Graph) -> onnx.ModelProto:
+def _read(bundle: Bundle, stage: str, graph: Graph) -> tuple[onnx.ModelProto, Forms]:
     """Return what ONNX Runtime's optimiser is given; weights stay in their file beside the graph."""
     import onnx_ir
 
     from .rewrites import rewrite
 
     model = onnx_ir.load(bundle.locate(graph.file))
-    made = rewrite(model)
-    _log.debug("%s: %s", graph.file.file, ", ".join(f"{count} {name}" for name, count in made.items()))
-    return onnx_ir.to_proto(model)
+    forms = rewrite(model)
+    check_forms(stage, graph, forms)
+    return onnx_ir.to_proto(model), forms
 
 
 def _save_optimised(
@@ -228,7 +231,7 @@ def _save_optimised(
         raise BackendError(f"{stage}: ONNX Runtime {module.__version__} does not optimise it: {error}") from error
 
 
-def _plan(graph: Graph, path: Path, seconds: float) -> Plan:
+def _plan(graph: Graph, path: Path, forms: Forms, seconds: float) -> Plan:
     return Plan(
         file=Artifact(path.name, sha256_of(path), path.stat().st_size),
         graph_sha256=graph.file.sha256,
@@ -237,6 +240,7 @@ def _plan(graph: Graph, path: Path, seconds: float) -> Plan:
         outputs=graph.outputs,
         scratch_nbytes=0,
         build_seconds=round(seconds, 2),
+        forms=forms,
     )
 
 

@@ -1,8 +1,9 @@
-"""Graphs for a TensorRT whose parser knows less than the exporter writes.
+"""Graphs as TensorRT is to parse them: functions written out in its forms, and for old releases in fewer operators.
 
-The parser of TensorRT 8.5 takes opset 16 and no LayerNormalization. A lowered graph says the same with what it takes.
-It lies beside the graph that it was made from, so that both share one weights file, and beside it lies a JSON file with
-the type of every tensor: a weakly typed network is held to these types, and who builds the plan needs no onnx.
+A lowered graph is written beside the graph that it was made from, so that both share one weights file, and beside it a
+JSON file with what the build records, so that no onnx is needed where the plan is built. The parser of TensorRT 8.5
+takes opset 16 and no LayerNormalization; its networks are weakly typed, so that the type of every tensor is recorded
+too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,18 +28,21 @@ from ...bundle import (
 )
 from ...errors import EngineError
 from ...hosts import needs_extra
+from ..forms import Forms, check_forms
+from .functions import write_out
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["GraphSource", "find_source", "lower_graphs", "needs_lowering"]
+__all__ = ["LOWERING", "GraphSource", "find_source", "lower_graphs", "needs_lowering"]
 
-# Part of a lowered graph's name: raise it when the lowering changes.
-_LOWERING = 1
+# Part of a lowered graph's name and of an engine's key: raise it when the lowering changes.
+LOWERING = 2
 _OPSET, _IR = OLDEST_PARSER_OPSET, 8
 # What the exporter writes; quantised graphs of FP16 are newer.
 _NEWEST_OPSET = 18
 _FIRST_UNLOWERED = (8, 6)
+_PRODUCTS = ("Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -50,15 +54,17 @@ class GraphSource:
         types: Type of every tensor by name: "float32", "float16", "int32", "int64" or "bool"; None where the network is
             strongly typed and nobody needs to know.
         products: Type of every node that multiplies matrices, by the node's name; None where it is not known.
+        forms: How many calls of each function took which form; empty for a graph that calls none.
     """
 
     path: Path
     types: Mapping[str, str] | None = None
     products: Mapping[str, str] | None = None
+    forms: Forms = field(default_factory=dict)
 
 
 def needs_lowering(version: str) -> bool:
-    """Whether the parser of a TensorRT, as "8.5.3", cannot take the exported graphs."""
+    """Whether the parser of a TensorRT, as "8.5.3", cannot take the exported graphs' operators and opset."""
     return version_numbers(version) < _FIRST_UNLOWERED
 
 
@@ -82,17 +88,16 @@ def lower_graphs(
 
     Raises:
         BundleError: The bundle does not have that precision, or a graph is missing.
+        BuildError: A graph calls a function that has no form here, or not as often as model.json says.
         EngineError: An operator has no form that this release takes, or onnx is not installed.
     """
     graphs = stage_graphs(bundle, precision)
-    if not needs_lowering(release):
-        return {stage: bundle.locate(graph.file) for stage, graph in graphs.items()}
     paths = {}
     for stage, graph in graphs.items():
-        paths[stage] = _lowered_path(bundle, graph)
-        if not (paths[stage].is_file() and _types_path(paths[stage]).is_file()):
+        path = paths[stage] = _source_path(bundle, graph, release)
+        if path != bundle.locate(graph.file) and not (path.is_file() and _record_path(path).is_file()):
             progress(stage)
-            _lower(_read(bundle, graph), paths[stage], graph.file.sha256)
+            _lower(_read(bundle, graph), path, stage, graph, release)
     return paths
 
 
@@ -103,45 +108,70 @@ def find_source(bundle: Bundle, graph: Graph, version: str) -> GraphSource:
         BundleError: The graph is missing.
         EngineError: It was not lowered, or what was lowered is damaged.
     """
-    if not needs_lowering(version):
-        return GraphSource(bundle.locate(graph.file))
-    path = _lowered_path(bundle, graph)
+    path = _source_path(bundle, graph, version)
+    if path == bundle.locate(graph.file):
+        return GraphSource(path)
     try:
-        document = json.loads(_types_path(path).read_text(encoding="utf-8"))
+        document = json.loads(_record_path(path).read_text(encoding="utf-8"))
         types, products, wanted = document["types"], document["products"], document["sha256"]
+        forms: Forms = document["forms"]
     except FileNotFoundError:
         raise EngineError(
             f"{path}: TensorRT {version} needs this lowered graph, which is missing; make it where onnx is installed, "
             f"with vdmrt.engines.lower_graphs, or install onnx here"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EngineError(f"{_types_path(path)}: is damaged: {error}; delete it and lower the graph again") from error
+        raise EngineError(f"{_record_path(path)}: is damaged: {error}; delete it and lower the graph again") from error
     if not path.is_file() or sha256_of(path) != wanted:
         raise EngineError(f"{path}: is missing or was altered; delete it and lower the graph again")
-    return GraphSource(path, types, products)
+    return GraphSource(path, types, products, forms)
 
 
-def _lowered_path(bundle: Bundle, graph: Graph) -> Path:
-    """Return the place of a lowered graph: its name says of which graph and which lowering."""
+def _source_path(bundle: Bundle, graph: Graph, version: str) -> Path:
+    """Return the place of what is parsed: a lowered graph's name says of which graph and which lowering."""
     path = bundle.locate(graph.file)
-    return path.with_name(f"{path.stem}.opset{_OPSET}-{_LOWERING}-{graph.file.sha256[:12]}.onnx")
+    if not graph.calls and not needs_lowering(version):
+        return path
+    kind = f"opset{_OPSET}" if needs_lowering(version) else "tensorrt"
+    return path.with_name(f"{path.stem}.{kind}-{LOWERING}-{graph.file.sha256[:12]}.onnx")
 
 
-def _types_path(path: Path) -> Path:
-    return path.with_suffix(".types.json")
+def _record_path(path: Path) -> Path:
+    return path.with_suffix(".json")
 
 
 def _read(bundle: Bundle, graph: Graph) -> onnx.ModelProto:
     path = bundle.locate(graph.file)
-    with needs_extra("calibrate", "lowering a graph for TensorRT 8.5", fail=EngineError):
+    with needs_extra("tensorrt", "writing a graph for TensorRT", fail=EngineError):
         import onnx
     if sha256_of(path) != graph.file.sha256:
         raise EngineError(f"{path}: is not the graph that model.json records; export the bundle again")
     return onnx.load(str(path), load_external_data=False)
 
 
-def _lower(model: onnx.ModelProto, path: Path, source_sha256: str) -> None:
-    """Rewrite a model in place, check it, and write it with its types; the types last, as a sign that both stand."""
+def _lower(model: onnx.ModelProto, path: Path, stage: str, graph: Graph, release: str) -> None:
+    """Write a model as a release takes it, and then its record, as a sign that both are there."""
+    model, forms = write_out(model)
+    check_forms(stage, graph, forms)
+    record: dict[str, Any] = {"source_sha256": graph.file.sha256, "forms": forms, "types": None, "products": None}
+    if needs_lowering(release):
+        model, types = _restrict(model, path)
+        products = {node.name: types[node.output[0]] for node in model.graph.node if node.op_type in _PRODUCTS}
+        record |= {"types": types, "products": products}
+    write_file(path, model.SerializeToString(deterministic=True), fail=EngineError)
+    _check_written(model, path)
+    write_file(_record_path(path), json.dumps({**record, "sha256": sha256_of(path)}), fail=EngineError)
+
+
+def _check_written(model: onnx.ModelProto, path: Path) -> None:
+    import onnx
+
+    if all((path.parent / location).is_file() for location in _check_locations(model)):  # not where weights come later
+        onnx.checker.check_model(str(path))
+
+
+def _restrict(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Return a model in the operators of the oldest parser, and the type of every tensor."""
     import onnx
 
     opset = max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
@@ -162,16 +192,7 @@ def _lower(model: onnx.ModelProto, path: Path, source_sha256: str) -> None:
     types = _types_of(model)
     for node in model.graph.node:
         _check_node(node, types)
-    write_file(path, model.SerializeToString(), fail=EngineError)
-    if all((path.parent / location).is_file() for location in _check_locations(model)):  # not where weights come later
-        onnx.checker.check_model(str(path))
-    document = {
-        "source_sha256": source_sha256,
-        "sha256": sha256_of(path),
-        "types": types,
-        "products": {node.name: types[node.output[0]] for node in nodes if node.op_type in ("Gemm", "MatMul")},
-    }
-    write_file(_types_path(path), json.dumps(document), fail=EngineError)
+    return model, types
 
 
 def _infer(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,7 +1,8 @@
 """The four attentions of a block: inside a frame, across frames, over time, and to the text.
 
 Weights may be FP16 while the residual stream is float32: each attention casts at its two ends, never between its two
-matrix products, because a Cast there keeps TensorRT from fusing it. All attention is 4-D.
+matrix products, because a Cast there keeps TensorRT from fusing it. All attention is 4-D. Queries, and the keys and
+values of the same pass, are tokens first, as they were projected: [batch, n, heads, d].
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...functions import call, call_split_projection
+
 __all__ = [
     "CrossFrameAttention",
     "SelfAttention",
@@ -18,6 +21,7 @@ __all__ = [
     "TextAttention",
     "attend",
     "attend_cached",
+    "attend_context",
     "parts",
 ]
 
@@ -26,84 +30,83 @@ MASKED = -30000.0
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1).
+    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1); a call of a function in an exported graph.
 
     Args:
-        query: [batch, heads, n, d].
-        key: [batch, heads, m, d].
-        value: [batch, heads, m, d].
+        query: [batch, n, heads, d].
+        key: [batch, m, heads, d].
+        value: [batch, m, heads, d].
         bias: Added to the scores, broadcastable to [batch, heads, n, m], or None.
 
     Returns:
-        [batch, heads, n, d].
+        [batch, n, heads, d].
     """
-    if not torch.compiler.is_exporting():
-        return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    scores = scale(query) @ key.transpose(-1, -2)
-    if bias is not None:
-        scores = scores + bias
-    return scores.softmax(dim=-1) @ value
+    if torch.compiler.is_exporting():
+        operands = (query, key, value, scale_of(query))
+        return call("Attention", *operands) if bias is None else call("MaskedAttention", *operands, bias)
+    return attend_heads(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), bias)
 
 
-def attend_cached(
-    query: Tensor,
-    past: tuple[Tensor, Tensor],
-    own: tuple[Tensor, Tensor],
-    past_bias: Tensor,
-    own_bias: Tensor | None,
-) -> Tensor:
-    """Attention over the cache and the chunk itself, in two parts under one softmax.
-
-    Concatenating the keys would copy the whole cache at every denoising step; the scores are a fraction of it.
+def attend_context(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attend to keys and values that are stored heads first, as :func:`attend` does.
 
     Args:
-        query: [B, S*H, T, d].
-        past: Keys and values of the cache, each [B, S*H, K, d].
-        own: Keys and values of the chunk, each [B, S*H, T, d].
-        past_bias: [B, 1, 1, K], 0 for a slot that may be seen.
-        own_bias: [T, T], 0 where the chunk's frame may be seen; None where all are.
+        query: [batch, n, heads, d].
+        key: [batch, heads, m, d].
+        value: [batch, heads, m, d].
 
     Returns:
-        [B, S*H, T, d].
+        [batch, n, heads, d].
     """
-    if not torch.compiler.is_exporting():
-        key, value = (torch.cat([old, new], dim=2) for old, new in zip(past, own, strict=True))
-        chunk = query.shape[2]
-        own_part = torch.zeros(chunk, chunk, dtype=query.dtype, device=query.device) if own_bias is None else own_bias
-        bias = torch.cat([past_bias.expand(-1, -1, chunk, -1), own_part.expand(past_bias.shape[0], 1, -1, -1)], dim=-1)
-        return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    query = scale(query)
-    own_scores = query @ own[0].transpose(-1, -2)
-    if own_bias is not None:
-        own_scores = own_scores + own_bias
-    # The transposed operand of a product is read in place. Keys times queries would need no Transpose here, but one of
-    # the scores; on ONNX Runtime it was no faster (2026-11-22, AMD EPYC, 2 threads).
-    past_scores = query @ past[0].transpose(-1, -2) + past_bias
-    slots = past_scores.shape[-1]
-    weights = torch.cat([past_scores, own_scores], dim=-1).softmax(dim=-1)
-    return weights[..., :slots] @ past[1] + weights[..., slots:] @ own[1]
+    if torch.compiler.is_exporting():
+        return call("ContextAttention", query, key, value, scale_of(query))
+    return attend_heads(query.transpose(1, 2), key, value, None)
 
 
-def scale(query: Tensor) -> Tensor:
-    """Scale the query before the first product, so that FP16 scores cannot overflow."""
-    scaled: Tensor = query * query.shape[-1] ** -0.5
-    return scaled
+def attend_cached(query: Tensor, past: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], bias: Tensor) -> Tensor:
+    """Attend to the cache and to the chunk itself under one softmax.
+
+    Args:
+        query: [B, T, heads, d].
+        past: Keys and values of the cache, each [B, heads, K, d].
+        own: Keys and values of the chunk, each [B, T, heads, d].
+        bias: [B, 1, 1 or T, K + T], 0 where a slot or a frame of the chunk may be seen.
+
+    Returns:
+        [B, T, heads, d].
+    """
+    if torch.compiler.is_exporting():
+        lengths = torch.tensor([past[0].shape[2], own[0].shape[1]])
+        return call("CachedAttention", query, *past, *own, scale_of(query), bias, lengths)
+    key, value = (torch.cat([old, new.transpose(1, 2)], dim=2) for old, new in zip(past, own, strict=True))
+    return attend_heads(query.transpose(1, 2), key, value, bias)
 
 
-def rotate(x: Tensor, table: Tensor) -> Tensor:
+def attend_heads(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """Attend with queries, keys and values that are all heads first; return [batch, n, heads, d]."""
+    return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2)
+
+
+def scale_of(query: Tensor) -> Tensor:
+    """Return what the query is multiplied by before the first product, so that FP16 scores cannot overflow."""
+    return torch.full((), query.shape[-1] ** -0.5, dtype=query.dtype, device=query.device)
+
+
+def rotate(x: Tensor, table: Tensor, heads: int = 2) -> Tensor:
     """Rotate pairs of channels (2m, 2m+1) by their position's angle (RoPE, Su et al. 2021, eq. 34).
 
     The result holds all first members, then all second ones. Queries and keys share the order, and their product does
     not depend on it.
 
     Args:
-        x: [batch, heads, n, d].
+        x: [batch, n, heads, d], or with ``heads`` 1 [batch, heads, n, d].
         table: Cosines and sines, [2, batch or 1, n, d / 2].
+        heads: Dimension of the heads.
 
     Returns:
-        [batch, heads, n, d].
+        As ``x``.
     """
-    cosine, sine = table[0][:, None], table[1][:, None]
+    cosine, sine = table[0].unsqueeze(heads), table[1].unsqueeze(heads)
     first, second = x[..., 0::2], x[..., 1::2]
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
 
@@ -124,12 +127,12 @@ class _Attention(nn.Module):
         return projected
 
     def split_heads(self, flat: Tensor, rows: int) -> Tensor:
-        """Split [rows * n, C], or anything laid out so, into heads: [rows, H, n, d]."""
-        return flat.reshape(rows, -1, self.heads, self.head_size).transpose(1, 2)
+        """Split [rows * n, C], or anything laid out so, into heads: [rows, n, H, d]."""
+        return flat.reshape(rows, -1, self.heads, self.head_size)
 
     def merge_heads(self, attended: Tensor, like: Tensor) -> Tensor:
-        """Project [rows, heads, n, d] to the shape and dtype of ``like`` [B, F, S, C]."""
-        flat = attended.transpose(1, 2).reshape(-1, like.shape[-1])
+        """Project [rows, n, heads, d] to the shape and dtype of ``like`` [B, F, S, C]."""
+        flat = attended.reshape(-1, like.shape[-1])
         return self.project(self.proj, flat).reshape(like.shape).to(like.dtype)
 
 
@@ -143,7 +146,7 @@ class SelfAttention(_Attention):
     def forward(self, x: Tensor) -> Tensor:
         """Attend inside each frame of x [B, F, S, C]."""
         frames = x.shape[0] * x.shape[1]
-        query, key, value = (self.split_heads(part, frames) for part in parts(self.project(self.qkv, x), 3))
+        query, key, value = (self.split_heads(part, frames) for part in split_projection(self.project(self.qkv, x)))
         return self.merge_heads(attend(query, key, value), x)
 
 
@@ -162,7 +165,7 @@ class CrossFrameAttention(_Attention):
         self.register_state_dict_post_hook(_pack_split)  # type: ignore[no-untyped-call]
 
     def query(self, x: Tensor, *, rows: int) -> Tensor:
-        """Return the queries of x [B, F, S, C] as [rows, H, n, d]: ``rows`` B folds the frames in, B * F does not."""
+        """Return the queries of x [B, F, S, C] as [rows, n, H, d]: ``rows`` B folds the frames in, B * F does not."""
         return self.split_heads(self.project(self.q, x), rows)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,10 +183,10 @@ class TemporalAttention(_Attention):
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
 
     def query_key_value(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q, k and v of z [B, F, S, C], each heads-major: [B, S*H, F, d]."""
+        """Return q, k and v of z [B, F, S, C], each [B, F, S*H, d]."""
         rows, frames, tokens, _ = z.shape
         split = (rows, frames, tokens * self.heads, self.head_size)
-        query, key, value = (part.reshape(split).transpose(1, 2) for part in parts(self.project(self.qkv, z), 3))
+        query, key, value = (part.reshape(split) for part in split_projection(self.project(self.qkv, z)))
         return query, key, value
 
 
@@ -201,6 +204,11 @@ class TextAttention(_Attention):
         query = self.split_heads(self.project(self.q_linear, x), rows)
         key, value = (self.split_heads(part, rows) for part in parts(self.project(self.kv_linear, text), 2))
         return self.merge_heads(attend(query, key, value, bias.to(key.dtype)), x)
+
+
+def split_projection(packed: Tensor) -> tuple[Tensor, ...]:
+    """Split packed queries, keys and values [rows, 3 * C]; a call of a function in an exported graph."""
+    return call_split_projection(packed) if torch.compiler.is_exporting() else parts(packed, 3)
 
 
 def parts(packed: Tensor, count: int, dim: int = -1) -> tuple[Tensor, ...]:

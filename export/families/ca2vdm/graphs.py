@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from ....bundle import Geometry, Role, TensorSpec
 from ...onnx_graph import Exportable
-from .attention import MASKED, CrossFrameAttention, TemporalAttention, attend, attend_cached, parts, rotate
+from .attention import (
+    MASKED,
+    CrossFrameAttention,
+    TemporalAttention,
+    attend,
+    attend_cached,
+    attend_context,
+    parts,
+    rotate,
+)
 from .transformer import CausalTransformer
 
 __all__ = ["DenoiseGraph", "FillGraph"]
@@ -38,15 +47,16 @@ class _Graph(Exportable):
         requests, *rest = per_request.shape
         return per_request[:, None].expand(requests, group, *rest).reshape(requests * group, *rest)
 
-    def past_bias(self, slot_valid: Tensor) -> Tensor:
-        """Return the bias of the slots, [B, 1, 1, K]: 0 where a slot may be seen."""
-        bias = (1.0 - self.to_rows(slot_valid)) * MASKED
-        return bias[:, None, None].to(getattr(torch, self.cache_type))
+    def bias(self, slot_valid: Tensor, *, causal: bool) -> Tensor:
+        """Return the bias of the slots and the chunk's frames, [B, 1, 1, K + T], or [B, 1, T, K + T] where causal.
 
-    def own_bias(self, device: torch.device) -> Tensor:
-        """Return the causal bias of the chunk's own frames, [T, T]."""
+        It is 0 where a slot may be seen; a frame of the chunk is hidden from those before it where ``causal``.
+        """
         chunk = self.geometry.chunk_frames
-        return torch.full((chunk, chunk), MASKED, dtype=getattr(torch, self.cache_type), device=device).triu(1)
+        past = ((1.0 - self.to_rows(slot_valid)) * MASKED)[:, None, None].to(getattr(torch, self.cache_type))
+        own = torch.full((chunk, chunk), MASKED, dtype=past.dtype, device=past.device).triu(1)
+        own = own if causal else torch.zeros_like(own[:1])
+        return torch.cat([past.expand(-1, -1, len(own), -1), own.expand(len(past), 1, -1, -1)], dim=-1)
 
     def text(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
         """Return the projected text and its bias, or None without text."""
@@ -116,27 +126,20 @@ class _Graph(Exportable):
 class _TimeView:
     """Temporal attention over the cache and the chunk, the same in both graphs."""
 
-    def __init__(
-        self,
-        tensors: dict[str, Tensor],
-        past_bias: Tensor,
-        own_bias: Tensor | None,
-        rotation: tuple[Tensor, Tensor] | None,
-    ) -> None:
+    def __init__(self, tensors: dict[str, Tensor], bias: Tensor, rotation: tuple[Tensor, Tensor] | None) -> None:
         self.tensors = tensors
-        self.past_bias = past_bias
-        self.own_bias = own_bias
+        self.bias = bias
         self.rotation = rotation
 
     def over_cache(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend from the chunk's queries to the slots and the chunk, each [B, S*H, T or K, d]."""
+        """Attend from the chunk's queries to the slots and the chunk, each [B, T, S*H, d]."""
         past_key, past_value = self.tensors[f"past_k.{layer}"], self.tensors[f"past_v.{layer}"]
         if self.rotation is not None:
             at_query, at_key = self.rotation
             slots = past_key.shape[2]
             query, key = rotate(query, at_query), rotate(key, at_key[:, :, slots:])
-            past_key = rotate(past_key, at_key[:, :, :slots])
-        return attend_cached(query, (past_key, past_value), (key, value), self.past_bias, self.own_bias)
+            past_key = rotate(past_key, at_key[:, :, :slots], heads=1)
+        return attend_cached(query, (past_key, past_value), (key, value), self.bias)
 
 
 class FillGraph(_Graph):
@@ -174,12 +177,7 @@ class _FillView(_TimeView):
     """Each clean frame sees itself across frames, and the past and itself over time; what it computes is kept."""
 
     def __init__(self, graph: FillGraph, tensors: dict[str, Tensor]) -> None:
-        super().__init__(
-            tensors,
-            graph.past_bias(tensors["slot_valid"]),
-            graph.own_bias(tensors["slot_valid"].device),
-            graph.rotation(tensors),
-        )
+        super().__init__(tensors, graph.bias(tensors["slot_valid"], causal=True), graph.rotation(tensors))
         self.last = graph.geometry.layers - 1
         self.present: list[Tensor] = []
         self.context: list[Tensor] = []
@@ -190,14 +188,14 @@ class _FillView(_TimeView):
         # Frame f of row b is line b * frames + f of the keys.
         lines = self.tensors["context_index"] + torch.arange(rows, dtype=torch.int32, device=x.device)[:, None] * frames
         for part in (key, value):
-            self.context.append(attention.split_heads(nn.functional.embedding(lines, part), rows))
+            self.context.append(attention.split_heads(nn.functional.embedding(lines, part), rows).transpose(1, 2))
         query = attention.query(x, rows=rows * frames)
         own = (attention.split_heads(part, rows * frames) for part in (key, value))
         return attention.merge_heads(attend(query, *own), x)
 
     def attend_time(self, layer: int, attention: TemporalAttention, z: Tensor) -> Tensor | None:
         query, key, value = attention.query_key_value(z)
-        self.present += [key, value]
+        self.present += [key.transpose(1, 2), value.transpose(1, 2)]
         if layer == self.last:
             return None
         return attention.merge_heads(self.over_cache(layer, query, key, value), z)
@@ -313,12 +311,12 @@ class _DenoiseView(_TimeView):
     """The noisy frames see the context frames only across frames, and the cache and the chunk over time."""
 
     def __init__(self, graph: DenoiseGraph, tensors: dict[str, Tensor]) -> None:
-        own_bias = graph.own_bias(tensors["slot_valid"].device) if graph.model.config.chunk_causal else None
-        super().__init__(tensors, graph.past_bias(tensors["slot_valid"]), own_bias, graph.rotation(tensors))
+        bias = graph.bias(tensors["slot_valid"], causal=graph.model.config.chunk_causal)
+        super().__init__(tensors, bias, graph.rotation(tensors))
 
     def attend_context(self, layer: int, attention: CrossFrameAttention, x: Tensor) -> Tensor:
         key, value = self.tensors[f"context_k.{layer}"], self.tensors[f"context_v.{layer}"]
-        return attention.merge_heads(attend(attention.query(x, rows=x.shape[0]), key, value), x)
+        return attention.merge_heads(attend_context(attention.query(x, rows=x.shape[0]), key, value), x)
 
     def attend_time(self, layer: int, attention: TemporalAttention, z: Tensor) -> Tensor:
         query, key, value = attention.query_key_value(z)

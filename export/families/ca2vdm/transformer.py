@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ...functions import call
 from .attention import MASKED, CrossFrameAttention, SelfAttention, TemporalAttention, TextAttention, parts
 from .config import TransformerConfig
 from .embeddings import (
@@ -158,7 +159,7 @@ class Block(nn.Module):
     ) -> Tensor | None:
         """Advance x [B, F, S, C]; see :meth:`CausalTransformer.run_blocks`."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts(modulation + self.scale_shift_table, 6, dim=2)
-        x = x + gate_a * self.attn(self.norm1(x) * (1.0 + scale_a) + shift_a)
+        x = x + gate_a * self.attn(modulate(self.norm1, x, scale_a, shift_a))
         if self.attn_cf is not None:
             x = x + gate_a * view.attend_context(self.layer, self.attn_cf, x)
         attended = view.attend_time(self.layer, self.attn_temp, self.place_in_time(x, temporal, mask))
@@ -167,7 +168,7 @@ class Block(nn.Module):
         x = x + gate_a * attended
         if self.cross_attn is not None and text is not None:
             x = x + self.cross_attn(x, *text)
-        advanced: Tensor = x + gate_m * self.mlp(self.norm2(x) * (1.0 + scale_m) + shift_m)
+        advanced: Tensor = x + gate_m * self.mlp(modulate(self.norm2, x, scale_m, shift_m))
         return advanced
 
     def place_in_time(self, x: Tensor, temporal: Tensor | None, mask: Tensor) -> Tensor:
@@ -179,6 +180,14 @@ class Block(nn.Module):
         column = mask[:, :, None, None].expand(-1, -1, x.shape[2], -1)
         merged: Tensor = self.attn_temp_pre_merge(torch.cat([x, column], dim=-1).reshape(-1, x.shape[-1] + 1))
         return merged.reshape(x.shape)
+
+
+def modulate(norm: nn.LayerNorm, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Normalize x [..., C], then scale it by 1 + ``scale`` and shift it; a call of a function in an exported graph."""
+    if torch.compiler.is_exporting():
+        return call("ModulatedNorm", x, torch.ones(x.shape[-1]), 1.0 + scale, shift, epsilon=norm.eps)
+    normed: Tensor = norm(x)
+    return normed * (1.0 + scale) + shift
 
 
 class Mlp(nn.Module):
@@ -210,7 +219,7 @@ class FinalLayer(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Project x [B, F, S, C], modulated by ``embedding`` [B, F or 1, C], to [B, F*S, p*p*output channels]."""
         shift, scale = parts(embedding[:, :, None] + self.scale_shift_table, 2, dim=2)
-        modulated = self.norm_final(x) * (1.0 + scale) + shift
+        modulated = modulate(self.norm_final, x, scale, shift)
         out: Tensor = self.linear(modulated.reshape(-1, x.shape[-1]))
         return out.reshape(x.shape[0], -1, out.shape[-1])
 

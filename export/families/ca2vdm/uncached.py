@@ -89,15 +89,15 @@ class _UncachedView:
     def attend_context(self, layer: int, attention: CrossFrameAttention, x: Tensor) -> Tensor:
         rows, frames, tokens, _ = x.shape
         key, value = (part.reshape(rows, frames, -1) for part in attention.keys_values(x))
-        query = attention.query(x, rows=rows).transpose(1, 2)
+        query = attention.query(x, rows=rows)
         noisy = self._attend(attention, query[:, self.clean * tokens :], key, value, self._context())
         if self.config.context == "first":
             kept = self._attend(attention, query[:, : self.clean * tokens], key, value, [0])
         else:
             own = (attention.split_heads(part[:, : self.clean], rows * self.clean) for part in (key, value))
             folded = attention.split_heads(query[:, : self.clean * tokens], rows * self.clean)
-            kept = attend(folded, *own).transpose(1, 2).reshape(rows, -1, *query.shape[2:])
-        return attention.merge_heads(torch.cat([kept, noisy], dim=1).transpose(1, 2), x)
+            kept = attend(folded, *own).reshape(rows, -1, *query.shape[2:])
+        return attention.merge_heads(torch.cat([kept, noisy], dim=1), x)
 
     def attend_time(self, layer: int, attention: TemporalAttention, z: Tensor) -> Tensor:
         query, key, value = attention.query_key_value(z)
@@ -119,4 +119,4 @@ class _UncachedView:
             attention.split_heads(torch.stack([part[:, frame] for frame in frames], dim=1), rows)
             for part in (key, value)
         )
-        return attend(query.transpose(1, 2), *chosen).transpose(1, 2)
+        return attend(query, *chosen)
