@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import logging
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +16,10 @@ import numpy as np
 import pytest
 from calibrated import calibrate_copy
 from click.testing import CliRunner
+from fake_cuda import FakeCuda
+from host_function_backend import HostFunctionBackend
 
-from vdmrt.bundle import FP16, Precision, open_bundle, read_measured, record_measured
+from vdmrt.bundle import FP16, FP32, Precision, open_bundle, read_measured, record_measured
 from vdmrt.calibration.gates import Gate, parse_gate, select_gates
 from vdmrt.calibration.verify.comparison import drift
 from vdmrt.calibration.verify.metrics import (
@@ -27,7 +31,9 @@ from vdmrt.calibration.verify.metrics import (
 from vdmrt.calibration.verify.request import VerifyRequest
 from vdmrt.calibration.verify.verification import verify
 from vdmrt.cli import main
+from vdmrt.engines import build_models
 from vdmrt.errors import CalibrationError
+from vdmrt.runtime import Model
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +60,31 @@ def test_a_result_is_written_into_the_bundle_and_said(calibrated: Path) -> None:
     assert "every gate held" in verdict.describe()
     assert 20 < accuracy.figures["free-psnr"] < 100
     assert 0 < accuracy.figures["cache-relative-l2"] < 0.1
+
+
+def test_what_is_measured_is_the_engine_that_is_deployed(tiny_bundle: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    engine = build_models(open_bundle(path), precision=FP32, progress=list[str]().append)
+
+    with pytest.raises(ValueError, match="are the same graphs, so there is nothing to compare"):
+        verify(quick(path, precision=FP32, use_engine=False))
+    accuracy = verify(quick(path, precision=FP32, chunks=2, seeds=1)).accuracy
+
+    assert accuracy.backend.endswith(f", engine {engine.manifest.key}")
+    assert 100 < accuracy.figures["teacher-psnr"] and accuracy.figures["cache-relative-l2"] < 1e-5
+    assert f"run by {accuracy.backend}" in open_bundle(path).manifest.accuracy[-1].describe()
+
+
+def test_a_loaded_model_of_any_backend_and_device_is_measured(calibrated: Path, fake_cuda: FakeCuda) -> None:
+    """The same computation behind another device: teacher-forced it is the reference, bit for bit."""
+    with Model(open_bundle(calibrated), HostFunctionBackend(), FP32) as model:
+        verdict = verify(quick(calibrated, chunks=4, seeds=1), model=model)
+        assert model.program("fill") is not None  # it stays open
+    gc.collect()  # the double's calls and their functions hold each other
+
+    figures = verdict.accuracy.figures
+    assert (verdict.accuracy.precision, verdict.accuracy.backend) == (FP32, model.describe())
+    assert (figures["teacher-psnr"], figures["cache-relative-l2"]) == (150.0, 0.0)
 
 
 def test_an_fp8_cache_is_measured_too(calibrated: Path) -> None:

@@ -100,6 +100,26 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(tiny_bun
     assert "measuring" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("other", "status", "sentence"),
+    [
+        ("device=cuda", 1, "the driver sees no GPU"),
+        ("backend=tensorrt", 1, "TensorRT needs an NVIDIA GPU"),
+        ("steps=7", 2, "exported for at most 6 steps, got 7"),
+        ("sampler=flow-euler", 2, "needs a model that predicts flow"),
+        ("guidance=3", 2, "has no null rows, so guidance must be 1, got 3.0"),
+        ("text=nowhere.npy", 1, "'nowhere.npy' does not exist"),
+    ],
+)
+def test_what_the_other_side_would_refuse_is_said_before_anything_is_measured(
+    tiny_bundle: Path, other: str, status: int, sentence: str
+) -> None:
+    done = profiled(tiny_bundle, "--against", other)
+
+    assert (done.exit_code, sentence in done.stderr) == (status, True), done.stderr
+    assert "loading" not in done.stderr and "measuring" not in done.stderr
+
+
 def test_a_precision_that_is_none_is_misuse_on_either_side(tiny_bundle: Path) -> None:
     for asked in (("--precision", "foo"), ("--against", "precision=foo")):
         done = profiled(tiny_bundle, *asked)

@@ -7,6 +7,7 @@ counts as TensorRT having run.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,14 @@ __all__ = ["let_compute"]
 _HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-def let_compute(recorder: Recorder, bundle: Bundle, precision: str, *, error: float = 0.0) -> None:
+def let_compute(
+    recorder: Recorder,
+    bundle: Bundle,
+    precision: Precision | str,
+    *,
+    error: float = 0.0,
+    stages: Collection[str] | None = None,
+) -> None:
     """Have a recorder's contexts compute the graphs of a bundle.
 
     Args:
@@ -28,6 +36,7 @@ def let_compute(recorder: Recorder, bundle: Bundle, precision: str, *, error: fl
         bundle: Whose engines it runs.
         precision: Of the graphs.
         error: Relative error that is added to every floating output.
+        stages: Of which graphs; None for all.
     """
     driver = ctypes.CDLL("libcuda.so.1")
     graphs = stage_graphs(bundle, Precision.parse(precision))
@@ -45,7 +54,8 @@ def let_compute(recorder: Recorder, bundle: Bundle, precision: str, *, error: fl
             feeds = {spec.name: _view(spec, addresses[spec.name]) for spec in graph.inputs}
             results: Any = sessions[stage].run([spec.name for spec in graph.outputs], feeds)
             for spec, result in zip(graph.outputs, results, strict=True):
-                scale = 1 if spec.dtype == "int32" else 1 + error
+                is_exact = spec.dtype == "int32" or (stages is not None and stage not in stages)
+                scale = 1 if is_exact else 1 + error
                 _view(spec, addresses[spec.name])[...] = result * scale
 
         function = _HOST_FUNCTION(run)
