@@ -67,12 +67,12 @@ def test_what_is_measured_is_the_engine_that_is_deployed(tiny_bundle: Path, tmp_
     engine = build_models(open_bundle(path), precision=FP32, progress=list[str]().append)
 
     with pytest.raises(ValueError, match="are the same graphs, so there is nothing to compare"):
-        verify(quick(path, precision=FP32, use_engine=False))
-    accuracy = verify(quick(path, precision=FP32, chunks=2, seeds=1)).accuracy
+        verify(quick(path, precision="fp32", use_engine=False))
+    accuracy = verify(quick(path, precision="fp32", chunks=2, seeds=1)).accuracy
 
     assert accuracy.backend.endswith(f", engine {engine.manifest.key}")
     assert 100 < accuracy.figures["teacher-psnr"] and accuracy.figures["cache-relative-l2"] < 1e-5
-    assert f"run by {accuracy.backend}" in open_bundle(path).manifest.accuracy[-1].describe()
+    assert f"run by {accuracy.backend}" in read_measured(open_bundle(path)).accuracy[-1].describe()
 
 
 def test_a_loaded_model_of_any_backend_and_device_is_measured(calibrated: Path, fake_cuda: FakeCuda) -> None:
