@@ -56,7 +56,7 @@ class Graph:
         flops: Floating-point operations of one run: two for each multiply-add of its matrix products.
         nbytes_moved: Bytes of inputs, outputs and weights of one run: what a roofline counts.
         cache_copies: Nodes that copy the cache; empty is the aim.
-        quantised: The 8 bit type of its linears; None where they are floating point.
+        quantized: The 8 bit type of its linears; None where they are floating point.
         calls: How often it calls each function of the domain ``vdmrt``, by the function's name.
     """
 
@@ -67,13 +67,13 @@ class Graph:
     flops: int
     nbytes_moved: int
     cache_copies: tuple[CacheCopy, ...] = ()
-    quantised: EightBits | None = None
+    quantized: EightBits | None = None
     calls: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def has_fp8(self) -> bool:
         """Whether its linears or its cache are FP8."""
-        return self.quantised == FP8 or any(spec.dtype == "float8_e4m3fn" for spec in self.inputs)
+        return self.quantized == FP8 or any(spec.dtype == "float8_e4m3fn" for spec in self.inputs)
 
     def with_role(self, *roles: Role) -> tuple[TensorSpec, ...]:
         """Return the inputs, then the outputs, of some roles, as they are ordered in the graph."""
@@ -118,7 +118,7 @@ class SamplerDefaults:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How the graphs of a precision were quantised.
+    """How the graphs of a precision were quantized.
 
     Attributes:
         precision: The precision.
@@ -163,7 +163,7 @@ class Manifest:
         null_text: The null prompt, .npy float32 [tokens, width]; None without text.
         random_weights: Whether the weights were never trained, so that the frames mean nothing.
         provenance: Where it came from: checkpoint and its hash, versions, command.
-        calibrations: How the quantised precisions were made.
+        calibrations: How the quantized precisions were made.
     """
 
     family: str

@@ -106,11 +106,11 @@ def test_the_same_graphs_on_both_sides_are_refused(calibrated: Path) -> None:
 
 
 def test_drift_is_judged_beside_that_of_fp16_where_a_gate_asks_for_it(calibrated: Path) -> None:
-    quantised = verify(quick(calibrated, gates={"drift-over-fp16": 1.15}))
+    quantized = verify(quick(calibrated, gates={"drift-over-fp16": 1.15}))
     half = verify(quick(calibrated, precision="fp16"))
 
-    figures = quantised.accuracy.figures
-    assert [(one.figure, one.limit) for one in quantised.gates] == [("drift-over-fp16", "at most 1.15")]
+    figures = quantized.accuracy.figures
+    assert [(one.figure, one.limit) for one in quantized.gates] == [("drift-over-fp16", "at most 1.15")]
     assert figures["drift-over-fp16"] == pytest.approx(figures["drift"] / half.accuracy.figures["drift"])
     with pytest.raises(CalibrationError, match="'drift-over-fp16' is no figure of this comparison"):
         verify(quick(calibrated, precision="fp16", gates={"drift-over-fp16": 1.15}))

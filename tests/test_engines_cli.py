@@ -193,7 +193,7 @@ def test_an_onnx_runtime_engine_is_built_checked_and_shown(bundle: Path) -> None
     assert done.exit_code == 0, done.output
     (engine,) = list_engines(open_bundle(bundle))
     assert done.stdout.strip() == str(engine.path)
-    assert "[I] denoise: optimised by ONNX Runtime" in done.stderr
+    assert "[I] denoise: optimized by ONNX Runtime" in done.stderr
     assert [(check.name, check.passed) for check in engine.manifest.checks if check.required] == [
         ("runs", True),
         ("agrees", True),

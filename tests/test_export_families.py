@@ -115,8 +115,8 @@ def test_it_is_calibrated_to_int8(toy_bundle: Path, tmp_path: Path) -> None:
 
     (precision,) = summary.precisions
     denoise = open_bundle(copy).manifest.graphs[precision][Stage.DENOISE]
-    assert (denoise.quantised, denoise.tensor(Role.PAST_KEY, layer=0).dtype) == ("int8", "int8")
-    assert summary.quantised == (18, 18)
+    assert (denoise.quantized, denoise.tensor(Role.PAST_KEY, layer=0).dtype) == ("int8", "int8")
+    assert summary.quantized == (18, 18)
     wanted, made = (rolled(path, kind, drawn) for path, kind in ((toy_bundle, FP32), (copy, precision)))
     assert 0 < np.abs(made - wanted).max() < 0.1
 

@@ -20,7 +20,7 @@ __all__ = ["reference_bundle", "reference_graphs", "source_precision"]
 
 
 def source_precision(bundle: Bundle) -> Precision:
-    """Return the precision whose weights are quantised: fp32 where the bundle has it, else fp16.
+    """Return the precision whose weights are quantized: fp32 where the bundle has it, else fp16.
 
     Raises:
         BundleError: It has neither.

@@ -46,7 +46,7 @@ class LaneCache:
             self._slab = self._allocate(_slots_shape(g, g.rows, g.slots), self._dtype)
             self._staging = self._allocate(_slots_shape(g, g.rows_per_request, g.chunk_frames), self._dtype)
             if g.context is not None:
-                # Floating point also beside a quantised cache.
+                # Floating point also beside a quantized cache.
                 self._context_dtype = _stored(self._fill, _CONTEXT)
                 self._context = self._allocate(_context_shape(g, g.rows), self._context_dtype)
                 # Where a fill's context goes when the session keeps an earlier one.
