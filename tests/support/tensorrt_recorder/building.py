@@ -14,7 +14,7 @@ from .waiting import wait_for_build
 if TYPE_CHECKING:
     from .recorder import Recorder
 
-__all__ = ["BEHAVIOURS"]
+__all__ = ["BEHAVIORS"]
 
 
 class _Builder:
@@ -167,4 +167,4 @@ def _side(tensor: Tensor, dtype: str) -> dict[str, Any]:
     return {"name": tensor.name, "dtype": dtype, "shape": tensor.shape}
 
 
-BEHAVIOURS: dict[str, type] = {"Builder": _Builder}
+BEHAVIORS: dict[str, type] = {"Builder": _Builder}

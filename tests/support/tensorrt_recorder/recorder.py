@@ -220,7 +220,7 @@ class Recorder:
             extra = {"itemsize": property(_itemsize)} if name == "DataType" else None
             setattr(module, name, build_enum(names, extra))
         parts = (building, configuring, defining, inspecting, parsing, running)
-        behaviors = {name: behavior for part in parts for name, behavior in part.BEHAVIOURS.items()}
+        behaviors = {name: behavior for part in parts for name, behavior in part.BEHAVIORS.items()}
         for name, owner in self.names.classes.items():
             base = getattr(module, owner.base) if owner.base else None
             setattr(module, name, build_class(owner, base, behaviors.get(name), self))
