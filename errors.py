@@ -4,7 +4,7 @@
     ├── BundleError                a bundle is malformed, altered, foreign or cannot be written
     ├── ExportError                a graph cannot be traced, split or checked
     │   └── CheckpointError        missing, unexpected, misshapen or damaged weights
-    ├── CalibrationError           a model cannot be quantised as asked, or the data does not fit
+    ├── CalibrationError           a model cannot be quantized as asked, or the data does not fit
     │   └── NotFasterError         8 bit graphs were not shown to be faster, and were not added
     ├── MediaError                 a picture, clip or array of latents cannot be read or written
     ├── ReportError                what the profiler measured cannot be written to a file
@@ -90,7 +90,7 @@ class CheckpointError(ExportError):
 
 
 class CalibrationError(VdmrtError):
-    """A model cannot be quantised as asked, or the calibration data does not fit it."""
+    """A model cannot be quantized as asked, or the calibration data does not fit it."""
 
 
 class NotFasterError(CalibrationError):

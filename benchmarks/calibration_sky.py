@@ -1,4 +1,4 @@
-"""What INT8, FP8 and a quantised cache cost the sky, against float32 and against naive calibration.
+"""What INT8, FP8 and a quantized cache cost the sky, against float32 and against naive calibration.
 
 The gates are those of the README's section on lower precision; results/calibration_sky.json has every curve. Exit
 status 1 when a gate is missed. What is done is kept in --work: a run that was stopped goes on there, and one with
@@ -40,7 +40,7 @@ from vdmrt.calibration.verify.comparison import (
     given_frames,
 )
 from vdmrt.calibration.verify.reference import reference_bundle
-from vdmrt.calibration.verify.verification import quantisation_of
+from vdmrt.calibration.verify.verification import quantization_of
 from vdmrt.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from vdmrt.runtime.session.model import Model
 
@@ -187,7 +187,7 @@ def compare(
         for name, (path, precision) in made.items():
             bundle = open_bundle(path)
             keys[name] = key_of(path, precision, chunks)
-            cache = quantisation_of(bundle, precision).cache
+            cache = quantization_of(bundle, precision).cache
             model = stack.enter_context(Model(bundle, OnnxRuntimeBackend(threads=threads), precision))
             # What is naive is only looked at free-running.
             contenders[name] = Contender(model, None if name.endswith("naive") else cache)

@@ -2,7 +2,7 @@
 
 vdmrt runs from an engine (vdmrt build --backend onnxruntime); the graphs as they were exported are timed beside it.
 
-Every figure is a ratio of neighbouring runs, two threads on each side, no spinning; medians of 15. The rollouts are
+Every figure is a ratio of neighboring runs, two threads on each side, no spinning; medians of 15. The rollouts are
 composed of these medians: 10 chunks of 20 denoising steps over prefixes of 1, 9, 17 and then 25 latent frames.
 Exit status 1 when a figure is missed.
 """

@@ -1,6 +1,6 @@
 """What INT8 gains on a CPU: one denoising step of a model of hidden size 384 and depth 12, against FP32, interleaved.
 
-Two threads on each side, no spinning; the median of the ratios of 15 neighbouring runs, at a full cache. Exit status 1
+Two threads on each side, no spinning; the median of the ratios of 15 neighboring runs, at a full cache. Exit status 1
 when the figure is missed.
 """
 

@@ -49,7 +49,7 @@ def interleave(contenders: Mapping[str, Callable[[], Any]], runs: int, warmup: i
     """Time contenders in turn, so that a machine that changes its speed changes it for all.
 
     Returns:
-        Seconds of each run, by contender; run i of all of them are neighbours in time.
+        Seconds of each run, by contender; run i of all of them are neighbors in time.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for index in range(warmup + runs):
@@ -62,7 +62,7 @@ def interleave(contenders: Mapping[str, Callable[[], Any]], runs: int, warmup: i
 
 
 def ratio(numerator: list[float], denominator: list[float]) -> float:
-    """Return the median of the ratios of neighbouring runs."""
+    """Return the median of the ratios of neighboring runs."""
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
 
 

@@ -1,6 +1,6 @@
 """Calibration as one gets it without rollouts: random normals for every input, ranges by the largest value.
 
-Nothing is migrated or corrected; the same layers are quantised. It is what calibration over rollouts is held against.
+Nothing is migrated or corrected; the same layers are quantized. It is what calibration over rollouts is held against.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vdmrt.bundle import FP16, Geometry, open_bundle
-from vdmrt.calibration.calibrating import CalibrationRequest, publish, quantise
+from vdmrt.calibration.calibrating import CalibrationRequest, publish, quantize
 from vdmrt.calibration.graph.linears import find_linears, sites_of
 from vdmrt.calibration.observe.data import CalibrationSet
 from vdmrt.calibration.observe.instrument import Instrument
@@ -27,7 +27,7 @@ _RUNS = 32
 
 
 def calibrate_naively(path: Path, precisions: Sequence[str]) -> None:
-    """Add precisions to a bundle, quantised by the largest values that random inputs cause."""
+    """Add precisions to a bundle, quantized by the largest values that random inputs cause."""
     bundle = open_bundle(path)
     graphs = reference_graphs(bundle)
     linears = {stage: find_linears(graph) for stage, graph in graphs.items()}
@@ -40,7 +40,7 @@ def calibrate_naively(path: Path, precisions: Sequence[str]) -> None:
                 instrument.observe(_random_inputs(shapes, bundle.manifest.geometry, drawn), seen.activations[stage])
     for precision in precisions:
         request = CalibrationRequest(path, path, precision=precision, method="max", smooth=0.0, rounding="nearest")  # type: ignore[arg-type]
-        made = quantise(graphs, seen, request, rope=False)
+        made = quantize(graphs, seen, request, rope=False)
         plain = {name: dataclasses.replace(one, correction={}) for name, one in made.linears.items()}
         nothing = CalibrationSet((), (), "random")
         publish(open_bundle(path), graphs, dataclasses.replace(made, linears=plain), request, nothing, seen)

@@ -2,7 +2,7 @@
 
 Figures of sessions on one thread, in blocks of four chunks: without, with, with, without (and the other way about in
 every second block), so that a slow drift falls on both alike. CPU time of the session's thread, so that what a busy
-neighbour takes does not count; the median over the blocks, with its interval.
+neighbor takes does not count; the median over the blocks, with its interval.
 
 - What the recorder adds to a chunk of a tiny model, whose chunks take so little time that it stands out; the interval's
   upper end, over a denoising step of the demo model, is the gate.

@@ -28,7 +28,6 @@ from .engines.manifest import (
     PlanAudit,
 )
 from .engines.plan_file import read_plan, verify_engine, verify_engine_weights
-from .engines.speed import Speed, describe_speed
 from .engines.trust import cache_folder, is_trusted, record_trust
 from .folder import (
     Bundle,
@@ -42,7 +41,6 @@ from .folder import (
 )
 from .manifest import (
     SCHEMA,
-    Accuracy,
     Artifact,
     CacheCopy,
     Calibration,
@@ -51,6 +49,7 @@ from .manifest import (
     SamplerDefaults,
     ScheduleSpec,
 )
+from .measured import Accuracy, Measured, Speed, describe_speed, read_measured, record_measured
 from .model import (
     CACHE_ROLES,
     NEXT_STATE,
@@ -121,6 +120,7 @@ __all__ = [
     "LayerCopy",
     "Machine",
     "Manifest",
+    "Measured",
     "ParameterNames",
     "PartFile",
     "Plan",
@@ -160,9 +160,11 @@ __all__ = [
     "part_folder",
     "precision_candidates",
     "read_fields",
+    "read_measured",
     "read_plan",
     "rebuild_command",
     "record_checks",
+    "record_measured",
     "record_trust",
     "replace_folder",
     "replaced_file",

@@ -8,14 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .engines.speed import Speed
 from .model import CACHE_ROLES, Geometry, ParameterNames, Role, Stage, TensorSpec
 from .precision import FP8, EightBits, Precision
-from .quantities import format_count
 
 __all__ = [
     "SCHEMA",
-    "Accuracy",
     "Artifact",
     "CacheCopy",
     "Calibration",
@@ -59,7 +56,7 @@ class Graph:
         flops: Floating-point operations of one run: two for each multiply-add of its matrix products.
         nbytes_moved: Bytes of inputs, outputs and weights of one run: what a roofline counts.
         cache_copies: Nodes that copy the cache; empty is the aim.
-        quantised: The 8 bit type of its linears; None where they are floating point.
+        quantized: The 8 bit type of its linears; None where they are floating point.
         calls: How often it calls each function of the domain ``vdmrt``, by the function's name.
     """
 
@@ -70,13 +67,13 @@ class Graph:
     flops: int
     nbytes_moved: int
     cache_copies: tuple[CacheCopy, ...] = ()
-    quantised: EightBits | None = None
+    quantized: EightBits | None = None
     calls: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def has_fp8(self) -> bool:
         """Whether its linears or its cache are FP8."""
-        return self.quantised == FP8 or any(spec.dtype == "float8_e4m3fn" for spec in self.inputs)
+        return self.quantized == FP8 or any(spec.dtype == "float8_e4m3fn" for spec in self.inputs)
 
     def with_role(self, *roles: Role) -> tuple[TensorSpec, ...]:
         """Return the inputs, then the outputs, of some roles, as they are ordered in the graph."""
@@ -121,7 +118,7 @@ class SamplerDefaults:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How the graphs of a precision were quantised.
+    """How the graphs of a precision were quantized.
 
     Attributes:
         precision: The precision.
@@ -147,39 +144,6 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """What ``vdmrt verify`` found of a precision.
-
-    Attributes:
-        precision: What was measured.
-        against: What it was compared with.
-        chunks: Autoregressive steps.
-        seeds: Rollouts.
-        passed: Whether every gate held.
-        figures: The figures by name: "free-running psnr", in dB, and so on.
-        graphs_sha256: Of the graphs that were measured; others say nothing about them.
-        backend: What ran them, in one line; "" where that was not recorded.
-    """
-
-    precision: Precision
-    against: str
-    chunks: int
-    seeds: int
-    passed: bool
-    figures: Mapping[str, float]
-    graphs_sha256: str
-    backend: str = ""
-
-    def describe(self) -> str:
-        """Describe it in one line."""
-        told = ", ".join(f"{name} {value:.3g}" for name, value in self.figures.items())
-        held = "every gate held" if self.passed else "A GATE WAS MISSED"
-        ran = f", run by {self.backend}" if self.backend else ""
-        over = format_count(self.chunks, "chunk")
-        return f"{self.precision} against {self.against} over {over}{ran}: {told}; {held}"
-
-
-@dataclass(frozen=True)
 class Manifest:
     """What ``model.json`` says.
 
@@ -199,9 +163,7 @@ class Manifest:
         null_text: The null prompt, .npy float32 [tokens, width]; None without text.
         random_weights: Whether the weights were never trained, so that the frames mean nothing.
         provenance: Where it came from: checkpoint and its hash, versions, command.
-        calibrations: How the quantised precisions were made.
-        accuracy: What was measured of them.
-        speeds: How fast they are beside floating point.
+        calibrations: How the quantized precisions were made.
     """
 
     family: str
@@ -218,8 +180,6 @@ class Manifest:
     random_weights: bool
     provenance: Mapping[str, str]
     calibrations: tuple[Calibration, ...] = ()
-    accuracy: tuple[Accuracy, ...] = ()
-    speeds: tuple[Speed, ...] = ()
     schema: int = field(default=SCHEMA)
 
     @property
@@ -239,16 +199,6 @@ class Manifest:
             files[self.null_text.file] = self.null_text
         files |= {part.file: part for made in self.calibrations for part in made.artifacts()}
         yield from files.values()
-
-    def accuracy_of(self, precision: Precision) -> Accuracy | None:
-        """Return what was measured of the graphs of a precision; None where nothing was, or other graphs were."""
-        found = [one for one in self.accuracy if one.precision == precision]
-        return found[0] if found and found[0].graphs_sha256 == self.graphs_sha256(precision) else None
-
-    def speed_of(self, precision: Precision) -> Speed | None:
-        """Return how fast the graphs of a precision were; None where they, or these, were never timed."""
-        found = [one for one in self.speeds if one.precision == precision]
-        return found[0] if found and found[0].graphs_sha256 == self.graphs_sha256(precision) else None
 
     def graphs_sha256(self, precision: Precision) -> str:
         """Return the hash of the graphs of a precision and of their weights."""

@@ -7,12 +7,24 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..bundle import FP8, FP16, FP32, Bundle, BundleWriter, Calibration, Graph, Precision, Stage, amended_bundle
+from ..bundle import (
+    FP8,
+    FP16,
+    FP32,
+    Bundle,
+    BundleWriter,
+    Calibration,
+    Graph,
+    Precision,
+    Stage,
+    amended_bundle,
+    record_measured,
+)
 from .choose.sensitivity import Sensitivity
 from .choose.speed import Judge
 from .graph.graph_file import GraphFile, WeightsFile, load_graph
 from .graph.linears import Linear, find_linears
-from .graph.quantization import Quantisation
+from .graph.quantization import Quantization
 from .graph.rendering import render
 from .observe.data import CalibrationSet
 from .observe.observation import Observation, planned_nbytes
@@ -32,7 +44,7 @@ _STAGES = (Stage.FILL, Stage.DENOISE)
 def publish(
     bundle: Bundle,
     graphs: Mapping[str, GraphFile],
-    quantisation: Quantisation,
+    quantization: Quantization,
     request: CalibrationRequest,
     data: CalibrationSet,
     seen: Observation,
@@ -46,7 +58,7 @@ def publish(
     Args:
         bundle: Gets the graphs, all of them or none.
         graphs: In float32.
-        quantisation: Every scale.
+        quantization: Every scale.
         request: What was asked for.
         data: What was observed on.
         seen: What was observed.
@@ -59,25 +71,23 @@ def publish(
         BundleError: The bundle cannot be written.
     """
     renderings = _renderings(bundle, graphs, request)
-    summary = _summarize(bundle, graphs, quantisation, tuple(renderings), data, seen, sensitivity)
+    summary = _summarize(bundle, graphs, quantization, tuple(renderings), data, seen, sensitivity)
     with amended_bundle(bundle, without=_replaced(bundle, request, renderings)) as writer:
-        written = _write_graphs(writer, renderings, graphs, quantisation, request, show)
+        written = _write_graphs(writer, renderings, graphs, quantization, request, show)
         old = bundle.manifest
         made = _write_records(
-            writer, quantisation, summary, request, data, sensitivity, tuple(written), old.parameters.floating
+            writer, quantization, summary, request, data, sensitivity, tuple(written), old.parameters.floating
         )
         manifest = dataclasses.replace(
             old,
             graphs={**old.graphs, **written},
             calibrations=(*(one for one in old.calibrations if one.precision not in written), *made),
-            accuracy=tuple(one for one in old.accuracy if one.precision not in written),
-            speeds=tuple(one for one in old.speeds if one.precision not in written),
         )
         writer.finish(manifest)
         if judge is not None:
-            speeds = judge.measure(Bundle(writer.path, manifest), tuple(written), bundle.path)
-            summary = dataclasses.replace(summary, speeds=speeds)
-            writer.finish(dataclasses.replace(manifest, speeds=(*manifest.speeds, *speeds)))
+            made_bundle = Bundle(writer.path, manifest)
+            summary = dataclasses.replace(summary, speeds=judge.measure(made_bundle, tuple(written), bundle.path))
+            record_measured(made_bundle, speeds=summary.speeds)
     return summary
 
 
@@ -95,14 +105,14 @@ def _write_graphs(
     writer: BundleWriter,
     renderings: Mapping[Precision, Mapping[str, tuple[Graph, GraphFile]]],
     graphs: Mapping[str, GraphFile],
-    quantisation: Quantisation,
+    quantization: Quantization,
     request: CalibrationRequest,
     show: Show,
 ) -> dict[Precision, dict[str, Graph]]:
-    by_stage = dict.fromkeys(graphs, quantisation)
+    by_stage = dict.fromkeys(graphs, quantization)
     if request.keep_fill:
-        by_stage[Stage.FILL] = dataclasses.replace(quantisation, linears={})
-    quantised: Any = None if request.precision == "none" else request.precision
+        by_stage[Stage.FILL] = dataclasses.replace(quantization, linears={})
+    quantized: Any = None if request.precision == "none" else request.precision
     weights = WeightsFile(writer.path / "graphs" / f"weights.{request.stem}.bin")
     written = {}
     with show("writing, precisions") as on_progress:
@@ -110,7 +120,7 @@ def _write_graphs(
             made = {
                 stage: render(opened, stage, by_stage[stage], graphs[stage]) for stage, (_, opened) in sources.items()
             }
-            written[label] = write_precision(writer, str(label), made, sources, weights, quantised)
+            written[label] = write_precision(writer, str(label), made, sources, weights, quantized)
             on_progress(done, len(renderings))
     record = writer.record(f"graphs/{weights.path.name}")
     return {label: with_weights(new, record) for label, new in written.items()}
@@ -118,7 +128,7 @@ def _write_graphs(
 
 def _write_records(
     writer: BundleWriter,
-    quantisation: Quantisation,
+    quantization: Quantization,
     summary: CalibrationSummary,
     request: CalibrationRequest,
     data: CalibrationSet,
@@ -129,7 +139,7 @@ def _write_records(
     """Write the scales, the report and the picture of the budget; yield what the manifest says of each precision."""
     stem = f"calibration/{request.stem}"
     texts = {
-        "scales.json": quantisation.to_json(),
+        "scales.json": quantization.to_json(),
         "report.json": json.dumps(_report(summary, request, sensitivity, patterns), indent=1) + "\n",
     }
     if sensitivity is not None:
@@ -179,7 +189,7 @@ def _renderings(
 def _summarize(
     bundle: Bundle,
     graphs: Mapping[str, GraphFile],
-    quantisation: Quantisation,
+    quantization: Quantization,
     precisions: tuple[Precision, ...],
     data: CalibrationSet,
     seen: Observation,
@@ -189,9 +199,9 @@ def _summarize(
     return CalibrationSummary(
         bundle=str(bundle.path),
         precisions=precisions,
-        quantised=(len(quantisation.linears), len(everything)),
+        quantized=(len(quantization.linears), len(everything)),
         kept=sensitivity.kept if sensitivity else (),
-        migrated=tuple(name for name, site in quantisation.sites.items() if site.migration is not None),
+        migrated=tuple(name for name, site in quantization.sites.items() if site.migration is not None),
         data=data.describe(),
         strata=dict(sorted(seen.strata.counts.items())),
         statistics_nbytes=seen.nbytes,

@@ -26,7 +26,7 @@ from .graph.cache_scales import (
 from .graph.formats import FORMATS
 from .graph.graph_file import GraphFile
 from .graph.linears import choose_linears, find_linears, sites_of
-from .graph.quantization import Quantisation, make_quantisation
+from .graph.quantization import Quantization, make_quantization
 from .observe.data import CalibrationSet, read_set
 from .observe.observation import Observation, observe_rollouts
 from .progress import Show, hide_progress
@@ -35,7 +35,7 @@ from .scratch import scratch_folder
 from .summary import CalibrationSummary
 from .verify.reference import reference_bundle, reference_graphs
 
-__all__ = ["CalibrationRequest", "CalibrationSummary", "calibrate", "publish", "quantise"]
+__all__ = ["CalibrationRequest", "CalibrationSummary", "calibrate", "publish", "quantize"]
 
 _log = logging.getLogger("vdmrt")
 
@@ -43,7 +43,7 @@ _log = logging.getLogger("vdmrt")
 def calibrate(
     request: CalibrationRequest, *, judge: Judge | None = None, show: Show = hide_progress
 ) -> CalibrationSummary:
-    """Observe, choose every scale, and add the quantised graphs to the bundle.
+    """Observe, choose every scale, and add the quantized graphs to the bundle.
 
     What was observed is kept in the bundle's ``calibration/`` until the graphs are added, so that a run that was
     stopped goes on after its last whole rollout.
@@ -75,12 +75,12 @@ def calibrate(
             _log.warning("%s", lack)
         seen = _observe(reference, graphs, data, request, bundle.path / "calibration", show)
         with show("rounding, linears") as on_progress:
-            quantisation = quantise(graphs, seen, request, on_progress=on_progress)
+            quantization = quantize(graphs, seen, request, on_progress=on_progress)
         found = None
         if request.budget is not None:
-            found = _fit_budget(reference, graphs, quantisation, data, request, show)
-            quantisation = quantisation.keeping(found.kept)
-        return publish(bundle, graphs, quantisation, request, data, seen, found, judge=judge, show=show)
+            found = _fit_budget(reference, graphs, quantization, data, request, show)
+            quantization = quantization.keeping(found.kept)
+        return publish(bundle, graphs, quantization, request, data, seen, found, judge=judge, show=show)
 
 
 def _observe(
@@ -108,7 +108,7 @@ def _observe(
 def _fit_budget(
     reference: Bundle,
     graphs: Mapping[str, GraphFile],
-    quantisation: Quantisation,
+    quantization: Quantization,
     data: CalibrationSet,
     request: CalibrationRequest,
     show: Show,
@@ -118,7 +118,7 @@ def _fit_budget(
         return fit_budget(
             reference,
             graphs,
-            quantisation,
+            quantization,
             data,
             request.budget,
             options=session_arguments(request),
@@ -127,17 +127,17 @@ def _fit_budget(
         )
 
 
-def quantise(
+def quantize(
     graphs: Mapping[str, GraphFile],
     seen: Observation,
     request: CalibrationRequest,
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Quantisation:
+) -> Quantization:
     """Choose every scale for float32 graphs.
 
     Raises:
-        CalibrationError: A pattern matches nothing, or nothing is left to quantise.
+        CalibrationError: A pattern matches nothing, or nothing is left to quantize.
     """
     cache: dict[str, CacheScales] = {}
     activations: Mapping[str, Mapping[str, Any]] = seen.activations
@@ -149,11 +149,11 @@ def quantise(
         for graph in folded.values():
             fold_cache(graph, cache)
     if request.precision == "none":
-        return Quantisation(INT8, request.method, {}, {}, cache)
+        return Quantization(INT8, request.method, {}, {}, cache)
     linears = {stage: find_linears(graph) for stage, graph in folded.items()}
     everything = [linear for found in linears.values() for linear in found]
     names = {linear.name for linear in choose_linears(everything, request.keep)}
-    made = make_quantisation(
+    made = make_quantization(
         activations,
         {stage: [one for one in found if one.name in names] for stage, found in linears.items()},
         sites_of(linears.values()),

@@ -1,4 +1,4 @@
-"""Quantised graphs as a further precision of a bundle: files, tensor table, costs and hashes."""
+"""Quantized graphs as a further precision of a bundle: files, tensor table, costs and hashes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_precision(
     graphs: Mapping[str, GraphFile],
     sources: Mapping[str, tuple[Graph, GraphFile]],
     weights: WeightsFile,
-    quantised: EightBits | None,
+    quantized: EightBits | None,
 ) -> dict[str, Graph]:
     """Write the graphs of a precision.
 
@@ -34,7 +34,7 @@ def write_precision(
         graphs: By stage.
         sources: By stage: the graph that each was made from, as model.json has it and opened.
         weights: Takes the weights, under ``graphs/`` of the bundle; may be shared with another precision.
-        quantised: The 8 bit type of the linears.
+        quantized: The 8 bit type of the linears.
 
     Returns:
         The graphs by stage; their weights are recorded by the caller when all precisions are written.
@@ -51,7 +51,7 @@ def write_precision(
         inputs = tuple(_retyped(spec, graph) for spec in before.inputs)
         outputs = tuple(_retyped(spec, graph) for spec in before.outputs)
         copies = [
-            copy for copy in before.cache_copies if copy.tensor not in {c.tensor for c in _dequantised(graph, inputs)}
+            copy for copy in before.cache_copies if copy.tensor not in {c.tensor for c in _dequantized(graph, inputs)}
         ]
         written[stage] = dataclasses.replace(
             before,
@@ -64,8 +64,8 @@ def write_precision(
             - sum(data.nbytes for data in opened.weights.values())
             + sum(spec.nbytes for spec in (*inputs, *outputs))
             - sum(spec.nbytes for spec in (*before.inputs, *before.outputs)),
-            cache_copies=(*copies, *_dequantised(graph, inputs)),
-            quantised=quantised,
+            cache_copies=(*copies, *_dequantized(graph, inputs)),
+            quantized=quantized,
         )
     return written
 
@@ -85,8 +85,8 @@ def _retyped(spec: TensorSpec, graph: GraphFile) -> TensorSpec:
     return dataclasses.replace(spec, dtype=retyped)
 
 
-def _dequantised(graph: GraphFile, inputs: tuple[TensorSpec, ...]) -> list[CacheCopy]:
-    """Count an 8 bit cache as copied where it is dequantised: a backend that does not fuse the two does copy it."""
+def _dequantized(graph: GraphFile, inputs: tuple[TensorSpec, ...]) -> list[CacheCopy]:
+    """Count an 8 bit cache as copied where it is dequantized: a backend that does not fuse the two does copy it."""
     specs = {spec.name: spec for spec in inputs if spec.dtype in _EIGHT_BITS}
     return [
         CacheCopy(

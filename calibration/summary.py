@@ -21,7 +21,7 @@ class CalibrationSummary:
     Attributes:
         bundle: The bundle's folder.
         precisions: Precisions that were added to it or replaced.
-        quantised: Linears that are 8 bit, and all there are.
+        quantized: Linears that are 8 bit, and all there are.
         kept: Groups that the budget keeps in floating point.
         migrated: Sites whose outlier channels went into the weights.
         data: The calibration set in one line.
@@ -33,7 +33,7 @@ class CalibrationSummary:
 
     bundle: str
     precisions: tuple[Precision, ...]
-    quantised: tuple[int, int]
+    quantized: tuple[int, int]
     kept: tuple[str, ...]
     migrated: tuple[str, ...]
     data: str
@@ -44,7 +44,7 @@ class CalibrationSummary:
 
     def describe(self) -> str:
         """Describe it in a few lines."""
-        of, all_ = self.quantised
+        of, all_ = self.quantized
         lines = [
             f"{self.bundle}: now has {', '.join(map(str, self.precisions))}",
             f"{of} of {all_} linears in 8 bits, outlier channels migrated at {len(self.migrated)} places",

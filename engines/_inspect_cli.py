@@ -10,22 +10,26 @@ from typing import TYPE_CHECKING
 import click
 
 from ..bundle import (
+    Accuracy,
     Bundle,
     Engine,
     Graph,
     Machine,
     Manifest,
     Plan,
+    Speed,
     Stage,
     format_count,
     format_flops,
     format_nbytes,
     list_engines,
     open_bundle,
+    read_measured,
     verify_engine,
 )
 from ..console.composition import Composition
 from ..console.tables import make_table, open_console
+from .forms import describe_forms
 from .inspection import cache_nbytes, inspect_bundle, scatter_nbytes, weights_nbytes
 
 if TYPE_CHECKING:
@@ -77,10 +81,10 @@ def _print_bundle(bundle: Bundle, console: Console) -> None:
         _print_line(console, "random weights: whatever it makes means nothing", style="yellow")
     console.print(make_table("", _model_rows(m)))
     _print_table(console, _cost_table(bundle))
-    for precision in m.graphs:
-        for told in (m.accuracy_of(precision), m.speed_of(precision)):
-            if told is not None:
-                _print_line(console, told.describe())
+    measured = read_measured(bundle)
+    results: list[Accuracy | Speed] = [*measured.accuracy, *measured.speeds]
+    for result in results:
+        _print_line(console, result.describe())
     for precision, graphs in m.graphs.items():
         for stage, graph in graphs.items():
             _print_copies(console, f"{stage}.{precision}", graph)
@@ -165,6 +169,8 @@ def _print_engine(console: Console, engine: Engine, bundle: Bundle) -> None:
                 f"{stage}: the plan copies {format_nbytes(found)} of the cache a run, the graph {format_nbytes(wanted)}"
             )
             _print_line(console, line)
+        for form in describe_forms(plan.forms or {}):
+            _print_line(console, f"{stage}: {form}")
     for check in manifest.checks:
         style = None if check.passed else "yellow"
         _print_line(console, f"{check.name}: {'yes' if check.passed else 'no'}, {check.detail}", style=style)

@@ -11,7 +11,7 @@ __all__ = ["AS_EXPORTED", "Forms", "check_forms", "describe_forms"]
 
 # How many calls took which form, by the function's name.
 Forms = Mapping[str, Mapping[str, int]]
-AS_EXPORTED = "as exported"
+AS_EXPORTED = "the exported body"
 
 
 def check_forms(stage: str, graph: Graph, forms: Forms) -> None:

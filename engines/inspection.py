@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..bundle import Bundle, Graph, Precision, Stage, encode, list_engines
+from ..bundle import Bundle, Graph, Precision, Stage, encode, list_engines, read_measured
 
 __all__ = ["cache_nbytes", "inspect_bundle", "scatter_nbytes", "weights_nbytes"]
 
@@ -31,6 +31,8 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
         }
         for precision, graphs in bundle.manifest.graphs.items()
     }
+    measured = read_measured(bundle)
+    document |= {"accuracy": encode(measured.accuracy), "speeds": encode(measured.speeds)}
     document["engines"] = [{"path": str(engine.path), **encode(engine.manifest)} for engine in list_engines(bundle)]
     return document
 

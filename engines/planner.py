@@ -113,7 +113,7 @@ def plan_engine(bundle: Bundle, precision: Precision, gpu: Gpu | None) -> Engine
     lane = cache + staging + sides + scratch
     denoise = graphs[Stage.DENOISE]
     # What 8 bit products reach is not in the tables.
-    peak = gpu.peak_flops(precision) if gpu and denoise.quantised is None else None
+    peak = gpu.peak_flops(precision) if gpu and denoise.quantized is None else None
     return EnginePlan(
         precision=precision,
         weights_nbytes=weights,

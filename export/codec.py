@@ -1,6 +1,6 @@
 """The preview codec: a fixed map between pictures and latents that stands in where no VAE was exported.
 
-Eight-fold mean pooling, and one latent channel for each colour; bilinear enlargement on the way back. It shows where
+Eight-fold mean pooling, and one latent channel for each color; bilinear enlargement on the way back. It shows where
 things are and how they move, and nothing of a picture's detail.
 """
 
@@ -38,12 +38,12 @@ class PreviewEncoder(Exportable):
         self.register_buffer("pool_columns", _pooling(width).T.contiguous())
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Pool; channels beyond the colours carry their mean."""
-        colours = self.pool_rows @ pictures @ self.pool_columns * _GAIN
+        """Pool; channels beyond the colors carry their mean."""
+        colors = self.pool_rows @ pictures @ self.pool_columns * _GAIN
         if self.extra == 0:
-            return colours
-        grey = (colours[:, 0:1] + colours[:, 1:2] + colours[:, 2:3]) * (1.0 / _COLOURS)
-        return torch.cat([colours] + [grey] * self.extra, dim=1)
+            return colors
+        gray = (colors[:, 0:1] + colors[:, 1:2] + colors[:, 2:3]) * (1.0 / _COLOURS)
+        return torch.cat([colors] + [gray] * self.extra, dim=1)
 
 
 class PreviewDecoder(Exportable):
@@ -62,7 +62,7 @@ class PreviewDecoder(Exportable):
         self.register_buffer("enlarge_columns", _enlargement(width).T.contiguous())
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Enlarge the colours; the other channels were made of them."""
+        """Enlarge the colors; the other channels were made of them."""
         return self.enlarge_rows @ latent[:, :_COLOURS] @ self.enlarge_columns * (1.0 / _GAIN)
 
 

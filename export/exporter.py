@@ -120,7 +120,7 @@ def random_model(config: Architecture, seed: int) -> Any:
 def _codec_modules(
     codec: tuple[Exportable, Exportable] | None, geometry: Geometry
 ) -> tuple[Mapping[Stage, Exportable], Literal["preview", "vae"] | None]:
-    """Return the VAE's stages and their kind; a latent of fewer than three channels cannot carry colours."""
+    """Return the VAE's stages and their kind; a latent of fewer than three channels cannot carry colors."""
     if codec is None and geometry.latent_channels < 3:
         return {}, None
     encoder, decoder = codec or _preview_codec(geometry.latent_shape, geometry.chunk_frames)

@@ -29,7 +29,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "cuda": ("onnxruntime-gpu>=1.20", "cuda-bindings>=12.8"),
     "tensorrt": ("tensorrt>=10.3", "onnx>=1.17", "cuda-bindings>=12.8"),
     "profile": ("nvidia-ml-py>=12.560", "nvtx>=0.2.10", "prometheus-client>=0.20"),
-    "calibrate": ("onnxruntime>=1.20", "onnx>=1.17", "onnx-ir>=0.1"),
+    "calibrate": ("onnxruntime>=1.20", "onnx>=1.17", "onnx-ir>=0.1.7"),
     "export": ("torch>=2.9", "onnx>=1.17", "onnxscript>=0.5", "pyyaml>=6"),
 }
 # Each of them owns the folder site-packages/onnxruntime.

@@ -191,9 +191,9 @@ def _frame_for_gif(picture: npt.NDArray[np.uint8]) -> VideoFrame:
     from PIL import Image
 
     # FFmpeg's own conversion has one fixed palette of 3, 3 and 2 bits; this one is made for the picture.
-    quantised = Image.fromarray(picture).quantize(256, method=Image.Quantize.MEDIANCUT)
-    colours = np.asarray(quantised.getpalette(), np.uint8).reshape(-1, 3)
+    quantized = Image.fromarray(picture).quantize(256, method=Image.Quantize.MEDIANCUT)
+    colors = np.asarray(quantized.getpalette(), np.uint8).reshape(-1, 3)
     palette = np.full((256, 4), 255, np.uint8)  # alpha, red, green, blue
-    palette[: len(colours), 1:] = colours
-    indices_and_palette: Any = (np.asarray(quantised), palette)  # PyAV's stub lacks the pair that pal8 takes
+    palette[: len(colors), 1:] = colors
+    indices_and_palette: Any = (np.asarray(quantized), palette)  # PyAV's stub lacks the pair that pal8 takes
     return av.VideoFrame.from_ndarray(indices_and_palette, format="pal8")

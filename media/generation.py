@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..bundle import Precision, format_count, format_nbytes
+from ..bundle import Precision, format_count, format_nbytes, read_measured
 from ..errors import MediaError, SessionError
 from ..runtime.cache.window import check_chunks
 from ..runtime.session.chunk import Chunk, Timings
@@ -133,12 +133,13 @@ def generate(
 def _warn(model: Model, wants_pictures: bool, output: Path) -> None:
     if model.manifest.random_weights:
         _log.warning("the bundle's weights are random: what comes out is noise, by design")
-    accuracy = model.manifest.accuracy_of(model.precision)
+    measured = read_measured(model.bundle)
+    accuracy = next((one for one in measured.accuracy if one.precision == model.precision), None)
     if accuracy is not None:
         (_log.info if accuracy.passed else _log.warning)("%s", accuracy.describe())
     elif not model.precision.is_exported:
         _log.warning("nobody measured what %s costs here; run vdmrt verify", model.precision)
-    speed = model.manifest.speed_of(model.precision)
+    speed = next((one for one in measured.speeds if one.precision == model.precision), None)
     if speed is not None:
         (_log.info if speed.faster else _log.warning)("%s", speed.describe())
     if not wants_pictures:

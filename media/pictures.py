@@ -56,7 +56,7 @@ _MAGIC = (
 def read_picture(path: str | Path, *, height: int, width: int) -> npt.NDArray[np.uint8]:
     """Read a picture as one pixel frame of the wanted size.
 
-    Turned upright by its EXIF orientation, cut about its centre to the wanted aspect, then resized with
+    Turned upright by its EXIF orientation, cut about its center to the wanted aspect, then resized with
     antialiasing.
 
     Args:

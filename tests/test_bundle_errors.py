@@ -68,7 +68,7 @@ def first_graph(bundle: Bundle) -> Artifact:
         ),
         (put("geometry", value=[]), "geometry", "wanted an object, found a list"),
         (put("geometry", "speed", value=1), "geometry", "unknown name 'speed'; known are layers, heads"),
-        (put("colour", value=1), None, "unknown name 'colour'; known are family, name"),
+        (put("color", value=1), None, "unknown name 'color'; known are family, name"),
         (put("geometry", "policy", "window", value=2), "geometry", "slots must be at least chunk_frames=3, got 2"),
         (put("geometry", "layers", value=0), "geometry", "layers must be at least 1, got 0"),
         (put("geometry", "text_width", value=-1), "geometry", "text_width must be at least 0, got -1"),

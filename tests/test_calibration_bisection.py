@@ -21,7 +21,7 @@ from vdmrt.calibration.choose.remedy import remedy_command
 from vdmrt.calibration.choose.sensitivity import Bench
 from vdmrt.calibration.graph.graph_file import WeightsFile, load_graph, save_graph
 from vdmrt.calibration.graph.mixed import MixedRequest, mix_precisions
-from vdmrt.calibration.graph.quantization import Quantisation
+from vdmrt.calibration.graph.quantization import Quantization
 from vdmrt.calibration.observe.data import CalibrationSet
 from vdmrt.calibration.verify.metrics import psnr
 from vdmrt.calibration.verify.request import VerifyRequest
@@ -29,7 +29,7 @@ from vdmrt.cli import main
 from vdmrt.errors import CalibrationError
 
 NOTHING = CalibrationSet((), (), "")
-FLOAT = Quantisation("int8", "max", {}, {})
+FLOAT = Quantization("int8", "max", {}, {})
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_a_model_that_fp16_does_not_spoil_has_none_at_fault(tiny_bundle: Path) -
     assert "no group is at fault" in found.describe()
 
 
-def test_the_command_bisects_a_quantised_precision(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_the_command_bisects_a_quantized_precision(tiny_bundle: Path, tmp_path: Path) -> None:
     calibrate_copy(tiny_bundle, tmp_path, kv="int8")
     command = ["verify", str(tmp_path / "bundle"), "--precision", "int8-kv8", "--chunks", "1", "--seeds", "1"]
 
@@ -91,7 +91,7 @@ def test_the_command_bisects_a_quantised_precision(tiny_bundle: Path, tmp_path: 
     assert told["groups"]
 
 
-def test_what_keeps_the_groups_of_a_quantised_precision_is_told_with_the_options_it_was_made_with(
+def test_what_keeps_the_groups_of_a_quantized_precision_is_told_with_the_options_it_was_made_with(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
     calibrate_copy(tiny_bundle, tmp_path, kv="int8", method="max", keep=("blocks.1.attn.*",), keep_fill=True)

@@ -49,7 +49,7 @@ def test_a_tight_budget_keeps_the_most_sensitive_groups(loose: Path, tiny_bundle
     bundle.verify()
     assert summary.kept == tuple(list(sensitivity["alone"])[: len(summary.kept)])
     assert 0 < len(summary.kept) < 8
-    assert summary.quantised[0] < summary.quantised[1]
+    assert summary.quantized[0] < summary.quantized[1]
     picture = bundle.manifest.calibrations[0].picture
     assert picture is not None and bundle.locate(picture).read_text().startswith("<svg")
 

@@ -22,7 +22,7 @@ from vdmrt.calibration.graph.linears import (
     find_linears,
     sites_of,
 )
-from vdmrt.calibration.graph.quantization import Quantisation
+from vdmrt.calibration.graph.quantization import Quantization
 from vdmrt.calibration.graph.rendering import codes_of, render
 from vdmrt.calibration.observe.instrument import open_session
 from vdmrt.calibration.observe.statistics import ChannelStatistics
@@ -46,9 +46,9 @@ def opened(bundle: Bundle, precision: str, stage: str) -> GraphFile:
     return load_graph(bundle, bundle.manifest.graphs[Precision.parse(precision)][stage])
 
 
-def scales_of(bundle: Bundle, precision: str) -> Quantisation:
+def scales_of(bundle: Bundle, precision: str) -> Quantization:
     made = next(one for one in bundle.manifest.calibrations if str(one.precision) == precision)
-    return Quantisation.from_json(bundle.locate(made.scales).read_text())
+    return Quantization.from_json(bundle.locate(made.scales).read_text())
 
 
 def nodes_by_output(graph: GraphFile) -> dict[str, Any]:
@@ -57,10 +57,10 @@ def nodes_by_output(graph: GraphFile) -> dict[str, Any]:
 
 @pytest.mark.parametrize("precision", ["int8", "int8-fp16"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_each_quantised_weight_has_exactly_one_dequantisation(calibrated: Bundle, precision: str, stage: str) -> None:
+def test_each_quantized_weight_has_exactly_one_dequantization(calibrated: Bundle, precision: str, stage: str) -> None:
     graph = opened(calibrated, precision, stage)
     names = {one.name for one in find_linears(opened(calibrated, "fp32", stage))}
-    wanted = {f"{name}.weight.quantised" for name in scales_of(calibrated, precision).linears if name in names}
+    wanted = {f"{name}.weight.quantized" for name in scales_of(calibrated, precision).linears if name in names}
 
     stored = [node.input[0] for node in graph.nodes if node.input and node.input[0] in wanted]
 
@@ -69,26 +69,26 @@ def test_each_quantised_weight_has_exactly_one_dequantisation(calibrated: Bundle
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_each_quantised_linear_reads_one_pair_and_adds_its_bias_afterwards(calibrated: Bundle, stage: str) -> None:
+def test_each_quantized_linear_reads_one_pair_and_adds_its_bias_afterwards(calibrated: Bundle, stage: str) -> None:
     graph = opened(calibrated, "int8", stage)
     written, readers = nodes_by_output(graph), [node for node in graph.nodes if node.op_type == "Gemm"]
-    pairs = [node for node in readers if node.input[1].endswith(".dequantised")]
+    pairs = [node for node in readers if node.input[1].endswith(".dequantized")]
 
     assert pairs
     for node in pairs:
-        dequantise = written[node.input[0]]
-        quantise = written[dequantise.input[0]]
-        assert (dequantise.op_type, quantise.op_type) == ("DequantizeLinear", "QuantizeLinear")
-        assert list(dequantise.input[1:]) == list(quantise.input[1:])
+        dequantize = written[node.input[0]]
+        quantize = written[dequantize.input[0]]
+        assert (dequantize.op_type, quantize.op_type) == ("DequantizeLinear", "QuantizeLinear")
+        assert list(dequantize.input[1:]) == list(quantize.input[1:])
         assert len(node.input) == 2
         assert [n.op_type for n in graph.nodes if node.output[0] in n.input] == ["Add"]
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-fp16"])
-def test_nothing_is_quantised_around_what_is_kept(calibrated: Bundle, precision: str) -> None:
+def test_nothing_is_quantized_around_what_is_kept(calibrated: Bundle, precision: str) -> None:
     for stage in STAGES:
         kept = [node for node in opened(calibrated, precision, stage).nodes if node.op_type == "Gemm"]
-        kept = [node for node in kept if not node.input[1].endswith(".dequantised")]
+        kept = [node for node in kept if not node.input[1].endswith(".dequantized")]
         names = {node.input[1].removesuffix(".weight") for node in kept} - {"view_2", "view_3"}
 
         assert "blocks.1.mlp.fc2" in names or stage == "fill"
@@ -96,7 +96,7 @@ def test_nothing_is_quantised_around_what_is_kept(calibrated: Bundle, precision:
             name = node.input[1].removesuffix(".weight")
             patterns = (*calibrated.manifest.parameters.floating, "blocks.1.mlp.fc2")
             assert not name.startswith("blocks.") or any(fnmatch.fnmatchcase(name, one) for one in patterns)
-            assert not node.input[0].endswith(".dequantised")
+            assert not node.input[0].endswith(".dequantized")
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-fp16"])
@@ -123,7 +123,7 @@ def test_renderings_have_the_opset_and_types_of_their_readers(calibrated: Bundle
 def test_both_renderings_share_their_8_bit_weights(calibrated: Bundle) -> None:
     graphs = [opened(calibrated, precision, "denoise") for precision in ("int8", "int8-fp16")]
 
-    one, other = (graph.weights["blocks.0.mlp.fc1.weight.quantised"] for graph in graphs)
+    one, other = (graph.weights["blocks.0.mlp.fc1.weight.quantized"] for graph in graphs)
 
     assert np.array_equal(one, other)
     assert (
@@ -135,21 +135,21 @@ def test_both_renderings_share_their_8_bit_weights(calibrated: Bundle) -> None:
 def test_a_weight_that_is_rounded_to_the_nearest_is_numpys(tiny_bundle: Path, tmp_path: Path) -> None:
     calibrate_copy(tiny_bundle, tmp_path, rounding="nearest")
     nearest = open_bundle(tmp_path / "bundle")
-    quantisation = scales_of(nearest, "int8")
+    quantization = scales_of(nearest, "int8")
     weight = np.array(opened(nearest, "fp32", "fill").weights["blocks.0.attn.qkv.weight"])
-    scales = quantisation.linears["blocks.0.attn.qkv"]
+    scales = quantization.linears["blocks.0.attn.qkv"]
 
     wanted = np.clip(np.rint(weight / np.array(scales.weight, np.float32)[:, None]), -127, 127)
 
-    assert quantisation.sites[scales.site].migration is None
-    assert np.array_equal(opened(nearest, "int8", "fill").weights["blocks.0.attn.qkv.weight.quantised"], wanted)
+    assert quantization.sites[scales.site].migration is None
+    assert np.array_equal(opened(nearest, "int8", "fill").weights["blocks.0.attn.qkv.weight.quantized"], wanted)
 
 
-def test_a_weight_is_rounded_to_one_of_its_neighbours_as_a_rule(calibrated: Bundle) -> None:
+def test_a_weight_is_rounded_to_one_of_its_neighbors_as_a_rule(calibrated: Bundle) -> None:
     weight = np.array(opened(calibrated, "fp32", "fill").weights["blocks.0.attn.qkv.weight"])
     scales = np.array(scales_of(calibrated, "int8").linears["blocks.0.attn.qkv"].weight, np.float32)[:, None]
 
-    stored = opened(calibrated, "int8", "fill").weights["blocks.0.attn.qkv.weight.quantised"]
+    stored = opened(calibrated, "int8", "fill").weights["blocks.0.attn.qkv.weight.quantized"]
 
     off = np.abs(stored - weight / scales)
     assert not np.array_equal(stored, np.clip(np.rint(weight / scales), -127, 127))
@@ -168,11 +168,11 @@ def test_onnx_runtime_fuses_every_pair_into_an_integer_product(calibrated: Bundl
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     path = calibrated.locate(calibrated.manifest.graphs[Precision.parse("int8")]["denoise"].file)
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx", load_external_data=False).graph.node]
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx", load_external_data=False).graph.node]
 
     linears = {one.name for one in find_linears(opened(calibrated, "fp32", "denoise"))}
     assert kinds.count("QGemm") == len(linears & set(scales_of(calibrated, "int8").linears))
@@ -293,34 +293,34 @@ def test_a_pattern_that_matches_nothing_is_refused(tiny_bundle: Path) -> None:
 
     with pytest.raises(CalibrationError, match=r"--keep 'blocks.9.\*' matches no linear; there are blocks.0"):
         choose_linears(linears, ["blocks.9.*"])
-    with pytest.raises(CalibrationError, match="nothing to quantise"):
+    with pytest.raises(CalibrationError, match="nothing to quantize"):
         choose_linears(linears, ["*"])
 
 
-def test_a_graph_is_not_quantised_twice(calibrated: Bundle) -> None:
+def test_a_graph_is_not_quantized_twice(calibrated: Bundle) -> None:
     graph = opened(calibrated, "fp32", "fill")
     codes = codes_of(opened(calibrated, "int8", "fill"))
-    quantisation = dataclasses.replace(scales_of(calibrated, "int8"), codes=codes)
-    once = render(graph, "fill", quantisation)
+    quantization = dataclasses.replace(scales_of(calibrated, "int8"), codes=codes)
+    once = render(graph, "fill", quantization)
 
-    with pytest.raises(CalibrationError, match="has none of the quantised linears"):
-        render(once, "fill", quantisation)
-    graph.weights["blocks.0.attn.qkv.weight.quantised"] = np.zeros(1, np.int8)
-    with pytest.raises(BundleError, match="calibrate a graph that was not quantised"):
-        render(graph, "fill", quantisation)
+    with pytest.raises(CalibrationError, match="has none of the quantized linears"):
+        render(once, "fill", quantization)
+    graph.weights["blocks.0.attn.qkv.weight.quantized"] = np.zeros(1, np.int8)
+    with pytest.raises(BundleError, match="calibrate a graph that was not quantized"):
+        render(graph, "fill", quantization)
 
 
-def test_a_quantisation_comes_back_from_its_file(calibrated: Bundle) -> None:
-    quantisation = scales_of(calibrated, "int8")
+def test_a_quantization_comes_back_from_its_file(calibrated: Bundle) -> None:
+    quantization = scales_of(calibrated, "int8")
 
-    assert Quantisation.from_json(quantisation.to_json()) == quantisation
-    assert Quantisation.from_json(scales_of(calibrated, "fp32-kvf8").to_json()) == scales_of(calibrated, "fp32-kvf8")
-    with pytest.raises(CalibrationError, match="is no quantisation of vdmrt"):
-        Quantisation.from_json("{}")
+    assert Quantization.from_json(quantization.to_json()) == quantization
+    assert Quantization.from_json(scales_of(calibrated, "fp32-kvf8").to_json()) == scales_of(calibrated, "fp32-kvf8")
+    with pytest.raises(CalibrationError, match="is no quantization of vdmrt"):
+        Quantization.from_json("{}")
 
 
 def test_groups_can_be_kept_or_chosen(calibrated: Bundle) -> None:
-    quantisation = scales_of(calibrated, "int8")
+    quantization = scales_of(calibrated, "int8")
 
-    assert "blocks.0.mlp.fc1" not in quantisation.keeping(["blocks.0.mlp"]).linears
-    assert set(quantisation.only(["blocks.0.mlp"]).linears) == {"blocks.0.mlp.fc1", "blocks.0.mlp.fc2"}
+    assert "blocks.0.mlp.fc1" not in quantization.keeping(["blocks.0.mlp"]).linears
+    assert set(quantization.only(["blocks.0.mlp"]).linears) == {"blocks.0.mlp.fc1", "blocks.0.mlp.fc2"}

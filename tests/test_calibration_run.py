@@ -303,7 +303,7 @@ def test_calibrating_again_replaces_and_forgets_what_was_measured(tiny_bundle: P
 def test_migration_is_used_where_channels_are_outliers() -> None:
     from vdmrt.calibration.graph.formats import FORMATS
     from vdmrt.calibration.graph.linears import Linear
-    from vdmrt.calibration.graph.quantization import make_quantisation
+    from vdmrt.calibration.graph.quantization import make_quantization
 
     drawn = np.random.default_rng(11)
     rows = drawn.standard_normal((512, 32)).astype(np.float32)
@@ -314,7 +314,7 @@ def test_migration_is_used_where_channels_are_outliers() -> None:
     linear = Linear("a.fc", "node", "x", "a.fc.weight", None, 16, 32)
 
     def products(smooth: float) -> float:
-        made = make_quantisation(
+        made = make_quantization(
             {"denoise": {"a.fc": seen}}, {"denoise": [linear]}, {"a.fc": "a.fc"}, {"a.fc": weight},
             kind=FORMATS["int8"], method="max", smooth=smooth, rounding="nearest",
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import logging
@@ -18,7 +19,7 @@ from click.testing import CliRunner
 from fake_cuda import FakeCuda
 from host_function_backend import HostFunctionBackend
 
-from vdmrt.bundle import FP16, FP32, Precision, open_bundle
+from vdmrt.bundle import FP16, FP32, Precision, open_bundle, read_measured, record_measured
 from vdmrt.calibration.gates import Gate, parse_gate, select_gates
 from vdmrt.calibration.verify.comparison import drift
 from vdmrt.calibration.verify.metrics import (
@@ -43,18 +44,18 @@ def calibrated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder / "bundle"
 
 
-def quick(bundle: Path, **options: object) -> VerifyRequest:
-    given = {"precision": "int8-kv8", "chunks": 4, "seeds": 2, "threads": 1, **options}
-    return VerifyRequest(bundle=bundle, **given)  # type: ignore[arg-type]
+def quick(bundle: Path, precision: str = "int8-kv8", **options: object) -> VerifyRequest:
+    given = {"chunks": 4, "seeds": 2, "threads": 1, **options}
+    return VerifyRequest(bundle=bundle, precision=Precision.parse(precision), **given)  # type: ignore[arg-type]
 
 
 def test_a_result_is_written_into_the_bundle_and_said(calibrated: Path) -> None:
     verdict = verify(quick(calibrated, gates={"teacher-psnr": 20.0, "drift": 10.0}))
 
-    accuracy = open_bundle(calibrated).manifest.accuracy_of(Precision.parse("int8-kv8"))
+    (accuracy,) = read_measured(open_bundle(calibrated)).accuracy
 
     assert accuracy == verdict.accuracy
-    assert accuracy is not None and accuracy.passed
+    assert accuracy.passed
     assert len(verdict.comparison.free["psnr"]) == len(verdict.comparison.teacher["cosine"]) == 4
     assert "every gate held" in verdict.describe()
     assert 20 < accuracy.figures["free-psnr"] < 100
@@ -66,12 +67,12 @@ def test_what_is_measured_is_the_engine_that_is_deployed(tiny_bundle: Path, tmp_
     engine = build_models(open_bundle(path), precision=FP32, progress=list[str]().append)
 
     with pytest.raises(ValueError, match="are the same graphs, so there is nothing to compare"):
-        verify(quick(path, precision=FP32, use_engine=False))
-    accuracy = verify(quick(path, precision=FP32, chunks=2, seeds=1)).accuracy
+        verify(quick(path, precision="fp32", use_engine=False))
+    accuracy = verify(quick(path, precision="fp32", chunks=2, seeds=1)).accuracy
 
     assert accuracy.backend.endswith(f", engine {engine.manifest.key}")
     assert 100 < accuracy.figures["teacher-psnr"] and accuracy.figures["cache-relative-l2"] < 1e-5
-    assert f"run by {accuracy.backend}" in open_bundle(path).manifest.accuracy[-1].describe()
+    assert f"run by {accuracy.backend}" in read_measured(open_bundle(path)).accuracy[-1].describe()
 
 
 def test_a_loaded_model_of_any_backend_and_device_is_measured(calibrated: Path, fake_cuda: FakeCuda) -> None:
@@ -105,11 +106,11 @@ def test_the_same_graphs_on_both_sides_are_refused(calibrated: Path) -> None:
 
 
 def test_drift_is_judged_beside_that_of_fp16_where_a_gate_asks_for_it(calibrated: Path) -> None:
-    quantised = verify(quick(calibrated, gates={"drift-over-fp16": 1.15}))
+    quantized = verify(quick(calibrated, gates={"drift-over-fp16": 1.15}))
     half = verify(quick(calibrated, precision="fp16"))
 
-    figures = quantised.accuracy.figures
-    assert [(one.figure, one.limit) for one in quantised.gates] == [("drift-over-fp16", "at most 1.15")]
+    figures = quantized.accuracy.figures
+    assert [(one.figure, one.limit) for one in quantized.gates] == [("drift-over-fp16", "at most 1.15")]
     assert figures["drift-over-fp16"] == pytest.approx(figures["drift"] / half.accuracy.figures["drift"])
     with pytest.raises(CalibrationError, match="'drift-over-fp16' is no figure of this comparison"):
         verify(quick(calibrated, precision="fp16", gates={"drift-over-fp16": 1.15}))
@@ -187,13 +188,13 @@ def test_run_warns_of_a_precision_that_missed_its_gate(
 
 
 def test_what_was_measured_of_other_graphs_is_not_said_of_these(calibrated: Path) -> None:
-    import dataclasses
-
-    manifest = open_bundle(calibrated).manifest
     verify(quick(calibrated, precision="fp16", chunks=1, seeds=1))
-    stale = dataclasses.replace(open_bundle(calibrated).manifest.accuracy[-1], graphs_sha256="0")
+    bundle = open_bundle(calibrated)
+    (found,) = (one for one in read_measured(bundle).accuracy if one.precision == FP16)
 
-    assert dataclasses.replace(manifest, accuracy=(stale,)).accuracy_of(FP16) is None
+    record_measured(bundle, accuracy=[dataclasses.replace(found, graphs_sha256="0")])
+
+    assert FP16 not in {one.precision for one in read_measured(bundle).accuracy}
 
 
 def test_bundles_of_other_models_are_not_compared(calibrated: Path, text_bundle: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_run_keeps_what_was_made(place: Path, number: signal.Signals, status: 
 
 COMMANDS = {
     "export": (export_command(), "tracing denoise"),
-    "build": (["build", "bundle", "--backend", "onnxruntime"], "optimised by ONNX Runtime"),
+    "build": (["build", "bundle", "--backend", "onnxruntime"], "optimized by ONNX Runtime"),
     "calibrate": (["calibrate", "bundle", "--data", "clips.npy", "--samples", "4000"], "calibration set"),
 }
 

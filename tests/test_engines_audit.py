@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vdmrt.engines import audit_layers, check_precision, read_layers
-from vdmrt.engines.tensorrt.audit import check_quantised
+from vdmrt.engines.tensorrt.audit import check_quantized
 from vdmrt.errors import EngineError
 
 LONG = {"fp16": "Row major linear FP16 format", "fp32": "Row major linear FP32", "int32": "Row major linear Int32"}
@@ -149,6 +149,6 @@ def test_a_plan_that_lost_its_eight_bits_is_refused() -> None:
     with pytest.raises(
         EngineError, match="denoise: int8 was asked for, and none of 1 matrix products reads it, but fp16; the plan is"
     ):
-        check_quantised("denoise", lost, "int8")
-    check_quantised("denoise", kept, "int8")
-    check_quantised("denoise", hidden, "int8")
+        check_quantized("denoise", lost, "int8")
+    check_quantized("denoise", kept, "int8")
+    check_quantized("denoise", hidden, "int8")

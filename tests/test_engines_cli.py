@@ -175,9 +175,10 @@ def test_inspect_shows_engines(bundle: Path, recorder: Recorder) -> None:
 
     assert "engine trt10.16.1.11-sm90-vdmrt-fake-gpu-fp16-" in shown.stdout
     assert "TensorRT 10.16.1.11 on vdmrt fake GPU (compute capability 9.0" in shown.stdout
-    assert "32 fp16, 6 fp32" in shown.stdout
+    assert "28 fp16, 6 fp32" in shown.stdout
+    assert "denoise: 2 CachedAttention as one Softmax over concatenated keys" in shown.stdout
     (engine,) = document["engines"]
-    assert engine["plans"]["denoise"]["audit"]["products"] == {"fp16": 32, "fp32": 6}
+    assert engine["plans"]["denoise"]["audit"]["products"] == {"fp16": 28, "fp32": 6}
 
 
 def test_inspect_of_a_bundle_without_engines_says_none(tiny_bundle: Path) -> None:
@@ -192,7 +193,7 @@ def test_an_onnx_runtime_engine_is_built_checked_and_shown(bundle: Path) -> None
     assert done.exit_code == 0, done.output
     (engine,) = list_engines(open_bundle(bundle))
     assert done.stdout.strip() == str(engine.path)
-    assert "[I] denoise: optimised by ONNX Runtime" in done.stderr
+    assert "[I] denoise: optimized by ONNX Runtime" in done.stderr
     assert [(check.name, check.passed) for check in engine.manifest.checks if check.required] == [
         ("runs", True),
         ("agrees", True),

@@ -73,7 +73,7 @@ def test_lowered_graphs_are_opset_16_without_layer_normalization(bundle: Path) -
         assert "LayerNormalization" not in {node.op_type for node in model.graph.node}
 
 
-def test_normalisation_is_float32_where_its_input_is_half() -> None:
+def test_normalization_is_float32_where_its_input_is_half() -> None:
     from vdmrt.engines.tensorrt.lowering import _infer, _lower_node, _types_of
 
     tensor = onnx.helper.make_tensor_value_info

@@ -1,4 +1,4 @@
-"""ONNX Runtime engines: graphs optimised offline, whose weights lie where they did unless they were changed."""
+"""ONNX Runtime engines: graphs optimized offline, whose weights lie where they did unless they were changed."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_truncated_engine_is_built_again(bundle: Bundle, file: str) -> None:
 
     build(bundle, said, precision="fp16")
 
-    assert any(line.startswith("denoise: optimised by ONNX Runtime") for line in said)
+    assert any(line.startswith("denoise: optimized by ONNX Runtime") for line in said)
     assert (engine.path / file).stat().st_size > 10
 
 
@@ -160,7 +160,7 @@ def test_a_graph_that_onnx_runtime_refuses_is_named(bundle: Bundle) -> None:
     model.graph.node[0].op_type = "Unheard"
     onnx.save(model, str(path))
 
-    with pytest.raises(BackendError, match=r"denoise: ONNX Runtime \S+ does not optimise it: .*Unheard"):
+    with pytest.raises(BackendError, match=r"denoise: ONNX Runtime \S+ does not optimize it: .*Unheard"):
         build(with_denoise(bundle, recorded(bundle, graphs["denoise"])))
     assert list((bundle.path / "engines").iterdir()) == []
 
@@ -190,7 +190,7 @@ def test_a_release_that_is_too_old_is_refused() -> None:
 
 def test_ctrl_c_leaves_nothing(bundle: Bundle) -> None:
     def progress(line: str) -> None:
-        if line.startswith("fill: optimised"):
+        if line.startswith("fill: optimized"):
             threading.Timer(0.0, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Quantised graphs on the way to TensorRT: which release takes which, and what is said of one that is not faster."""
+"""Quantized graphs on the way to TensorRT: which release takes which, and what is said of one that is not faster."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NEW = [release for release in RELEASES if release != "8.5"]
 
 @pytest.fixture(scope="module")
 def calibrated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("quantised")
+    folder = tmp_path_factory.mktemp("quantized")
     calibrate_copy(tiny_bundle, folder)
     for kv in ("int8", "fp8"):
         calibrate_copy(tiny_bundle, folder, kv=kv)
@@ -109,9 +109,9 @@ def test_8_5_is_held_to_float32_in_kept_layers_and_to_fp16_in_others(bundle: Bun
 
 
 @pytest.mark.parametrize("precision", ["int8-fp16", "fp8", "int8-kvf8"])
-def test_8_5_refuses_what_is_quantised_around_fp16_or_is_fp8(bundle: Bundle, precision: str) -> None:
+def test_8_5_refuses_what_is_quantized_around_fp16_or_is_fp8(bundle: Bundle, precision: str) -> None:
     with enabled_fake_cuda(), install("8.5", gpu="vdmrt fake GPU", compute_capability="9.0"):
-        with pytest.raises(EngineError, match=r"of opset 19, as FP8 and quantised FP16 need, and has no form"):
+        with pytest.raises(EngineError, match=r"of opset 19, as FP8 and quantized FP16 need, and has no form"):
             build_engines(bundle, precision=precision)
 
 
@@ -169,7 +169,7 @@ def recorder(text: Path) -> Iterator[Recorder]:
         yield recorder
 
 
-def test_a_quantised_engine_that_is_not_faster_exits_with_3(text: Path, recorder: Recorder) -> None:
+def test_a_quantized_engine_that_is_not_faster_exits_with_3(text: Path, recorder: Recorder) -> None:
     let_compute(recorder, open_bundle(text), "fp32")
     alone = CliRunner().invoke(main, ["build", str(text), "--precision", "fp32"])
     # Both sides compute the same here, so that neither can be faster.
@@ -200,7 +200,7 @@ def test_without_a_floating_point_engine_nothing_is_timed(text: Path, recorder: 
     assert "has no fp32 engine; build one with vdmrt build" in built.stderr
 
 
-def test_a_dry_run_plans_a_quantised_cache_in_half_the_bytes(bundle: Bundle) -> None:
+def test_a_dry_run_plans_a_quantized_cache_in_half_the_bytes(bundle: Bundle) -> None:
     from vdmrt.engines import plan_engine
 
     half = [Precision.parse(name) for name in ("fp16", "fp16-mixed", "int8-fp16")]

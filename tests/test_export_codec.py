@@ -1,4 +1,4 @@
-"""The preview codec keeps colours and shapes, and takes nothing but what it is made for."""
+"""The preview codec keeps colors and shapes, and takes nothing but what it is made for."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_it_says_that_it_is_a_preview(codec: PictureCodec) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(st.tuples(LEVELS, LEVELS, LEVELS))
-def test_a_single_colour_survives(codec: PictureCodec, colour: tuple[int, int, int]) -> None:
-    picture = np.full((1, HEIGHT, WIDTH, 3), colour, np.uint8)
+def test_a_single_color_survives(codec: PictureCodec, color: tuple[int, int, int]) -> None:
+    picture = np.full((1, HEIGHT, WIDTH, 3), color, np.uint8)
     decoded = codec.decode(codec.encode(picture))
 
     assert np.abs(decoded.astype(int) - picture).max() <= 1
@@ -69,7 +69,7 @@ def test_each_picture_stands_for_itself_however_many_there_are(codec: PictureCod
         np.testing.assert_array_equal(decoded[index], codec.decode(latents[index : index + 1])[0])
 
 
-def test_latents_beyond_the_colours_are_clipped(codec: PictureCodec) -> None:
+def test_latents_beyond_the_colors_are_clipped(codec: PictureCodec) -> None:
     latents = np.full((1, 4, HEIGHT // 8, WIDTH // 8), 9, np.float32)
     latents[:, 1] = -9
 

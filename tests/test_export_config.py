@@ -133,7 +133,7 @@ def test_what_does_not_change_sampling_is_taken_and_ignored() -> None:
         ({"patch_size": [2, 2]}, r"patch_size must be a list of at least 3 numbers, got \[2, 2\]"),
         ({"patch_size": 2}, "patch_size must be a list of at least 3 numbers, got 2"),
         ({"patch_size": [1, 0, 0]}, "patch_size must be at least 1, got 0"),
-        ({"flavour": 1}, "unknown argument 'flavour'; known are caption_channels, cross_frame_attn, depth"),
+        ({"flavor": 1}, "unknown argument 'flavor'; known are caption_channels, cross_frame_attn, depth"),
         ({3: 1, "x": 2}, "unknown argument '3'; known are"),
         (
             {"input_size": [8, 7, 8]},

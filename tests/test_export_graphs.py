@@ -112,11 +112,11 @@ def between_products(softmax: ir.Node) -> set[str]:
     return _walk(softmax, _producers) | _walk(softmax, _users)
 
 
-def _walk(node: ir.Node, neighbours: Callable[[ir.Node], list[ir.Node]]) -> set[str]:
-    found = {near.op_type for near in neighbours(node)}
-    for near in neighbours(node):
+def _walk(node: ir.Node, neighbors: Callable[[ir.Node], list[ir.Node]]) -> set[str]:
+    found = {near.op_type for near in neighbors(node)}
+    for near in neighbors(node):
         if near.op_type != "MatMul":
-            found |= _walk(near, neighbours)
+            found |= _walk(near, neighbors)
     return found
 
 
@@ -151,16 +151,16 @@ def test_denoising_copies_no_cache(tiny_bundle: Path) -> None:
 
 
 def test_onnx_runtime_reads_the_cache_in_products_only(tiny_bundle: Path, tmp_path: Path) -> None:
-    """Its own optimised graph, as it runs: no Transpose of the cache is left."""
+    """Its own optimized graph, as it runs: no Transpose of the cache is left."""
     opened = open_bundle(tiny_bundle)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     graph = opened.manifest.graphs[FP32]["denoise"]
     onnxruntime.InferenceSession(opened.locate(graph.file), options, providers=["CPUExecutionProvider"])
-    optimised = onnx.load(tmp_path / "optimised.onnx", load_external_data=False)
+    optimized = onnx.load(tmp_path / "optimized.onnx", load_external_data=False)
 
-    readers = {node.op_type for node in optimised.graph.node if any(name.startswith("past_") for name in node.input)}
+    readers = {node.op_type for node in optimized.graph.node if any(name.startswith("past_") for name in node.input)}
     assert readers == {"MatMul", "FusedMatMul"}
 
 

@@ -532,7 +532,7 @@ def test_a_lagging_graph_runs_at_its_last_poll(driver: Driver) -> None:
     assert read(address, 1) == b"\x01"
 
 
-def test_lagging_work_keeps_its_order_and_a_synchronised_event_ends_what_is_before_it(driver: Driver) -> None:
+def test_lagging_work_keeps_its_order_and_a_synchronized_event_ends_what_is_before_it(driver: Driver) -> None:
     stream, address, graph = lagging(driver, 5)
     events = [driver.event(), driver.event()]
     for value, event in zip((2, 3), events, strict=True):

@@ -94,7 +94,7 @@ def test_a_picture_of_the_wanted_size_is_unchanged(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_picture(tmp_path / "picture.png", height=64, width=64), noise(1))
 
 
-def test_a_wide_picture_is_cut_about_its_centre(tmp_path: Path) -> None:
+def test_a_wide_picture_is_cut_about_its_center(tmp_path: Path) -> None:
     wide = np.zeros((32, 96, 3), np.uint8)
     wide[:, 32:64] = 255
     Image.fromarray(wide).save(tmp_path / "wide.png")

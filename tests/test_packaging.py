@@ -116,7 +116,7 @@ def test_wheel_serves_every_python_we_support(dist: Path) -> None:
     assert wheel.name.startswith(f"vdmrt-{vdmrt.__version__}-cp310-abi3-")
 
 
-def test_sdist_holds_sources_and_licence_but_no_tests(dist: Path) -> None:
+def test_sdist_holds_sources_and_license_but_no_tests(dist: Path) -> None:
     (sdist,) = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}

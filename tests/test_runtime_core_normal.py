@@ -99,7 +99,7 @@ def test_distribution_is_normal_by_kolmogorov_and_smirnov() -> None:
     assert distance < 1.63 / math.sqrt(values.size)  # the 1 % point
 
 
-def test_neighbours_are_uncorrelated() -> None:
+def test_neighbors_are_uncorrelated() -> None:
     values = normals(200_000, seed=9).astype(np.float64)
     for lag in (1, 2, 3, 4, 8):
         assert abs(np.mean(values[lag:] * values[:-lag])) < 4 / math.sqrt(values.size), lag

@@ -65,21 +65,21 @@ def test_an_engine_makes_these_latents_and_is_named(bundle: Bundle, precision: s
 
 
 @pytest.fixture(scope="module")
-def quantised(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("quantised")
+def quantized(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("quantized")
     for options in ({"precision": "int8", "kv": "int8"}, {"precision": "fp8"}, {"precision": "int8", "kv": "fp8"}):
         calibrate_copy(tiny_bundle, folder, **options)
     return open_bundle(folder / "bundle")
 
 
 @pytest.mark.parametrize("precision", ["int8-kv8", "fp8", "int8-kvf8"])
-def test_quantised_graphs_run_from_an_engine_too(quantised: Bundle, precision: str) -> None:
-    build(quantised, precision)
+def test_quantized_graphs_run_from_an_engine_too(quantized: Bundle, precision: str) -> None:
+    build(quantized, precision)
 
-    said, latents = rollout(quantised, precision)
+    said, latents = rollout(quantized, precision)
 
     assert f"-{precision}-" in said
-    assert relative_error(latents, rollout(quantised, precision, use_engine=False)[1]) < 1e-2
+    assert relative_error(latents, rollout(quantized, precision, use_engine=False)[1]) < 1e-2
 
 
 def test_pictures_are_decoded_by_the_engine(bundle: Bundle) -> None:

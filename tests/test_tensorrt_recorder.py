@@ -141,7 +141,7 @@ def test_what_has_no_constructor_is_not_made(recorder: Recorder) -> None:
         trt.Builder()
 
 
-def test_a_logger_must_initialise_its_base(recorder: Recorder) -> None:
+def test_a_logger_must_initialize_its_base(recorder: Recorder) -> None:
     trt = tensorrt()
 
     class Careless(trt.ILogger):  # type: ignore[misc, name-defined]
@@ -177,7 +177,7 @@ def test_without_a_driver_the_factories_fail(recorder: Recorder) -> None:
         trt.Runtime(make_logger([]))
 
 
-def test_what_is_not_modelled_says_so(recorder: Recorder) -> None:
+def test_what_is_not_modeled_says_so(recorder: Recorder) -> None:
     engine = make_engine(recorder)
 
     with pytest.raises(NotImplementedError, match="does not model"):

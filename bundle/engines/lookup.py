@@ -115,7 +115,7 @@ def _machine_mismatches(manifest: EngineManifest, machine: Machine, lean_runtime
 
 
 def _cpu_mismatches(built: Machine, machine: Machine) -> Iterator[str]:
-    """Name what differs: an optimised graph may hold operators of one release, in the layout of one CPU."""
+    """Name what differs: an optimized graph may hold operators of one release, in the layout of one CPU."""
     if built.onnxruntime != machine.onnxruntime:
         yield f"built with ONNX Runtime {built.onnxruntime}, here is {machine.onnxruntime}"
     if built.provider != machine.provider:

@@ -79,7 +79,7 @@ class Plan:
     """A built stage.
 
     Attributes:
-        file: The plan, relative to the engine's folder; of ONNX Runtime an optimised graph.
+        file: The plan, relative to the engine's folder; of ONNX Runtime an optimized graph.
         graph_sha256: Of the bundle's graph that it was built from.
         weights_sha256: Of the weights beside that graph, or None where it has none.
         inputs: Tensors that it reads.

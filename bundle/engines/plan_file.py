@@ -17,7 +17,7 @@ __all__ = ["read_plan", "verify_engine", "verify_engine_weights"]
 def read_plan(engine: Engine, stage: str, *, trust_plans: bool = False) -> bytes:
     """Read a plan whole, and return it only if it is the one that was recorded and this user built it.
 
-    The bytes that are returned are the bytes that were hashed. A plan of TensorRT is native code; an optimised graph of
+    The bytes that are returned are the bytes that were hashed. A plan of TensorRT is native code; an optimized graph of
     ONNX Runtime is none, and may come from anybody that the bundle may come from.
 
     Args:

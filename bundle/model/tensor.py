@@ -86,7 +86,7 @@ class TensorSpec:
 
     Attributes:
         name: As in the graph.
-        dtype: "float32", "float16", "int32", or "int8" or "float8_e4m3fn" for a quantised cache.
+        dtype: "float32", "float16", "int32", or "int8" or "float8_e4m3fn" for a quantized cache.
         shape: Static.
         role: What it means.
         layer: The transformer block that a key or value belongs to; None for what belongs to none.

@@ -19,14 +19,14 @@ from ..gates import DEFAULT_GATES
 from ..graph.graph_file import GraphFile, load_graph
 from ..graph.linears import find_linears, group_of
 from ..graph.mixed import half_layers
-from ..graph.quantization import Quantisation
+from ..graph.quantization import Quantization
 from ..graph.rendering import codes_of, render
 from ..graph.widening import half_tensors, widen
 from ..observe.data import CalibrationSet, read_set
 from ..scratch import scratch_folder
 from ..verify.reference import reference_bundle, reference_graphs
 from ..verify.request import VerifyRequest
-from ..verify.verification import quantisation_of
+from ..verify.verification import quantization_of
 from .guard import layers_of
 from .remedy import remedy_command
 from .sensitivity import Bench, estimate_speed, shares_of
@@ -103,23 +103,23 @@ def bisect_request(request: VerifyRequest, *, on_progress: Progress = lambda don
             data = read_set(request.data, model)
     gates = request.gates or {}
     bounds = [gates[name] for name in ("teacher-psnr", "free-psnr") if name in gates]
-    quantisation = quantisation_of(bundle, precision)
+    quantization = quantization_of(bundle, precision)
     found = bisect(
         bundle,
         precision,
         data,
         bounds[0] if bounds else DEFAULT_GATES["teacher-psnr"],
-        quantisation,
+        quantization,
         options=session_arguments(request),
         threads=request.threads,
         on_progress=on_progress,
     )
-    return dataclasses.replace(found, remedy=_remedy(bundle, found, quantisation, request)) if found.groups else found
+    return dataclasses.replace(found, remedy=_remedy(bundle, found, quantization, request)) if found.groups else found
 
 
-def _remedy(bundle: Bundle, found: Bisection, quantisation: Quantisation, request: VerifyRequest) -> str:
+def _remedy(bundle: Bundle, found: Bisection, quantization: Quantization, request: VerifyRequest) -> str:
     graphs = bundle.manifest.graphs[found.precision].values()
-    layers = list(quantisation.linears) or half_layers(load_graph(bundle, graph) for graph in graphs)
+    layers = list(quantization.linears) or half_layers(load_graph(bundle, graph) for graph in graphs)
     groups = [group for group in found.groups if group != _CACHE]
     return remedy_command(bundle, found.precision, groups, layers, cache=_CACHE in found.groups, data=request.data)
 
@@ -129,7 +129,7 @@ def bisect(
     precision: Precision,
     data: CalibrationSet,
     bound: float,
-    quantisation: Quantisation,
+    quantization: Quantization,
     *,
     options: Mapping[str, Any] | None = None,
     threads: int | None = None,
@@ -144,7 +144,7 @@ def bisect(
         precision: fp16, or one that vdmrt calibrate made.
         data: What rollouts go on from; without clips, seeded normals.
         bound: PSNR in dB that is wanted, over 3 free-running chunks of 2 rollouts.
-        quantisation: How the precision was quantised; of fp16 without linears.
+        quantization: How the precision was quantized; of fp16 without linears.
         options: Further arguments of :meth:`Model.session`.
         threads: Of the CPU provider.
         on_progress: Called with the variants that were run and an estimate of their number: what one culprit takes.
@@ -152,11 +152,11 @@ def bisect(
     Raises:
         CalibrationError: The precision is float32, or misses the bound even with every group in float32.
     """
-    eight = bool(quantisation.linears or quantisation.cache)
+    eight = bool(quantization.linears or quantization.cache)
     exact = reference_graphs(bundle)
-    quantisations = {stage: _as_rendered(bundle, precision, stage, quantisation) for stage in exact if eight}
+    quantizations = {stage: _as_rendered(bundle, precision, stage, quantization) for stage in exact if eight}
     half = {} if eight else {stage: _opened(bundle, precision, stage) for stage in exact}
-    groups = _quantised_groups(quantisation) if eight else _half_groups(half)
+    groups = _quantized_groups(quantization) if eight else _half_groups(half)
     if not groups:
         raise CalibrationError(f"{precision} has nothing narrower than float32, so there is nothing to bisect")
     estimate = 2 + 2 * len(groups).bit_length()
@@ -164,7 +164,7 @@ def bisect(
     def variant(kept: Sequence[str]) -> dict[str, GraphFile]:
         if not eight:
             return {stage: keep_from_half(graph, exact[stage], kept) for stage, graph in half.items()}
-        return {stage: _keep_from_quantised(graph, stage, quantisations[stage], kept) for stage, graph in exact.items()}
+        return {stage: _keep_from_quantized(graph, stage, quantizations[stage], kept) for stage, graph in exact.items()}
 
     with scratch_folder("bisect") as folder:
         reference = reference_bundle(bundle, folder / "reference")
@@ -175,7 +175,7 @@ def bisect(
         def measure(kept: Sequence[str]) -> float:
             key = tuple(sorted(kept))
             if key not in found:
-                found[key] = bench.measure_graphs(variant(kept), quantisation.format if quantisation.linears else None)
+                found[key] = bench.measure_graphs(variant(kept), quantization.format if quantization.linears else None)
                 on_progress(len(found), max(estimate, len(found) + 1))
             return found[key]
 
@@ -246,20 +246,20 @@ def keep_from_half(graph: GraphFile, exact: GraphFile, kept: Sequence[str]) -> G
     return widened
 
 
-def _as_rendered(bundle: Bundle, precision: Precision, stage: str, quantisation: Quantisation) -> Quantisation:
-    """Return the quantisation of the linears that are in 8 bits in a stage's graph, with their stored bytes."""
+def _as_rendered(bundle: Bundle, precision: Precision, stage: str, quantization: Quantization) -> Quantization:
+    """Return the quantization of the linears that are in 8 bits in a stage's graph, with their stored bytes."""
     codes = codes_of(load_graph(bundle, bundle.manifest.graphs[precision][stage]))
-    return dataclasses.replace(quantisation, linears={name: quantisation.linears[name] for name in codes}, codes=codes)
+    return dataclasses.replace(quantization, linears={name: quantization.linears[name] for name in codes}, codes=codes)
 
 
-def _keep_from_quantised(graph: GraphFile, stage: str, quantisation: Quantisation, kept: Sequence[str]) -> GraphFile:
+def _keep_from_quantized(graph: GraphFile, stage: str, quantization: Quantization, kept: Sequence[str]) -> GraphFile:
     # The stored weights are folded for the cache: it is still folded where it is kept.
-    return render(graph, stage, quantisation.keeping(kept), narrow_cache=_CACHE not in kept)
+    return render(graph, stage, quantization.keeping(kept), narrow_cache=_CACHE not in kept)
 
 
-def _quantised_groups(quantisation: Quantisation) -> list[str]:
-    groups = sorted({group_of(name) for name in quantisation.linears})
-    return [*groups, _CACHE] if quantisation.cache else groups
+def _quantized_groups(quantization: Quantization) -> list[str]:
+    groups = sorted({group_of(name) for name in quantization.linears})
+    return [*groups, _CACHE] if quantization.cache else groups
 
 
 def _opened(bundle: Bundle, precision: Precision, stage: str) -> GraphFile:

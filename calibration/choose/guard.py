@@ -52,7 +52,7 @@ class Large:
 class Guard:
     """Float32 copies of the FP16 graphs that tell the largest value of everything that stands in FP16 there.
 
-    A quantised precision holds what it does not quantise in the same tensors, so that the FP16 graphs speak for it.
+    A quantized precision holds what it does not quantize in the same tensors, so that the FP16 graphs speak for it.
 
     Attributes:
         largest: Largest absolute value by stage and tensor.

@@ -12,8 +12,8 @@ from typing import Any
 
 from ...bundle import FP16, FP16_MIXED, Bundle, Precision
 from ...errors import CalibrationError
-from ..calibrating import CalibrationRequest
 from ..graph.linears import group_of
+from ..request import CalibrationRequest
 
 __all__ = ["remedy_command"]
 

@@ -19,7 +19,7 @@ from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from ...runtime.session.model import Model
 from ..graph.graph_file import GraphFile, WeightsFile
 from ..graph.linears import find_linears
-from ..graph.quantization import Quantisation
+from ..graph.quantization import Quantization
 from ..graph.rendering import render
 from ..observe.data import CalibrationSet
 from ..publishing import with_weights, write_precision
@@ -69,7 +69,7 @@ class Sensitivity:
 def fit_budget(
     bundle: Bundle,
     graphs: Mapping[str, GraphFile],
-    quantisation: Quantisation,
+    quantization: Quantization,
     data: CalibrationSet,
     budget: float,
     *,
@@ -82,7 +82,7 @@ def fit_budget(
     Args:
         bundle: With fp32 graphs.
         graphs: The same graphs, opened.
-        quantisation: With every group in 8 bits.
+        quantization: With every group in 8 bits.
         data: What rollouts go on from.
         budget: Least PSNR in dB against float32, over 3 free-running chunks.
         options: Further arguments of :meth:`Model.session`.
@@ -92,25 +92,25 @@ def fit_budget(
     Raises:
         CalibrationError: The budget does not even hold with every group but one in floating point.
     """
-    groups = sorted({name.rpartition(".")[0] for name in quantisation.linears})
+    groups = sorted({name.rpartition(".")[0] for name in quantization.linears})
     total, done = len(groups) + 2 + len(groups).bit_length(), 0
     with scratch_folder("sensitivity") as folder:
         bench = Bench(bundle, graphs, data, folder, options or {}, threads)
 
-        def measure(tried: Quantisation) -> float:
+        def measure(tried: Quantization) -> float:
             nonlocal done
             found = bench.measure(tried)
             done += 1
             on_progress(done, total)
             return found
 
-        alone = {group: measure(quantisation.only([group])) for group in groups}
+        alone = {group: measure(quantization.only([group])) for group in groups}
         ranked = sorted(groups, key=lambda group: (alone[group], group))
-        share = shares_of(bundle, graphs[Stage.DENOISE], quantisation.linears)
+        share = shares_of(bundle, graphs[Stage.DENOISE], quantization.linears)
         curve: dict[int, float] = {}
 
         def holds(kept: int) -> bool:
-            curve[kept] = measure(quantisation.keeping(ranked[:kept]))
+            curve[kept] = measure(quantization.keeping(ranked[:kept]))
             _log.info("%d of %d groups kept: %.2f dB", kept, len(groups), curve[kept])
             return curve[kept] >= budget
 
@@ -151,9 +151,9 @@ def shares_of(bundle: Bundle, graph: GraphFile, linears: Container[str]) -> dict
     return share
 
 
-def estimate_speed(share: Mapping[str, float], quantised: Iterable[str]) -> float:
+def estimate_speed(share: Mapping[str, float], quantized: Iterable[str]) -> float:
     """Return how much faster all is where some groups' products are twice as fast."""
-    return 1 / (1 - (1 - 1 / _GAIN) * sum(share.get(group, 0.0) for group in quantised))
+    return 1 / (1 - (1 - 1 / _GAIN) * sum(share.get(group, 0.0) for group in quantized))
 
 
 class Bench:
@@ -178,14 +178,14 @@ class Bench:
             self._given = given_frames(model, list(data.clips), _SEEDS)
             self._wanted = self._roll(model)
 
-    def measure(self, quantisation: Quantisation) -> float:
-        """Return the PSNR of a quantisation in dB."""
-        rendered = {stage: self._render(graph, stage, quantisation) for stage, graph in self._graphs.items()}
-        return self.measure_graphs(rendered, quantisation.format)
+    def measure(self, quantization: Quantization) -> float:
+        """Return the PSNR of a quantization in dB."""
+        rendered = {stage: self._render(graph, stage, quantization) for stage, graph in self._graphs.items()}
+        return self.measure_graphs(rendered, quantization.format)
 
-    def measure_graphs(self, rendered: Mapping[str, GraphFile], quantised: EightBits | None) -> float:
+    def measure_graphs(self, rendered: Mapping[str, GraphFile], quantized: EightBits | None) -> float:
         """Return the PSNR of other graphs with the same inputs and outputs in dB."""
-        variant = self._write(rendered, quantised)
+        variant = self._write(rendered, quantized)
         with Model(variant, self._backend, FP32) as model:
             made = self._roll(model)
         return psnr(made, self._wanted, float(np.ptp(self._wanted)))
@@ -198,10 +198,10 @@ class Bench:
                 rollouts.append(np.stack([chunk.latents for chunk in session.stream(_CHUNKS)]))
         return np.stack(rollouts)
 
-    def _write(self, rendered: Mapping[str, GraphFile], quantised: EightBits | None) -> Bundle:
+    def _write(self, rendered: Mapping[str, GraphFile], quantized: EightBits | None) -> Bundle:
         known = self._bundle.manifest.graphs[FP32]
         sources: dict[str, tuple[Graph, GraphFile]] = {s: (known[s], graph) for s, graph in self._graphs.items()}
-        graphs = write_precision(self._writer, "variant", rendered, sources, self._weights, quantised)
+        graphs = write_precision(self._writer, "variant", rendered, sources, self._weights, quantized)
         graphs = with_weights(graphs, self._writer.record("graphs/weights.bin"))
         manifest = dataclasses.replace(self._bundle.manifest, graphs={FP32: graphs}, components={}, codec=None)
         if manifest.null_text is not None:
@@ -211,8 +211,8 @@ class Bench:
         return Bundle(self._writer.path.resolve(), manifest)
 
     @staticmethod
-    def _render(graph: GraphFile, stage: str, quantisation: Quantisation) -> GraphFile:
-        """Render, also where a graph has none of the few linears that are quantised."""
-        names = {linear.name for linear in find_linears(graph)} & set(quantisation.linears)
-        own = {name: one for name, one in quantisation.linears.items() if name in names}
-        return render(graph, stage, dataclasses.replace(quantisation, linears=own))
+    def _render(graph: GraphFile, stage: str, quantization: Quantization) -> GraphFile:
+        """Render, also where a graph has none of the few linears that are quantized."""
+        names = {linear.name for linear in find_linears(graph)} & set(quantization.linears)
+        own = {name: one for name, one in quantization.linears.items() if name in names}
+        return render(graph, stage, dataclasses.replace(quantization, linears=own))

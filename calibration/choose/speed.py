@@ -1,4 +1,4 @@
-"""Whether a quantised precision is faster than floating point: a denoising step of both, in turn, at a full cache."""
+"""Whether a quantized precision is faster than floating point: a denoising step of both, in turn, at a full cache."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Judge:
 
 
 def timed_against(bundle: Bundle, precision: Precision) -> Precision | None:
-    """Return the precision that a quantised one must beat on a CPU; None where its products are not INT8 there.
+    """Return the precision that a quantized one must beat on a CPU; None where its products are not INT8 there.
 
     FP8 products are not run in 8 bits by a CPU, and what has FP16 around INT8 products is for TensorRT.
     """

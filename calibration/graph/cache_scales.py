@@ -21,7 +21,7 @@ from ..observe.statistics import PER_OCTAVE, ChannelStatistics
 from .formats import FORMATS, Format, fp16_scale
 from .graph_file import GraphFile
 
-__all__ = ["CacheScales", "cache_name", "choose_cache_scales", "fold_cache", "fold_statistics", "quantise_cache"]
+__all__ = ["CacheScales", "cache_name", "choose_cache_scales", "fold_cache", "fold_statistics", "quantize_cache"]
 
 _PART = {Role.PAST_KEY: "k", Role.PRESENT_KEY: "k", Role.PAST_VALUE: "v", Role.PRESENT_VALUE: "v"}
 # FP16 weights keep all their bits under so small factors.
@@ -154,8 +154,8 @@ def fold_statistics(
     }
 
 
-def quantise_cache(graph: GraphFile, cache: Mapping[str, CacheScales]) -> None:
-    """Store the cache in 8 bits, in place: it is dequantised where it is read and quantised where it is written."""
+def quantize_cache(graph: GraphFile, cache: Mapping[str, CacheScales]) -> None:
+    """Store the cache in 8 bits, in place: it is dequantized where it is read and quantized where it is written."""
     import onnx
 
     model = graph.model.graph

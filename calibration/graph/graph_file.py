@@ -52,10 +52,10 @@ class GraphFile:
         """Return ``stem``, which no tensor has yet.
 
         Raises:
-            BundleError: A tensor has that name: the graph was quantised before.
+            BundleError: A tensor has that name: the graph was quantized before.
         """
         if stem in self.weights or any(stem in node.output for node in self.nodes):
-            raise BundleError(f"has a tensor '{stem}' already; calibrate a graph that was not quantised")
+            raise BundleError(f"has a tensor '{stem}' already; calibrate a graph that was not quantized")
         return stem
 
     def copy(self) -> GraphFile:

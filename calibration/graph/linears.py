@@ -1,4 +1,4 @@
-"""Which products of a graph are quantised: the blocks' linears, by the names that their weights have in training."""
+"""Which products of a graph are quantized: the blocks' linears, by the names that their weights have in training."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def choose_linears(linears: Iterable[Linear], keep: Sequence[str] = ()) -> list[
     kept = {one.name for one in linears if any(fnmatch.fnmatchcase(one.name, pattern) for pattern in keep)}
     chosen = [one for one in linears if not one.is_floating and one.name not in kept]
     if not chosen:
-        raise CalibrationError("every linear is kept in floating point, so there is nothing to quantise")
+        raise CalibrationError("every linear is kept in floating point, so there is nothing to quantize")
     return chosen
 
 
 def sites_of(graphs: Iterable[Iterable[Linear]]) -> dict[str, str]:
     """Return the site of each linear: linears that read the same tensor in any graph share one.
 
-    What is quantised is the tensor, so they share its scale and its smoothing. A site is named after its first linear.
+    What is quantized is the tensor, so they share its scale and its smoothing. A site is named after its first linear.
     """
     parent: dict[str, str] = {}
 

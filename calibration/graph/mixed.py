@@ -250,7 +250,6 @@ def _publish(bundle: Bundle, half: Mapping[str, GraphFile], mixed: Mapping[str, 
                 manifest,
                 graphs={**manifest.graphs, FP16_MIXED: with_weights(written, writer.record(name))},
                 provenance={**manifest.provenance, str(FP16_MIXED): patterns},
-                accuracy=tuple(one for one in manifest.accuracy if one.precision != FP16_MIXED),
             )
         )
 

@@ -1,4 +1,4 @@
-"""One quantisation of a model, whatever type its graphs have: the scale of every linear's input and weight."""
+"""One quantization of a model, whatever type its graphs have: the scale of every linear's input and weight."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .formats import FORMATS, Format, fp16_scale
 from .linears import Linear
 from .rounding import Rounding, decode_weight, round_gptq, round_nearest
 
-__all__ = ["LinearScales", "Quantisation", "SiteScales", "make_quantisation"]
+__all__ = ["LinearScales", "Quantization", "SiteScales", "make_quantization"]
 
 Floats = npt.NDArray[np.float64]
 Weights = npt.NDArray[np.float32]
@@ -36,7 +36,7 @@ _ROW_CLIPS = np.linspace(1.0, 0.7, 13)
 
 @dataclass(frozen=True)
 class SiteScales:
-    """How a tensor that linears read is quantised.
+    """How a tensor that linears read is quantized.
 
     Attributes:
         scales: By stage; what a step of the 8 bit type is worth, FP16-representable.
@@ -49,7 +49,7 @@ class SiteScales:
 
 @dataclass(frozen=True)
 class LinearScales:
-    """How a linear is quantised.
+    """How a linear is quantized.
 
     Attributes:
         site: Whose scales its input has.
@@ -64,8 +64,8 @@ class LinearScales:
 
 
 @dataclass(frozen=True)
-class Quantisation:
-    """What is quantised and how.
+class Quantization:
+    """What is quantized and how.
 
     Attributes:
         format: The 8 bit type.
@@ -89,25 +89,25 @@ class Quantisation:
         """The 8 bit type."""
         return FORMATS[self.format]
 
-    def keeping(self, groups: Iterable[str]) -> Quantisation:
+    def keeping(self, groups: Iterable[str]) -> Quantization:
         """Return the same without the linears of some groups (``blocks.3.mlp``), which stay as they are."""
         left_out = set(groups)
         linears = {name: one for name, one in self.linears.items() if name.rpartition(".")[0] not in left_out}
         return dataclasses.replace(self, linears=linears)
 
-    def only(self, groups: Iterable[str]) -> Quantisation:
+    def only(self, groups: Iterable[str]) -> Quantization:
         """Return the same with nothing but the linears of some groups."""
         wanted = set(groups)
         return self.keeping({name.rpartition(".")[0] for name in self.linears} - wanted)
 
     def to_json(self) -> str:
-        """Write it as JSON; the same quantisation gives the same bytes."""
+        """Write it as JSON; the same quantization gives the same bytes."""
         document = dataclasses.asdict(dataclasses.replace(self, codes={}))
         del document["codes"]
         return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Quantisation:
+    def from_json(cls, text: str) -> Quantization:
         """Read what :meth:`to_json` wrote; it has no codes.
 
         Raises:
@@ -136,10 +136,10 @@ class Quantisation:
                 },
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CalibrationError(f"is no quantisation of vdmrt: {error!r}; calibrate again") from error
+            raise CalibrationError(f"is no quantization of vdmrt: {error!r}; calibrate again") from error
 
 
-def make_quantisation(
+def make_quantization(
     seen: Mapping[str, Mapping[str, ChannelStatistics]],
     linears: Mapping[str, Iterable[Linear]],
     sites: Mapping[str, str],
@@ -150,12 +150,12 @@ def make_quantisation(
     smooth: float,
     rounding: Rounding,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Quantisation:
+) -> Quantization:
     """Choose every scale.
 
     Args:
         seen: Statistics by stage and site.
-        linears: By stage, those that are to be quantised.
+        linears: By stage, those that are to be quantized.
         sites: The site of each linear.
         weights: Of each linear by its name, [outputs, inputs].
         kind: The 8 bit type.
@@ -180,7 +180,7 @@ def make_quantisation(
     for site, names in sorted(by_site.items()):
         observed = {stage: by[site] for stage, by in seen.items() if site in by}
         if not observed:
-            raise CalibrationError(f"'{site}' was never observed; observe the graphs that are quantised")
+            raise CalibrationError(f"'{site}' was never observed; observe the graphs that are quantized")
         own = {name: np.asarray(weights[name], np.float32) for name in sorted(names)}
         migration = _migration(observed, own, kind, method, smooth)
         factors = np.ones(len(next(iter(observed.values())).amax)) if migration is None else migration
@@ -201,7 +201,7 @@ def make_quantisation(
             corrections = {stage: tuple(float(np.float32(x)) for x in mean) for stage, mean in means.items()}
             linear_scales[name] = LinearScales(site, tuple(map(float, rows)), corrections)
             on_progress(len(linear_scales), total)
-    return Quantisation(kind.name, method, site_scales, linear_scales, codes=codes)
+    return Quantization(kind.name, method, site_scales, linear_scales, codes=codes)
 
 
 def _clip(one: ChannelStatistics, weights: Mapping[str, Weights], kind: Format, method: Method) -> float:
@@ -221,7 +221,7 @@ def _migration(
     method: Method,
     alpha: float,
 ) -> npt.NDArray[np.float64] | None:
-    """Return what each input channel is multiplied by so that it is as hard to quantise as the weights, or None.
+    """Return what each input channel is multiplied by so that it is as hard to quantize as the weights, or None.
 
     None where there are no outlier channels, or where the estimate of the products' error hardly falls.
     """

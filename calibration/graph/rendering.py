@@ -1,4 +1,4 @@
-"""A quantisation as Q/DQ pairs in a graph, placed so that TensorRT and ONNX Runtime fuse them into one product.
+"""A quantization as Q/DQ pairs in a graph, placed so that TensorRT and ONNX Runtime fuse them into one product.
 
 The input of a linear gets QuantizeLinear and DequantizeLinear; its weight stands as 8 bit values with its
 DequantizeLinear; the bias is added afterwards, in floating point. Attention stays as it is; the cache may be INT8.
@@ -14,27 +14,27 @@ import numpy.typing as npt
 
 from ...bundle import FP8
 from ...errors import CalibrationError
-from .cache_scales import fold_cache, quantise_cache
+from .cache_scales import fold_cache, quantize_cache
 from .graph_file import GraphFile
 from .linears import Linear, find_linears
-from .quantization import Quantisation
+from .quantization import Quantization
 
 __all__ = ["codes_of", "render"]
 
-_STORED = ".weight.quantised"
-# FP16 may be quantised from this opset on, and E4M3 exists.
+_STORED = ".weight.quantized"
+# FP16 may be quantized from this opset on, and E4M3 exists.
 _HALF_OPSET = 19
 
 
 def render(
     graph: GraphFile,
     stage: str,
-    quantisation: Quantisation,
+    quantization: Quantization,
     originals: GraphFile | None = None,
     *,
     narrow_cache: bool = True,
 ) -> GraphFile:
-    """Return the graph with its linears quantised.
+    """Return the graph with its linears quantized.
 
     A float32 graph keeps its opset; a graph with FP16 linears, and every FP8 graph, is raised to opset 19, where
     each operator in use means what it did before.
@@ -42,30 +42,30 @@ def render(
     Args:
         graph: In float32 or with FP16 linears.
         stage: "fill" or "denoise": whose activation scales are taken.
-        quantisation: What is quantised.
+        quantization: What is quantized.
         originals: The same graph in float32, whose weights are folded and whose biases are corrected instead of FP16
             ones; None for this one.
         narrow_cache: Whether the cache is stored in 8 bits, or only folded for it.
 
     Raises:
-        CalibrationError: The graph lacks a linear that the stage's quantisation names.
+        CalibrationError: The graph lacks a linear that the stage's quantization names.
     """
     rendered = graph.copy()
     exact = (originals or graph).copy()
-    if quantisation.cache:
-        fold_cache(exact, quantisation.cache)
-        fold_cache(rendered, quantisation.cache, originals)
+    if quantization.cache:
+        fold_cache(exact, quantization.cache)
+        fold_cache(rendered, quantization.cache, originals)
         if narrow_cache:
-            quantise_cache(rendered, quantisation.cache)
-    linears = {linear.node: linear for linear in find_linears(rendered) if linear.name in quantisation.linears}
-    if quantisation.linears and not linears:
-        raise CalibrationError(f"the {stage} graph has none of the quantised linears; it is of another model")
-    writer = _Writer(rendered, stage, quantisation, exact.weights)
+            quantize_cache(rendered, quantization.cache)
+    linears = {linear.node: linear for linear in find_linears(rendered) if linear.name in quantization.linears}
+    if quantization.linears and not linears:
+        raise CalibrationError(f"the {stage} graph has none of the quantized linears; it is of another model")
+    writer = _Writer(rendered, stage, quantization, exact.weights)
     nodes = []
     for node in rendered.nodes:
         nodes += writer.linear(node, linears[node.name]) if node.name in linears else [node]
     rendered.replace_nodes(nodes)
-    if writer.half or quantisation.format == FP8:
+    if writer.half or quantization.format == FP8:
         rendered.raise_opset(_HALF_OPSET)
     return rendered
 
@@ -76,14 +76,14 @@ def codes_of(graph: GraphFile) -> dict[str, npt.NDArray[Any]]:
 
 
 class _Writer:
-    """Writes the nodes of quantised linears; what several linears read is quantised once."""
+    """Writes the nodes of quantized linears; what several linears read is quantized once."""
 
     def __init__(
-        self, graph: GraphFile, stage: str, quantisation: Quantisation, originals: Mapping[str, npt.NDArray[Any]]
+        self, graph: GraphFile, stage: str, quantization: Quantization, originals: Mapping[str, npt.NDArray[Any]]
     ) -> None:
-        self.graph, self.stage, self.quantisation, self.originals = graph, stage, quantisation, originals
+        self.graph, self.stage, self.quantization, self.originals = graph, stage, quantization, originals
         self.half = False
-        self._quantised: dict[str, str] = {}
+        self._quantized: dict[str, str] = {}
 
     def linear(self, node: Any, linear: Linear) -> list[Any]:
         """Return the nodes that stand for a Gemm."""
@@ -92,11 +92,11 @@ class _Writer:
         dtype = self.graph.weights[linear.weight].dtype
         self.half |= dtype == np.float16
         before, source = self._input(linear, dtype)
-        weight = self.graph.fresh_name(f"{linear.weight}.dequantised")
-        scales = self.quantisation.linears[linear.name]
-        stored = self.quantisation.codes[linear.name]
+        weight = self.graph.fresh_name(f"{linear.weight}.dequantized")
+        scales = self.quantization.linears[linear.name]
+        stored = self.quantization.codes[linear.name]
         operands = self._operands(f"{linear.name}{_STORED}", np.array(scales.weight), dtype)
-        self._constant(f"{linear.name}{_STORED}", stored, float8=self.quantisation.format == FP8)
+        self._constant(f"{linear.name}{_STORED}", stored, float8=self.quantization.format == FP8)
         before.append(
             make_node("DequantizeLinear", [f"{linear.name}{_STORED}", *operands], [weight], axis=0,
                       name=f"{linear.name}.weight.dq")
@@ -110,13 +110,13 @@ class _Writer:
         return before
 
     def _input(self, linear: Linear, dtype: Any) -> tuple[list[Any], str]:
-        """Return the nodes that quantise what a linear reads, and the tensor that it reads then."""
+        """Return the nodes that quantize what a linear reads, and the tensor that it reads then."""
         from onnx.helper import make_node
 
-        if linear.source in self._quantised:
-            return [], self._quantised[linear.source]
-        name = self.quantisation.linears[linear.name].site
-        site = self.quantisation.sites[name]
+        if linear.source in self._quantized:
+            return [], self._quantized[linear.source]
+        name = self.quantization.linears[linear.name].site
+        site = self.quantization.sites[name]
         if self.stage not in site.scales:
             raise CalibrationError(f"'{name}' was not observed in the {self.stage} graph; calibrate again")
         nodes, source = [], linear.source
@@ -125,13 +125,13 @@ class _Writer:
             nodes.append(make_node("Mul", [source, factors], [f"{name}.migrated"], name=f"{name}.migrate"))
             source = f"{name}.migrated"
         operands = self._operands(f"{name}.input", np.array(site.scales[self.stage]), dtype)
-        stored = self.graph.fresh_name(f"{name}.input.quantised")
+        stored = self.graph.fresh_name(f"{name}.input.quantized")
         nodes += [
             make_node("QuantizeLinear", [source, *operands], [stored], name=f"{name}.input.q"),
-            make_node("DequantizeLinear", [stored, *operands], [f"{name}.input.dequantised"], name=f"{name}.input.dq"),
+            make_node("DequantizeLinear", [stored, *operands], [f"{name}.input.dequantized"], name=f"{name}.input.dq"),
         ]
-        self._quantised[linear.source] = f"{name}.input.dequantised"
-        return nodes, self._quantised[linear.source]
+        self._quantized[linear.source] = f"{name}.input.dequantized"
+        return nodes, self._quantized[linear.source]
 
     def _corrected(self, linear: Linear, correction: tuple[float, ...] | None) -> str:
         assert linear.bias is not None
@@ -145,7 +145,7 @@ class _Writer:
 
     def _operands(self, stem: str, scales: npt.NDArray[Any], dtype: Any) -> list[str]:
         """Return the names of a scale and of its zero point, which is zero and says the type."""
-        fp8 = self.quantisation.format == FP8
+        fp8 = self.quantization.format == FP8
         zero = np.zeros(scales.shape, np.uint8 if fp8 else np.int8)
         return [
             self._constant(f"{stem}.scale", scales.astype(dtype)),

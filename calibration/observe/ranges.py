@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..graph.formats import Format
-from .statistics import CENTRES, EDGES
+from .statistics import CENTERS, EDGES
 
 __all__ = ["METHODS", "Method", "choose_amax", "input_error"]
 
@@ -52,14 +52,14 @@ def choose_amax(
 def input_error(histogram: npt.NDArray[np.uint32], clip: float, kind: Format) -> Floats:
     """Return the expected squared error of each channel's values when they clip at ``clip``, [channels]."""
     counts = histogram.astype(np.float64)
-    expected = np.where(CENTRES > clip, (CENTRES - clip) ** 2, kind.rounding_error(CENTRES, clip))
+    expected = np.where(CENTERS > clip, (CENTERS - clip) ** 2, kind.rounding_error(CENTERS, clip))
     error: Floats = counts @ expected / np.maximum(counts.sum(1), 1)
     return error
 
 
 def _percentile(pooled: Floats) -> float:
     share = np.cumsum(pooled) / max(pooled.sum(), 1)
-    return float(CENTRES[min(int(np.searchsorted(share, _PERCENTILE)), len(CENTRES) - 1)])
+    return float(CENTERS[min(int(np.searchsorted(share, _PERCENTILE)), len(CENTERS) - 1)])
 
 
 def _divergence(pooled: Floats, clip: float) -> float:
@@ -70,7 +70,7 @@ def _divergence(pooled: Floats, clip: float) -> float:
     spread = np.where(filled, levels.sum(1, keepdims=True) / np.maximum(filled.sum(1, keepdims=True), 1), 0.0)
     p, q = wanted / wanted.sum(), spread.reshape(-1) / spread.sum()
     # The clipped values count in the last bin of what is wanted, and not among the levels: clipping costs.
-    outside = pooled[clip < CENTRES].sum() / max(pooled.sum(), 1)
+    outside = pooled[clip < CENTERS].sum() / max(pooled.sum(), 1)
     seen = p > 0
     return float((1 - outside) * np.sum(p[seen] * np.log(p[seen] / np.maximum(q[seen], 1e-12))) + outside * np.log(1e6))
 

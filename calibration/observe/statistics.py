@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BINS", "CENTRES", "EDGES", "PER_OCTAVE", "ChannelStatistics"]
+__all__ = ["BINS", "CENTERS", "EDGES", "PER_OCTAVE", "ChannelStatistics"]
 
 Floats = npt.NDArray[np.float64]
 PER_OCTAVE = 8
@@ -23,8 +23,8 @@ _BLOCK = 256
 # Where the bins meet, BINS + 1 of them.
 EDGES: Floats = np.concatenate([[0.0], 2.0 ** (_LOWEST + np.arange(1, BINS + 1) / PER_OCTAVE)])
 # The middle of each bin; the lowest bin holds zeros and all that is smaller.
-CENTRES: Floats = 2.0 ** (_LOWEST + (np.arange(BINS) + 0.5) / PER_OCTAVE)
-CENTRES[0] = 0.0
+CENTERS: Floats = 2.0 ** (_LOWEST + (np.arange(BINS) + 0.5) / PER_OCTAVE)
+CENTERS[0] = 0.0
 
 
 @dataclass
@@ -109,7 +109,7 @@ class ChannelStatistics:
     def squares(self) -> Floats:
         """Return the mean square of each channel, [channels]."""
         counts = self.histogram.astype(np.float64)
-        mean: Floats = counts @ CENTRES**2 / np.maximum(counts.sum(1), 1)
+        mean: Floats = counts @ CENTERS**2 / np.maximum(counts.sum(1), 1)
         return mean
 
     def mean_products(self) -> Floats:

@@ -33,7 +33,7 @@ from ..choose.speed import time_in_turn
 from ..observe.rollouts import cache_state, wrapping_chunks
 from ..progress import Show, hide_progress
 from .forced import Latents, TeacherForced
-from .verification import quantisation_of
+from .verification import quantization_of
 
 __all__ = ["check_engine"]
 
@@ -42,7 +42,7 @@ _log = logging.getLogger("vdmrt")
 _STEPS, _QUICK_FLOPS = 4, 2e12
 # Relative L2 of each chunk's latents, and of what its fill writes; quantized products are rounded at other places than
 # in ONNX Runtime.
-_AGREES, _AGREES_QUANTISED = {FP32: 1e-3, FP16: 1e-2}, 5e-2
+_AGREES, _AGREES_QUANTIZED = {FP32: 1e-3, FP16: 1e-2}, 5e-2
 
 
 def check_engine(
@@ -69,7 +69,7 @@ def check_engine(
     """
     trial = _Trial.of(bundle, engine, device or ("cuda" if engine.manifest.backend == "tensorrt" else "cpu"), full)
     checks = [*_run(trial, show)]
-    if checks[0].passed and bundle.manifest.graphs[trial.precision][Stage.DENOISE].quantised is not None:
+    if checks[0].passed and bundle.manifest.graphs[trial.precision][Stage.DENOISE].quantized is not None:
         checks += _race(trial, show)
     engine = record_checks(engine, tuple(checks))
     for check in checks:
@@ -213,7 +213,7 @@ def _compare(trial: _Trial, model: Model, steps: _Steps, found: _Found) -> bool:
             reference.session(**trial.session_arguments()) as right,
             model.session(**trial.session_arguments()) as session,
         ):
-            scales = quantisation_of(trial.bundle, trial.precision).cache
+            scales = quantization_of(trial.bundle, trial.precision).cache
             _follow(trial, right, TeacherForced(model, session, scales), steps, found)
     except _ReferenceFailed as failed:
         _log.warning("not compared with ONNX Runtime: %s", failed.__cause__)
@@ -264,7 +264,7 @@ def _describe_run(trial: _Trial, found: _Found) -> Check:
 
 
 def _judge(trial: _Trial, found: _Found) -> Iterator[Check]:
-    bound = _AGREES.get(trial.precision, _AGREES_QUANTISED)
+    bound = _AGREES.get(trial.precision, _AGREES_QUANTIZED)
     latents, cache = max(found.latents), max(found.cache)
     yield Check(
         "agrees",

@@ -20,7 +20,7 @@ __all__ = ["reference_bundle", "reference_graphs", "source_precision"]
 
 
 def source_precision(bundle: Bundle) -> Precision:
-    """Return the precision whose weights are quantised: fp32 where the bundle has it, else fp16.
+    """Return the precision whose weights are quantized: fp32 where the bundle has it, else fp16.
 
     Raises:
         BundleError: It has neither.
@@ -49,7 +49,7 @@ def reference_bundle(bundle: Bundle, folder: Path) -> Bundle:
         files[stage] = folder / "graphs" / f"{stage}.{FP32}.onnx"
         save_graph(graph, files[stage], weights)
     widened = {stage: _widened(stages[stage], file, weights.path) for stage, file in files.items()}
-    manifest = dataclasses.replace(bundle.manifest, graphs={FP32: widened}, calibrations=(), accuracy=())
+    manifest = dataclasses.replace(bundle.manifest, graphs={FP32: widened}, calibrations=())
     made = {artifact.file for graph in widened.values() for artifact in (graph.file, graph.weights) if artifact}
     for artifact in manifest.artifacts():
         if artifact.file not in made:

@@ -22,7 +22,7 @@ from ...bundle import (
     encode,
     format_count,
     open_bundle,
-    rewrite_manifest,
+    record_measured,
     write_file,
 )
 from ...errors import BundleError, CalibrationError
@@ -41,7 +41,7 @@ from ..gates import (
     judge,
     select_gates,
 )
-from ..graph.quantization import Quantisation
+from ..graph.quantization import Quantization
 from ..observe.data import read_set
 from ..observe.tap import TappedBackend
 from ..progress import Show, hide_progress
@@ -60,7 +60,7 @@ from .reference import reference_bundle
 from .report import render_report
 from .request import VerifyRequest
 
-__all__ = ["Verdict", "quantisation_of", "verify", "write_report"]
+__all__ = ["Verdict", "quantization_of", "verify", "write_report"]
 
 _log = logging.getLogger("vdmrt")
 # Autoregressive steps of the first rollout that the FP16 guard watches.
@@ -219,15 +219,14 @@ def _figure_names(bundle: Bundle, precision: Precision, other: Bundle) -> list[s
 
 
 def _has_control(bundle: Bundle, precision: Precision) -> bool:
-    """Whether a quantised precision's drift can be compared with that of the bundle's FP16 graphs."""
+    """Whether a quantized precision's drift can be compared with that of the bundle's FP16 graphs."""
     return FP16 in bundle.manifest.graphs and precision.is_quantized
 
 
 def _record(bundle: Bundle, accuracy: Accuracy) -> bool:
-    """Write the result into model.json; where that cannot be written, warn and return False."""
-    kept = tuple(one for one in bundle.manifest.accuracy if one.precision != accuracy.precision)
+    """Write the result into the bundle; where that cannot be written, warn and return False."""
     try:
-        rewrite_manifest(bundle, dataclasses.replace(bundle.manifest, accuracy=(*kept, accuracy)))
+        record_measured(bundle, accuracy=[accuracy])
     except BundleError as error:
         _log.warning("the result is not recorded in the bundle, and vdmrt run will not mention it: %s", error)
         return False
@@ -286,7 +285,7 @@ def _compare(side: _Side, other: Bundle, with_control: bool, show: Show) -> tupl
         given = given_frames(wanted, clips, seeds)
         check_chunks(wanted.manifest.geometry, len(given[0]), request.chunks)
         _watch(guard, wanted, tapped, given[0], options)
-        contenders = {str(model.precision): Contender(model, quantisation_of(side.bundle, model.precision).cache)}
+        contenders = {str(model.precision): Contender(model, quantization_of(side.bundle, model.precision).cache)}
         if with_control:
             alike = dataclasses.replace(request, precision=FP16)
             control = stack.enter_context(open_model(side.bundle.path, alike, verify=False))
@@ -316,9 +315,9 @@ def _watch(guard: Guard, model: Model, tapped: TappedBackend, first: Latents, op
         tapped.tap = None
 
 
-def quantisation_of(bundle: Bundle, precision: Precision) -> Quantisation:
-    """Return how a precision was quantised; nothing for one that was exported."""
+def quantization_of(bundle: Bundle, precision: Precision) -> Quantization:
+    """Return how a precision was quantized; nothing for one that was exported."""
     for made in bundle.manifest.calibrations:
         if made.precision == precision:
-            return Quantisation.from_json(bundle.locate(made.scales).read_text(encoding="utf-8"))
-    return Quantisation(INT8, "max", {}, {})
+            return Quantization.from_json(bundle.locate(made.scales).read_text(encoding="utf-8"))
+    return Quantization(INT8, "max", {}, {})

@@ -1,6 +1,6 @@
-"""The weights of optimised graphs: what is unchanged stays in the bundle, the rest lies once in a file of the engine.
+"""The weights of optimized graphs: what is unchanged stays in the bundle, the rest lies once in a file of the engine.
 
-Weights are known by their content, not by name: an optimiser renames, and two stages share most of what it changes.
+Weights are known by their content, not by name: an optimizer renames, and two stages share most of what it changes.
 Locations are relative to the bundle, which is where the runtime has ONNX Runtime look.
 """
 

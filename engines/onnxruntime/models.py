@@ -1,4 +1,4 @@
-"""From a bundle to an ONNX Runtime engine: every graph rewritten and optimised once, instead of at each loading."""
+"""From a bundle to an ONNX Runtime engine: every graph rewritten and optimized once, instead of at each loading."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _WEIGHTS = "session.optimized_model_external_initializers_file_name"
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How graphs are optimised.
+    """How graphs are optimized.
 
     Attributes:
         level: How far ONNX Runtime goes: "all" may lay weights out for this very kind of CPU, "extended" does not.
@@ -79,7 +79,7 @@ def build_models(
     force: bool = False,
     progress: Progress = _log.info,
 ) -> Engine:
-    """Optimise every stage's graph for ONNX Runtime on this machine's CPU, unless that is done.
+    """Optimize every stage's graph for ONNX Runtime on this machine's CPU, unless that is done.
 
     Weights that come out as they went in stay where they are, in the bundle. What was changed (folded, cast, laid out
     anew) goes into one file that the stages share.
@@ -88,7 +88,7 @@ def build_models(
         bundle: Gets ``engines/<key>``.
         precision: Of the graphs, or its name; None takes what :func:`~vdmrt.bundle.choose_precision` takes for ONNX
             Runtime.
-        options: How to optimise; None takes every default.
+        options: How to optimize; None takes every default.
         force: Whether to build what is there already.
         progress: Called with a line of text now and then, from any thread.
 
@@ -117,13 +117,13 @@ def build_models(
         plans = {}
         for stage, graph in graphs.items():
             started = time.monotonic()
-            path, forms = _optimise(module, bundle, stage, graph, work, weights, options, progress)
+            path, forms = _optimize(module, bundle, stage, graph, work, weights, options, progress)
             plans[stage] = _plan(graph, path, forms, time.monotonic() - started)
-            progress(f"{stage}: optimised by ONNX Runtime {machine.onnxruntime} in {plans[stage].build_seconds:.1f} s")
+            progress(f"{stage}: optimized by ONNX Runtime {machine.onnxruntime} in {plans[stage].build_seconds:.1f} s")
             for line in describe_forms(forms):
                 progress(f"{stage}: {line}")
         own = weights.finish()
-        progress(f"weights that the optimiser changed: {format_nbytes(own.nbytes if own else 0)}")
+        progress(f"weights that the optimizer changed: {format_nbytes(own.nbytes if own else 0)}")
         return _manifest(key, chosen, machine, options, plans, own)
 
     return place_engine(bundle, key, machine, build, force=force, progress=progress)
@@ -158,7 +158,7 @@ def model_key(bundle: Bundle, precision: Precision, machine: Machine, options: M
     return engine_key(precision, stage_graphs(bundle, precision), machine, options.to_manifest())
 
 
-def _optimise(
+def _optimize(
     module: Any,
     bundle: Bundle,
     stage: str,
@@ -168,24 +168,24 @@ def _optimise(
     options: ModelOptions,
     progress: Progress,
 ) -> tuple[Path, Forms]:
-    """Write a stage's optimised graph into ``work`` and what it changed of the weights into ``weights``."""
+    """Write a stage's optimized graph into ``work`` and what it changed of the weights into ``weights``."""
     import onnx
 
     model, forms = _read(bundle, stage, graph)
     if graph.weights is not None:
         weights.know(model, graph.weights.file, bundle.locate(graph.weights))
     raw, path = work / f"{stage}.raw.onnx", work / f"{stage}.onnx"
-    _save_optimised(module, model, bundle.locate(graph.file).parent, raw, graph, stage, options, progress)
-    optimised = onnx.load(str(raw), load_external_data=False)
-    weights.share(optimised)
-    path.write_bytes(optimised.SerializeToString(deterministic=True))
+    _save_optimized(module, model, bundle.locate(graph.file).parent, raw, graph, stage, options, progress)
+    optimized = onnx.load(str(raw), load_external_data=False)
+    weights.share(optimized)
+    path.write_bytes(optimized.SerializeToString(deterministic=True))
     raw.unlink()
     raw.with_suffix(".bin").unlink(missing_ok=True)
     return path, forms
 
 
 def _read(bundle: Bundle, stage: str, graph: Graph) -> tuple[onnx.ModelProto, Forms]:
-    """Return what ONNX Runtime's optimiser is given; weights stay in their file beside the graph."""
+    """Return what ONNX Runtime's optimizer is given; weights stay in their file beside the graph."""
     import onnx_ir
 
     from .rewrites import rewrite
@@ -196,7 +196,7 @@ def _read(bundle: Bundle, stage: str, graph: Graph) -> tuple[onnx.ModelProto, Fo
     return onnx_ir.to_proto(model), forms
 
 
-def _save_optimised(
+def _save_optimized(
     module: Any,
     model: onnx.ModelProto,
     folder: Path,
@@ -214,7 +214,7 @@ def _save_optimised(
     settings.log_severity_level = 3  # or it warns of what the key is made for
     settings.add_session_config_entry(_FOLDER, str(folder))
     settings.add_session_config_entry(_WEIGHTS, path.with_suffix(".bin").name)
-    if graph.quantised == FP8:
+    if graph.quantized == FP8:
         settings.add_session_config_entry("session.disable_quant_qdq", "1")
 
     def run() -> None:
@@ -228,7 +228,7 @@ def _save_optimised(
                 f"{path.parent.parent}: the engine cannot be written: is the disk full? ONNX Runtime says {error}; "
                 "nothing was left"
             ) from error
-        raise BackendError(f"{stage}: ONNX Runtime {module.__version__} does not optimise it: {error}") from error
+        raise BackendError(f"{stage}: ONNX Runtime {module.__version__} does not optimize it: {error}") from error
 
 
 def _plan(graph: Graph, path: Path, forms: Forms, seconds: float) -> Plan:

@@ -42,7 +42,7 @@ def rewrite(model: ir.Model) -> Forms:
     Raises:
         BuildError: There is a function that has no form here.
     """
-    ShapeInferencePass()(model)  # a quantised graph has no shapes within
+    ShapeInferencePass()(model)  # a quantized graph has no shapes within
     forms: dict[str, collections.Counter[str]] = {}
     calls = [node for node in model.graph if node.domain == FUNCTION_DOMAIN]
     for node in calls:

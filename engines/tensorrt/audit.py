@@ -13,7 +13,7 @@ from typing import Any
 from ...bundle import EIGHT_BITS, FP8, FP16, FP32, INT8, LayerCopy, PlanAudit
 from ...errors import EngineError
 
-__all__ = ["audit_layers", "check_precision", "check_quantised", "read_layers"]
+__all__ = ["audit_layers", "check_precision", "check_quantized", "read_layers"]
 
 # The inspector writes "Row major linear FP16 format" for what TensorRT's own kernels read and "Half" for what its
 # compiler's do. What linears compute in is called here as in a precision.
@@ -139,7 +139,7 @@ def check_precision(stage: str, layers: tuple[Layer, ...], products: Mapping[str
         )
 
 
-def check_quantised(stage: str, layers: tuple[Layer, ...], quantised: str) -> None:
+def check_quantized(stage: str, layers: tuple[Layer, ...], quantized: str) -> None:
     """Refuse a plan none of whose products runs in the 8 bits that the graph asks for, where all of them are in sight.
 
     Raises:
@@ -147,9 +147,9 @@ def check_quantised(stage: str, layers: tuple[Layer, ...], quantised: str) -> No
     """
     found = [layer for layer in layers if layer.is_product]
     reads = {side.dtype for layer in found for side in layer.inputs}
-    if found and quantised not in reads and not any(layer.is_opaque for layer in layers):
+    if found and quantized not in reads and not any(layer.is_opaque for layer in layers):
         raise EngineError(
-            f"{stage}: {quantised} was asked for, and none of {len(found)} matrix products reads it, but "
+            f"{stage}: {quantized} was asked for, and none of {len(found)} matrix products reads it, but "
             f"{', '.join(sorted(reads - {''})) or 'nothing that is said'}; the plan is not kept"
         )
 

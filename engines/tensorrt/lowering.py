@@ -39,7 +39,7 @@ __all__ = ["LOWERING", "GraphSource", "find_source", "lower_graphs", "needs_lowe
 # Part of a lowered graph's name and of an engine's key: raise it when the lowering changes.
 LOWERING = 2
 _OPSET, _IR = OLDEST_PARSER_OPSET, 8
-# What the exporter writes; quantised graphs of FP16 are newer.
+# What the exporter writes; quantized graphs of FP16 are newer.
 _NEWEST_OPSET = 18
 _FIRST_UNLOWERED = (8, 6)
 _PRODUCTS = ("Gemm", "MatMul")
@@ -177,7 +177,7 @@ def _restrict(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, dict
     opset = max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
     if opset > _NEWEST_OPSET:
         raise EngineError(
-            f"{path.parent}: the graph is of opset {opset}, as FP8 and quantised FP16 need, and has no form in "
+            f"{path.parent}: the graph is of opset {opset}, as FP8 and quantized FP16 need, and has no form in "
             f"opset {_OPSET}, the newest of TensorRT 8.5; use TensorRT 10 or newer"
         )
     types = _types_of(_infer(model))
@@ -271,7 +271,7 @@ def _expand_layer_normalization(
 
 
 def _check_node(node: onnx.NodeProto, types: Mapping[str, str]) -> None:
-    """Refuse what the parser lacks, and what did not mean the same in the opset that the graph is relabelled to."""
+    """Refuse what the parser lacks, and what did not mean the same in the opset that the graph is relabeled to."""
     import onnx
 
     found = types.get(node.input[0]) if node.input else None

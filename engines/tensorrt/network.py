@@ -58,14 +58,14 @@ def constrain_types(tensorrt: TensorRT, network: Any, types: Mapping[str, str]) 
     timestep's frequencies among them, bring a recorded rollout from 1e-3 to 3e-2.
 
     The parser makes several layers of some nodes, whose inner tensors have names of its own: they are of the type of
-    what they read. What reads a dequantised tensor is left free: held to float32 it could not run in INT8.
+    what they read. What reads a dequantized tensor is left free: held to float32 it could not run in INT8.
     """
     trt = tensorrt.module
     members = {"float32": trt.DataType.FLOAT, "float16": trt.DataType.HALF}
     names = {int(member): name for name, member in members.items()}
     known = dict(types)
     held = 0
-    dequantised: set[str] = set()
+    dequantized: set[str] = set()
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         outputs = [layer.get_output(position) for position in range(layer.num_outputs)]
@@ -73,8 +73,8 @@ def constrain_types(tensorrt: TensorRT, network: Any, types: Mapping[str, str]) 
         for tensor, dtype in zip(outputs, wanted, strict=True):
             known.setdefault(tensor.name, dtype or "other")
         if _is(layer, trt, ("DEQUANTIZE",)):
-            dequantised |= {tensor.name for tensor in outputs}
-        if dequantised & _read_by(layer):
+            dequantized |= {tensor.name for tensor in outputs}
+        if dequantized & _read_by(layer):
             continue
         if _is(layer, trt, _UNTYPED) or any(dtype not in members for dtype in wanted):
             continue

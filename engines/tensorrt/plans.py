@@ -16,7 +16,7 @@ from ..progress import (
     make_monitor,
     run_beside,
 )
-from .audit import audit_layers, check_precision, check_quantised, read_layers
+from .audit import audit_layers, check_precision, check_quantized, read_layers
 from .lowering import GraphSource
 from .network import parse_network
 from .options import BuildOptions
@@ -90,8 +90,8 @@ def _audit(
         return None
     half = precision == FP16 and stage in (Stage.FILL, Stage.DENOISE)
     check_precision(stage, layers, source.products, wanted=half)
-    if graph.quantised is not None:
-        check_quantised(stage, layers, graph.quantised)
+    if graph.quantized is not None:
+        check_quantized(stage, layers, graph.quantized)
     return audit_layers(layers, {spec.name for spec in graph.inputs if spec.role in CACHE_ROLES})
 
 

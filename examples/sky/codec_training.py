@@ -63,7 +63,7 @@ class CodecTraining:
         """Take one step on a batch of ``frames``, uint8 [n, 3, 64, 64]."""
         step = len(self.losses)
         random = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        pictures = _normalise(frames[torch.randint(len(frames), (_BATCH,), generator=random)]).to(self.device)
+        pictures = _normalize(frames[torch.randint(len(frames), (_BATCH,), generator=random)]).to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = _PEAK_RATE * _one_cycle((step + 1) / self.steps)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
@@ -122,10 +122,10 @@ def render_frames(seed: int) -> Tensor:
 
 def pictures_to_tensor(pictures: Any) -> Tensor:
     """Turn pictures, uint8 [n, 64, 64, 3], into what the encoder takes, float32 [n, 3, 64, 64] in -1..1."""
-    return _normalise(torch.from_numpy(np.asarray(pictures)).permute(0, 3, 1, 2))
+    return _normalize(torch.from_numpy(np.asarray(pictures)).permute(0, 3, 1, 2))
 
 
-def _normalise(levels: Tensor) -> Tensor:
+def _normalize(levels: Tensor) -> Tensor:
     return levels.float() / 127.5 - 1.0
 
 

@@ -45,8 +45,8 @@ def draw_curves(
         low = min(float(curve.min()) for curve in values.values())
         high = max(float(curve.max()) for curve in values.values())
         _label_axis(draw, low, high, max(len(curve) for curve in curves.values()), logarithmic)
-        for curve, colour in zip(values.values(), _COLOURS * len(values), strict=False):
-            draw.line(_place(curve, low, high), fill=colour, width=2)
+        for curve, color in zip(values.values(), _COLOURS * len(values), strict=False):
+            draw.line(_place(curve, low, high), fill=color, width=2)
         _write_legend(draw, list(values))
     image.save(path, optimize=True)
 
@@ -69,5 +69,5 @@ def _label_axis(draw: ImageDraw.ImageDraw, low: float, high: float, count: int, 
 
 
 def _write_legend(draw: ImageDraw.ImageDraw, names: list[str]) -> None:
-    for place, (name, colour) in enumerate(zip(names, _COLOURS * len(names), strict=False)):
-        draw.text((_MARGIN + 8 + 130 * place, _HEIGHT - 18), name, fill=colour)
+    for place, (name, color) in enumerate(zip(names, _COLOURS * len(names), strict=False)):
+        draw.text((_MARGIN + 8 + 130 * place, _HEIGHT - 18), name, fill=color)

@@ -145,7 +145,7 @@ def measure_lasting(model: Model, gates: Gates, output: Path, *, skies: int = LA
             figures[f"{kind} of {channel}"] = float(ratio)
     figures["motion"] = float(_motion(made).mean() / _motion(real).mean())
     figures["motion, last 50 frames"] = float(_motion(made)[:, -50:].mean() / _motion(real)[:, -50:].mean())
-    gates.check("200 frames: change between neighbours over the data's", figures["motion"], least=0.5, most=2.0)
+    gates.check("200 frames: change between neighbors over the data's", figures["motion"], least=0.5, most=2.0)
     _draw_lasting(output, real, made)
     return figures
 
@@ -173,7 +173,7 @@ def _spread(clips: Pictures) -> npt.NDArray[np.float64]:
 
 
 def _motion(clips: Pictures) -> npt.NDArray[np.float64]:
-    """Return the mean absolute difference between neighbouring frames, [clips, frames - 1]."""
+    """Return the mean absolute difference between neighboring frames, [clips, frames - 1]."""
     levels = clips.astype(np.float64)
     motion: npt.NDArray[np.float64] = np.abs(np.diff(levels, axis=1)).mean((2, 3, 4))
     return motion
@@ -194,7 +194,7 @@ def _draw_lasting(output: Path, real: Pictures, made: Pictures) -> None:
     draw_curves(
         output / "lasting-motion.png",
         {name: _motion(clips).mean(0).tolist() for name, clips in over_time.items()},
-        title="mean absolute difference between neighbours over time",
+        title="mean absolute difference between neighbors over time",
     )
     shown = list(range(0, LASTING_FRAMES, 20))
     _paste(output / "lasting.png", [row for clip in made[:6] for row in [clip[shown]]])

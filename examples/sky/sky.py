@@ -115,7 +115,7 @@ def _look_at(layer: Layer, numbers: npt.NDArray[np.int64]) -> Floats:
 
 
 def _grid(layer: Layer, numbers: npt.NDArray[np.int64], axis: int) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Return the field's indices that the window needs, [frames, 65], and the share of the later neighbour."""
+    """Return the field's indices that the window needs, [frames, 65], and the share of the later neighbor."""
     start = (layer.origin[axis] - layer.wind[axis] * numbers) % _FIELD[axis]
     whole = np.floor(start)
     index = (whole.astype(np.int64)[:, None] + np.arange(SIZE + 1)) % _FIELD[axis]

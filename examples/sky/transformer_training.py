@@ -79,7 +79,7 @@ class TransformerTraining:
         self.encoder = load_codec(self.codec)[0].to(self.device)
         self.diffusion = Diffusion(self.device)
         torch.manual_seed(self.seed)
-        self.model = _initialise(CausalTransformer(self.config)).to(self.device)
+        self.model = _initialize(CausalTransformer(self.config)).to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         # Says where the clouds will be, from clean frames: it teaches the prefix to see the wind, and is dropped.
         width = self.config.patch_size**2 * self.config.latent_channels * len(_LOOK_AHEAD)
@@ -216,7 +216,7 @@ def load_average(path: Path) -> tuple[CausalTransformer, int]:
 
 
 @torch.no_grad()
-def _initialise(model: CausalTransformer) -> CausalTransformer:
+def _initialize(model: CausalTransformer) -> CausalTransformer:
     """Open every gate, and let every branch begin at nothing."""
     modulate = model.t_block[1]
     assert isinstance(modulate, nn.Linear)

@@ -74,7 +74,7 @@ class Family(Protocol[_A, _M]):
         ...
 
     def build(self, config: _A) -> _M:
-        """Return the torch module, float32, with weights as torch initialises them; it keeps ``config``."""
+        """Return the torch module, float32, with weights as torch initializes them; it keeps ``config``."""
         ...
 
     def select_weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -100,7 +100,7 @@ def compare(
 ) -> Comparison:
     """Run chunks of both in turn, in eight rounds, each of which opens both anew.
 
-    A pair of neighbouring chunks is one comparison, free of what the machine does in the meantime; but pairs of one
+    A pair of neighboring chunks is one comparison, free of what the machine does in the meantime; but pairs of one
     round share the places of their memory. So a round counts as one value, the median of its pairs, and the interval
     runs from the least to the greatest of the eight: independent values all lie on one side of the median once in 128
     times.
@@ -109,7 +109,7 @@ def compare(
         this: One.
         other: The other.
         what: What the other is, for people.
-        pairs: Neighbouring chunks in all, at least; two in each round.
+        pairs: Neighboring chunks in all, at least; two in each round.
         on_progress: Called with the chunks made, those of the warm-up included, and their number.
 
     Raises:

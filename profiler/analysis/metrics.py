@@ -35,7 +35,7 @@ class Metrics:
         """Register the metrics.
 
         Args:
-            model: Name that they are labelled with.
+            model: Name that they are labeled with.
             target_fps: Latent frames a second; a chunk that took longer than it plays is a missed deadline.
             registry: A ``CollectorRegistry``; None takes prometheus_client's own.
 

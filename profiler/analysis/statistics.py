@@ -89,13 +89,13 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE, *, 
 
     The interval from the k-th smallest to the k-th largest of n independent samples misses the median with the
     probability that a fair coin shows heads fewer than k times in n throws, or tails. Durations follow each other like
-    throws of a coin that remembers: a busy neighbour makes a row of them long. Then the number of heads varies as that
+    throws of a coin that remembers: a busy neighbor makes a row of them long. Then the number of heads varies as that
     of n / t throws does, t being measured, and k is the smaller for it.
 
     Args:
         values: In the order in which they were measured.
         confidence: How often the interval shall hold the median.
-        correlated: Whether neighbours may be alike; False where they were made independent.
+        correlated: Whether neighbors may be alike; False where they were made independent.
 
     Raises:
         ValueError: There is no value.
@@ -118,9 +118,9 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE, *, 
 
 
 def measure_correlation(values: Sequence[float]) -> float:
-    """Return how many neighbouring values tell as much about the median as one that is independent, at least 1.
+    """Return how many neighboring values tell as much about the median as one that is independent, at least 1.
 
-    It is the sum of the autocorrelations of the signs about the median, over lags up to the first neighbouring pair of
+    It is the sum of the autocorrelations of the signs about the median, over lags up to the first neighboring pair of
     lags whose sum is not positive (Geyer's initial positive sequence): beyond it there is noise only.
     """
     middle, n = statistics.median(values), len(values)

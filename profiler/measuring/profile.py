@@ -254,7 +254,7 @@ def _judge_rate(found: Measurement, settings: Settings, chunk_frames: int) -> Ra
 
 
 def _cut_timeline(found: Measurement) -> tuple[Span, ...]:
-    """Return the spans of two neighbouring chunks from the middle of the run, on a clock that begins with them."""
+    """Return the spans of two neighboring chunks from the middle of the run, on a clock that begins with them."""
     first = max(0, min(found.chunks // 2, found.chunks - 2))
     spans = [span for span in found.spans if first <= span.chunk <= first + 1]
     origin = min((span.begin_ms for span in spans), default=0.0)

@@ -283,7 +283,7 @@ class Ratio:
         what: Which.
         this: Median of this, milliseconds.
         other: Median of the other.
-        ratio: Median of the rounds, each the median of the ratios of neighbouring runs.
+        ratio: Median of the rounds, each the median of the ratios of neighboring runs.
         interval: Where it lies, from the rounds.
         differs: Whether the interval leaves out 1.
     """
@@ -317,7 +317,7 @@ class Comparison:
 
     Attributes:
         other: What the other was.
-        pairs: Neighbouring chunks, in all rounds.
+        pairs: Neighboring chunks, in all rounds.
         ratios: By figure.
         rounds: How often both were opened anew; each round is one value of a ratio.
     """
@@ -337,8 +337,8 @@ class Report:
         stages: By stage: "chunk", "step", "noise", "denoise", "fill", "scatter", "encode", "decode", "host", "idle",
             "enqueue" and "arrival"; what did not happen is not there.
         curve: Each measured autoregressive step.
-        arrivals_ms: Between the delivery of neighbouring chunks.
-        timeline: Spans of two neighbouring chunks.
+        arrivals_ms: Between the delivery of neighboring chunks.
+        timeline: Spans of two neighboring chunks.
         warnings: What makes the figures doubtful.
         notes: What they include, and what could not be measured.
         spans: Of the whole loop, or its end where it was long; not in the JSON, a trace holds them.

@@ -99,7 +99,7 @@ class OnnxRuntimeBackend:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._spinning else "0")
-        if graph is not None and graph.quantised == FP8:
+        if graph is not None and graph.quantized == FP8:
             # The CPU provider has no FP8 products: the pairs stay and round, which shows the accuracy, not the speed.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         return options

@@ -1,4 +1,4 @@
-"""A deserialised engine, its execution contexts, and the calls that are enqueued on them."""
+"""A deserialized engine, its execution contexts, and the calls that are enqueued on them."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from ...bundle import Graph, Role
 from .._core import Device
 from ..device.arrays import (
     ALIGNMENT,
@@ -32,7 +33,7 @@ def _plane_lines(shape: BlockShape, pitch: int) -> int:
 
 
 class CacheBlock:
-    """A block [L, 2 (K, V), rows, lines, columns]: lines are heads-major tokens, columns frames times channels.
+    """A block [L, 2 (K, V), rows, lines, columns]; see :class:`~vdmrt.bundle.CacheLayout`.
 
     Planes (layer, K or V) are padded by whole lines, so that each starts at an aligned address and pitched copies can
     still step from one to the next.
@@ -77,12 +78,12 @@ class CacheBlock:
         """Address of the first element."""
         return self._memory.address
 
-    def addresses(self, stem: str, row: int) -> dict[str, int]:
-        """Return where K and V of every layer start from ``row`` on, as ``<stem>_k.<layer>``."""
+    def addresses(self, graph: Graph, key_value: tuple[Role, Role], row: int) -> dict[str, int]:
+        """Return where K and V of every layer start from ``row`` on, by the names that they have in a graph."""
+        planes = {(role, layer): 2 * layer + i for i, role in enumerate(key_value) for layer in range(self.shape[0])}
         return {
-            f"{stem}_{part}.{layer}": self.address + (2 * layer + i) * self.plane_nbytes + row * self.row_nbytes
-            for layer in range(self.shape[0])
-            for i, part in enumerate("kv")
+            spec.name: self.address + planes[spec.role, spec.layer or 0] * self.plane_nbytes + row * self.row_nbytes
+            for spec in graph.with_role(*key_value)
         }
 
     def clear(self, row: int, count: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...bundle import Geometry, Graph, TensorSpec
+from ...bundle import Geometry, Graph, Role, Stage
 from ...errors import SessionError
 from .._core import Device, Ring
 from ..device.arrays import Array
@@ -12,9 +12,13 @@ from .cache_block import BlockShape, CacheBlock, allocated_nbytes
 
 __all__ = ["LaneCache", "lane_cache_nbytes"]
 
+_PAST = (Role.PAST_KEY, Role.PAST_VALUE)
+_PRESENT = (Role.PRESENT_KEY, Role.PRESENT_VALUE)
+_CONTEXT = (Role.CONTEXT_KEY, Role.CONTEXT_VALUE)
+
 
 class LaneCache:
-    """The slab [L, 2, B, S·H, K·d], where fills put a chunk before it is scattered, and the cross-frame context.
+    """The slab [L, 2, B, lines, slots], where fills put a chunk before it is scattered, and the cross-frame context.
 
     Slots never move: a scatter is one pitched copy of a request's rows, or two where the ring wraps.
     """
@@ -34,15 +38,16 @@ class LaneCache:
         self._device = device
         self._geometry = g
         self._blocks: list[CacheBlock] = []
-        self._dtype = _storage(graphs["fill"].outputs, "present_k.0")
+        self._fill, self._denoise = graphs[Stage.FILL], graphs[Stage.DENOISE]
+        self._dtype = _stored(self._fill, _PRESENT)
         self._context: CacheBlock | None = None
         self._spare_context: CacheBlock | None = None
         try:
             self._slab = self._allocate(_slots_shape(g, g.rows, g.slots), self._dtype)
             self._staging = self._allocate(_slots_shape(g, g.rows_per_request, g.chunk_frames), self._dtype)
             if g.context is not None:
-                # Floating point also beside a quantised cache.
-                self._context_dtype = _storage(graphs["fill"].outputs, "context_k.0")
+                # Floating point also beside a quantized cache.
+                self._context_dtype = _stored(self._fill, _CONTEXT)
                 self._context = self._allocate(_context_shape(g, g.rows), self._context_dtype)
                 # Where a fill's context goes when the session keeps an earlier one.
                 self._spare_context = self._allocate(_context_shape(g, g.rows_per_request), self._context_dtype)
@@ -62,17 +67,17 @@ class LaneCache:
 
     def denoise_addresses(self) -> dict[str, int]:
         """Return the addresses of the denoise graph's tensors that lie here."""
-        context = self._context.addresses("context", 0) if self._context is not None else {}
-        return {**self._slab.addresses("past", 0), **context}
+        context = self._context.addresses(self._denoise, _CONTEXT, 0) if self._context is not None else {}
+        return {**self._slab.addresses(self._denoise, _PAST, 0), **context}
 
     def fill_addresses(self, request: int, keep_context: bool) -> dict[str, int]:
         """Return the addresses of the fill graph's tensors that lie here, for one request."""
         row = self.first_row(request)
-        context = self._spare_context if keep_context else self._context
+        context, context_row = (self._spare_context, 0) if keep_context else (self._context, row)
         return {
-            **self._slab.addresses("past", row),
-            **self._staging.addresses("present", 0),
-            **(context.addresses("context", 0 if keep_context else row) if context is not None else {}),
+            **self._slab.addresses(self._fill, _PAST, row),
+            **self._staging.addresses(self._fill, _PRESENT, 0),
+            **(context.addresses(self._fill, _CONTEXT, context_row) if context is not None else {}),
         }
 
     def first_row(self, request: int) -> int:
@@ -134,7 +139,7 @@ class LaneCache:
         self._copy_context(request, context, into_lane=True)
 
     def read(self, request: int) -> Array:
-        """Return a copy of a request's cache, [L, 2, rows_per_request, S·H, K, d]."""
+        """Return a copy of a request's cache, [L, 2, *cache_shape(rows_per_request, K)]."""
         return self._framed(self._slab.read(self.first_row(request), self._geometry.rows_per_request))
 
     def view(self, request: int) -> Array:
@@ -183,7 +188,7 @@ class LaneCache:
 
     def _copy_slots(self, request: int, ring: Ring, count: int, block: CacheBlock, *, into_slots: bool) -> None:
         g, slab = self._geometry, self._slab
-        frame = g.head_size * slab.dtype.itemsize
+        frame = g.slot_elements * slab.dtype.itemsize
         rows = slab.address + self.first_row(request) * slab.row_nbytes
         for slot, first, length in ring.segments(count):
             places = [(rows + slot * frame, slab), (block.address + first * frame, block)]
@@ -192,7 +197,7 @@ class LaneCache:
                 destination,
                 source,
                 width=length * frame,
-                height=g.rows_per_request * g.tokens_per_frame * g.heads,
+                height=g.rows_per_request * g.cache_lines,
                 depth=2 * g.layers,
                 destination_pitch=to.pitch,
                 destination_height=to.plane_lines,
@@ -226,23 +231,23 @@ class LaneCache:
 
 def lane_cache_nbytes(geometry: Geometry, graphs: Mapping[str, Graph]) -> int:
     """Return the bytes that a lane's cache allocates: slab, staging buffer and cross-frame context."""
-    g, outputs = geometry, graphs["fill"].outputs
-    dtype = _storage(outputs, "present_k.0")
+    g, fill = geometry, graphs[Stage.FILL]
+    dtype = _stored(fill, _PRESENT)
     nbytes = allocated_nbytes(_slots_shape(g, g.rows, g.slots), dtype)
     nbytes += allocated_nbytes(_slots_shape(g, g.rows_per_request, g.chunk_frames), dtype)
     if g.context is not None:
-        dtype = _storage(outputs, "context_k.0")
+        dtype = _stored(fill, _CONTEXT)
         nbytes += sum(allocated_nbytes(_context_shape(g, rows), dtype) for rows in (g.rows, g.rows_per_request))
     return nbytes
 
 
 def _slots_shape(g: Geometry, rows: int, frames: int) -> BlockShape:
-    return (g.layers, 2, rows, g.tokens_per_frame * g.heads, frames * g.head_size)
+    return (g.layers, 2, rows, g.cache_lines, frames * g.slot_elements)
 
 
 def _context_shape(g: Geometry, rows: int) -> BlockShape:
     return (g.layers, 2, rows, g.heads, g.context_frames * g.tokens_per_frame * g.head_size)
 
 
-def _storage(specs: tuple[TensorSpec, ...], name: str) -> str:
-    return next(spec.storage for spec in specs if spec.name == name)
+def _stored(fill: Graph, key_value: tuple[Role, Role]) -> str:
+    return fill.tensor(key_value[0], layer=0).storage

@@ -1,4 +1,4 @@
-"""Holds a replayed denoising step against an eager one: a library that escapes the capture shows stale pictures."""
+"""Compares a replayed denoising step with an eager one: a library that escapes the capture shows stale pictures."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ...bundle import NEXT_STATE, Role
 from ...errors import BackendError
 from .arrays import Array, TensorBlock
 from .stepper import EagerStepper, ReplayStepper
 
 __all__ = ["StepTrial"]
 
-_TABLE, _STATE = ("timesteps", "coefficients"), ("latent", "step", "history")
+_TABLE, _STATE = (Role.TIMESTEPS, Role.COEFFICIENTS), tuple(NEXT_STATE)
 
 
 class StepTrial:
@@ -34,9 +35,9 @@ class StepTrial:
 
     def run(self, stepper: EagerStepper | ReplayStepper) -> dict[str, Array]:
         """Run the step; return a copy of what it hands on."""
-        self._state["latent"][:] = np.random.default_rng(1).standard_normal(self._state["latent"].shape)
-        self._state["history"][:] = 0
-        self._state["step"][:] = 0
+        self._state[Role.LATENT][:] = np.random.default_rng(1).standard_normal(self._state[Role.LATENT].shape)
+        self._state[Role.HISTORY][:] = 0
+        self._state[Role.STEP][:] = 0
         for name in _STATE:
             self._state.upload(name)
         stepper.run(1, None)

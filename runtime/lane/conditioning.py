@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...bundle import Geometry
+from ...bundle import Geometry, Role
 from ..device.arrays import Array
 from .lane_lock import LaneLock
 from .lane_tensors import LaneTensors
@@ -10,7 +10,7 @@ from .prompt import Prompt
 
 __all__ = ["Conditioning"]
 
-_TEXT = ("text", "text_mask")
+_TEXT = (Role.TEXT, Role.TEXT_MASK)
 
 
 class Conditioning:
@@ -27,23 +27,23 @@ class Conditioning:
         """Set a request's text [rows_per_request, tokens, width] and mask [rows_per_request, tokens]."""
         rows, inputs = self._tensors.rows(request), self._tensors.inputs
         with self._lock.used():
-            for name, value in zip(_TEXT, prompt, strict=True):
-                inputs[name][rows] = value
-                inputs.upload(name, rows.start, rows.stop - rows.start)
+            for role, value in zip(_TEXT, prompt, strict=True):
+                inputs[role][rows] = value
+                inputs.upload(role, rows.start, rows.stop - rows.start)
 
     def text(self, request: int) -> dict[str, Array]:
         """Return copies of a request's "text" and "text_mask", as set; nothing where the model has none."""
         rows = self._tensors.rows(request)
         with self._lock.used():
-            return {name: self._tensors.inputs[name][rows].copy() for name in _TEXT if self._has_text}
+            return {str(role): self._tensors.inputs[role][rows].copy() for role in _TEXT if self._has_text}
 
     def set_guidance(self, request: int, guidance: float) -> None:
         """Set a request's guidance scale."""
         with self._lock.used():
-            self._tensors.set_input("guidance", request, guidance)
+            self._tensors.set_input(Role.GUIDANCE, request, guidance)
 
     def set_table(self, request: int, timesteps: Array, coefficients: Array) -> None:
         """Set a request's sampler: timesteps [N] and coefficients [N, 8]."""
         with self._lock.used():
-            self._tensors.set_input("timesteps", request, timesteps)
-            self._tensors.set_input("coefficients", request, coefficients)
+            self._tensors.set_input(Role.TIMESTEPS, request, timesteps)
+            self._tensors.set_input(Role.COEFFICIENTS, request, coefficients)

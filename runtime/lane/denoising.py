@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ...bundle import Geometry
+from ...bundle import Geometry, Role
 from .._core import Device, Events
 from ..backends.backend import Call
 from ..cache.lane_cache import LaneCache
@@ -95,14 +95,14 @@ class Denoising:
 
     def noise(self, request: int) -> Array:
         """Return the place of a request's step noise, float32 [N, T, c, h, w], to be written while it rests."""
-        place: Array = self._tensors.inputs["noise"][request]
+        place: Array = self._tensors.inputs[Role.NOISE][request]
         return place
 
     def clear(self, request: int) -> None:
         """Zero a request's state, because 0 × NaN is NaN also where a request rests."""
         with self._lock.used():
-            for name in ("latent", "history"):
-                self._tensors.set_state(name, request, 0)
+            for role in (Role.LATENT, Role.HISTORY):
+                self._tensors.set_state(role, request, 0)
 
     def begin(self, request: int, window: Window, *, initial: Array, steps: int, noise_steps: int = 0) -> Progress:
         """Set a request to the first denoising step of a chunk.
@@ -119,8 +119,8 @@ class Denoising:
         """
         with self._lock.used():
             self._tensors.set_window(self._tensors.inputs, request, window)
-            for name, value in (("latent", initial), ("step", 0), ("history", 0)):
-                self._tensors.set_state(name, request, value)
+            for role, value in ((Role.LATENT, initial), (Role.STEP, 0), (Role.HISTORY, 0)):
+                self._tensors.set_state(role, request, value)
             if noise_steps:
                 self._upload_noise(request, noise_steps)
             self._begun[request] = Progress(steps)
@@ -149,16 +149,16 @@ class Denoising:
     def latent(self, request: int) -> Array:
         """Return a copy of a request's latent, float32 [T, c, h, w]."""
         with self._lock.used():
-            return self._tensors.read_state("latent", request)
+            return self._tensors.read_state(Role.LATENT, request)
 
     def history(self, request: int) -> Array:
         """Return a copy of a request's last estimate of the clean latent, float32 [T, c, h, w]."""
         with self._lock.used():
-            return self._tensors.read_state("history", request)
+            return self._tensors.read_state(Role.HISTORY, request)
 
     def device_latent(self, request: int) -> DeviceArray:
         """Return a request's latent where it is on the device, [T, c, h, w]; written again by the next chunk."""
-        return self._tensors.state.device_array("latent", request)
+        return self._tensors.state.device_array(Role.LATENT, request)
 
     def close(self) -> None:
         """Release the captured graph and the events. Closing twice is allowed."""
@@ -183,5 +183,5 @@ class Denoising:
     def _upload_noise(self, request: int, steps: int) -> None:
         if not self._device.is_host:
             place = self.noise(request)
-            there = self._tensors.inputs.addresses()["noise"] + request * place.nbytes
+            there = self._tensors.inputs.addresses()[Role.NOISE] + request * place.nbytes
             self._device.upload(there, place.ctypes.data, steps * place[0].nbytes)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from ...bundle import Geometry
+from ...bundle import Geometry, Role, Stage
 from .._core import Device, Ring
 from ..backends.backend import Call
 from ..cache.lane_cache import LaneCache
@@ -57,7 +57,7 @@ class Filling:
             self._marks = self._owned.add(device.events(3))
             self._calls = {
                 (request, keep): self._owned.add(
-                    bind({**tensors.fill.addresses(), **cache.fill_addresses(request, keep)})
+                    bind({**tensors.fill_addresses(), **cache.fill_addresses(request, keep)})
                 )
                 for request in range(geometry.requests)
                 for keep in keeps
@@ -91,7 +91,7 @@ class Filling:
             try:
                 self._set_inputs(request, latent, window)
                 before()
-                with stage("fill"):
+                with stage(Stage.FILL):
                     self._marks.record(0)
                     self._calls[request, keep_context].enqueue()
                     self._marks.record(1)
@@ -111,14 +111,14 @@ class Filling:
 
     def _set_inputs(self, request: int, latent: Array, window: Window) -> None:
         fill, count = self._tensors.fill, len(latent)
-        fill["latent"][0, :count] = latent
-        fill["latent"][0, count:] = 0
-        fill.upload("latent")
+        fill[Role.LATENT][0, :count] = latent
+        fill[Role.LATENT][0, count:] = 0
+        fill.upload(Role.LATENT)
         self._tensors.set_window(fill, 0, window)
         if self._geometry.context is not None:
-            fill["context_index"][0] = context_frames(self._geometry, count)
-            fill.upload("context_index")
+            fill[Role.CONTEXT_INDEX][0] = context_frames(self._geometry, count)
+            fill.upload(Role.CONTEXT_INDEX)
         if self._geometry.text_width:
-            for name in ("text", "text_mask"):
-                fill[name][:] = self._tensors.inputs[name][self._tensors.rows(request)]
-                fill.upload(name)
+            for role in (Role.TEXT, Role.TEXT_MASK):
+                fill[role][:] = self._tensors.inputs[role][self._tensors.rows(request)]
+                fill.upload(role)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from ...bundle import Geometry, Graph
+from ...bundle import Geometry, Graph, Stage
 from ...errors import SessionError
 from .._core import Device
 from ..backends.backend import Backend, Call, Program
@@ -27,7 +27,7 @@ __all__ = ["Lane"]
 
 
 class Lane:
-    """What runs: a cache slab [L, 2, B, S·H, K·d], its staging buffer, and the tensors of both graphs.
+    """What runs: a cache slab [L, 2, B, lines, slots], its staging buffer, and the tensors of both graphs.
 
     On a GPU a lane is one stream, one scratch memory, one execution context per graph and one captured denoising step,
     which stays valid from the first chunk to the last.
@@ -157,7 +157,7 @@ class Lane:
 
     def _bind(self, programs: Mapping[str, Program], tensors: LaneTensors, cuda_graph: bool) -> None:
         """Bind the calls of both graphs. They share their scratch: one queue runs them one after the other."""
-        denoise, fill = programs["denoise"], programs["fill"]
+        denoise, fill = programs[Stage.DENOISE], programs[Stage.FILL]
         nbytes = max(denoise.scratch_nbytes, fill.scratch_nbytes)
         scratch = self._owned.add(self.device.allocate(nbytes)).address if nbytes else 0
         replays = cuda_graph and not self.device.is_host and denoise.capturable

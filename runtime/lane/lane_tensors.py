@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ...bundle import Geometry, Graph, TensorSpec
+from ...bundle import NEXT_STATE, Geometry, Graph, Role, Stage, TensorSpec
 from .._core import Device
 from ..cache.window import Window
 from ..device.arrays import Array, TensorBlock
@@ -13,12 +13,9 @@ from ..device.owned import Owned
 
 __all__ = ["LaneTensors"]
 
-# What a denoising step hands on to the next one.
-_STATE = ("latent", "step", "history")
-
 
 class LaneTensors:
-    """Tensors in device memory with mirrors on the host. The caller holds the lane's lock.
+    """Tensors in device memory with mirrors on the host, by their roles. The caller holds the lane's lock.
 
     Attributes:
         inputs: Of the denoise graph, but for the state.
@@ -26,7 +23,7 @@ class LaneTensors:
         fill: Inputs of the fill graph, for one request.
     """
 
-    __slots__ = ("_device", "_next", "_owned", "_rows_per_request", "fill", "inputs", "state")
+    __slots__ = ("_denoise", "_device", "_fill", "_next", "_owned", "_rows_per_request", "fill", "inputs", "state")
 
     def __init__(self, device: Device, geometry: Geometry, graphs: Mapping[str, Graph]) -> None:
         """Allocate all of them, all zero.
@@ -37,14 +34,14 @@ class LaneTensors:
         self._device = device
         self._rows_per_request = geometry.rows_per_request
         self._owned = Owned()
-        denoise, fill = (_small(graphs[stage]) for stage in ("denoise", "fill"))
-        state = [denoise[name] for name in _STATE]
+        self._fill, self._denoise = graphs[Stage.FILL], graphs[Stage.DENOISE]
+        small = [spec for spec in self._denoise.inputs if spec.layer is None]
         with self._owned.closed_on_error():
-            self.inputs = self._allocate([spec for name, spec in denoise.items() if name not in _STATE])
-            self.state = self._allocate(state)
+            self.inputs = self._allocate([spec for spec in small if spec.role not in NEXT_STATE])
+            self.state = self._allocate([self._denoise.tensor(role) for role in NEXT_STATE])
             # Laid out as the state is, so that one copy hands everything on.
-            self._next = self._allocate([replace(spec, name=f"next_{spec.name}") for spec in state])
-            self.fill = self._allocate(list(fill.values()))
+            self._next = self._allocate([self._denoise.tensor(role) for role in NEXT_STATE.values()])
+            self.fill = self._allocate([spec for spec in self._fill.inputs if spec.layer is None])
 
     def rows(self, request: int) -> slice:
         """Return the transformer rows of a request."""
@@ -53,42 +50,52 @@ class LaneTensors:
 
     def denoise_addresses(self) -> dict[str, int]:
         """Return the addresses of the denoise graph's small tensors by name."""
-        return {**self.inputs.addresses(), **self.state.addresses(), **self._next.addresses()}
+        places = {**self.inputs.addresses(), **self.state.addresses(), **self._next.addresses()}
+        return _by_name(self._denoise, places)
+
+    def fill_addresses(self) -> dict[str, int]:
+        """Return the addresses of the fill graph's small tensors by name."""
+        return _by_name(self._fill, self.fill.addresses())
 
     def enqueue_handing_on(self) -> None:
         """Put the copy on the queue that makes a step's results the next one's inputs."""
         self._device.copy(self.state.address, self._next.address, self.state.nbytes)
 
-    def set_input(self, name: str, request: int, value: Array | float) -> None:
+    def set_input(self, role: Role, request: int, value: Array | float) -> None:
         """Set a request's row of an input of the denoise graph."""
-        self.inputs[name][request] = value
-        self.inputs.upload(name, request)
+        self.inputs[role][request] = value
+        self.inputs.upload(role, request)
 
-    def set_state(self, name: str, request: int, value: Array | float) -> None:
+    def set_state(self, role: Role, request: int, value: Array | float) -> None:
         """Set a request's row of the state."""
-        self.state[name][request] = value
-        self.state.upload(name, request)
+        self.state[role][request] = value
+        self.state.upload(role, request)
 
-    def read_state(self, name: str, request: int) -> Array:
+    def read_state(self, role: Role, request: int) -> Array:
         """Return a copy of a request's row of the state."""
-        self.state.download(name, request)
-        copied: Array = self.state[name][request].copy()
+        self.state.download(role, request)
+        copied: Array = self.state[role][request].copy()
         return copied
 
     def set_window(self, tensors: TensorBlock, row: int, window: Window) -> None:
         """Set a row of what a graph reads about time."""
-        for name in ("positions", "slot_valid", "key_positions"):
-            if name in tensors:
-                tensors[name][row] = getattr(window, name)
-                tensors.upload(name, row)
+        for role, value in (
+            (Role.POSITIONS, window.positions),
+            (Role.SLOT_VALID, window.slot_valid),
+            (Role.KEY_POSITIONS, window.key_positions),
+        ):
+            if role in tensors:
+                tensors[role][row] = value
+                tensors.upload(role, row)
 
     def close(self) -> None:
         """Free the memory. Closing twice is allowed."""
         self._owned.close()
 
     def _allocate(self, specs: list[TensorSpec]) -> TensorBlock:
-        return self._owned.add(TensorBlock(self._device, specs))
+        return self._owned.add(TensorBlock(self._device, [replace(spec, name=spec.role) for spec in specs]))
 
 
-def _small(graph: Graph) -> dict[str, TensorSpec]:
-    return {spec.name: spec for spec in graph.inputs if "." not in spec.name}
+def _by_name(graph: Graph, places: Mapping[str, int]) -> dict[str, int]:
+    """Return addresses by the tensors' names in a graph instead of by their roles."""
+    return {spec.name: places[spec.role] for spec in (*graph.inputs, *graph.outputs) if spec.role in places}

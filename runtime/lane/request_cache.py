@@ -29,7 +29,7 @@ class RequestCache:
         """
         self._lane = lane
         self._request = request
-        self._ring = Ring(lane.geometry.slots)
+        self._ring = Ring(lane.geometry.slots, sinks=lane.geometry.policy.sinks)
         self._undo = UndoLog(lane.cache, request, self._ring, rollback_chunks)
         self._chunks = 0
 
@@ -114,7 +114,8 @@ class RequestCache:
         self._ring = Ring(self._ring.slots, sinks=self._ring.sinks, written=written)
         self._chunks = chunks
         visible = cache.copy()
-        visible[:, :, :, :, self._ring.visible :] = 0  # 0 × NaN is NaN
+        g = self._lane.geometry
+        visible[..., self._ring.visible * g.slot_elements // g.head_size :, :] = 0  # 0 × NaN is NaN
         self._lane.cache.write(self._request, visible, context)
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Literal, Protocol
 
+from ...bundle import Stage
 from ..lane.lane import Lane
 from ..sampling.integers import whole
 from ..sampling.noise import Noise
@@ -211,7 +212,7 @@ class Advance:
         if not self._told:
             with ExitStack() as telling:
                 for generation in self._generations:
-                    telling.enter_context(staged(generation.observer, "denoise"))
+                    telling.enter_context(staged(generation.observer, Stage.DENOISE))
                 self._telling = telling.pop_all()
             self._told = True
 

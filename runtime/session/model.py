@@ -221,7 +221,7 @@ class Model:
         self._pool.check_open()
         seed = None if seed is None else checked_seed(seed)
         digest = self.manifest.graphs_sha256(self.precision)
-        form = SnapshotForm.of(self.manifest.geometry, self._graphs["fill"], str(self.precision), digest)
+        form = SnapshotForm.of(self.manifest.geometry, self._graphs[Stage.FILL], str(self.precision), digest)
         snapshot = source if isinstance(source, Snapshot) else read_snapshot(source, form)
         snapshot.check(form, "the snapshot" if isinstance(source, Snapshot) else str(source))
         guidance = complete_guidance(self.manifest, snapshot.settings.guidance)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...bundle import Geometry, Graph, replaced_file
+from ...bundle import Geometry, Graph, Role, replaced_file
 from ...errors import SessionError
 from ..device.arrays import Array
 from .session_settings import SessionSettings
@@ -46,13 +46,14 @@ class SnapshotForm:
     @classmethod
     def of(cls, geometry: Geometry, fill: Graph, precision: str, graphs_sha256: str) -> SnapshotForm:
         """Derive it from the sizes and the fill graph of a bundle."""
-        g, dtypes = geometry, {spec.name: np.dtype(spec.storage) for spec in fill.outputs}
-        rows, tokens = g.rows_per_request, g.tokens_per_frame
-        shape = (g.layers, 2, rows, tokens * g.heads, g.slots, g.head_size)
-        tensors: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {"cache": (dtypes["present_k.0"], shape)}
+        g, rows = geometry, geometry.rows_per_request
+        tensors: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+            "cache": (_stored(fill, Role.PRESENT_KEY), (g.layers, 2, *g.cache_shape(rows, g.slots)))
+        }
         if g.context is not None:
-            columns = g.context_frames * tokens
-            tensors["context"] = (dtypes["context_k.0"], (g.layers, 2, rows, g.heads, columns, g.head_size))
+            columns = g.context_frames * g.tokens_per_frame
+            shape = (g.layers, 2, rows, g.heads, columns, g.head_size)
+            tensors["context"] = (_stored(fill, Role.CONTEXT_KEY), shape)
         if g.text_width:
             single: np.dtype[Any] = np.dtype(np.float32)
             tensors["text"] = (single, (rows, g.text_tokens, g.text_width))
@@ -115,6 +116,10 @@ class Snapshot:
         for name, tensor in self.tensors.items():
             if not _is_finite(tensor):
                 raise SessionError(f"{source}: '{name}' holds NaN or Inf; take the snapshot again")
+
+
+def _stored(fill: Graph, role: Role) -> np.dtype[Any]:
+    return np.dtype(fill.tensor(role, layer=0).storage)
 
 
 def _is_finite(tensor: Array) -> bool:

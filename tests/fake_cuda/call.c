@@ -70,7 +70,7 @@ refuse(unsigned traits)
         machine_violation("a host function must not call the driver");
         return CUDA_ERROR_NOT_PERMITTED;
     }
-    if (!the_machine.initialised && !(traits & CALL_WITHOUT_INIT)) {
+    if (!the_machine.initialized && !(traits & CALL_WITHOUT_INIT)) {
         return CUDA_ERROR_NOT_INITIALIZED;
     }
     if (traits & CALL_NEEDS_CONTEXT) {

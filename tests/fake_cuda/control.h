@@ -52,7 +52,7 @@ EXPORTED void fake_cuda_rename(int device, const char *name);
 
 /*
  * From now on a launched graph stays pending, and with it all later work of its stream, until the polls-th
- * query that asks about it or until a synchronisation. 0: it runs when it is launched.
+ * query that asks about it or until a synchronization. 0: it runs when it is launched.
  */
 EXPORTED void fake_cuda_lag(unsigned int polls);
 

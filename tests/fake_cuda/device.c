@@ -16,7 +16,7 @@ cuInit(unsigned int flags)
         code = CUDA_ERROR_NO_DEVICE;
     } else if (code == CUDA_SUCCESS) {
         code = flags == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-        the_machine.initialised = code == CUDA_SUCCESS;
+        the_machine.initialized = code == CUDA_SUCCESS;
     }
     return call_end(code);
 }

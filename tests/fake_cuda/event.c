@@ -114,7 +114,7 @@ cuEventRecord(CUevent handle, CUstream on)
     return call_end(code);
 }
 
-/* A capturing stream may wait only for its own capture: what would fork or join a capture is not modelled. */
+/* A capturing stream may wait only for its own capture: what would fork or join a capture is not modeled. */
 static CUresult
 wait_for(stream *waiting, event *awaited)
 {
@@ -127,7 +127,7 @@ wait_for(stream *waiting, event *awaited)
         return CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
     }
     if (awaited->capture != 0) {
-        machine_violation("the event was recorded in a capture; to fork a capture is not modelled");
+        machine_violation("the event was recorded in a capture; to fork a capture is not modeled");
         return CUDA_ERROR_CAPTURED_EVENT;
     }
     if (event_has_happened(awaited, awaited->recorded)) {

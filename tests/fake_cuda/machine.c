@@ -55,7 +55,7 @@ machine_reset(int devices, size_t memory_nbytes)
     memory_reset();
     the_machine.generation++;
     the_machine.enabled = devices > 0;
-    the_machine.initialised = false;
+    the_machine.initialized = false;
     the_machine.driver_version = 12040;
     the_machine.device_count = devices;
     the_machine.lag = 0;

@@ -43,7 +43,7 @@ typedef struct machine {
     pthread_cond_t progress; /* a stream has run work */
     unsigned generation;     /* counts fake_cuda_enable and _disable; part of every handle */
     bool enabled;
-    bool initialised;
+    bool initialized;
     int driver_version;
     int device_count;
     unsigned lag;

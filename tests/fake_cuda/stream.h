@@ -3,7 +3,7 @@
  *
  * All functions need the lock; those that run work give it up while host functions run. The default streams
  * (NULL, legacy and per-thread) are one more stream per device: their implicit order with others is not
- * modelled.
+ * modeled.
  */
 #ifndef FAKE_CUDA_STREAM_H
 #define FAKE_CUDA_STREAM_H

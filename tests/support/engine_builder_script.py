@@ -27,7 +27,7 @@ SECONDS = 0.1
 def build_onnxruntime(path: Path, *, force: bool, said: list[str]) -> str:
     """Build ONNX Runtime's engine; return its key."""
     engine = build_models(open_bundle(path), precision="fp16", force=force, progress=said.append)
-    said.append(f"plans built: {sum('optimised by' in line for line in said)}")
+    said.append(f"plans built: {sum('optimized by' in line for line in said)}")
     return engine.manifest.key
 
 

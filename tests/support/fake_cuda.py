@@ -143,7 +143,7 @@ class FakeCuda:
         """Keep graphs launched from now on pending, with all later work of their stream.
 
         Args:
-            polls: The query (cuEventQuery or cuStreamQuery) that ends it; a synchronisation ends it at once.
+            polls: The query (cuEventQuery or cuStreamQuery) that ends it; a synchronization ends it at once.
                 0 runs graphs when they are launched.
         """
         self.library.fake_cuda_lag(ctypes.c_uint(polls))

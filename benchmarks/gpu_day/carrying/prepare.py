@@ -169,7 +169,7 @@ def _library_kits(asked: Preparation, pieces: Path, shelf: Shelf) -> None:
 
 
 def _rtx_kit(work: Path, pieces: Path) -> Kit:
-    """Pack NVIDIA's wheels byte for byte; its licence forbids changed copies."""
+    """Pack NVIDIA's wheels byte for byte; its license forbids changed copies."""
     files: dict[str, Path] = {}
     for requirement in wheels.RTX:
         files |= wheels.unpacked(wheels.download(requirement, work / "wheels", DEVICE_PYTHON))

@@ -25,7 +25,7 @@ PRESETS: Mapping[str, Mapping[str, int]] = {
     "CausalSTDiT2-S/2": {"hidden_size": 384, "depth": 12, "num_heads": 6},
 }
 
-# What an uncustomised model of the paper has: three context frames, 25 cached + 8 new latent frames.
+# What an uncustomized model of the paper has: three context frames, 25 cached + 8 new latent frames.
 _PRESET_DEFAULTS: Mapping[str, Any] = {
     "input_size": [8, 32, 32],
     "relative_tpe_mode": "cyclic",

@@ -14,7 +14,7 @@ from .waiting import wait_for_build
 if TYPE_CHECKING:
     from .recorder import Recorder
 
-__all__ = ["BEHAVIOURS"]
+__all__ = ["BEHAVIORS"]
 
 
 class _Builder:
@@ -113,7 +113,7 @@ def _document(recorder: Recorder, network: Any, config: Any) -> dict[str, Any]:
     flags = config._names_of_flags()
     strong = network._typed_strongly()
     shown = [layer for layer in network._layers if layer._node.operator != "Constant"]
-    small = _dequantised([layer._node for layer in shown]) if strong or "INT8" in flags else {}
+    small = _dequantized([layer._node for layer in shown]) if strong or "INT8" in flags else {}
     layers = [_layer(recorder, layer, flags, strong, small) for layer in shown]
     level = vars(config).get("_p_hardware_compatibility_level")
     return {
@@ -130,13 +130,13 @@ def _document(recorder: Recorder, network: Any, config: Any) -> dict[str, Any]:
     }
 
 
-def _dequantised(nodes: list[Node]) -> dict[str, str]:
-    """Return what each dequantised tensor was made from: a product is fused with its pairs and reads that."""
+def _dequantized(nodes: list[Node]) -> dict[str, str]:
+    """Return what each dequantized tensor was made from: a product is fused with its pairs and reads that."""
     return {node.outputs[0].name: node.inputs[0].dtype for node in nodes if node.operator == "DequantizeLinear"}
 
 
 def _layer(
-    recorder: Recorder, layer: Any, flags: list[str], strong: bool, dequantised: dict[str, str]
+    recorder: Recorder, layer: Any, flags: list[str], strong: bool, dequantized: dict[str, str]
 ) -> dict[str, Any]:
     node: Node = layer._node
     asked = vars(layer).get("_p_precision")
@@ -150,8 +150,8 @@ def _layer(
         return recorder.layer_type(node.operator, dtype) if recorder.layer_type else dtype
 
     def read_as(tensor: Tensor) -> str:
-        if node.operator in ("Gemm", "MatMul", "Conv") and tensor.name in dequantised:
-            return dequantised[tensor.name]
+        if node.operator in ("Gemm", "MatMul", "Conv") and tensor.name in dequantized:
+            return dequantized[tensor.name]
         return tensor.dtype if strong else run_as(tensor.dtype)
 
     return {
@@ -167,4 +167,4 @@ def _side(tensor: Tensor, dtype: str) -> dict[str, Any]:
     return {"name": tensor.name, "dtype": dtype, "shape": tensor.shape}
 
 
-BEHAVIOURS: dict[str, type] = {"Builder": _Builder}
+BEHAVIORS: dict[str, type] = {"Builder": _Builder}

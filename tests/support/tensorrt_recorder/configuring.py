@@ -10,7 +10,7 @@ from .memory import host_memory
 if TYPE_CHECKING:
     from .recorder import Recorder
 
-__all__ = ["BEHAVIOURS"]
+__all__ = ["BEHAVIORS"]
 
 _CACHE = b"vdmrt recorder timing cache\n"
 
@@ -145,7 +145,7 @@ def _made_by(recorder: Recorder) -> str:
     return f"{recorder.version} {recorder.gpu} {recorder.compute_capability}"
 
 
-BEHAVIOURS: dict[str, type] = {
+BEHAVIORS: dict[str, type] = {
     "IBuilderConfig": _Config,
     "IOptimizationProfile": _Profile,
     "IProgressMonitor": _Monitor,

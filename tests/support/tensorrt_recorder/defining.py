@@ -9,7 +9,7 @@ from .natives import RecorderError
 from .networks import Node, ParsedGraph, Tensor, layer_type_of
 from .plans import TRT_TYPES, type_name
 
-__all__ = ["BEHAVIOURS"]
+__all__ = ["BEHAVIORS"]
 
 
 class _Network:
@@ -191,7 +191,7 @@ class _Layer:
         self._types.pop(index, None)
 
 
-BEHAVIOURS: dict[str, type] = {
+BEHAVIORS: dict[str, type] = {
     "ILayer": _Layer,
     "INetworkDefinition": _Network,
     "ITensor": _Tensor,

@@ -8,7 +8,7 @@ from typing import Any
 from .memory import host_memory
 from .plans import TRT_TYPES, encode_plan
 
-__all__ = ["BEHAVIOURS", "shown_layers"]
+__all__ = ["BEHAVIORS", "shown_layers"]
 
 _FORMATS = {
     "float32": "FP32",
@@ -237,7 +237,7 @@ def shown_layers(recorder: Any, document: dict[str, Any]) -> list[dict[str, Any]
     return layers
 
 
-BEHAVIOURS: dict[str, type] = {
+BEHAVIORS: dict[str, type] = {
     "EngineInspector": _Inspector,
     "ICudaEngine": _Engine,
 }

@@ -87,7 +87,7 @@ class _Enum:
 
 
 class _NativeType(type):
-    """Makes objects as pybind11 does: none without a constructor, none whose base was not initialised."""
+    """Makes objects as pybind11 does: none without a constructor, none whose base was not initialized."""
 
     _names: ClassNames
 
@@ -124,7 +124,7 @@ class Native(metaclass=_NativeType):
         object.__setattr__(self, name, value)
 
     def _start(self, **state: Any) -> None:
-        """Begin life; behaviours replace it."""
+        """Begin life; behaviors replace it."""
 
 
 def build_enum(names: EnumNames, extra: Mapping[str, Any] | None = None) -> type[_Enum]:
@@ -139,11 +139,11 @@ def build_enum(names: EnumNames, extra: Mapping[str, Any] | None = None) -> type
 
 
 def build_class(
-    names: ClassNames, base: type[Native] | None, behaviour: type | None, recorder: Recorder
+    names: ClassNames, base: type[Native] | None, behavior: type | None, recorder: Recorder
 ) -> type[Native]:
-    """Build a class with the release's names; ``behaviour`` says what the known ones do."""
+    """Build a class with the release's names; ``behavior`` says what the known ones do."""
     body: dict[str, Any] = {"_names": names, "_recorder": recorder, "__module__": "tensorrt.tensorrt"}
-    known = vars(behaviour) if behaviour is not None else {}
+    known = vars(behavior) if behavior is not None else {}
     for name, value in known.items():
         if name.startswith("_") and name not in _BYTES_NAMES and name not in ("__weakref__", "__annotations__"):
             body[name] = value
@@ -162,18 +162,18 @@ def build_class(
     return made
 
 
-def _method(owner: str, name: str, signatures: tuple[Signature, ...], behaviour: Any) -> Any:
+def _method(owner: str, name: str, signatures: tuple[Signature, ...], behavior: Any) -> Any:
     def call(self: Native, *arguments: Any, **named: Any) -> Any:
         bound = _bind(owner, name, signatures, arguments, named)
-        return self._recorder.run(self, owner, name, bound, behaviour)
+        return self._recorder.run(self, owner, name, bound, behavior)
 
     call.__name__ = name
     return call
 
 
-def _property(owner: str, name: str, access: str, behaviour: Any) -> property:
-    own_get = getattr(behaviour, "fget", None)
-    own_set = getattr(behaviour, "fset", None)
+def _property(owner: str, name: str, access: str, behavior: Any) -> property:
+    own_get = getattr(behavior, "fget", None)
+    own_set = getattr(behavior, "fset", None)
 
     def get(self: Native) -> Any:
         if own_get is not None:

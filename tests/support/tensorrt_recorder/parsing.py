@@ -7,7 +7,7 @@ from typing import Any
 
 from .networks import Unsupported, is_supported, parse_graph
 
-__all__ = ["BEHAVIOURS"]
+__all__ = ["BEHAVIORS"]
 
 
 class _Parser:
@@ -145,7 +145,7 @@ class _ParserRefitter:
         return True
 
 
-BEHAVIOURS: dict[str, type] = {
+BEHAVIORS: dict[str, type] = {
     "OnnxParser": _Parser,
     "OnnxParserRefitter": _ParserRefitter,
     "ParserError": _ParserError,

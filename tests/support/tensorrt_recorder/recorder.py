@@ -162,7 +162,7 @@ class Recorder:
         thing._made = True
         return thing
 
-    def run(self, thing: Native, owner: str, name: str, bound: dict[str, Any], behaviour: Any) -> Any:
+    def run(self, thing: Native, owner: str, name: str, bound: dict[str, Any], behavior: Any) -> Any:
         """Record a call, let it fail where it shall, else do what is known of it."""
         if not thing._made:
             raise RecorderError(f"{owner}.{name} was called before {owner}.__init__()")
@@ -178,9 +178,9 @@ class Recorder:
                 # A new one each time: its traceback would keep alive what the call was made on.
                 raise type(failure.error)(*failure.error.args)
             return failure.returns
-        if behaviour is None:
+        if behavior is None:
             raise NotImplementedError(f"the recorder does not model {owner}.{name}")
-        return behaviour(thing, **bound)
+        return behavior(thing, **bound)
 
     def ended(self, thing: Native) -> None:
         """Record that an object died."""
@@ -220,10 +220,10 @@ class Recorder:
             extra = {"itemsize": property(_itemsize)} if name == "DataType" else None
             setattr(module, name, build_enum(names, extra))
         parts = (building, configuring, defining, inspecting, parsing, running)
-        behaviours = {name: behaviour for part in parts for name, behaviour in part.BEHAVIOURS.items()}
+        behaviors = {name: behavior for part in parts for name, behavior in part.BEHAVIORS.items()}
         for name, owner in self.names.classes.items():
             base = getattr(module, owner.base) if owner.base else None
-            setattr(module, name, build_class(owner, base, behaviours.get(name), self))
+            setattr(module, name, build_class(owner, base, behaviors.get(name), self))
         module.IHostMemory = host_memory_class(self)
         for name, path in self.names.values.items():
             enum, member = path.split(".")

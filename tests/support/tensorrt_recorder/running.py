@@ -10,7 +10,7 @@ from .inspecting import shown_layers
 from .natives import RecorderError
 from .plans import decode_plan
 
-__all__ = ["BEHAVIOURS"]
+__all__ = ["BEHAVIORS"]
 
 _ADDRESS_ALIGNMENT = 256
 
@@ -301,7 +301,7 @@ def _reads(version: str, document: dict[str, Any]) -> bool:
     return here in (built, {8: 10, 10: 11}.get(built))
 
 
-BEHAVIOURS: dict[str, type] = {
+BEHAVIORS: dict[str, type] = {
     "Dims": _Dims,
     "IExecutionContext": _Context,
     "ILogger": _Logger,

@@ -1,0 +1,52 @@
+"""Results beside the graphs: written whole, replaced by precision, and never told of other graphs."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+
+from vdmrt.bundle import FP16, Accuracy, Bundle, open_bundle, read_measured, record_measured
+from vdmrt.errors import BundleError
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Bundle:
+    return open_bundle(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+def accuracy(bundle: Bundle, psnr: float) -> Accuracy:
+    return Accuracy(FP16, "fp32", 4, 1, True, {"psnr": psnr}, bundle.manifest.graphs_sha256(FP16), "ONNX Runtime")
+
+
+def test_a_result_replaces_the_older_one_of_its_precision_and_no_graph_changes(bundle: Bundle) -> None:
+    before = (bundle.path / "model.json").read_bytes()
+
+    record_measured(bundle, accuracy=[accuracy(bundle, 30)])
+    record_measured(bundle, accuracy=[accuracy(bundle, 40)])
+
+    assert read_measured(bundle).accuracy == (accuracy(bundle, 40),)
+    assert (bundle.path / "model.json").read_bytes() == before
+
+
+def test_a_result_of_other_graphs_is_left_out(bundle: Bundle) -> None:
+    record_measured(bundle, accuracy=[dataclasses.replace(accuracy(bundle, 30), graphs_sha256="0")])
+
+    assert read_measured(bundle).accuracy == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "is no JSON or is cut short: .*; delete it and measure again"),
+        ('{"accuracy": 1, "speeds": [], "schema": 1}', "wanted a list, found 1; delete it and measure again"),
+        ('{"accuracy": [], "speeds": [], "schema": 2}', "reads schema 1, found 2; install a newer vdmrt"),
+    ],
+)
+def test_a_damaged_file_is_named(bundle: Bundle, text: str, sentence: str) -> None:
+    (bundle.path / "measured.json").write_text(text)
+
+    with pytest.raises(BundleError, match=f"measured.json.*{sentence}"):
+        read_measured(bundle)
