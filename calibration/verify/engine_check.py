@@ -98,16 +98,16 @@ class _Trial:
 
     @classmethod
     def of(cls, bundle: Bundle, engine: Engine, device: str, full: bool) -> _Trial:
-        """Decide how much is run: all that is quick, or asked for; a GPU always wraps the cache."""
+        """Decide how much is run: all that is asked for, else what a CPU does quickly; a GPU alone wraps the cache."""
         graphs, chunks = bundle.manifest.graphs[engine.manifest.precision], wrapping_chunks(bundle.manifest.geometry)
-        flops = chunks * (graphs[Stage.FILL].flops + _steps(bundle) * graphs[Stage.DENOISE].flops)
-        compares = full or flops <= _QUICK_FLOPS
+        chunk_flops = graphs[Stage.FILL].flops + _steps(bundle) * graphs[Stage.DENOISE].flops
+        compares = full or chunk_flops <= _QUICK_FLOPS
+        wraps = full or chunks * chunk_flops <= _QUICK_FLOPS or (device != "cpu" and not compares)
         if not compares:
             _log.info("not compared with ONNX Runtime, which would take minutes; ask for it with --check full")
-        if not compares and device == "cpu":
+        if not wraps:
             _log.info("one chunk is run, which does not fill the cache; --check full goes on until it has wrapped")
-            chunks = 1
-        return cls(bundle, engine, device, chunks, compares)
+        return cls(bundle, engine, device, chunks if wraps else 1, compares)
 
     @property
     def precision(self) -> Precision:
