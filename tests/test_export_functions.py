@@ -90,7 +90,7 @@ def run_function(name: str, *operands: Tensor | npt.NDArray[np.int64]) -> list[n
     onnx.checker.check_model(model, full_check=True)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (evaluated,) = onnx.reference.ReferenceEvaluator(model).run(None, arrays)
-    return [np.asarray(evaluated), session.run(None, arrays)[0]]
+    return [np.asarray(evaluated), np.asarray(session.run(None, arrays)[0])]
 
 
 def scale() -> Tensor:
