@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from ...bundle import Geometry, ParameterNames, Precision, Stage
 
@@ -19,10 +19,8 @@ __all__ = ["Architecture", "Family"]
 class Architecture(Protocol):
     """The configuration of one model: what its torch module is built from."""
 
-    @property
-    def family(self) -> str:
-        """Name of its family."""
-        ...
+    family: ClassVar[str]
+    """Name of its family."""
 
     def describe(self) -> str:
         """Return the sizes that the module's memory depends on, for an error."""
