@@ -12,7 +12,7 @@ from house import MODULES, ROOT
 from vdmrt.bundle import PRECISIONS, Stage
 
 OUTSIDE = [path for path in MODULES if path.relative_to(ROOT).parts[0] != "bundle"]
-# Families name their stages and tensors, and nobody else does. Words that mean other things too ("text", "noise") are not
+# Families name their stages and tensors, and nobody else does. Words that mean other things too, as "text", are not
 # looked for.
 OUTSIDE_FAMILIES = [path for path in OUTSIDE if path.relative_to(ROOT).parts[:2] != ("export", "families")]
 STAGES = {str(stage) for stage in Stage} - {"prompt"}
