@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..bundle import Precision, Speed, encode, format_count
+from ..bundle import Precision, Speed, Stage, encode, format_count
 
 __all__ = ["CalibrationSummary"]
 
@@ -49,7 +49,7 @@ class CalibrationSummary:
             f"{self.bundle}: now has {', '.join(map(str, self.precisions))}",
             f"{of} of {all_} linears in 8 bits, outlier channels migrated at {len(self.migrated)} places",
             *([f"the budget keeps {', '.join(self.kept)} in floating point"] if self.kept else []),
-            f"observed {self._runs('denoise')} denoising runs and {self._runs('fill')} cache fills in "
+            f"observed {self._runs(Stage.DENOISE)} denoising runs and {self._runs(Stage.FILL)} cache fills in "
             f"{format_count(self.rollouts, 'whole rollout')}, the fewest that have the --samples asked for, "
             f"of {self.data}",
             *(one.describe() for one in self.speeds),

@@ -82,7 +82,7 @@ class EnginePlan:
             f"staging         {format_nbytes(self.staging_nbytes)} a lane",
             f"inputs, outputs {format_nbytes(self.sides_nbytes)} a lane",
             f"scratch         about {format_nbytes(self.scratch_nbytes)} a lane",
-            f"denoising step  {format_flops(self.flops['denoise'])}, {moved} moved",
+            f"denoising step  {format_flops(self.flops[Stage.DENOISE])}, {moved} moved",
         ]
         if step is not None:
             lines.append(f"roofline        {1e3 * step:.3g} ms a denoising step at this GPU's highest clocks ({bound})")

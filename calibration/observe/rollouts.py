@@ -167,7 +167,7 @@ def _give(session: Session, geometry: Geometry, clip: Array, rollout: Rollout, w
     if rollout.lead:
         session.start(clip[: rollout.lead])
     for begin in range(rollout.lead, rollout.lead + rollout.given, geometry.chunk_frames):
-        watched[Stage.FILL] = f"fill, {cache_state(geometry, begin)}"
+        watched[Stage.FILL] = f"{Stage.FILL}, {cache_state(geometry, begin)}"
         (session.extend if begin else session.start)(clip[begin : begin + geometry.chunk_frames])
 
 
@@ -183,7 +183,8 @@ def _observed_chunk(
     state = cache_state(geometry, sessions[0].next_latent_frame)
     parts = np.array_split(np.arange(steps), min(PARTS, steps))
     sampled = {
-        int(drawn.choice(part)): f"denoise, {state}, part {i + 1} of {len(parts)}" for i, part in enumerate(parts)
+        int(drawn.choice(part)): f"{Stage.DENOISE}, {state}, part {i + 1} of {len(parts)}"
+        for i, part in enumerate(parts)
     }
 
     def arm(step: int) -> None:
@@ -195,6 +196,6 @@ def _observed_chunk(
         arm(done)
         on_step()
 
-    watched[Stage.FILL] = f"fill, {state}"
+    watched[Stage.FILL] = f"{Stage.FILL}, {state}"
     arm(0)
     advance(sessions, on_step=stepped)

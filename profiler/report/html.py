@@ -144,7 +144,7 @@ def _cards(report: Report) -> Iterator[tuple[str, str]]:
     yield f"{report.first.warm_ms:.1f} ms", "to the first chunk, warm"
     yield f"{report.first.cold_ms:.1f} ms", "to the first chunk, cold"
     yield f"{report.stages['step'].median:.4g} ms", "denoising step, median"
-    yield f"{report.stages['fill'].median:.4g} ms", "cache fill, median"
+    yield f"{report.stages[Stage.FILL].median:.4g} ms", "cache fill, median"
     if report.rate.attainment is not None:
         yield f"{100 * report.rate.attainment:.1f} %", f"of deadlines met at {report.rate.target_fps:g} fps"
         yield f"{report.rate.stall_ms:.1f} ms", "a player stood still"

@@ -59,9 +59,9 @@ def _block(report: Report) -> Iterator[str]:
     yield f"Latency: {_figures(stages['chunk'])}"
     if "enqueue" in stages:
         yield f"Enqueue Time: {_figures(stages['enqueue'])}"
-    yield f"Compute Time: {_figures(stages['denoise'])}"
+    yield f"Compute Time: {_figures(stages[Stage.DENOISE])}"
     yield f"Total Host Walltime: {report.rate.wall_ms / 1e3:.4g} s"
-    yield f"Total Compute Time: {stages['denoise'].mean * stages['denoise'].count / 1e3:.4g} s"
+    yield f"Total Compute Time: {stages[Stage.DENOISE].mean * stages[Stage.DENOISE].count / 1e3:.4g} s"
     yield ""
 
 
