@@ -56,7 +56,7 @@ def options_of(settings: type[Any], section: str = _OWN, **options: Option) -> C
     return add
 
 
-def gather(name: str, settings: type[Any], make: Callable[..., Any] | None = None) -> Callable[[F], Callable[..., Any]]:
+def gather(name: str, settings: type[Any], make: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """Give a command one object instead of the parameters that are called like a dataclass' fields.
 
     Args:
@@ -66,7 +66,7 @@ def gather(name: str, settings: type[Any], make: Callable[..., Any] | None = Non
     """
     fields = {one.name for one in dataclasses.fields(settings)}
 
-    def decorate(command: F) -> Callable[..., Any]:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def run(**given: Any) -> Any:
             taken = {key: given.pop(key) for key in fields & given.keys()}

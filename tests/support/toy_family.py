@@ -204,12 +204,14 @@ class Toy:
     presets: Mapping[str, Mapping[str, Any]] = {"toy-3": {"depth": 3}}
 
     def read_config(self, arguments: Mapping[str, Any], latent_size: tuple[int, int] | None = None) -> ToyConfig:
-        given = {**self.presets.get(str(arguments.get("type")), {}), **arguments}
+        given: dict[str, Any] = {**self.presets.get(str(arguments.get("type")), {}), **arguments}
         given.pop("type", None)
         unknown = given.keys() - {field.name for field in dataclasses.fields(ToyConfig)}
         if unknown:
             raise ExportError(f"unknown argument {min(unknown)!r}")
-        return ToyConfig(**given | ({"latent_size": latent_size} if latent_size else {}))
+        if latent_size is not None:
+            given["latent_size"] = latent_size
+        return ToyConfig(**given)
 
     def make_geometry(self, config: ToyConfig, options: ExportOptions) -> Geometry:
         height, width = config.latent_size
