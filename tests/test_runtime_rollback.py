@@ -185,8 +185,8 @@ def test_a_log_that_cannot_fit_is_refused_before_it_is_allocated(model: Model, f
     model.session(**SETTINGS).close()  # type: ignore[arg-type]  # makes the lane
     fake_cuda.clear_calls()
 
-    sentence = rf"log of rollback_chunks={depth} needs [\d.]+ \wiB, and \w+(:0)? has [\d.]+ \wiB available; at most "
-    with pytest.raises(DeviceError, match=sentence + r"rollback_chunks=\d+ fits"):
+    sentence = rf"log of rollback_chunks={depth} needs [\d.]+ \wiB of memory, and \w+(:0)? has [\d.]+ \wiB available; "
+    with pytest.raises(DeviceError, match=sentence + r"at most rollback_chunks=\d+ fits"):
         model.session(**SETTINGS, rollback_chunks=depth)  # type: ignore[arg-type]
 
     assert "cuMemAlloc_v2" not in fake_cuda.counts()

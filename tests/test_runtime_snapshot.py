@@ -140,6 +140,8 @@ def poison(header: dict[str, Any], tensors: dict[str, Any]) -> None:
     [
         (lambda h, t: h.update(graphs_sha256="0" * 64), "was taken from graphs 000000000000, and this model's are "),
         (lambda h, t: h.update(precision="fp16"), "at precision 'fp16', and this model runs 'fp32'; load .*precision="),
+        (lambda h, t: h.update(sinks=2), "its cache pins 2 latent frames, and this model pins 0; load the bundle"),
+        (lambda h, t: h.update(sinks="two"), "its header has 'two' as sinks"),
         (
             lambda h, t: h.update(schema=1),
             "a snapshot of schema 2, which has a checksum, found 1; take it again",

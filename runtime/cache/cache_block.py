@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...bundle import Graph, Role
-from .._core import Device
 from ..device.arrays import (
     ALIGNMENT,
     Array,
     HostView,
     aligned,
 )
+
+if TYPE_CHECKING:
+    from ...bundle import Graph, Role
+    from .._core import Device
 
 __all__ = ["BlockShape", "CacheBlock", "allocated_nbytes"]
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...bundle import format_count
 from ...errors import SessionError
 from .._core import Ring
 from ..device.memory_limits import free_nbytes, require_memory
-from .cache_block import CacheBlock
-from .lane_cache import LaneCache
+
+if TYPE_CHECKING:
+    from .cache_block import CacheBlock
+    from .lane_cache import LaneCache
 
 __all__ = ["UndoLog"]
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...bundle import Geometry, Role
 from ...errors import SessionError
-from .._core import Ring
+
+if TYPE_CHECKING:
+    from .._core import Ring
 
 __all__ = ["Window", "check_chunks", "context_frames", "make_window", "split_prefix"]
 

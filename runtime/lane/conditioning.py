@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ...bundle import Role
-from ..device.arrays import Array
-from .lane_lock import LaneLock
-from .lane_tensors import LaneTensors
-from .prompt import Prompt
+
+if TYPE_CHECKING:
+    from ..device.arrays import Array
+    from .lane_lock import LaneLock
+    from .lane_tensors import LaneTensors
+    from .prompt import Prompt
 
 __all__ = ["Conditioning"]
 

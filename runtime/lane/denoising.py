@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ...bundle import Geometry, Role
-from .._core import Device, Events
-from ..backends.backend import Call
-from ..cache.lane_cache import LaneCache
-from ..cache.window import Window
-from ..device.arrays import Array, DeviceArray
 from ..device.owned import Owned
 from ..device.step_trial import StepTrial
 from ..device.stepper import EagerStepper, ReplayStepper, StepTimes, capture
-from .lane_lock import LaneLock
-from .lane_tensors import LaneTensors
+
+if TYPE_CHECKING:
+    from .._core import Device, Events
+    from ..backends.backend import Call
+    from ..cache.lane_cache import LaneCache
+    from ..cache.window import Window
+    from ..device.arrays import Array, DeviceArray
+    from .lane_lock import LaneLock
+    from .lane_tensors import LaneTensors
 
 __all__ = ["Denoising", "Progress"]
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...bundle import Geometry, Role, Stage
-from .._core import Device, Ring
-from ..backends.backend import Call
-from ..cache.lane_cache import LaneCache
 from ..cache.window import Window, context_frames
-from ..device.arrays import Array
 from ..device.owned import Owned
-from .lane_lock import LaneLock
-from .lane_tensors import LaneTensors
+
+if TYPE_CHECKING:
+    from .._core import Device, Ring
+    from ..backends.backend import Call
+    from ..cache.lane_cache import LaneCache
+    from ..device.arrays import Array
+    from .lane_lock import LaneLock
+    from .lane_tensors import LaneTensors
 
 __all__ = ["FillTimes", "Filling"]
 

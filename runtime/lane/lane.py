@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ...bundle import Geometry, Graph, Stage
 from ...errors import SessionError
-from .._core import Device
-from ..backends.backend import Backend, Call, Program
 from ..cache.lane_cache import LaneCache, lane_cache_nbytes
 from ..device.memory_limits import require_memory
 from ..device.owned import Owned
@@ -22,6 +21,10 @@ from .filling import Filling
 from .lane_lock import LaneLock
 from .lane_tensors import LaneTensors
 from .leases import Leases
+
+if TYPE_CHECKING:
+    from .._core import Device
+    from ..backends.backend import Backend, Call, Program
 
 __all__ = ["Lane"]
 

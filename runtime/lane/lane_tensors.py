@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from ...bundle import NEXT_STATE, Geometry, Graph, Role, Stage, TensorSpec
-from .._core import Device
-from ..cache.window import Window
 from ..device.arrays import Array, TensorBlock
 from ..device.owned import Owned
+
+if TYPE_CHECKING:
+    from .._core import Device
+    from ..cache.window import Window
 
 __all__ = ["LaneTensors"]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from .lane_lock import LaneLock
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .lane_lock import LaneLock
 
 __all__ = ["Leases"]
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...bundle import Bundle, Geometry
 from ...errors import BundleError
-from .._core import Device
 from ..device.array_input import ArrayInput, host_array
 from ..device.arrays import Array, checked_array
+
+if TYPE_CHECKING:
+    from ...bundle import Bundle, Geometry
+    from .._core import Device
 
 __all__ = ["Prompt", "make_prompt", "read_null_text"]
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from .._core import Ring
 from ..cache.undo_log import UndoLog
 from ..cache.window import Window, make_window
-from ..device.arrays import Array
-from .filling import FillTimes
-from .lane import Lane
+
+if TYPE_CHECKING:
+    from ..device.arrays import Array
+    from .filling import FillTimes
+    from .lane import Lane
 
 __all__ = ["RequestCache"]
 

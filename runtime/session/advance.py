@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from ...bundle import Stage
-from ..lane.lane import Lane
 from ..sampling.integers import whole
 from ..sampling.noise import Noise
 from .chunk import Chunk, staged
-from .generation import Begun, Generation
+
+if TYPE_CHECKING:
+    from ..lane.lane import Lane
+    from .generation import Begun, Generation
 
 __all__ = ["Advance", "advance"]
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import SessionError
-from ..device.arrays import DeviceArray
-from .codec import PictureCodec, Pictures
+
+if TYPE_CHECKING:
+    from ..device.arrays import DeviceArray
+    from .codec import PictureCodec, Pictures
 
 __all__ = ["Chunk", "Observer", "Timings", "staged"]
 

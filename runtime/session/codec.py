@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from ...bundle import Manifest, Stage
 from ...errors import TensorMismatchError
-from .._core import Device
-from ..backends.backend import Backend
 from ..device.arrays import TensorBlock, checked_array
 
 if TYPE_CHECKING:
+    from .._core import Device
+    from ..backends.backend import Backend
     from ..backends.stage_source import StageSource
     from ..backends.stage_sources import StageSources
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +17,18 @@ from ..cache.window import split_prefix
 from ..device.array_input import host_array
 from ..device.arrays import checked_array
 from ..device.exclusive import Exclusive
-from ..lane.denoising import Progress
-from ..lane.filling import FillTimes
-from ..lane.lane import Lane
 from ..lane.request_cache import RequestCache
-from ..sampling.noise import Noise
 from ..sampling.request_noise import RequestNoise
-from ..sampling.sampler_table import PrefixNoise, SamplerTable
 from .chunk import Chunk, Observer, Timings, staged
-from .codec import PictureCodec
-from .session_settings import SessionSettings
+
+if TYPE_CHECKING:
+    from ..lane.denoising import Progress
+    from ..lane.filling import FillTimes
+    from ..lane.lane import Lane
+    from ..sampling.noise import Noise
+    from ..sampling.sampler_table import PrefixNoise, SamplerTable
+    from .codec import PictureCodec
+    from .session_settings import SessionSettings
 
 __all__ = ["Begun", "Generation"]
 

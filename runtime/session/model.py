@@ -8,13 +8,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...bundle import Bundle, Engine, Manifest, Precision, Role, Stage
-from ..backends.backend import Backend, Program
 from ..backends.stage_sources import StageSources
-from ..device.array_input import ArrayInput
 from ..lane.lane import Lane
 from ..lane.prompt import Prompt, make_prompt, read_null_text
 from ..sampling.integers import whole
@@ -24,6 +23,10 @@ from .session import Session
 from .session_pool import SessionPool
 from .session_settings import SessionSettings, checked_seed, complete_guidance, complete_settings, make_table
 from .snapshot import Snapshot, SnapshotForm, read_snapshot
+
+if TYPE_CHECKING:
+    from ..backends.backend import Backend, Program
+    from ..device.array_input import ArrayInput
 
 __all__ = ["Model"]
 

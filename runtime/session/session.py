@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from ...errors import DeviceError, SessionError
-from ..device.array_input import ArrayInput
-from ..device.arrays import Array
-from ..lane.lane import Lane
+from ...errors import DeviceError
 from ..sampling.integers import whole
-from ..sampling.noise import Noise
-from ..sampling.sampler_table import SamplerTable
 from .advance import advance
-from .chunk import Chunk, Observer
-from .generation import Generation
-from .session_settings import SessionSettings
 from .snapshot import Snapshot
 from .streaming import stream_ahead, stream_plainly
 
-__all__ = ["Session", "close_together"]
+if TYPE_CHECKING:
+    from ..device.array_input import ArrayInput
+    from ..device.arrays import Array
+    from ..lane.lane import Lane
+    from ..sampling.noise import Noise
+    from ..sampling.sampler_table import SamplerTable
+    from .chunk import Chunk, Observer
+    from .generation import Generation
+    from .session_settings import SessionSettings
+
+__all__ = ["Session"]
 
 
 class Session:
@@ -256,22 +259,3 @@ class Session:
 
     def _locked(self) -> AbstractContextManager[None]:
         return self.lane.lock.used()
-
-
-def close_together(sessions: Sequence[Session], then: Callable[[], None]) -> None:
-    """Close all sessions of a model and then what they ran on, whatever fails; or nothing, where one is in use.
-
-    Raises:
-        SessionError: A session is in use; everything stays open.
-        DeviceError: A call failed; everything was closed all the same.
-    """
-    with ExitStack() as held:
-        try:
-            for session in sessions:
-                held.enter_context(session.generation.exclusive.held())
-        except SessionError as error:
-            raise SessionError(f"the model stays open: {error}") from error
-        with ExitStack() as undo:
-            undo.callback(then)
-            for session in sessions:
-                undo.callback(session.generation.close, "the session was closed with its model", "load the model again")

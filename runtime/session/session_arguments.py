@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import MediaError
-from ..sampling.sampling_options import SamplingOptions
+
+if TYPE_CHECKING:
+    from ..sampling.sampling_options import SamplingOptions
 
 __all__ = ["session_arguments"]
 

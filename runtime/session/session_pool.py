@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ...errors import SessionError
-from ..lane.lane import Lane
-from .generation import Generation
-from .session import Session, close_together
+
+if TYPE_CHECKING:
+    from ..lane.lane import Lane
+    from .generation import Generation
+    from .session import Session
 
 __all__ = ["SessionPool"]
 
@@ -93,7 +96,7 @@ class SessionPool:
         with self._lock:
             if self._opening:
                 raise SessionError("the model stays open: a session is being made in another thread; close it later")
-            close_together(list(self.sessions), partial(self._close_lanes, then))
+            _close_together(list(self.sessions), partial(self._close_lanes, then))
 
     def _close_lanes(self, then: Callable[[], None]) -> None:
         self._closed = True
@@ -119,3 +122,22 @@ class SessionPool:
             if session.lane is lane and session.request == request:
                 return session.close()
         lane.leases.release(request)
+
+
+def _close_together(sessions: Sequence[Session], then: Callable[[], None]) -> None:
+    """Close all sessions of a model and then what they ran on, whatever fails; or nothing, where one is in use.
+
+    Raises:
+        SessionError: A session is in use; everything stays open.
+        DeviceError: A call failed; everything was closed all the same.
+    """
+    with ExitStack() as held:
+        try:
+            for session in sessions:
+                held.enter_context(session.generation.exclusive.held())
+        except SessionError as error:
+            raise SessionError(f"the model stays open: {error}") from error
+        with ExitStack() as undo:
+            undo.callback(then)
+            for session in sessions:
+                undo.callback(session.generation.close, "the session was closed with its model", "load the model again")

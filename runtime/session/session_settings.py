@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import secrets
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ...bundle import Manifest
 from ..sampling.integers import whole
 from ..sampling.samplers import SamplerTable, make_sampler
 from ..sampling.schedules import Schedule
+
+if TYPE_CHECKING:
+    from ...bundle import Manifest
 
 __all__ = ["SessionSettings", "checked_seed", "complete_guidance", "complete_settings", "make_table"]
 

@@ -10,14 +10,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...bundle import Geometry, Graph, Role, format_count, replaced_file
 from ...errors import SessionError
-from ..device.arrays import Array
 from .session_settings import SessionSettings
+
+if TYPE_CHECKING:
+    from ..device.arrays import Array
 
 __all__ = ["Snapshot", "SnapshotForm", "read_snapshot"]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from .chunk import Chunk
+if TYPE_CHECKING:
+    from .chunk import Chunk
 
 __all__ = ["stream_ahead", "stream_plainly"]
 
