@@ -16,7 +16,6 @@ from ..bundle import (
     Engine,
     EngineManifest,
     Graph,
-    Machine,
     Plan,
     Precision,
     Stage,
@@ -29,20 +28,18 @@ from ..bundle import (
 from ..errors import EngineError
 from ..hosts.driver import find_gpu
 from ..hosts.gpu import Gpu
-from ..hosts.tensorrt import TensorRT, open_tensorrt
+from ..hosts.tensorrt import open_tensorrt
 from .forms import describe_forms
-from .keys import engine_key
 from .placing import find_built, place_engine, utc_now, verify_graphs
 from .planner import check_fit, plan_engine
 from .progress import Progress
+from .tensorrt.job import BuildJob, describe_options
 from .tensorrt.lowering import (
-    LOWERING,
     GraphSource,
     find_source,
     lower_graphs,
     needs_lowering,
 )
-from .tensorrt.network import CONSTRAINTS
 from .tensorrt.options import BuildOptions
 from .tensorrt.plans import BuiltPlan, build_plan
 from .tensorrt.timing import read_timing_cache, save_timing_cache, timing_cache_path
@@ -97,19 +94,16 @@ def build_engines(
         progress(line)
     if not force:
         check_fit(plan)
-    machine = tensorrt.machine
-    described = describe_options(options, tensorrt)
-    key = engine_key(chosen, graphs, machine, described)
+    job = BuildJob(tensorrt, chosen, graphs, options, progress)
+    key, machine = job.key, tensorrt.machine
     found = None if force else find_built(bundle, key, machine)
     if found is not None:
         return found
     verify_graphs(bundle, graphs)
-    sources = _find_sources(bundle, chosen, graphs, tensorrt, progress)
-
-    def build(work: Path) -> EngineManifest:
-        return _build_into(work, bundle, tensorrt, key, chosen, machine, graphs, sources, options, described, progress)
-
-    return place_engine(bundle, key, machine, build, force=force, progress=progress)
+    sources = _find_sources(bundle, job)
+    return place_engine(
+        bundle, key, machine, lambda work: _build_into(work, job, sources), force=force, progress=progress
+    )
 
 
 def _check_fp8(graphs: Mapping[str, Graph], gpu: Gpu) -> None:
@@ -118,12 +112,6 @@ def _check_fp8(graphs: Mapping[str, Graph], gpu: Gpu) -> None:
             f"FP8 products and an FP8 cache need compute capability {'.'.join(map(str, _FIRST_FP8))} or newer, "
             f"{gpu.name} has {gpu.compute_capability}; take int8-fp16 or fp16"
         )
-
-
-def describe_options(options: BuildOptions, tensorrt: TensorRT) -> dict[str, str]:
-    """Return what makes another plan of the same graphs, as text for the manifest and the key."""
-    held = {} if tensorrt.strongly_typed else {"constraints": str(CONSTRAINTS)}
-    return {**options.to_manifest(), **held, "lowering": str(LOWERING)}
 
 
 def trtexec_line(source: Path, stage: str, precision: Precision, options: BuildOptions, version: str | None) -> str:
@@ -150,65 +138,58 @@ def trtexec_line(source: Path, stage: str, precision: Precision, options: BuildO
     return shlex.join(words)
 
 
-def _find_sources(
-    bundle: Bundle, precision: Precision, graphs: Mapping[str, Graph], tensorrt: TensorRT, progress: Progress
-) -> dict[str, GraphSource]:
+def _find_sources(bundle: Bundle, job: BuildJob) -> dict[str, GraphSource]:
     """Return what to parse for each stage; lowers graphs that were not lowered yet."""
+    release = job.tensorrt.version
     try:
-        return {stage: find_source(bundle, graph, tensorrt.version) for stage, graph in graphs.items()}
+        return {stage: find_source(bundle, graph, release) for stage, graph in job.graphs.items()}
     except EngineError:
-        lower_graphs(bundle, precision, release=tensorrt.version, progress=lambda stage: progress(f"lowering {stage}"))
-        return {stage: find_source(bundle, graph, tensorrt.version) for stage, graph in graphs.items()}
+        lower_graphs(bundle, job.precision, release=release, progress=lambda stage: job.progress(f"lowering {stage}"))
+        return {stage: find_source(bundle, graph, release) for stage, graph in job.graphs.items()}
 
 
-def _build_into(
-    work: Path,
-    bundle: Bundle,
-    tensorrt: TensorRT,
-    key: str,
-    precision: Precision,
-    machine: Machine,
-    graphs: Mapping[str, Graph],
-    sources: Mapping[str, GraphSource],
-    options: BuildOptions,
-    described: Mapping[str, str],
-    progress: Progress,
-) -> EngineManifest:
+def _build_into(work: Path, job: BuildJob, sources: Mapping[str, GraphSource]) -> EngineManifest:
     """Build every stage, write plans, layers and timing cache into ``work``, and trust the plans."""
+    options, machine = job.options, job.tensorrt.machine
     cache_path = timing_cache_path(machine, options.timing_cache)
     timings = read_timing_cache(cache_path)
     plans: dict[str, Plan] = {}
     layers: dict[str, object] = {}
-    for stage, graph in graphs.items():
-        progress(f"{stage}: building with TensorRT {tensorrt.version}")
-        built = build_plan(tensorrt, stage, graph, sources[stage], precision, options, timings, progress)
+    for stage, graph in job.graphs.items():
+        job.progress(f"{stage}: building with TensorRT {job.tensorrt.version}")
+        built = build_plan(job, stage, sources[stage], timings)
         plans[stage] = _write_plan(work, stage, graph, sources[stage], built)
         layers[stage] = _parsed(built.inspection)
         if built.timing_cache:
             timings = built.timing_cache
-            _keep_timings(cache_path, timings, progress)
-        progress(_summary(stage, plans[stage]))
-        for line in describe_forms(sources[stage].forms):
-            progress(f"{stage}: {line}")
-        skipped = tensorrt.log.take_skipped()
-        if skipped:
-            progress(f"{stage}: {_explain_skipped(skipped)}")
+            _keep_timings(cache_path, timings, job.progress)
+        _report(job, stage, plans[stage])
     (work / _TIMINGS).write_bytes(timings)
     (work / _LAYERS).write_text(json.dumps(layers), encoding="utf-8")
     for plan in plans.values():
         record_trust(plan.file.sha256)
     return EngineManifest(
-        key=key,
+        key=job.key,
         backend="tensorrt",
-        precision=precision,
+        precision=job.precision,
         machine=machine,
         plans=plans,
-        options=described,
+        options=describe_options(options, job.tensorrt),
         hardware_compatibility=options.hardware_compatibility,
         version_compatible=options.version_compatible,
         stripped=options.strip_weights,
         created=utc_now(),
     )
+
+
+def _report(job: BuildJob, stage: str, plan: Plan) -> None:
+    """Report a plan that was built, the forms of its functions, and kernels that the builder skipped."""
+    job.progress(_summary(stage, plan))
+    for line in describe_forms(plan.forms or {}):
+        job.progress(f"{stage}: {line}")
+    skipped = job.tensorrt.log.take_skipped()
+    if skipped:
+        job.progress(f"{stage}: {_explain_skipped(skipped)}")
 
 
 def _write_plan(work: Path, stage: str, graph: Graph, source: GraphSource, built: BuiltPlan) -> Plan:

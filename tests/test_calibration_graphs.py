@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import fnmatch
 import math
@@ -13,7 +14,7 @@ import onnx
 import pytest
 from calibrated import calibrate_copy
 
-from vdmrt.bundle import FP16, Bundle, CacheProjections, Precision, Stage, open_bundle
+from vdmrt.bundle import FP16, FUNCTION_DOMAIN, Bundle, CacheProjections, Precision, Stage, open_bundle
 from vdmrt.calibration.graph.cache_scales import CacheScales, choose_cache_scales, fold_cache
 from vdmrt.calibration.graph.formats import FORMATS
 from vdmrt.calibration.graph.graph_file import GraphFile, load_graph
@@ -102,12 +103,25 @@ def test_nothing_is_quantized_around_what_is_kept(calibrated: Bundle, precision:
 @pytest.mark.parametrize("precision", ["int8", "int8-fp16"])
 def test_no_pair_stands_inside_an_attention(calibrated: Bundle, precision: str) -> None:
     for stage in STAGES:
-        graph = opened(calibrated, precision, stage)
+        graph = opened(calibrated, precision, stage).inlined()
         written = nodes_by_output(graph)
         for node in graph.nodes:
             if node.op_type in ("MatMul", "Softmax"):
                 sources = [written[name].op_type for name in node.input if name in written]
                 assert "DequantizeLinear" not in sources
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-fp16", "fp16-kv8"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_calibrated_graphs_keep_the_calls_in_the_opset_of_the_graph(
+    calibrated: Bundle, precision: str, stage: str
+) -> None:
+    model = opened(calibrated, precision, stage).model
+
+    found = collections.Counter(node.op_type for node in model.graph.node if node.domain == FUNCTION_DOMAIN)
+    assert found == calibrated.manifest.graphs[Precision.parse(precision)][Stage(stage)].calls
+    (opset,) = (one.version for one in model.opset_import if one.domain == "")
+    assert {one.version for function in model.functions for one in function.opset_import} == {opset}
 
 
 def test_renderings_have_the_opset_and_types_of_their_readers(calibrated: Bundle) -> None:

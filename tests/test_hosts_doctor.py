@@ -114,7 +114,7 @@ def test_a_machine_without_a_gpu_runs_on_the_cpu_and_needs_no_mending() -> None:
 
 
 def test_a_gpu_with_everything_installed_is_ready() -> None:
-    installed = CUDA | {"tensorrt-cu12": "10.3.0"}
+    installed = CUDA | {"tensorrt-cu12": "10.3.0", "onnx": "1.17.0"}
     report = report_on(installed, driver=ONE_GPU, providers=lambda: CUDA_PROVIDERS)
 
     assert readiness(report) == {"onnxruntime on the CPU": True, "onnxruntime on CUDA": True, "tensorrt": True}
@@ -196,8 +196,8 @@ def test_an_unmet_requirement_is_a_problem(version: str | None, found: str) -> N
             ("onnxruntime-gpu>=1.20", "cuda-bindings>=12.8"),
             "pip uninstall -y onnxruntime && pip install 'vdmrt[cuda]'",
         ),
-        ("tensorrt", CPU, ("tensorrt>=10.3", "cuda-bindings>=12.8"), "pip install 'vdmrt[tensorrt]'"),
-        ("tensorrt", {"tensorrt-cu13": "10.16.1.11", "cuda-bindings": "12.8.0"}, (), None),
+        ("tensorrt", CPU, ("tensorrt>=10.3", "onnx>=1.17", "cuda-bindings>=12.8"), "pip install 'vdmrt[tensorrt]'"),
+        ("tensorrt", {"tensorrt-cu13": "10.16.1.11", "onnx": "1.17.0", "cuda-bindings": "12.8.0"}, (), None),
     ],
 )
 def test_an_extra_is_complete_or_has_its_command(
@@ -219,7 +219,10 @@ def test_an_onnx_runtime_without_cuda_is_told_how_to_get_it() -> None:
     assert note_on(report, "onnxruntime on CUDA") == (
         "this ONNX Runtime was built without CUDA: pip uninstall -y onnxruntime && pip install 'vdmrt[cuda]'"
     )
-    assert note_on(report, "tensorrt") == "tensorrt>=10.3, cuda-bindings>=12.8 missing: pip install 'vdmrt[tensorrt]'"
+    assert (
+        note_on(report, "tensorrt")
+        == "tensorrt>=10.3, onnx>=1.17, cuda-bindings>=12.8 missing: pip install 'vdmrt[tensorrt]'"
+    )
     assert report.problems == ()
 
 

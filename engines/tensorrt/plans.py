@@ -6,17 +6,17 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ...bundle import CACHE_ROLES, FP16, FP16_MIXED, INT8, Graph, PlanAudit, Precision, Stage
+from ...bundle import CACHE_ROLES, FP16, FP16_MIXED, INT8, Graph, PlanAudit, Stage
 from ...errors import BackendError, EngineError
 from ...hosts.driver import current_gpu
 from ...hosts.tensorrt import TensorRT
 from ..progress import (
     Cancelled,
-    Progress,
     make_monitor,
     run_beside,
 )
 from .audit import audit_layers, check_precision, check_quantized, read_layers
+from .job import BuildJob
 from .lowering import GraphSource
 from .network import parse_network
 from .options import BuildOptions
@@ -46,49 +46,43 @@ class BuiltPlan:
     timing_cache: bytes
 
 
-def build_plan(
-    tensorrt: TensorRT,
-    stage: str,
-    graph: Graph,
-    source: GraphSource,
-    precision: Precision,
-    options: BuildOptions,
-    timing_cache: bytes,
-    progress: Progress,
-) -> BuiltPlan:
-    """Build a stage's plan, load it again, and hold it against what was asked.
+def build_plan(job: BuildJob, stage: str, source: GraphSource, timing_cache: bytes) -> BuiltPlan:
+    """Build a stage's plan, load it again, and compare it with what was asked for.
+
+    Args:
+        job: The build.
+        stage: One of its stages.
+        source: What is parsed.
+        timing_cache: A timing cache to start from; b"" for none.
 
     Raises:
         BackendError: The parser or the builder refuses; carries what TensorRT logged.
         EngineError: The plan is not what was asked.
         KeyboardInterrupt: It was interrupted.
     """
-    cancelled = Cancelled()
+    tensorrt, cancelled = job.tensorrt, Cancelled()
     started = time.monotonic()
 
     def build() -> tuple[Any, bytes]:
         with current_gpu(tensorrt.gpu.index):  # of this thread
-            return _build(tensorrt, stage, graph, source, precision, options, timing_cache, progress, cancelled)
+            return _build(job, stage, source, timing_cache, cancelled)
 
-    data, timings = run_beside(build, stage, progress, cancelled)
+    data, timings = run_beside(build, stage, job.progress, cancelled)
     seconds = time.monotonic() - started
     with current_gpu(tensorrt.gpu.index):
-        scratch, inspection = _inspect(tensorrt, stage, data, graph)
-    return BuiltPlan(
-        data, scratch, seconds, _audit(stage, graph, inspection, source, precision, progress), inspection, timings
-    )
+        scratch, inspection = _inspect(tensorrt, stage, data, job.graphs[stage])
+    return BuiltPlan(data, scratch, seconds, _audit(job, stage, source, inspection), inspection, timings)
 
 
-def _audit(
-    stage: str, graph: Graph, inspection: str, source: GraphSource, precision: Precision, progress: Progress
-) -> PlanAudit | None:
+def _audit(job: BuildJob, stage: str, source: GraphSource, inspection: str) -> PlanAudit | None:
     """Hold what the inspector says against the graph; an inspector that cannot be read spoils no plan."""
     try:
         layers = read_layers(inspection)
     except EngineError as error:
-        progress(f"{stage}: what its layers run in is not known: {error}")
+        job.progress(f"{stage}: what its layers run in is not known: {error}")
         return None
-    half = precision == FP16 and stage in (Stage.FILL, Stage.DENOISE)
+    graph = job.graphs[stage]
+    half = job.precision == FP16 and stage in (Stage.FILL, Stage.DENOISE)
     check_precision(stage, layers, source.products, wanted=half)
     if graph.quantized is not None:
         check_quantized(stage, layers, graph.quantized)
@@ -96,29 +90,22 @@ def _audit(
 
 
 def _build(
-    tensorrt: TensorRT,
-    stage: str,
-    graph: Graph,
-    source: GraphSource,
-    precision: Precision,
-    options: BuildOptions,
-    timing_cache: bytes,
-    progress: Progress,
-    cancelled: Cancelled,
+    job: BuildJob, stage: str, source: GraphSource, timing_cache: bytes, cancelled: Cancelled
 ) -> tuple[Any, bytes]:
+    tensorrt = job.tensorrt
     builder = _make_builder(tensorrt)
-    network, parser = parse_network(tensorrt, builder, graph, source)
+    network, parser = parse_network(tensorrt, builder, job.graphs[stage], source)
     network.name = stage
     config = builder.create_builder_config()
-    configure(tensorrt, config, stage, precision, options)
-    load_timing_cache(tensorrt, config, timing_cache, progress)
-    monitor = make_monitor(tensorrt, stage, progress, cancelled)
+    configure(job, config, stage)
+    load_timing_cache(tensorrt, config, timing_cache, job.progress)
+    monitor = make_monitor(tensorrt, stage, job.progress, cancelled)
     if monitor is not None:
         config.progress_monitor = monitor
     tensorrt.log.take_errors()
     data = builder.build_serialized_network(network, config)
     if data is None:
-        raise BackendError(f"{stage}: TensorRT {tensorrt.version} built no plan: {_reason(tensorrt, options)}")
+        raise BackendError(f"{stage}: TensorRT {tensorrt.version} built no plan: {_reason(tensorrt, job.options)}")
     cache = config.get_timing_cache()
     timings = bytes(memoryview(cache.serialize())) if cache is not None else b""
     # In this order: the parser owns the network's weights, the config the cache.
@@ -126,8 +113,9 @@ def _build(
     return data, timings
 
 
-def configure(tensorrt: TensorRT, config: Any, stage: str, precision: Precision, options: BuildOptions) -> None:
+def configure(job: BuildJob, config: Any, stage: str) -> None:
     """Set what a build is asked for; every name that a release lacks was refused before, or is asked for here."""
+    tensorrt, precision, options = job.tensorrt, job.precision, job.options
     trt = tensorrt.module
     flags = trt.BuilderFlag
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED

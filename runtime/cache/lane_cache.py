@@ -161,9 +161,11 @@ class LaneCache:
             raise SessionError("the model has no cross-frame attention, so there is no context")
         return self._framed(self._context.read(self.first_row(request), self._geometry.rows_per_request))
 
-    def write(self, request: int, cache: Array, context: Array | None) -> None:
-        """Set a request's cache and context, shaped as they are read; complete on return."""
-        self._slab.write(self.first_row(request), cache)
+    def write(self, request: int, visible: int, cache: Array, context: Array | None) -> None:
+        """Set a request's first ``visible`` slots and its context, shaped as they are read; complete on return."""
+        slots = cache.reshape(*cache.shape[:4], -1).copy()
+        slots[..., visible * self._geometry.slot_elements :] = 0  # invisible slots hold zeros, because 0 × NaN is NaN
+        self._slab.write(self.first_row(request), slots)
         if self._context is not None and context is not None:
             self._context.write(self.first_row(request), context)
 

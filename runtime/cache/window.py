@@ -1,13 +1,15 @@
-"""What the graphs are told about time: which slots may be seen, and where slots and frames stand."""
+"""What the graphs read about time: which slots may be seen, and the positions of slots and frames."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import Geometry
+from ...bundle import Geometry, Role
 from ...errors import SessionError
 from .._core import Ring
 
@@ -19,36 +21,36 @@ class Window:
     """The small tensors of one chunk.
 
     Attributes:
-        positions: Rows of the temporal table, or RoPE's query positions, int32 [T].
-        slot_valid: 1 for a slot that may be seen, float32 [K].
-        key_positions: RoPE's positions of the slots and of the chunk's own keys, int32 [K + T].
+        tensors: By role: 1 for a slot that may be seen, float32 [K]; where the model has positions, those of the
+            chunk's frames, int32 [T], and of the slots and the chunk's own keys, int32 [K + T]. A graph takes its own.
     """
 
-    positions: npt.NDArray[np.int32]
-    slot_valid: npt.NDArray[np.float32]
-    key_positions: npt.NDArray[np.int32]
+    tensors: Mapping[Role, npt.NDArray[Any]]
 
 
 def make_window(geometry: Geometry, ring: Ring, count: int) -> Window:
     """Place the next ``count`` latent frames after those in the ring.
 
-    The graph always takes a whole chunk; what stands behind ``count`` is padding that no valid frame sees.
+    The graph always takes a whole chunk; what follows ``count`` is padding that no valid frame sees.
 
     Raises:
         SessionError: Absolute positions are at their end.
     """
     slot_frames = np.array([ring.frame(slot) for slot in range(ring.slots)])
-    seen = slot_frames >= 0
-    # As RoPE counts them: visible frames without gaps, the sinks first, as if nothing had been evicted.
+    tensors: dict[Role, npt.NDArray[Any]] = {Role.SLOT_VALID: (slot_frames >= 0).astype(np.float32)}
+    if geometry.positions.kind != "none":
+        tensors[Role.POSITIONS] = _positions(geometry, ring.written, count).astype(np.int32)
+        tensors[Role.KEY_POSITIONS] = _key_positions(geometry, ring, slot_frames).astype(np.int32)
+    return Window(tensors)
+
+
+def _key_positions(geometry: Geometry, ring: Ring, slot_frames: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Count as RoPE does: visible frames without gaps, the sinks first, as if nothing had been evicted."""
     evicted = ring.written - ring.visible
     own = ring.visible + np.arange(geometry.chunk_frames)
     ranks = np.where(slot_frames < ring.sinks, slot_frames, slot_frames - evicted)
-    key_positions = np.concatenate([np.where(seen, ranks, 0), own])
-    return Window(
-        positions=_positions(geometry, ring.written, count).astype(np.int32),
-        slot_valid=seen.astype(np.float32),
-        key_positions=np.minimum(key_positions, max(geometry.positions.count - 1, 0)).astype(np.int32),
-    )
+    keys: npt.NDArray[np.int64] = np.concatenate([np.where(slot_frames >= 0, ranks, 0), own])
+    return keys.clip(max=geometry.positions.count - 1)
 
 
 def _positions(geometry: Geometry, first: int, count: int) -> npt.NDArray[np.int64]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import TensorSpec
+from ...bundle import Role, TensorSpec
 from ...errors import TensorMismatchError
 from .._core import Device, Memory
 
@@ -89,7 +89,7 @@ class DeviceArray:
 
 
 class TensorBlock:
-    """Small tensors of a graph in one allocation, with a mirror in host memory that numpy reads and writes.
+    """Small tensors of a graph, by role, in one allocation, with a mirror in host memory that numpy reads and writes.
 
     On the host the mirror is the memory itself, and upload and download do nothing.
 
@@ -104,11 +104,11 @@ class TensorBlock:
             DeviceError: The device has not that much memory.
         """
         self._device = device
-        self._specs = {spec.name: spec for spec in specs}
-        self._offsets: dict[str, int] = {}
+        self._specs = {spec.role: spec for spec in specs}
+        self._offsets: dict[Role, int] = {}
         self.nbytes = 0
         for spec in self._specs.values():
-            self._offsets[spec.name] = self.nbytes
+            self._offsets[spec.role] = self.nbytes
             self.nbytes += aligned(spec.nbytes)
         self._memory = device.allocate(max(self.nbytes, 1))
         self._mirror = self._memory if device.is_host else device.allocate_pinned(max(self.nbytes, 1))
@@ -116,14 +116,14 @@ class TensorBlock:
             # Pinned memory comes as it is.
             device.download(self._mirror.address, self._memory.address, self.nbytes)
             device.synchronize()
-        self._arrays = {name: self._view(spec) for name, spec in self._specs.items()}
+        self._arrays = {role: self._view(spec) for role, spec in self._specs.items()}
 
-    def __getitem__(self, name: str) -> Array:
+    def __getitem__(self, role: Role) -> Array:
         """Return a tensor's mirror; valid until the block is closed."""
-        return self._arrays[name]
+        return self._arrays[role]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._arrays
+    def __contains__(self, role: Role) -> bool:
+        return role in self._arrays
 
     @property
     def address(self) -> int:
@@ -132,22 +132,21 @@ class TensorBlock:
 
     def addresses(self) -> dict[str, int]:
         """Return the address of every tensor on the device by name."""
-        return {name: self._memory.address + offset for name, offset in self._offsets.items()}
+        return {spec.name: self._memory.address + self._offsets[role] for role, spec in self._specs.items()}
 
-    def device_array(self, name: str, row: int) -> DeviceArray:
-        """Return one row of a tensor as it lies on the device."""
-        spec = self._specs[name]
-        shape = spec.shape[1:]
-        address = self.addresses()[name] + self._row_nbytes(name) * row
-        return DeviceArray(self._memory, address, shape, np.dtype(spec.storage))
+    def device_array(self, role: Role, row: int) -> DeviceArray:
+        """Return one row of a tensor where it is on the device."""
+        spec = self._specs[role]
+        address = self._memory.address + self._offsets[role] + self._row_nbytes(role) * row
+        return DeviceArray(self._memory, address, spec.shape[1:], np.dtype(spec.storage))
 
-    def upload(self, name: str, row: int | None = None, count: int = 1) -> None:
+    def upload(self, role: Role, row: int | None = None, count: int = 1) -> None:
         """Send a tensor's mirror to the device, or ``count`` of its rows from ``row`` on."""
-        self._transfer(self._device.upload, name, row, count, to_device=True)
+        self._transfer(self._device.upload, role, row, count, to_device=True)
 
-    def download(self, name: str, row: int | None = None, count: int = 1) -> None:
+    def download(self, role: Role, row: int | None = None, count: int = 1) -> None:
         """Fetch a tensor into its mirror, or ``count`` of its rows from ``row`` on; complete on return."""
-        self._transfer(self._device.download, name, row, count, to_device=False)
+        self._transfer(self._device.download, role, row, count, to_device=False)
         self._device.synchronize()
 
     def close(self) -> None:
@@ -159,18 +158,18 @@ class TensorBlock:
             self._mirror.close()
 
     def _view(self, spec: TensorSpec) -> Array:
-        return np.asarray(HostView(self._mirror, self._offsets[spec.name], spec.shape, spec.storage))
+        return np.asarray(HostView(self._mirror, self._offsets[spec.role], spec.shape, spec.storage))
 
-    def _row_nbytes(self, name: str) -> int:
-        spec = self._specs[name]
+    def _row_nbytes(self, role: Role) -> int:
+        spec = self._specs[role]
         return spec.nbytes // spec.shape[0]
 
-    def _transfer(self, copy: Any, name: str, row: int | None, count: int, *, to_device: bool) -> None:
+    def _transfer(self, copy: Any, role: Role, row: int | None, count: int, *, to_device: bool) -> None:
         if self._device.is_host:
             return
-        offset, nbytes = self._offsets[name], self._specs[name].nbytes
+        offset, nbytes = self._offsets[role], self._specs[role].nbytes
         if row is not None:
-            nbytes = self._row_nbytes(name)
+            nbytes = self._row_nbytes(role)
             offset, nbytes = offset + row * nbytes, count * nbytes
         there, here = self._memory.address + offset, self._mirror.address + offset
         copy(*((there, here) if to_device else (here, there)), nbytes)

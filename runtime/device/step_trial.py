@@ -1,8 +1,8 @@
-"""Compares a replayed denoising step with an eager one: a library that escapes the capture shows stale pictures."""
+"""Holds a replayed denoising step against an eager one: a library that escapes the capture shows stale pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from .stepper import EagerStepper, ReplayStepper
 
 __all__ = ["StepTrial"]
 
-_TABLE, _STATE = (Role.TIMESTEPS, Role.COEFFICIENTS), tuple(NEXT_STATE)
+_TABLE = Role.TIMESTEPS, Role.COEFFICIENTS
 
 
 class StepTrial:
@@ -28,39 +28,42 @@ class StepTrial:
         """
         self._inputs = inputs
         self._state = state
+        self._handed_on = [role for role in NEXT_STATE if role in state]
         numbers = np.random.default_rng(0)
-        for name in _TABLE:
-            inputs[name][:] = numbers.uniform(0.1, 0.9, inputs[name].shape)
-            inputs.upload(name)
+        for role in _TABLE:
+            inputs[role][:] = numbers.uniform(0.1, 0.9, inputs[role].shape)
+            inputs.upload(role)
 
-    def run(self, stepper: EagerStepper | ReplayStepper) -> dict[str, Array]:
+    def run(self, stepper: EagerStepper | ReplayStepper) -> dict[Role, Array]:
         """Run the step; return a copy of what it hands on."""
-        self._state[Role.LATENT][:] = np.random.default_rng(1).standard_normal(self._state[Role.LATENT].shape)
-        self._state[Role.HISTORY][:] = 0
-        self._state[Role.STEP][:] = 0
-        for name in _STATE:
-            self._state.upload(name)
+        self._clear(self._state, self._handed_on)
+        latent = self._state[Role.LATENT]
+        latent[:] = np.random.default_rng(1).standard_normal(latent.shape)
+        self._state.upload(Role.LATENT)
         stepper.run(1, None)
-        for name in _STATE:
-            self._state.download(name)
-        return {name: self._state[name].copy() for name in _STATE}
+        for role in self._handed_on:
+            self._state.download(role)
+        return {role: self._state[role].copy() for role in self._handed_on}
 
-    def check(self, eager: Mapping[str, Array], replayed: Mapping[str, Array]) -> None:
+    def check(self, eager: Mapping[Role, Array], replayed: Mapping[Role, Array]) -> None:
         """Compare two runs bit for bit.
 
         Raises:
             BackendError: They differ.
         """
-        for name in _STATE:
-            if not np.array_equal(eager[name], replayed[name]):
+        for role in self._handed_on:
+            if not np.array_equal(eager[role], replayed[role]):
                 raise BackendError(
-                    f"a replayed denoising step gives another '{name}' than an eager one; load with cuda_graph=False "
+                    f"a replayed denoising step gives another '{role}' than an eager one; load with cuda_graph=False "
                     "and report the backend's version"
                 )
 
     def clear(self) -> None:
         """Set everything that was written back to zero."""
-        for block, names in ((self._inputs, _TABLE), (self._state, _STATE)):
-            for name in names:
-                block[name][:] = 0
-                block.upload(name)
+        self._clear(self._inputs, _TABLE)
+        self._clear(self._state, self._handed_on)
+
+    def _clear(self, block: TensorBlock, roles: Sequence[Role]) -> None:
+        for role in roles:
+            block[role][:] = 0
+            block.upload(role)

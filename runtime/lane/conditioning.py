@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...bundle import Geometry, Role
+from ...bundle import Role
 from ..device.arrays import Array
 from .lane_lock import LaneLock
 from .lane_tensors import LaneTensors
@@ -10,16 +10,15 @@ from .prompt import Prompt
 
 __all__ = ["Conditioning"]
 
-_TEXT = (Role.TEXT, Role.TEXT_MASK)
+_TEXT = Role.TEXT, Role.TEXT_MASK
 
 
 class Conditioning:
     """Inputs of a lane's denoise graph that stay as they are from chunk to chunk."""
 
-    __slots__ = ("_has_text", "_lock", "_tensors")
+    __slots__ = ("_lock", "_tensors")
 
-    def __init__(self, geometry: Geometry, tensors: LaneTensors, lock: LaneLock) -> None:
-        self._has_text = geometry.text_width > 0
+    def __init__(self, tensors: LaneTensors, lock: LaneLock) -> None:
         self._tensors = tensors
         self._lock = lock
 
@@ -32,10 +31,10 @@ class Conditioning:
                 inputs.upload(role, rows.start, rows.stop - rows.start)
 
     def text(self, request: int) -> dict[str, Array]:
-        """Return copies of a request's "text" and "text_mask", as set; nothing where the model has none."""
-        rows = self._tensors.rows(request)
+        """Return copies of a request's text and mask, as set, by role; nothing where the model has none."""
+        rows, inputs = self._tensors.rows(request), self._tensors.inputs
         with self._lock.used():
-            return {str(role): self._tensors.inputs[role][rows].copy() for role in _TEXT if self._has_text}
+            return {str(role): inputs[role][rows].copy() for role in _TEXT if role in inputs}
 
     def set_guidance(self, request: int, guidance: float) -> None:
         """Set a request's guidance scale."""

@@ -98,8 +98,7 @@ class Denoising:
     def clear(self, request: int) -> None:
         """Zero a request's state, because 0 × NaN is NaN also where a request rests."""
         with self._lock.used():
-            for role in (Role.LATENT, Role.HISTORY):
-                self._tensors.set_state(role, request, 0)
+            self._tensors.set_state(request, 0)
 
     def begin(self, request: int, window: Window, *, initial: Array, steps: int, noise_steps: int = 0) -> Progress:
         """Set a request to the first denoising step of a chunk.
@@ -116,8 +115,7 @@ class Denoising:
         """
         with self._lock.used():
             self._tensors.set_window(self._tensors.inputs, request, window)
-            for role, value in ((Role.LATENT, initial), (Role.STEP, 0), (Role.HISTORY, 0)):
-                self._tensors.set_state(role, request, value)
+            self._tensors.set_state(request, initial)
             if noise_steps:
                 self._upload_noise(request, noise_steps)
             self._begun[request] = Progress(steps)
@@ -180,5 +178,5 @@ class Denoising:
     def _upload_noise(self, request: int, steps: int) -> None:
         if not self._device.is_host:
             place = self.noise(request)
-            there = self._tensors.inputs.addresses()[Role.NOISE] + request * place.nbytes
+            there = self._tensors.inputs.device_array(Role.NOISE, request).address
             self._device.upload(there, place.ctypes.data, steps * place[0].nbytes)

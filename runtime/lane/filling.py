@@ -57,7 +57,7 @@ class Filling:
             self._marks = self._owned.add(device.events(3))
             self._calls = {
                 (request, keep): self._owned.add(
-                    bind({**tensors.fill_addresses(), **cache.fill_addresses(request, keep)})
+                    bind({**tensors.fill.addresses(), **cache.fill_addresses(request, keep)})
                 )
                 for request in range(geometry.requests)
                 for keep in keeps
@@ -118,7 +118,7 @@ class Filling:
         if self._geometry.context is not None:
             fill[Role.CONTEXT_INDEX][0] = context_frames(self._geometry, count)
             fill.upload(Role.CONTEXT_INDEX)
-        if self._geometry.text_width:
-            for role in (Role.TEXT, Role.TEXT_MASK):
+        for role in (Role.TEXT, Role.TEXT_MASK):
+            if role in fill:
                 fill[role][:] = self._tensors.inputs[role][self._tensors.rows(request)]
                 fill.upload(role)

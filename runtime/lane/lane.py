@@ -83,7 +83,7 @@ class Lane:
         with self._owned.closed_on_error():
             self._cache = self._owned.add(LaneCache(self.device, geometry, graphs))
             tensors = self._owned.add(LaneTensors(self.device, geometry, graphs))
-            self._conditioning = Conditioning(geometry, tensors, self._lock)
+            self._conditioning = Conditioning(tensors, self._lock)
             self._bind(programs, tensors, cuda_graph)
 
     @property

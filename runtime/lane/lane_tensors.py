@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 
 from ...bundle import NEXT_STATE, Geometry, Graph, Role, Stage, TensorSpec
 from .._core import Device
@@ -15,15 +14,15 @@ __all__ = ["LaneTensors"]
 
 
 class LaneTensors:
-    """Tensors in device memory with mirrors on the host, by their roles. The caller holds the lane's lock.
+    """Tensors in device memory with mirrors on the host. The caller holds the lane's lock.
 
     Attributes:
         inputs: Of the denoise graph, but for the state.
-        state: What the denoise graph reads and hands on: latent, step and history.
+        state: What the denoise graph reads and hands on to its next run: latent, step and history.
         fill: Inputs of the fill graph, for one request.
     """
 
-    __slots__ = ("_denoise", "_device", "_fill", "_next", "_owned", "_rows_per_request", "fill", "inputs", "state")
+    __slots__ = ("_device", "_next", "_owned", "_rows_per_request", "fill", "inputs", "state")
 
     def __init__(self, device: Device, geometry: Geometry, graphs: Mapping[str, Graph]) -> None:
         """Allocate all of them, all zero.
@@ -34,14 +33,14 @@ class LaneTensors:
         self._device = device
         self._rows_per_request = geometry.rows_per_request
         self._owned = Owned()
-        self._fill, self._denoise = graphs[Stage.FILL], graphs[Stage.DENOISE]
-        small = [spec for spec in self._denoise.inputs if spec.layer is None]
+        denoise = graphs[Stage.DENOISE]
+        state = denoise.with_role(*NEXT_STATE)
         with self._owned.closed_on_error():
-            self.inputs = self._allocate([spec for spec in small if spec.role not in NEXT_STATE])
-            self.state = self._allocate([self._denoise.tensor(role) for role in NEXT_STATE])
+            self.inputs = self._allocate(spec for spec in denoise.inputs if spec not in state)
+            self.state = self._allocate(state)
             # Laid out as the state is, so that one copy hands everything on.
-            self._next = self._allocate([self._denoise.tensor(role) for role in NEXT_STATE.values()])
-            self.fill = self._allocate([spec for spec in self._fill.inputs if spec.layer is None])
+            self._next = self._allocate(denoise.tensor(NEXT_STATE[spec.role]) for spec in state)
+            self.fill = self._allocate(graphs[Stage.FILL].inputs)
 
     def rows(self, request: int) -> slice:
         """Return the transformer rows of a request."""
@@ -50,12 +49,7 @@ class LaneTensors:
 
     def denoise_addresses(self) -> dict[str, int]:
         """Return the addresses of the denoise graph's small tensors by name."""
-        places = {**self.inputs.addresses(), **self.state.addresses(), **self._next.addresses()}
-        return _by_name(self._denoise, places)
-
-    def fill_addresses(self) -> dict[str, int]:
-        """Return the addresses of the fill graph's small tensors by name."""
-        return _by_name(self._fill, self.fill.addresses())
+        return {**self.inputs.addresses(), **self.state.addresses(), **self._next.addresses()}
 
     def enqueue_handing_on(self) -> None:
         """Put the copy on the queue that makes a step's results the next one's inputs."""
@@ -66,10 +60,12 @@ class LaneTensors:
         self.inputs[role][request] = value
         self.inputs.upload(role, request)
 
-    def set_state(self, role: Role, request: int, value: Array | float) -> None:
-        """Set a request's row of the state."""
-        self.state[role][request] = value
-        self.state.upload(role, request)
+    def set_state(self, request: int, latent: Array | float) -> None:
+        """Set a request's latent; step and history begin anew."""
+        for role in NEXT_STATE:
+            if role in self.state:
+                self.state[role][request] = latent if role is Role.LATENT else 0
+                self.state.upload(role, request)
 
     def read_state(self, role: Role, request: int) -> Array:
         """Return a copy of a request's row of the state."""
@@ -79,11 +75,7 @@ class LaneTensors:
 
     def set_window(self, tensors: TensorBlock, row: int, window: Window) -> None:
         """Set a row of what a graph reads about time."""
-        for role, value in (
-            (Role.POSITIONS, window.positions),
-            (Role.SLOT_VALID, window.slot_valid),
-            (Role.KEY_POSITIONS, window.key_positions),
-        ):
+        for role, value in window.tensors.items():
             if role in tensors:
                 tensors[role][row] = value
                 tensors.upload(role, row)
@@ -92,10 +84,6 @@ class LaneTensors:
         """Free the memory. Closing twice is allowed."""
         self._owned.close()
 
-    def _allocate(self, specs: list[TensorSpec]) -> TensorBlock:
-        return self._owned.add(TensorBlock(self._device, [replace(spec, name=spec.role) for spec in specs]))
-
-
-def _by_name(graph: Graph, places: Mapping[str, int]) -> dict[str, int]:
-    """Return addresses by the tensors' names in a graph instead of by their roles."""
-    return {spec.name: places[spec.role] for spec in (*graph.inputs, *graph.outputs) if spec.role in places}
+    def _allocate(self, specs: Iterable[TensorSpec]) -> TensorBlock:
+        """Allocate those tensors that do not belong to a layer: these are the cache's."""
+        return self._owned.add(TensorBlock(self._device, [spec for spec in specs if spec.layer is None]))

@@ -39,6 +39,11 @@ class RequestCache:
         return self._ring.written
 
     @property
+    def sinks(self) -> int:
+        """Latent frames that are never overwritten."""
+        return self._ring.sinks
+
+    @property
     def chunks(self) -> int:
         """Chunks made so far."""
         return self._chunks
@@ -113,10 +118,7 @@ class RequestCache:
         """
         self._ring = Ring(self._ring.slots, sinks=self._ring.sinks, written=written)
         self._chunks = chunks
-        visible = cache.copy()
-        g = self._lane.geometry
-        visible[..., self._ring.visible * g.slot_elements // g.head_size :, :] = 0  # 0 × NaN is NaN
-        self._lane.cache.write(self._request, visible, context)
+        self._lane.cache.write(self._request, self._ring.visible, cache, context)
 
     def close(self) -> None:
         """Free the undo log. Closing twice is allowed."""

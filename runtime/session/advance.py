@@ -58,7 +58,7 @@ class Advance:
             raise ValueError("sessions that step together must share a lane; export with --requests for more of them")
         self._begun: list[Begun] = []
         self._held = ExitStack()
-        self._telling = ExitStack()  # of the observers' "denoise"
+        self._telling = ExitStack()  # that the observers were told of
         self._state: Literal["new", "taken", "begun", "closed"] = "new"
         self._told = False
         self._running = False

@@ -115,7 +115,7 @@ class _Stage:
             self._call = program.bind(device, self._tensors.addresses(), address)
             undo.callback(self._call.close)
             self._undo = undo.pop_all()
-        self._names = source.name, target.name
+        self._roles = source.role, target.role
 
     def run(self, items: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         with self._lock:
@@ -124,14 +124,14 @@ class _Stage:
                     "the codec is closed, with the model that it belonged to; take pictures before the model is "
                     "closed, or load it again for model.codec"
                 )
-            source, target = (self._tensors[name] for name in self._names)
+            source, target = (self._tensors[role] for role in self._roles)
             out = np.empty((len(items), *target.shape[1:]), np.float32)
             for first in range(0, len(items), len(source)):
                 part = items[first : first + len(source)]
                 source[: len(part)] = part
-                self._tensors.upload(self._names[0])
+                self._tensors.upload(self._roles[0])
                 self._call.enqueue()
-                self._tensors.download(self._names[1])
+                self._tensors.download(self._roles[1])
                 out[first : first + len(part)] = target[: len(part)]
             return out
 

@@ -11,7 +11,7 @@ from types import TracebackType
 
 import numpy as np
 
-from ...bundle import Bundle, Engine, Manifest, Precision, Stage
+from ...bundle import Bundle, Engine, Manifest, Precision, Role, Stage
 from ..backends.backend import Backend, Program
 from ..backends.stage_sources import StageSources
 from ..device.array_input import ArrayInput
@@ -226,8 +226,8 @@ class Model:
         snapshot.check(form, "the snapshot" if isinstance(source, Snapshot) else str(source))
         guidance = complete_guidance(self.manifest, snapshot.settings.guidance)
         settings = replace(snapshot.settings, guidance=guidance, seed=snapshot.settings.seed if seed is None else seed)
-        prompt = (snapshot.tensors["text"], snapshot.tensors["text_mask"]) if "text" in form.tensors else None
-        session = self._open_session(settings, prompt, rollback_chunks)
+        text = [snapshot.tensors[role] for role in (Role.TEXT, Role.TEXT_MASK) if role in form.tensors]
+        session = self._open_session(settings, (text[0], text[1]) if text else None, rollback_chunks)
         try:
             session.adopt(snapshot)
         except BaseException:

@@ -207,7 +207,7 @@ class Session:
             self._generation.check_started()
             lane, cache = self.lane, self._generation.cache
             tensors = {**cache.tensors(), **lane.conditioning.text(self.request)}
-            return Snapshot(*lane.graphs_id, cache.written, cache.chunks, self.settings, tensors)
+            return Snapshot(*lane.graphs_id, cache.written, cache.chunks, self.settings, tensors, cache.sinks)
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Stand where a snapshot was taken, which was checked to fit; :meth:`Model.restore` calls it.

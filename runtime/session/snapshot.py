@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...bundle import Geometry, Graph, Role, replaced_file
+from ...bundle import Geometry, Graph, Role, format_count, replaced_file
 from ...errors import SessionError
 from ..device.arrays import Array
 from .session_settings import SessionSettings
@@ -36,12 +36,14 @@ class SnapshotForm:
         graphs_sha256: Of these graphs and their weights.
         tensors: Dtype and shape of each tensor by name.
         slots: Of the ring.
+        sinks: Of the ring.
     """
 
     precision: str
     graphs_sha256: str
     tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
     slots: int
+    sinks: int
 
     @classmethod
     def of(cls, geometry: Geometry, fill: Graph, precision: str, graphs_sha256: str) -> SnapshotForm:
@@ -54,11 +56,9 @@ class SnapshotForm:
             columns = g.context_frames * g.tokens_per_frame
             shape = (g.layers, 2, rows, g.heads, columns, g.head_size)
             tensors["context"] = (_stored(fill, Role.CONTEXT_KEY), shape)
-        if g.text_width:
-            single: np.dtype[Any] = np.dtype(np.float32)
-            tensors["text"] = (single, (rows, g.text_tokens, g.text_width))
-            tensors["text_mask"] = (single, (rows, g.text_tokens))
-        return cls(precision, graphs_sha256, tensors, g.slots)
+        for spec in fill.with_role(Role.TEXT, Role.TEXT_MASK):
+            tensors[str(spec.role)] = (np.dtype(spec.storage), (rows, *spec.shape[1:]))
+        return cls(precision, graphs_sha256, tensors, g.slots, g.policy.sinks)
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,7 +71,8 @@ class Snapshot:
         written: Latent frames that entered the cache so far.
         chunks: Chunks made so far.
         settings: Of the session.
-        tensors: "cache", and "context", "text" and "text_mask" where the model has them.
+        tensors: "cache", and where the model has them "context" and, by role, text and its mask.
+        sinks: Latent frames that the cache pins.
     """
 
     precision: str
@@ -80,6 +81,7 @@ class Snapshot:
     chunks: int
     settings: SessionSettings
     tensors: Mapping[str, Array]
+    sinks: int = 0
 
     def __repr__(self) -> str:
         nbytes = sum(tensor.nbytes for tensor in self.tensors.values())
@@ -111,7 +113,7 @@ class Snapshot:
         Raises:
             SessionError: It is of another bundle or precision, a tensor differs, or a number is out of range.
         """
-        _check_origin(self.precision, self.graphs_sha256, form, source)
+        _check_origin(vars(self), form, source)
         _check_tensors({name: (one.dtype, one.shape) for name, one in self.tensors.items()}, form, source)
         for name, tensor in self.tensors.items():
             if not _is_finite(tensor):
@@ -136,7 +138,7 @@ def _checksum(header: str, tensors: Mapping[str, Array]) -> str:
     return digest.hexdigest()
 
 
-_HEADER = ("precision", "graphs_sha256", "written", "chunks")
+_HEADER = ("precision", "graphs_sha256", "written", "chunks", "sinks")
 
 
 def read_snapshot(path: str | os.PathLike[str], form: SnapshotForm) -> Snapshot:
@@ -154,7 +156,7 @@ def read_snapshot(path: str | os.PathLike[str], form: SnapshotForm) -> Snapshot:
         with safe_open(source, framework="np") as file:
             metadata = file.metadata() or {}
             header = _read_header(metadata, source)
-            _check_origin(header["precision"], header["graphs_sha256"], form, source)
+            _check_origin(header, form, source)
             _check_tensors(_listed(file), form, source)
             tensors = {name: file.get_tensor(name) for name in form.tensors}
     except FileNotFoundError as error:
@@ -203,6 +205,7 @@ def _read_header(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
         raise SessionError(
             f"{source}: wanted a snapshot of schema {_SCHEMA}, which has a checksum, found {found!r}; take it again"
         )
+    header.setdefault("sinks", 0)  # there were none when the first files of this schema were written
     for path, fits in _FIELDS.items():
         value: Any = header
         for key in path.split("."):
@@ -228,6 +231,7 @@ _FIELDS = {
     "graphs_sha256": lambda value: isinstance(value, str),
     "written": lambda value: _is_count(value, _MAX_WRITTEN) and value > 0,
     "chunks": lambda value: _is_count(value, _MAX_WRITTEN),
+    "sinks": lambda value: _is_count(value, 2**31),
     "settings.seed": lambda value: _is_count(value, 2**64),
     "settings.sampler": lambda value: isinstance(value, str),
     "settings.steps": lambda value: _is_count(value, 2**31),
@@ -238,7 +242,8 @@ _FIELDS = {
 }
 
 
-def _check_origin(precision: str, graphs_sha256: str, form: SnapshotForm, source: str) -> None:
+def _check_origin(header: Mapping[str, Any], form: SnapshotForm, source: str) -> None:
+    precision, graphs_sha256, sinks = (header[name] for name in ("precision", "graphs_sha256", "sinks"))
     if precision != form.precision:
         raise SessionError(
             f"{source}: was taken at precision {precision!r}, and this model runs {form.precision!r}; "
@@ -247,6 +252,11 @@ def _check_origin(precision: str, graphs_sha256: str, form: SnapshotForm, source
     if graphs_sha256 != form.graphs_sha256:
         raise SessionError(
             f"{source}: was taken from graphs {graphs_sha256[:12]}, and this model's are {form.graphs_sha256[:12]}; "
+            "load the bundle that it was taken from"
+        )
+    if sinks != form.sinks:
+        raise SessionError(
+            f"{source}: its cache pins {format_count(sinks, 'latent frame')}, and this model pins {form.sinks}; "
             "load the bundle that it was taken from"
         )
 

@@ -76,7 +76,7 @@ class FirstChunk:
         ring = Ring(g.slots)
         if written:
             ring.advance(written)
-        return vars(make_window(g, ring, count))
+        return {str(role): tensor for role, tensor in make_window(g, ring, count).tensors.items()}
 
     def _text(self) -> dict[str, Array]:
         g = self.bundle.manifest.geometry

@@ -1,0 +1,47 @@
+"""A TensorRT build: what is built, with which release and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...bundle import Graph, Precision
+from ...hosts.tensorrt import TensorRT
+from ..keys import engine_key
+from ..progress import Progress
+from .lowering import LOWERING
+from .network import CONSTRAINTS
+from .options import BuildOptions
+
+__all__ = ["BuildJob", "describe_options"]
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """One build of every stage of a precision.
+
+    Attributes:
+        tensorrt: The release, opened for a GPU.
+        precision: Of the graphs.
+        graphs: By stage.
+        options: How plans are built.
+        progress: Called with a line of text, from any thread.
+    """
+
+    tensorrt: TensorRT
+    precision: Precision
+    graphs: Mapping[str, Graph]
+    options: BuildOptions
+    progress: Progress
+
+    @property
+    def key(self) -> str:
+        """Name of the engine's folder."""
+        described = describe_options(self.options, self.tensorrt)
+        return engine_key(self.precision, self.graphs, self.tensorrt.machine, described)
+
+
+def describe_options(options: BuildOptions, tensorrt: TensorRT) -> dict[str, str]:
+    """Return what makes another plan of the same graphs, as text for the manifest and the key."""
+    constraints = {} if tensorrt.strongly_typed else {"constraints": str(CONSTRAINTS)}
+    return {**options.to_manifest(), **constraints, "lowering": str(LOWERING)}
