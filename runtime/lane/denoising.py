@@ -81,7 +81,7 @@ class Denoising:
         with self._owned.closed_on_error():
             events = self._owned.add(device.events(geometry.max_steps + 1))
             self._call = self._owned.add(bind({**tensors.denoise_addresses(), **cache.denoise_addresses()}))
-            # Owned also where it is replaced: it refers to this object, which would else wait for the garbage collector.
+            # Owned also where it is replaced: it refers to this object, which a cycle would keep alive.
             eager = self._owned.add(EagerStepper(device, events, self._enqueue_step))
             self._stepper: EagerStepper | ReplayStepper = self._capture(eager, events) if replays else eager
 
