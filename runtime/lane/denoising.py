@@ -84,12 +84,9 @@ class Denoising:
         with self._owned.closed_on_error():
             events = self._owned.add(device.events(geometry.max_steps + 1))
             self._call = self._owned.add(bind({**tensors.denoise_addresses(), **cache.denoise_addresses()}))
-            eager = EagerStepper(device, events, self._enqueue_step)
-            self._stepper: EagerStepper | ReplayStepper = eager
-            if replays:
-                self._stepper = self._capture(eager, events)
-            else:
-                self._owned.add(eager)
+            # Owned also where it is replaced: it refers to this object, which a cycle would keep alive.
+            eager = self._owned.add(EagerStepper(device, events, self._enqueue_step))
+            self._stepper: EagerStepper | ReplayStepper = self._capture(eager, events) if replays else eager
 
     @property
     def replays(self) -> bool:
