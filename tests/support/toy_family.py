@@ -26,7 +26,7 @@ from vdmrt.errors import ExportError
 from vdmrt.export import ExportOptions, register_family
 from vdmrt.export.onnx_graph import Exportable
 
-__all__ = ["SINKS", "ToyConfig", "ToyModel", "roll_out"]
+__all__ = ["SINKS", "Toy", "ToyConfig", "ToyModel", "roll_out"]
 
 SINKS = 2
 HIDDEN = -30000.0
@@ -204,12 +204,14 @@ class Toy:
     presets: Mapping[str, Mapping[str, Any]] = {"toy-3": {"depth": 3}}
 
     def read_config(self, arguments: Mapping[str, Any], latent_size: tuple[int, int] | None = None) -> ToyConfig:
-        given = {**self.presets.get(str(arguments.get("type")), {}), **arguments}
+        given: dict[str, Any] = {**self.presets.get(str(arguments.get("type")), {}), **arguments}
         given.pop("type", None)
         unknown = given.keys() - {field.name for field in dataclasses.fields(ToyConfig)}
         if unknown:
             raise ExportError(f"unknown argument {min(unknown)!r}")
-        return ToyConfig(**given | ({"latent_size": latent_size} if latent_size else {}))
+        if latent_size is not None:
+            given["latent_size"] = latent_size
+        return ToyConfig(**given)
 
     def make_geometry(self, config: ToyConfig, options: ExportOptions) -> Geometry:
         height, width = config.latent_size
