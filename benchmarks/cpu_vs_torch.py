@@ -30,7 +30,7 @@ import torch
 from measuring import Gate, interleave, ratio, report
 
 import vdmrt
-from vdmrt.bundle import FP32, BundleWriter, TensorSpec, open_bundle
+from vdmrt.bundle import FP32, BundleWriter, Role, TensorSpec, open_bundle
 from vdmrt.engines import build_models
 from vdmrt.engines.onnxruntime.rewrites import rewrite
 from vdmrt.export import ExportOptions, export_bundle, load_config, predict_uncached, random_model
@@ -53,8 +53,11 @@ class UncachedGraph(Exportable):
         self.model, self.clean = model, clean
         shape = (1, clean + CHUNK, config.latent_channels, *config.latent_size)
         out = (1, CHUNK, config.output_channels, *config.latent_size)
-        self.inputs = (TensorSpec("latents", "float32", shape), TensorSpec("timesteps", "float32", shape[:2]))
-        self.outputs = (TensorSpec("predicted", "float32", out),)
+        self.inputs = (
+            TensorSpec("latents", "float32", shape, Role.LATENT),
+            TensorSpec("timesteps", "float32", shape[:2], Role.TIMESTEPS),
+        )
+        self.outputs = (TensorSpec("predicted", "float32", out, Role.NEXT_LATENT),)
 
     def forward(self, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Predict for the chunk."""

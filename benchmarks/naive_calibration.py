@@ -40,7 +40,7 @@ def calibrate_naively(path: Path, precisions: Sequence[str]) -> None:
                 instrument.observe(_random_inputs(shapes, bundle.manifest.geometry, drawn), seen.activations[stage])
     for precision in precisions:
         request = CalibrationRequest(path, path, precision=precision, method="max", smooth=0.0, rounding="nearest")  # type: ignore[arg-type]
-        made = quantize(graphs, seen, request, rope=False)
+        made = quantize(graphs, seen, request)
         plain = {name: dataclasses.replace(one, correction={}) for name, one in made.linears.items()}
         nothing = CalibrationSet((), (), "random")
         publish(open_bundle(path), graphs, dataclasses.replace(made, linears=plain), request, nothing, seen)

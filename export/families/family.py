@@ -17,10 +17,13 @@ __all__ = ["Architecture", "Family"]
 
 
 class Architecture(Protocol):
-    """The configuration of one model: what its torch module is built from."""
+    """The configuration of one model: what its torch module is built from.
+
+    Attributes:
+        family: Name of its family.
+    """
 
     family: ClassVar[str]
-    """Name of its family."""
 
     def describe(self) -> str:
         """Return the sizes that the module's memory depends on, for an error."""

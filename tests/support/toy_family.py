@@ -26,7 +26,7 @@ from vdmrt.errors import ExportError
 from vdmrt.export import ExportOptions, register_family
 from vdmrt.export.onnx_graph import Exportable
 
-__all__ = ["SINKS", "ToyConfig", "ToyModel", "roll_out"]
+__all__ = ["SINKS", "Toy", "ToyConfig", "ToyModel", "roll_out"]
 
 SINKS = 2
 HIDDEN = -30000.0
