@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from .bundle import Bundle, Engine, Precision
-from .calibration.progress import Show, hide_progress
-from .engines import BuildOptions, build_engines, build_models
+from .calibration.progress import hide_progress
+from .engines import build_engines, build_models
+
+if TYPE_CHECKING:
+    from .bundle import Bundle, Engine, Precision
+    from .calibration.progress import Show
+    from .engines import BuildOptions
 
 __all__ = ["build_engine"]
 

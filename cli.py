@@ -7,12 +7,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import __version__
-from .bundle import Bundle, Engine
 from .calibration._cli import calibrate, verify
 from .console.composition import Composition
 from .console.signals import exit_status, terminable
@@ -25,6 +24,9 @@ from .export._cli import export
 from .media._cli import demo, run
 from .profiler._cli import profile
 from .runtime._cli import doctor
+
+if TYPE_CHECKING:
+    from .bundle import Bundle, Engine
 
 __all__ = ["main"]
 

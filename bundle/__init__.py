@@ -37,14 +37,11 @@ from .folder import (
     new_bundle,
     open_bundle,
     rewrite_manifest,
-    sha256_of,
 )
+from .graph import Artifact, CacheCopy, Graph
 from .manifest import (
     SCHEMA,
-    Artifact,
-    CacheCopy,
     Calibration,
-    Graph,
     Manifest,
     SamplerDefaults,
     ScheduleSpec,
@@ -78,6 +75,7 @@ from .storage.files import (
     part_folder,
     replace_folder,
     replaced_file,
+    sha256_of,
     write_error,
     write_file,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,16 +12,18 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import BundleError
 from .decoding import InvalidDocument, decode, encode
-from .manifest import Artifact, Graph, Manifest
+from .graph import Artifact, Graph
+from .manifest import Manifest, check_schema
 from .precision import Precision
 from .storage.files import (
     explained_writing,
     is_part,
     part_folder,
     replace_folder,
+    sha256_of,
     write_file,
 )
-from .validation import check_manifest, check_schema
+from .validation import check_manifest
 
 __all__ = [
     "Bundle",
@@ -32,7 +33,6 @@ __all__ = [
     "new_bundle",
     "open_bundle",
     "rewrite_manifest",
-    "sha256_of",
 ]
 
 _MANIFEST = "model.json"
@@ -210,15 +210,6 @@ class BundleWriter:
         """Write ``model.json``."""
         text = json.dumps(encode(manifest), indent=1)
         (self.path / _MANIFEST).write_text(text + "\n", encoding="utf-8")
-
-
-def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 as hexadecimal digits, reading it piece by piece."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _carry_over(source: Path, target: Path) -> None:

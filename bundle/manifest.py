@@ -3,98 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from .model import CACHE_ROLES, Geometry, ParameterNames, Role, Stage, TensorSpec
-from .precision import FP8, EightBits, Precision
+from .decoding import InvalidDocument
+from .graph import Artifact, Graph
+from .model import Geometry, ParameterNames, Role, Stage
+from .precision import Precision
 
 __all__ = [
     "SCHEMA",
-    "Artifact",
-    "CacheCopy",
     "Calibration",
-    "Graph",
     "Manifest",
     "SamplerDefaults",
     "ScheduleSpec",
+    "check_schema",
 ]
 
 SCHEMA = 2
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A file of the bundle: relative path, SHA-256 and length in bytes."""
-
-    file: str
-    sha256: str
-    nbytes: int
-
-
-@dataclass(frozen=True)
-class CacheCopy:
-    """A node that reads the KV cache and writes it elsewhere: so many bytes at each run of the graph."""
-
-    node: str
-    operator: str
-    tensor: str
-    nbytes: int
-
-
-@dataclass(frozen=True)
-class Graph:
-    """An ONNX graph of the bundle.
-
-    Attributes:
-        file: The graph.
-        weights: The file its initializers lie in; shared by graphs of one precision. None where they are inside.
-        inputs: Tensors it reads.
-        outputs: Tensors it writes.
-        flops: Floating-point operations of one run: two for each multiply-add of its matrix products.
-        nbytes_moved: Bytes of inputs, outputs and weights of one run: what a roofline counts.
-        cache_copies: Nodes that copy the cache; empty is the aim.
-        quantized: The 8 bit type of its linears; None where they are floating point.
-        calls: How often it calls each function of the domain ``vdmrt``, by the function's name.
-    """
-
-    file: Artifact
-    weights: Artifact | None
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    flops: int
-    nbytes_moved: int
-    cache_copies: tuple[CacheCopy, ...] = ()
-    quantized: EightBits | None = None
-    calls: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def has_fp8(self) -> bool:
-        """Whether its linears or its cache are FP8."""
-        return self.quantized == FP8 or any(spec.dtype == "float8_e4m3fn" for spec in self.inputs)
-
-    def with_role(self, *roles: Role) -> tuple[TensorSpec, ...]:
-        """Return the inputs, then the outputs, of some roles, as they are ordered in the graph."""
-        return tuple(spec for spec in (*self.inputs, *self.outputs) if spec.role in roles)
-
-    def tensor(self, role: Role, layer: int | None = None) -> TensorSpec:
-        """Return the tensor of a role, and of a layer where the role has several.
-
-        Raises:
-            KeyError: The graph has none.
-        """
-        for spec in self.with_role(role):
-            if spec.layer == layer:
-                return spec
-        raise KeyError(f"{self.file.file} has no tensor of role {role}" + ("" if layer is None else f", layer {layer}"))
-
-    @property
-    def cache_element_nbytes(self) -> int:
-        """Bytes of one element of the KV cache."""
-        spec = self.with_role(*CACHE_ROLES)[0]
-        return spec.nbytes // math.prod(spec.shape)
 
 
 @dataclass(frozen=True)
@@ -206,3 +133,23 @@ class Manifest:
             part.sha256 for _, one in sorted(self.graphs[precision].items()) for part in (one.file, one.weights) if part
         ]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def check_schema(document: Any) -> None:
+    """Refuse a document of another version before anything else in it is read."""
+    found = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise InvalidDocument("schema", f"wanted a number, found {found!r}; this is no model.json of vdmrt")
+    if found > SCHEMA:
+        raise InvalidDocument("schema", f"this vdmrt reads schema {SCHEMA}, found {found}; install a newer vdmrt")
+    if found < SCHEMA:
+        raise InvalidDocument("schema", f"this vdmrt reads schema {SCHEMA}, found {found}; {_remedy(document)}")
+
+
+def _remedy(document: Mapping[str, Any]) -> str:
+    """Say how a bundle is exported again: by the command that made it, where the document names it."""
+    provenance = document.get("provenance")
+    command = provenance.get("command") if isinstance(provenance, dict) else None
+    if not isinstance(command, str):
+        return "export the model again"
+    return f"export the model again with: {command}"

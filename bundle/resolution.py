@@ -15,8 +15,12 @@ The rule, the same for building, loading, running, profiling and verifying:
 
 from __future__ import annotations
 
-from .folder import Bundle
+from typing import TYPE_CHECKING
+
 from .precision import Precision
+
+if TYPE_CHECKING:
+    from .folder import Bundle
 
 __all__ = ["choose_measured_precision", "choose_precision", "precision_candidates"]
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import BundleError
-from .folder import Bundle
 from .quantities import format_nbytes
 from .storage.files import PartFile, write_error
+
+if TYPE_CHECKING:
+    from .folder import Bundle
 
 __all__ = ["check_amendable"]
 

@@ -4,38 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .decoding import InvalidDocument
-from .manifest import SCHEMA, Graph, Manifest
 from .model import NEXT_STATE, Geometry, Role, Stage
 
-__all__ = ["check_manifest", "check_schema"]
+if TYPE_CHECKING:
+    from .graph import Graph
+    from .manifest import Manifest
+
+__all__ = ["check_manifest"]
 
 _FILLING = (Role.LATENT, Role.SLOT_VALID)
 _DENOISING = (Role.SLOT_VALID, Role.TIMESTEPS, Role.COEFFICIENTS, *NEXT_STATE, *NEXT_STATE.values())
 _PAST = (Role.PAST_KEY, Role.PAST_VALUE)
 _PRESENT = (Role.PRESENT_KEY, Role.PRESENT_VALUE)
-
-
-def check_schema(document: Any) -> None:
-    """Refuse a document of another version before anything else in it is read."""
-    found = document.get("schema") if isinstance(document, dict) else None
-    if not isinstance(found, int) or isinstance(found, bool):
-        raise InvalidDocument("schema", f"wanted a number, found {found!r}; this is no model.json of vdmrt")
-    if found > SCHEMA:
-        raise InvalidDocument("schema", f"this vdmrt reads schema {SCHEMA}, found {found}; install a newer vdmrt")
-    if found < SCHEMA:
-        raise InvalidDocument("schema", f"this vdmrt reads schema {SCHEMA}, found {found}; {_remedy(document)}")
-
-
-def _remedy(document: Mapping[str, Any]) -> str:
-    """Say how a bundle is exported again: by the command that made it, where the document names it."""
-    provenance = document.get("provenance")
-    command = provenance.get("command") if isinstance(provenance, dict) else None
-    if not isinstance(command, str):
-        return "export the model again"
-    return f"export the model again with: {command}"
 
 
 def check_manifest(manifest: Manifest) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ..bundle import EIGHT_BITS, FP8, FP16, Precision, encode
+from ..bundle import EIGHT_BITS, FP8, FP16, encode
 from ..console.options import Option, gather, options_of
 from ..console.parameters import Number, OutputFile
 from ..console.sections import SectionedCommand
@@ -21,6 +21,7 @@ from .request import CalibrationRequest
 from .verify.request import VerifyRequest
 
 if TYPE_CHECKING:
+    from ..bundle import Precision
     from .choose.bisection import Bisection
     from .graph.mixed import MixedRequest
     from .verify.verification import Verdict

@@ -5,34 +5,42 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..bundle import (
     FP8,
     FP16,
     FP32,
     Bundle,
-    BundleWriter,
     Calibration,
-    Graph,
-    Precision,
     Stage,
     amended_bundle,
     record_measured,
 )
-from .choose.sensitivity import Sensitivity
-from .choose.speed import Judge
-from .graph.graph_file import GraphFile, WeightsFile, load_graph
-from .graph.linears import Linear, find_linears
-from .graph.quantization import Quantization
+from .graph.graph_file import WeightsFile, load_graph
+from .graph.linears import find_linears
 from .graph.rendering import render
-from .observe.data import CalibrationSet
-from .observe.observation import Observation, planned_nbytes
-from .progress import Show, hide_progress
+from .observe.observation import planned_nbytes
+from .progress import hide_progress
 from .publishing import with_weights, write_precision
-from .request import CalibrationRequest
 from .summary import CalibrationSummary
 from .verify.reference import source_precision
+
+if TYPE_CHECKING:
+    from ..bundle import (
+        BundleWriter,
+        Graph,
+        Precision,
+    )
+    from .choose.sensitivity import Sensitivity
+    from .choose.speed import Judge
+    from .graph.graph_file import GraphFile
+    from .graph.linears import Linear
+    from .graph.quantization import Quantization
+    from .observe.data import CalibrationSet
+    from .observe.observation import Observation
+    from .progress import Show
+    from .request import CalibrationRequest
 
 __all__ = ["added_nbytes", "publish"]
 

@@ -6,34 +6,43 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..bundle import FP32, INT8, Bundle, Stage, check_amendable, open_bundle
+from ..bundle import FP32, INT8, Stage, check_amendable, open_bundle
 from ..errors import CalibrationError
 from ..hosts import need_packages
 from ..runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from ..runtime.session.model import Model
 from ..runtime.session.session_arguments import session_arguments
 from .adding import added_nbytes, publish
-from .choose.sensitivity import Sensitivity, fit_budget
-from .choose.speed import Judge
+from .choose.sensitivity import fit_budget
 from .graph.cache_scales import (
-    CacheScales,
     choose_cache_scales,
     fold_cache,
     fold_statistics,
 )
 from .graph.formats import FORMATS
-from .graph.graph_file import GraphFile
 from .graph.linears import choose_linears, find_linears, sites_of
 from .graph.quantization import Quantization, make_quantization
-from .observe.data import CalibrationSet, read_set
-from .observe.observation import Observation, observe_rollouts
-from .progress import Show, hide_progress
+from .observe.data import read_set
+from .observe.observation import observe_rollouts
+from .progress import hide_progress
 from .request import CalibrationRequest
 from .scratch import scratch_folder
 from .summary import CalibrationSummary
 from .verify.reference import reference_bundle, reference_graphs
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+    from .choose.sensitivity import Sensitivity
+    from .choose.speed import Judge
+    from .graph.cache_scales import (
+        CacheScales,
+    )
+    from .graph.graph_file import GraphFile
+    from .observe.data import CalibrationSet
+    from .observe.observation import Observation
+    from .progress import Show
 
 __all__ = ["CalibrationRequest", "CalibrationSummary", "calibrate", "publish", "quantize"]
 

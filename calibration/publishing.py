@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..bundle import FP8, Artifact, BundleWriter, CacheCopy, EightBits, Graph, TensorSpec
+from ..bundle import FP8, CacheCopy
 from ..errors import CalibrationError
 from .graph.formats import FORMATS
-from .graph.graph_file import GraphFile, WeightsFile, save_graph
+from .graph.graph_file import save_graph
+
+if TYPE_CHECKING:
+    from ..bundle import Artifact, BundleWriter, EightBits, Graph, TensorSpec
+    from .graph.graph_file import GraphFile, WeightsFile
 
 __all__ = ["with_weights", "write_precision"]
 

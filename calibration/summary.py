@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..bundle import Precision, Speed, Stage, encode, format_count
+from ..bundle import Stage, encode, format_count
+
+if TYPE_CHECKING:
+    from ..bundle import Precision, Speed
 
 __all__ = ["CalibrationSummary"]
 

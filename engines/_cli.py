@@ -6,13 +6,16 @@ import logging
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..bundle import PRECISIONS, Bundle, Precision, choose_precision, open_bundle
-from ..console.composition import Composition
+from ..bundle import PRECISIONS, choose_precision, open_bundle
 from ..errors import BackendError, EngineError
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle, Precision
+    from ..console.composition import Composition
 
 __all__ = ["build"]
 

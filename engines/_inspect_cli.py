@@ -10,14 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from ..bundle import (
-    Accuracy,
-    Bundle,
-    Engine,
-    Graph,
-    Machine,
-    Manifest,
-    Plan,
-    Speed,
     Stage,
     format_count,
     format_flops,
@@ -27,7 +19,6 @@ from ..bundle import (
     read_measured,
     verify_engine,
 )
-from ..console.composition import Composition
 from ..console.tables import make_table, open_console
 from .forms import describe_forms
 from .inspection import cache_nbytes, inspect_bundle, scatter_nbytes, weights_nbytes
@@ -35,6 +26,18 @@ from .inspection import cache_nbytes, inspect_bundle, scatter_nbytes, weights_nb
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from ..bundle import (
+        Accuracy,
+        Bundle,
+        Engine,
+        Graph,
+        Machine,
+        Manifest,
+        Plan,
+        Speed,
+    )
+    from ..console.composition import Composition
 
 __all__ = ["inspect"]
 

@@ -8,14 +8,12 @@ import logging
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..bundle import (
     FP16,
     Artifact,
-    Bundle,
-    Engine,
     EngineManifest,
-    Graph,
     Plan,
     Precision,
     Stage,
@@ -27,22 +25,32 @@ from ..bundle import (
 )
 from ..errors import EngineError
 from ..hosts.driver import find_gpu
-from ..hosts.gpu import Gpu
 from ..hosts.tensorrt import open_tensorrt
 from .forms import describe_forms
 from .placing import find_built, place_engine, utc_now, verify_graphs
 from .planner import check_fit, plan_engine
-from .progress import Progress
 from .tensorrt.job import BuildJob, describe_options
 from .tensorrt.lowering import (
-    GraphSource,
     find_source,
     lower_graphs,
     needs_lowering,
 )
 from .tensorrt.options import BuildOptions
-from .tensorrt.plans import BuiltPlan, build_plan
+from .tensorrt.plans import build_plan
 from .tensorrt.timing import read_timing_cache, save_timing_cache, timing_cache_path
+
+if TYPE_CHECKING:
+    from ..bundle import (
+        Bundle,
+        Engine,
+        Graph,
+    )
+    from ..hosts.gpu import Gpu
+    from .progress import Progress
+    from .tensorrt.lowering import (
+        GraphSource,
+    )
+    from .tensorrt.plans import BuiltPlan
 
 __all__ = ["build_engines", "describe_options", "trtexec_line"]
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from ..bundle import FUNCTION_DOMAIN, Graph
+from ..bundle import FUNCTION_DOMAIN
 from ..errors import BuildError
+
+if TYPE_CHECKING:
+    from ..bundle import Graph
 
 __all__ = ["AS_EXPORTED", "Forms", "check_forms", "describe_forms"]
 

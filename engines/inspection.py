@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..bundle import Bundle, Graph, Precision, Stage, encode, list_engines, read_measured
+from ..bundle import Stage, encode, list_engines, read_measured
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle, Graph, Precision
 
 __all__ = ["cache_nbytes", "inspect_bundle", "scatter_nbytes", "weights_nbytes"]
 

@@ -7,9 +7,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..bundle import Graph, Machine, Precision
+if TYPE_CHECKING:
+    from ..bundle import Graph, Machine, Precision
 
 __all__ = ["engine_key"]
 

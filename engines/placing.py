@@ -7,17 +7,11 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..bundle import (
     ENGINE_MANIFEST,
     ENGINES_FOLDER,
-    Artifact,
-    Bundle,
-    Engine,
-    EngineManifest,
-    Graph,
-    Machine,
-    Plan,
     check_external_data,
     encode,
     engine_mismatches,
@@ -27,7 +21,18 @@ from ..bundle import (
 )
 from ..errors import BundleError, EngineError
 from .claims import claim
-from .progress import Progress
+
+if TYPE_CHECKING:
+    from ..bundle import (
+        Artifact,
+        Bundle,
+        Engine,
+        EngineManifest,
+        Graph,
+        Machine,
+        Plan,
+    )
+    from .progress import Progress
 
 __all__ = ["find_built", "place_engine", "utc_now", "verify_graphs"]
 

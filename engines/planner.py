@@ -5,21 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..bundle import (
     CACHE_ROLES,
     FP32,
-    Bundle,
-    Geometry,
-    Graph,
-    Precision,
     Stage,
     format_flops,
     format_nbytes,
     stage_graphs,
 )
 from ..errors import EngineError
-from ..hosts.gpu import Gpu
+
+if TYPE_CHECKING:
+    from ..bundle import (
+        Bundle,
+        Geometry,
+        Graph,
+        Precision,
+    )
+    from ..hosts.gpu import Gpu
 
 __all__ = ["EnginePlan", "check_fit", "plan_engine"]
 

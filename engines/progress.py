@@ -6,9 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..hosts.tensorrt import TensorRT
+if TYPE_CHECKING:
+    from ..hosts.tensorrt import TensorRT
 
 __all__ = ["Progress", "make_monitor", "run_beside"]
 

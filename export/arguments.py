@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ExportError
 from .families import DEFAULT_FAMILY, family_names, find_family, find_preset
-from .families.family import Architecture
+
+if TYPE_CHECKING:
+    from .families.family import Architecture
 
 __all__ = ["load_config", "name_model", "preset_names"]
 

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
@@ -17,8 +17,10 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .checkpoint_files import checkpoint_files
 from .families import find_family
-from .families.family import Architecture
 from .memory import build_within_memory
+
+if TYPE_CHECKING:
+    from .families.family import Architecture
 
 __all__ = ["Checkpoint", "load_model", "read_checkpoint"]
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from ..bundle import CACHE_ROLES, CacheCopy, Role, TensorSpec
+from ..bundle import CACHE_ROLES, CacheCopy, Role
+
+if TYPE_CHECKING:
+    from ..bundle import TensorSpec
 
 __all__ = ["count_bytes", "count_flops", "find_cache_copies"]
 

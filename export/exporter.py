@@ -7,19 +7,13 @@ import io
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from ..bundle import (
-    Artifact,
-    Bundle,
-    BundleWriter,
-    Geometry,
-    Graph,
     Manifest,
-    Precision,
     SamplerDefaults,
     Stage,
     new_bundle,
@@ -27,10 +21,22 @@ from ..bundle import (
 )
 from .codec import PreviewDecoder, PreviewEncoder
 from .families import find_family
-from .families.family import Architecture
 from .memory import build_within_memory
-from .onnx_graph import Exportable, export_graphs
-from .options import ExportOptions, make_geometry
+from .onnx_graph import export_graphs
+from .options import make_geometry
+
+if TYPE_CHECKING:
+    from ..bundle import (
+        Artifact,
+        Bundle,
+        BundleWriter,
+        Geometry,
+        Graph,
+        Precision,
+    )
+    from .families.family import Architecture
+    from .onnx_graph import Exportable
+    from .options import ExportOptions
 
 __all__ = ["export_bundle", "random_model"]
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,14 @@ from onnx_ir.passes.common import ShapeInferencePass
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..bundle import FUNCTION_DOMAIN, BundleWriter, Graph, TensorSpec
+from ..bundle import FUNCTION_DOMAIN, Graph
 from ..errors import ExportError
 from .costs import count_bytes, count_flops, find_cache_copies
 from .functions import define_functions
 from .operators import OPSET, check_operators
+
+if TYPE_CHECKING:
+    from ..bundle import BundleWriter, TensorSpec
 
 __all__ = ["Exportable", "export_graphs"]
 

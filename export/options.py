@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ..bundle import EXPORTED, FP32, Geometry, Precision, SamplerDefaults, ScheduleSpec
+from ..bundle import EXPORTED, FP32, ScheduleSpec
 from .families import find_family
-from .families.family import Architecture
+
+if TYPE_CHECKING:
+    from ..bundle import Geometry, Precision, SamplerDefaults
+    from .families.family import Architecture
 
 __all__ = ["LARGEST_REQUESTS", "ExportOptions", "make_geometry"]
 

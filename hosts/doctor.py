@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 from .cpu import usable_cpu_count
 from .distributions import (
     EXTRAS,
-    Extra,
-    Package,
     check_extra,
     complete_command,
     find_unmet,
@@ -20,12 +18,18 @@ from .distributions import (
     list_packages,
     onnxruntime_distributions,
 )
-from .driver import CudaDriver, probe_driver
+from .driver import probe_driver
 from .extras import install_command
 from .onnxruntime import find_providers
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from .distributions import (
+        Extra,
+        Package,
+    )
+    from .driver import CudaDriver
 
 __all__ = ["Report", "examine", "render"]
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from ..bundle import version_numbers
-from ..errors import Fail
+
+if TYPE_CHECKING:
+    from ..errors import Fail
 
 __all__ = ["advise_tensorrt", "describe_missing", "install_command", "need_packages", "needs_extra"]
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..bundle import FP16, FP32, Precision
+from ..bundle import FP16, FP32
+
+if TYPE_CHECKING:
+    from ..bundle import Precision
 
 __all__ = ["Gpu"]
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..bundle import format_nbytes
-from ..errors import Fail
 from .cgroup import cgroup_folders, read_text
+
+if TYPE_CHECKING:
+    from ..errors import Fail
 
 __all__ = ["available_nbytes", "require_memory"]
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..bundle import Machine, version_numbers
 from ..errors import BackendError
 from .extras import advise_tensorrt
-from .gpu import Gpu
 from .tensorrt_log import TensorRtLog
+
+if TYPE_CHECKING:
+    from .gpu import Gpu
 
 __all__ = ["TensorRT", "open_tensorrt"]
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,15 @@ import numpy.typing as npt
 from ..bundle import PartFile, check_writable, explained_writing, replaced_file, uninterrupted
 from ..errors import MediaError
 from .encoders import (
-    Encoder,
     LatentsEncoder,
     VideoEncoder,
     require_pictures,
 )
+
+if TYPE_CHECKING:
+    from .encoders import (
+        Encoder,
+    )
 
 __all__ = ["ClipWriter", "check_output", "write_clip", "write_contact_sheet", "write_latents"]
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from ..errors import BundleError, MediaError
 from ..runtime.backends.load_options import LoadOptions
 from .clip_writer import write_contact_sheet
-from .generation import Request, Summary, generate
+from .generation import Request, generate
+
+if TYPE_CHECKING:
+    from .generation import Summary
 
 __all__ = ["run_demo"]
 

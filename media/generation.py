@@ -8,22 +8,25 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..bundle import Precision, format_count, format_nbytes, read_measured
+from ..bundle import format_count, format_nbytes, read_measured
 from ..errors import MediaError, SessionError
 from ..runtime.cache.window import check_chunks
-from ..runtime.session.chunk import Chunk, Timings
 from ..runtime.session.loading import open_model
-from ..runtime.session.model import Model
-from ..runtime.session.session import Session
 from ..runtime.session.session_arguments import session_arguments
 from .clip_writer import ClipWriter
 from .pictures import read_clip, read_latents, read_picture
 from .request import Request
+
+if TYPE_CHECKING:
+    from ..bundle import Precision
+    from ..runtime.session.chunk import Chunk, Timings
+    from ..runtime.session.model import Model
+    from ..runtime.session.session import Session
 
 __all__ = ["Request", "Summary", "generate"]
 

@@ -6,10 +6,13 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .axis import Axis
 from .chart import Chart
 from .frame import Frame
+
+if TYPE_CHECKING:
+    from .axis import Axis
 
 __all__ = ["Series", "draw_lines"]
 

@@ -6,10 +6,12 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from .figures import Headline
 from .style import PAGE_STYLE
+
+if TYPE_CHECKING:
+    from .figures import Headline
 
 __all__ = ["Page"]
 

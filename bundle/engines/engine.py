@@ -8,11 +8,11 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import EngineError
 from ..decoding import InvalidDocument, decode, encode
-from ..folder import Bundle
-from ..manifest import Graph
+from ..graph import Graph
 from ..precision import Precision
 from ..storage.files import write_file
 from .manifest import (
@@ -21,6 +21,9 @@ from .manifest import (
     EngineManifest,
     Plan,
 )
+
+if TYPE_CHECKING:
+    from ..folder import Bundle
 
 __all__ = [
     "ENGINES_FOLDER",

@@ -6,15 +6,18 @@ It builds none and knows no GPU: what the machine is, its caller says.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ...errors import BundleError, EngineError
-from ..folder import Bundle
 from ..precision import Precision
 from ..resolution import precision_candidates
 from ..versions import version_numbers
 from .engine import Engine, list_engines, stage_graphs
 from .manifest import EngineManifest, Machine
 from .trust import is_trusted
+
+if TYPE_CHECKING:
+    from ..folder import Bundle
 
 __all__ = ["check_engine", "engine_mismatches", "find_engine", "rebuild_command"]
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import EngineError
-from ..folder import sha256_of
-from ..manifest import Artifact
-from .engine import Engine
+from ..storage.files import sha256_of
 from .trust import is_trusted
+
+if TYPE_CHECKING:
+    from ..graph import Artifact
+    from .engine import Engine
 
 __all__ = ["read_plan", "verify_engine", "verify_engine_weights"]
 

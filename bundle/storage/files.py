@@ -8,6 +8,7 @@ removes it.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -31,6 +32,7 @@ __all__ = [
     "replaced_file",
     "write_error",
     "write_file",
+    "sha256_of",
 ]
 
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
@@ -332,3 +334,12 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256 as hexadecimal digits, reading it piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

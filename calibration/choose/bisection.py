@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...bundle import Bundle, Precision, Stage, choose_measured_precision, format_count, format_nbytes, open_bundle
+from ...bundle import Stage, choose_measured_precision, format_count, format_nbytes, open_bundle
 from ...errors import CalibrationError
 from ...hosts import need_packages
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -19,17 +19,20 @@ from ..gates import DEFAULT_GATES
 from ..graph.graph_file import GraphFile, load_graph
 from ..graph.linears import find_linears, group_of
 from ..graph.mixed import half_layers
-from ..graph.quantization import Quantization
 from ..graph.rendering import codes_of, render
 from ..graph.widening import half_tensors, widen
 from ..observe.data import CalibrationSet, read_set
 from ..scratch import scratch_folder
 from ..verify.reference import reference_bundle, reference_graphs
-from ..verify.request import VerifyRequest
 from ..verify.verification import quantization_of
 from .guard import layers_of
 from .remedy import remedy_command
 from .sensitivity import Bench, estimate_speed, shares_of
+
+if TYPE_CHECKING:
+    from ...bundle import Bundle, Precision
+    from ..graph.quantization import Quantization
+    from ..verify.request import VerifyRequest
 
 __all__ = ["Bisection", "bisect", "bisect_request", "keep_from_half", "smallest_cause"]
 

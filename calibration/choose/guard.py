@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import FP16, Bundle, Precision, Stage
+from ...bundle import FP16, Stage
 from ..graph.graph_file import (
-    GraphFile,
     WeightsFile,
     load_graph,
     save_graph,
@@ -20,6 +19,12 @@ from ..graph.graph_file import (
 from ..graph.linears import find_linears
 from ..graph.widening import half_tensors, widen
 from ..observe.instrument import open_session
+
+if TYPE_CHECKING:
+    from ...bundle import Bundle, Precision
+    from ..graph.graph_file import (
+        GraphFile,
+    )
 
 __all__ = ["SAFE", "Guard", "Large", "layers_of"]
 

@@ -8,12 +8,15 @@ import json
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...bundle import FP16, FP16_MIXED, Bundle, Precision
+from ...bundle import FP16, FP16_MIXED
 from ...errors import CalibrationError
 from ..graph.linears import group_of
 from ..request import CalibrationRequest
+
+if TYPE_CHECKING:
+    from ...bundle import Bundle, Precision
 
 __all__ = ["remedy_command"]
 

@@ -7,25 +7,29 @@ import logging
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import FP32, Bundle, BundleWriter, EightBits, Graph, Stage
+from ...bundle import FP32, Bundle, BundleWriter, Stage
 from ...errors import CalibrationError
 from ...reporting import Series, draw_lines
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from ...runtime.session.model import Model
-from ..graph.graph_file import GraphFile, WeightsFile
+from ..graph.graph_file import WeightsFile
 from ..graph.linears import find_linears
-from ..graph.quantization import Quantization
 from ..graph.rendering import render
-from ..observe.data import CalibrationSet
 from ..publishing import with_weights, write_precision
 from ..scratch import scratch_folder
 from ..verify.comparison import given_frames
 from ..verify.metrics import psnr
+
+if TYPE_CHECKING:
+    from ...bundle import EightBits, Graph
+    from ..graph.graph_file import GraphFile
+    from ..graph.quantization import Quantization
+    from ..observe.data import CalibrationSet
 
 __all__ = ["Bench", "Sensitivity", "estimate_speed", "fit_budget", "shares_of"]
 

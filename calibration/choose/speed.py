@@ -6,15 +6,20 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ...bundle import FP16, FP32, INT8, Bundle, Precision, Speed, Stage
+from ...bundle import FP16, FP32, INT8, Speed, Stage
 from ...errors import NotFasterError
 from ...profiler.analysis.compare import Side, compare, stay_open
 from ...profiler.measuring.settings import Settings
-from ...profiler.report.report import Ratio
 from ...runtime.session.loading import load
-from ...runtime.session.model import Model
-from ..progress import Show, hide_progress
+from ..progress import hide_progress
+
+if TYPE_CHECKING:
+    from ...bundle import Bundle, Precision
+    from ...profiler.report.report import Ratio
+    from ...runtime.session.model import Model
+    from ..progress import Show
 
 __all__ = ["Judge", "measure_speed", "time_in_turn", "timed_against"]
 

@@ -10,16 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import FP8, INT8, CacheProjections, EightBits, Role, TensorSpec
+from ...bundle import FP8, INT8, Role
 from ...errors import CalibrationError
-from ..observe.statistics import PER_OCTAVE, ChannelStatistics
-from .formats import FORMATS, Format, fp16_scale
-from .graph_file import GraphFile
+from ..observe.statistics import PER_OCTAVE
+from .formats import FORMATS, fp16_scale
+
+if TYPE_CHECKING:
+    from ...bundle import CacheProjections, EightBits, TensorSpec
+    from ..observe.statistics import ChannelStatistics
+    from .formats import Format
+    from .graph_file import GraphFile
 
 __all__ = ["CacheScales", "cache_name", "choose_cache_scales", "fold_cache", "fold_statistics", "quantize_cache"]
 

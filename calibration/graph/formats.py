@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import FP8, INT8, EightBits
+from ...bundle import FP8, INT8
+
+if TYPE_CHECKING:
+    from ...bundle import EightBits
 
 __all__ = ["FORMATS", "Format", "fp16_scale"]
 

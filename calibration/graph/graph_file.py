@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import Bundle, Graph, ParameterNames, TensorSpec
 from ...errors import BundleError
 
 if TYPE_CHECKING:
     import onnx
+
+    from ...bundle import Bundle, Graph, ParameterNames, TensorSpec
 
 __all__ = ["GraphFile", "WeightsFile", "load_graph", "save_graph"]
 

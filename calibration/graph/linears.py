@@ -5,9 +5,12 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...errors import CalibrationError
-from .graph_file import GraphFile
+
+if TYPE_CHECKING:
+    from .graph_file import GraphFile
 
 __all__ = ["Linear", "choose_linears", "find_linears", "group_of", "sites_of"]
 

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,8 +20,6 @@ from ...bundle import (
     FP16,
     FP16_MIXED,
     FP32,
-    Bundle,
-    Precision,
     amended_bundle,
     check_amendable,
     format_nbytes,
@@ -31,9 +29,16 @@ from ...errors import CalibrationError
 from ...hosts import need_packages
 from ..choose.guard import layers_of
 from ..publishing import with_weights, write_precision
-from .graph_file import GraphFile, WeightsFile, load_graph
+from .graph_file import WeightsFile, load_graph
 from .linears import find_linears
 from .widening import half_tensors, tensor_types
+
+if TYPE_CHECKING:
+    from ...bundle import (
+        Bundle,
+        Precision,
+    )
+    from .graph_file import GraphFile
 
 __all__ = ["MixedRequest", "MixedSummary", "half_layers", "keep_layers", "mix_precisions"]
 

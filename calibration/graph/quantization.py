@@ -6,19 +6,25 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import FP8, INT8, EightBits
+from ...bundle import FP8, INT8
 from ...errors import CalibrationError
-from ..observe.ranges import Method, choose_amax, input_error
-from ..observe.statistics import ChannelStatistics
+from ..observe.ranges import choose_amax, input_error
 from .cache_scales import CacheScales
-from .formats import FORMATS, Format, fp16_scale
-from .linears import Linear
-from .rounding import Rounding, decode_weight, round_gptq, round_nearest
+from .formats import FORMATS, fp16_scale
+from .rounding import decode_weight, round_gptq, round_nearest
+
+if TYPE_CHECKING:
+    from ...bundle import EightBits
+    from ..observe.ranges import Method
+    from ..observe.statistics import ChannelStatistics
+    from .formats import Format
+    from .linears import Linear
+    from .rounding import Rounding
 
 __all__ = ["LinearScales", "Quantization", "SiteScales", "make_quantization"]
 

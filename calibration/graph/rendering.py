@@ -7,7 +7,7 @@ DequantizeLinear; the bias is added afterwards, in floating point. Attention sta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,12 @@ import numpy.typing as npt
 from ...bundle import FP8
 from ...errors import CalibrationError
 from .cache_scales import fold_cache, quantize_cache
-from .graph_file import GraphFile
-from .linears import Linear, find_linears
-from .quantization import Quantization
+from .linears import find_linears
+
+if TYPE_CHECKING:
+    from .graph_file import GraphFile
+    from .linears import Linear
+    from .quantization import Quantization
 
 __all__ = ["codes_of", "render"]
 

@@ -8,13 +8,14 @@ error of each into the channels that are yet to be rounded, as far as their inpu
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ..observe.statistics import ChannelStatistics
-from .formats import Format
+if TYPE_CHECKING:
+    from ..observe.statistics import ChannelStatistics
+    from .formats import Format
 
 __all__ = ["Rounding", "decode_weight", "round_gptq", "round_nearest"]
 

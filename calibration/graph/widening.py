@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .graph_file import GraphFile
-
 if TYPE_CHECKING:
     import onnx
+
+    from .graph_file import GraphFile
 
 __all__ = ["half_tensors", "infer_values", "tensor_types", "widen"]
 

@@ -6,15 +6,18 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import Geometry, format_count, sha256_of
+from ...bundle import format_count, sha256_of
 from ...errors import CalibrationError, MediaError
 from ...media.pictures import read_clip, require_finite
-from ...runtime.session.model import Model
+
+if TYPE_CHECKING:
+    from ...bundle import Geometry
+    from ...runtime.session.model import Model
 
 __all__ = ["CalibrationSet", "fillable_frames", "read_set"]
 

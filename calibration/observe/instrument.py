@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...hosts import thread_count
 from ...hosts.onnxruntime import open_onnxruntime
-from ..graph.graph_file import GraphFile, WeightsFile, save_graph
-from ..graph.linears import Linear
+from ..graph.graph_file import WeightsFile, save_graph
 from .statistics import ChannelStatistics
+
+if TYPE_CHECKING:
+    from ..graph.graph_file import GraphFile
+    from ..graph.linears import Linear
 
 __all__ = ["Instrument", "add_observers", "open_session"]
 

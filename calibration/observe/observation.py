@@ -8,17 +8,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...bundle import (
     FP32,
-    Bundle,
-    Geometry,
     Role,
     Stage,
-    TensorSpec,
     check_writable,
     format_count,
     replaced_file,
@@ -28,14 +25,23 @@ from ...errors import CalibrationError
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from ...runtime.session.model import Model
 from ..graph.cache_scales import cache_name
-from ..graph.graph_file import GraphFile
-from ..graph.linears import Linear, find_linears, sites_of
+from ..graph.linears import find_linears, sites_of
 from ..scratch import scratch_folder
-from .data import CalibrationSet
-from .instrument import Array, Instrument
+from .instrument import Instrument
 from .rollouts import Strata, plan_rollouts, run_rollout
 from .statistics import ChannelStatistics
 from .tap import TappedBackend
+
+if TYPE_CHECKING:
+    from ...bundle import (
+        Bundle,
+        Geometry,
+        TensorSpec,
+    )
+    from ..graph.graph_file import GraphFile
+    from ..graph.linears import Linear
+    from .data import CalibrationSet
+    from .instrument import Array
 
 __all__ = ["Observation", "observe_rollouts", "planned_nbytes"]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ..graph.formats import Format
 from .statistics import CENTERS, EDGES
+
+if TYPE_CHECKING:
+    from ..graph.formats import Format
 
 __all__ = ["METHODS", "Method", "choose_amax", "input_error"]
 

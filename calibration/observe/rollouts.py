@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...bundle import Geometry, Stage
+from ...bundle import Stage
 from ...errors import CalibrationError
 from ...runtime.session.advance import advance
-from ...runtime.session.model import Model
-from ...runtime.session.session import Session
-from .data import CalibrationSet, fillable_frames
-from .tap import Array, TappedBackend
+from .data import fillable_frames
+from .tap import Array
+
+if TYPE_CHECKING:
+    from ...bundle import Geometry
+    from ...runtime.session.model import Model
+    from ...runtime.session.session import Session
+    from .data import CalibrationSet
+    from .tap import TappedBackend
 
 __all__ = ["PARTS", "Rollout", "Strata", "cache_state", "plan_rollouts", "run_rollout", "wrapping_chunks"]
 

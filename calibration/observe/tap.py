@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import Stage, TensorSpec
-from ...runtime._core import Device
-from ...runtime.backends.backend import Backend, Call, Program
-from ...runtime.backends.stage_source import StageSource
+from ...bundle import Stage
+
+if TYPE_CHECKING:
+    from ...bundle import TensorSpec
+    from ...runtime._core import Device
+    from ...runtime.backends.backend import Backend, Call, Program
+    from ...runtime.backends.stage_source import StageSource
 
 __all__ = ["Tap", "TappedBackend"]
 

@@ -6,18 +6,20 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import Manifest
 from ...errors import CalibrationError
-from ...runtime.session.model import Model
-from ...runtime.session.session import Session
-from ..graph.cache_scales import CacheScales
 from .forced import TeacherForced
 from .metrics import compare_latents, compare_pictures
+
+if TYPE_CHECKING:
+    from ...bundle import Manifest
+    from ...runtime.session.model import Model
+    from ...runtime.session.session import Session
+    from ..graph.cache_scales import CacheScales
 
 __all__ = [
     "FIGURES",

@@ -6,17 +6,14 @@ import logging
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...bundle import (
     FP16,
     FP32,
-    Bundle,
     Check,
-    Engine,
-    Precision,
     Stage,
     describe_speed,
     format_count,
@@ -26,14 +23,23 @@ from ...errors import EngineError, VdmrtError
 from ...runtime.backends.load_options import LoadOptions, gpu_index
 from ...runtime.backends.resolution import Resolution
 from ...runtime.session.loading import load, load_resolved
-from ...runtime.session.model import Model
-from ...runtime.session.session import Session
-from ...runtime.session.snapshot import Snapshot
 from ..choose.speed import time_in_turn
 from ..observe.rollouts import cache_state, wrapping_chunks
-from ..progress import Show, hide_progress
-from .forced import Latents, TeacherForced
+from ..progress import hide_progress
+from .forced import TeacherForced
 from .verification import quantization_of
+
+if TYPE_CHECKING:
+    from ...bundle import (
+        Bundle,
+        Engine,
+        Precision,
+    )
+    from ...runtime.session.model import Model
+    from ...runtime.session.session import Session
+    from ...runtime.session.snapshot import Snapshot
+    from ..progress import Show
+    from .forced import Latents
 
 __all__ = ["check_engine"]
 

@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ...bundle import Stage
-from ...runtime.session.snapshot import Snapshot, SnapshotForm
-from ..graph.cache_scales import CacheScales
+from ...runtime.session.snapshot import SnapshotForm
 
 if TYPE_CHECKING:
     from ...runtime.session.chunk import Chunk
     from ...runtime.session.model import Model
     from ...runtime.session.session import Session
+    from ...runtime.session.snapshot import Snapshot
+    from ..graph.cache_scales import CacheScales
 
 __all__ = ["TeacherForced"]
 

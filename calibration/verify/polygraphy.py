@@ -8,17 +8,13 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...bundle import (
     FP32,
-    Bundle,
-    Engine,
-    Graph,
-    Precision,
     Stage,
     choose_precision,
     list_engines,
@@ -29,6 +25,14 @@ from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from ...runtime.session.model import Model
 from ..observe.rollouts import wrapping_chunks
 from ..observe.tap import TappedBackend
+
+if TYPE_CHECKING:
+    from ...bundle import (
+        Bundle,
+        Engine,
+        Graph,
+        Precision,
+    )
 
 __all__ = ["write_polygraphy"]
 

@@ -6,15 +6,21 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ...bundle import FP16, FP32, Artifact, Bundle, BundleWriter, Graph, Precision, Stage, TensorSpec, sha256_of
+from ...bundle import FP16, FP32, Artifact, Bundle, BundleWriter, Stage, sha256_of
 from ..graph.graph_file import (
-    GraphFile,
     WeightsFile,
     load_graph,
     save_graph,
 )
 from ..graph.widening import widen
+
+if TYPE_CHECKING:
+    from ...bundle import Graph, Precision, TensorSpec
+    from ..graph.graph_file import (
+        GraphFile,
+    )
 
 __all__ = ["reference_bundle", "reference_graphs", "source_precision"]
 

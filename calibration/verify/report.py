@@ -6,14 +6,13 @@ import datetime
 import io
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ... import __version__
 from ...reporting import (
-    Chart,
-    Figure,
     Page,
     Picture,
     Series,
@@ -23,7 +22,13 @@ from ...reporting import (
     tabulate_figures,
 )
 from ..gates import OVER_FP16
-from .comparison import Comparison
+
+if TYPE_CHECKING:
+    from ...reporting import (
+        Chart,
+        Figure,
+    )
+    from .comparison import Comparison
 
 __all__ = ["render_report"]
 

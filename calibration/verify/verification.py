@@ -9,15 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...bundle import (
     FP16,
     FP32,
     INT8,
     Accuracy,
-    Bundle,
-    Precision,
     choose_measured_precision,
     encode,
     format_count,
@@ -34,31 +32,43 @@ from ...runtime.cache.window import check_chunks
 from ...runtime.session.loading import load_resolved, open_model
 from ...runtime.session.model import Model
 from ...runtime.session.session_arguments import session_arguments
-from ..choose.guard import Guard, Large
+from ..choose.guard import Guard
 from ..gates import (
     OVER_FP16,
-    Judged,
     judge,
     select_gates,
 )
 from ..graph.quantization import Quantization
 from ..observe.data import read_set
 from ..observe.tap import TappedBackend
-from ..progress import Show, hide_progress
+from ..progress import hide_progress
 from ..scratch import scratch_folder
 from .comparison import (
     FIGURES,
     PICTURE_FIGURES,
-    Comparison,
     Contender,
-    Latents,
     check_alike,
     compare_rollouts,
     given_frames,
 )
 from .reference import reference_bundle
 from .report import render_report
-from .request import VerifyRequest
+
+if TYPE_CHECKING:
+    from ...bundle import (
+        Bundle,
+        Precision,
+    )
+    from ..choose.guard import Large
+    from ..gates import (
+        Judged,
+    )
+    from ..progress import Show
+    from .comparison import (
+        Comparison,
+        Latents,
+    )
+    from .request import VerifyRequest
 
 __all__ = ["Verdict", "quantization_of", "verify", "write_report"]
 

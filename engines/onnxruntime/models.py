@@ -13,11 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...bundle import (
     FP8,
     Artifact,
-    Bundle,
-    Engine,
     EngineManifest,
-    Graph,
-    Machine,
     Plan,
     Precision,
     choose_precision,
@@ -29,7 +25,7 @@ from ...bundle import (
 from ...errors import BackendError, EngineError
 from ...hosts import need_packages
 from ...hosts.onnxruntime import describe_machine, open_onnxruntime
-from ..forms import Forms, check_forms, describe_forms
+from ..forms import check_forms, describe_forms
 from ..keys import engine_key
 from ..placing import (
     find_built,
@@ -37,11 +33,20 @@ from ..placing import (
     utc_now,
     verify_graphs,
 )
-from ..progress import Cancelled, Progress, run_beside
+from ..progress import Cancelled, run_beside
 from .engine_weights import EngineWeights
 
 if TYPE_CHECKING:
     import onnx
+
+    from ...bundle import (
+        Bundle,
+        Engine,
+        Graph,
+        Machine,
+    )
+    from ..forms import Forms
+    from ..progress import Progress
 
 __all__ = ["ModelOptions", "build_models", "load_onnxruntime", "model_key"]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable
 from math import prod
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
@@ -20,7 +21,10 @@ from onnx_ir.tape import Tape
 
 from ...bundle import FUNCTION_DOMAIN
 from ...errors import BuildError
-from ..forms import AS_EXPORTED, Forms
+from ..forms import AS_EXPORTED
+
+if TYPE_CHECKING:
+    from ..forms import Forms
 
 __all__ = ["rewrite"]
 

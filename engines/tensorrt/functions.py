@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 from ...bundle import FUNCTION_DOMAIN
 from ...errors import BuildError
-from ..forms import AS_EXPORTED, Forms
+from ..forms import AS_EXPORTED
 
 if TYPE_CHECKING:
     import onnx
+
+    from ..forms import Forms
 
 __all__ = ["ONE_KEY_TENSOR", "THREE_VIEWS", "write_out"]
 

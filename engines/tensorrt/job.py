@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ...bundle import Graph, Precision
-from ...hosts.tensorrt import TensorRT
 from ..keys import engine_key
-from ..progress import Progress
 from .lowering import LOWERING
 from .network import CONSTRAINTS
-from .options import BuildOptions
+
+if TYPE_CHECKING:
+    from ...bundle import Graph, Precision
+    from ...hosts.tensorrt import TensorRT
+    from ..progress import Progress
+    from .options import BuildOptions
 
 __all__ = ["BuildJob", "describe_options"]
 

@@ -17,9 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...bundle import (
     OLDEST_PARSER_OPSET,
-    Bundle,
-    Graph,
-    Precision,
     find_unsupported,
     sha256_of,
     stage_graphs,
@@ -28,11 +25,18 @@ from ...bundle import (
 )
 from ...errors import EngineError
 from ...hosts import needs_extra
-from ..forms import Forms, check_forms
+from ..forms import check_forms
 from .functions import write_out
 
 if TYPE_CHECKING:
     import onnx
+
+    from ...bundle import (
+        Bundle,
+        Graph,
+        Precision,
+    )
+    from ..forms import Forms
 
 __all__ = ["LOWERING", "GraphSource", "find_source", "lower_graphs", "needs_lowering"]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...bundle import Graph, TensorSpec
 from ...errors import BackendError, EngineError
-from ...hosts.tensorrt import TensorRT
-from .lowering import GraphSource
+
+if TYPE_CHECKING:
+    from ...bundle import Graph, TensorSpec
+    from ...hosts.tensorrt import TensorRT
+    from .lowering import GraphSource
 
 __all__ = ["CONSTRAINTS", "parse_network"]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ...errors import EngineError
-from ...hosts.tensorrt import TensorRT
+
+if TYPE_CHECKING:
+    from ...hosts.tensorrt import TensorRT
 
 __all__ = ["BuildOptions"]
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...bundle import CACHE_ROLES, FP16, FP16_MIXED, INT8, Graph, PlanAudit, Stage
+from ...bundle import CACHE_ROLES, FP16, FP16_MIXED, INT8, Stage
 from ...errors import BackendError, EngineError
 from ...hosts.driver import current_gpu
-from ...hosts.tensorrt import TensorRT
 from ..progress import (
     Cancelled,
     make_monitor,
     run_beside,
 )
 from .audit import audit_layers, check_precision, check_quantized, read_layers
-from .job import BuildJob
-from .lowering import GraphSource
 from .network import parse_network
-from .options import BuildOptions
 from .timing import load_timing_cache
+
+if TYPE_CHECKING:
+    from ...bundle import Graph, PlanAudit
+    from ...hosts.tensorrt import TensorRT
+    from .job import BuildJob
+    from .lowering import GraphSource
+    from .options import BuildOptions
 
 __all__ = ["BuiltPlan", "build_plan"]
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...bundle import (
-    Machine,
     cache_folder,
     explained_writing,
     write_file,
 )
 from ...errors import EngineError
-from ...hosts.tensorrt import TensorRT
-from ..progress import Progress
+
+if TYPE_CHECKING:
+    from ...bundle import (
+        Machine,
+    )
+    from ...hosts.tensorrt import TensorRT
+    from ..progress import Progress
 
 __all__ = ["load_timing_cache", "read_timing_cache", "save_timing_cache", "timing_cache_path"]
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from ...bundle import Geometry, ParameterNames, Precision, Stage
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ...bundle import Geometry, ParameterNames, Precision, Stage
     from ..onnx_graph import Exportable
     from ..options import ExportOptions
 

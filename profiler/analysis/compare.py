@@ -9,16 +9,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ...bundle import Precision
 from ...runtime.backends.load_options import LoadOptions
 from ...runtime.sampling.sampling_options import SamplingOptions
-from ...runtime.session.model import Model
 from ..measuring.measurement import Rollout
-from ..measuring.settings import Settings
 from ..report.report import Comparison, Ratio
 from .statistics import median_interval
+
+if TYPE_CHECKING:
+    from ...runtime.session.model import Model
+    from ..measuring.settings import Settings
 
 __all__ = ["Side", "compare", "parse_other", "stay_open"]
 

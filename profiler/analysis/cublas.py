@@ -8,9 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from ...errors import BackendError, DeviceError
-from ...runtime._core import Device
+
+if TYPE_CHECKING:
+    from ...runtime._core import Device
 
 __all__ = ["Cublas", "list_libraries"]
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ...reporting import Figure
-from ..report.report import Report
+
+if TYPE_CHECKING:
+    from ..report.report import Report
 
 __all__ = ["judge_gates"]
 

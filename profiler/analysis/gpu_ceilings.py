@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...bundle import format_nbytes
 from ...errors import BackendError
-from ...runtime._core import Device, Memory
 from ..report.report import Ceilings
 from .cublas import Cublas
+
+if TYPE_CHECKING:
+    from ...runtime._core import Device, Memory
 
 __all__ = ["measure_gpu_ceilings"]
 

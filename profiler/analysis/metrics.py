@@ -6,11 +6,13 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...bundle import Stage
-from ...runtime.session.chunk import Chunk
-from ...runtime.session.session import Session
+
+if TYPE_CHECKING:
+    from ...runtime.session.chunk import Chunk
+    from ...runtime.session.session import Session
 
 __all__ = ["DASHBOARD", "Metrics"]
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,10 +14,12 @@ from ...bundle import FP32, Role, Stage, format_count, format_nbytes
 from ...hosts.onnxruntime import open_onnxruntime
 from ...runtime._core import host_device
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
-from ...runtime.session.model import Model
 from ..report.report import Ceilings, RooflineStage
 from .gpu_ceilings import measure_gpu_ceilings
-from .statistics import Summary
+
+if TYPE_CHECKING:
+    from ...runtime.session.model import Model
+    from .statistics import Summary
 
 __all__ = ["best_ceilings", "measure_ceilings", "place_stages"]
 

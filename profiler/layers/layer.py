@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from ...bundle import Bundle, Graph, Stage, read_fields
-from ...runtime.backends.layer_times import LayerTime
-from ...runtime.session.model import Model
-from ..measuring.settings import Settings
+from ...bundle import Stage, read_fields
 from ..report.report import Layer
 from .timing import time_layers
+
+if TYPE_CHECKING:
+    from ...bundle import Bundle, Graph
+    from ...runtime.backends.layer_times import LayerTime
+    from ...runtime.session.model import Model
+    from ..measuring.settings import Settings
 
 __all__ = ["describe_layers", "find_blocks", "group_layers", "profile_layers"]
 

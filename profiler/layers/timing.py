@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ...bundle import Stage
 from ...errors import BackendError
-from ...runtime.backends.backend import TimedProgram, TimesLayers
-from ...runtime.backends.layer_times import LayerTime
-from ...runtime.backends.stage_source import StageSource
+from ...runtime.backends.backend import TimesLayers
 from ...runtime.session.model import Model
 from ..measuring.measurement import Rollout
-from ..measuring.settings import Settings
+
+if TYPE_CHECKING:
+    from ...runtime.backends.backend import TimedProgram
+    from ...runtime.backends.layer_times import LayerTime
+    from ...runtime.backends.stage_source import StageSource
+    from ..measuring.settings import Settings
 
 __all__ = ["check_timed", "time_layers"]
 

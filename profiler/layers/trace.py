@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..measuring.recorder import Span
-from ..report.report import Report
+if TYPE_CHECKING:
+    from ..measuring.recorder import Span
+    from ..report.report import Report
 
 __all__ = ["render_trace"]
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from ...bundle import Bundle, open_bundle
+from typing import TYPE_CHECKING
+
+from ...bundle import open_bundle
 from ...runtime._core import host_device
 from ...runtime.backends.resolution import open_backend, resolve
 from ...runtime.lane.prompt import make_prompt, read_null_text
 from ...runtime.session.session_arguments import session_arguments
 from ...runtime.session.session_settings import complete_settings, make_table
-from .settings import Settings
+
+if TYPE_CHECKING:
+    from ...bundle import Bundle
+    from .settings import Settings
 
 __all__ = ["check_loading", "check_session"]
 

@@ -6,12 +6,15 @@ import importlib.metadata
 import platform
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ... import __version__
 from ...hosts import usable_cpu_count
 from ...hosts.driver import probe_driver
-from ...runtime.session.model import Model
 from ..report.report import Environment
+
+if TYPE_CHECKING:
+    from ...runtime.session.model import Model
 
 __all__ = ["describe_environment"]
 

@@ -6,21 +6,24 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import Geometry
 from ...errors import BackendError
 from ...hosts import needs_extra
-from ...runtime.session.chunk import Chunk, Timings
-from ...runtime.session.model import Model
-from ...runtime.session.session import Session
 from ...runtime.session.session_arguments import session_arguments
 from .nvtx import NvtxRanges
-from .recorder import Recorder, Span
-from .settings import Settings
+from .recorder import Recorder
+
+if TYPE_CHECKING:
+    from ...bundle import Geometry
+    from ...runtime.session.chunk import Chunk, Timings
+    from ...runtime.session.model import Model
+    from ...runtime.session.session import Session
+    from .recorder import Span
+    from .settings import Settings
 
 __all__ = ["Measurement", "Rollout", "default_chunks", "measure"]
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-from ...bundle import Graph, Role, Stage
-from ...runtime.session.model import Model
+from ...bundle import Role, Stage
 from ..report.report import Memory
+
+if TYPE_CHECKING:
+    from ...bundle import Graph
+    from ...runtime.session.model import Model
 
 __all__ = ["measure_memory"]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...bundle import Stage
-from ...runtime.session.chunk import Chunk, Observer
-from ...runtime.session.session import Session
+
+if TYPE_CHECKING:
+    from ...runtime.session.chunk import Chunk, Observer
+    from ...runtime.session.session import Session
 
 __all__ = ["NvtxRanges"]
 

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ...bundle import format_count, open_bundle
-from ...hosts.nvml import GpuMeter, GpuReading, open_meter
+from ...hosts.nvml import open_meter
 from ...runtime.backends.load_options import LoadOptions
 from ...runtime.session.loading import open_model
-from ...runtime.session.model import Model
 from ..analysis.compare import (
     Side,
     compare,
@@ -22,28 +22,37 @@ from ..analysis.compare import (
     stay_open,
 )
 from ..analysis.roofline import best_ceilings, measure_ceilings, place_stages
-from ..analysis.statistics import Summary, summarize
+from ..analysis.statistics import summarize
 from ..layers.layer import describe_layers, profile_layers
 from ..layers.timing import check_timed
 from ..report.report import (
-    Ceilings,
     Energy,
-    Environment,
     FirstFrame,
-    Layer,
     Point,
     Rate,
     Report,
-    RooflineStage,
     Workload,
 )
 from .checks import check_loading, check_session
 from .environment import describe_environment
-from .measurement import Measurement, default_chunks, measure
+from .measurement import default_chunks, measure
 from .memory import measure_memory
 from .player import measure_attainment, measure_stall
-from .recorder import Span, measure_union
-from .settings import Settings
+from .recorder import measure_union
+
+if TYPE_CHECKING:
+    from ...hosts.nvml import GpuMeter, GpuReading
+    from ...runtime.session.model import Model
+    from ..analysis.statistics import Summary
+    from ..report.report import (
+        Ceilings,
+        Environment,
+        Layer,
+        RooflineStage,
+    )
+    from .measurement import Measurement
+    from .recorder import Span
+    from .settings import Settings
 
 __all__ = ["load_model", "profile"]
 

@@ -7,11 +7,14 @@ import time
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...bundle import Stage
-from ...runtime.session.chunk import Chunk
-from ...runtime.session.session import Session
 from ..analysis.statistics import Distribution
+
+if TYPE_CHECKING:
+    from ...runtime.session.chunk import Chunk
+    from ...runtime.session.session import Session
 
 __all__ = ["STAGES", "Recorder", "Span", "measure_union"]
 

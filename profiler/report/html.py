@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from ...bundle import Stage, format_count, format_nbytes
 from ...reporting import (
     Bar,
-    Cell,
-    Chart,
-    Figure,
     Headline,
     Page,
     Series,
@@ -21,9 +19,16 @@ from ...reporting import (
     judge_figures,
     tabulate_figures,
 )
-from ..analysis.statistics import Interval, Summary
-from ..measuring.recorder import Span
-from .report import Comparison, Rate, Report
+
+if TYPE_CHECKING:
+    from ...reporting import (
+        Cell,
+        Chart,
+        Figure,
+    )
+    from ..analysis.statistics import Interval, Summary
+    from ..measuring.recorder import Span
+    from .report import Comparison, Rate, Report
 
 __all__ = ["render_html"]
 

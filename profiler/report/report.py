@@ -6,10 +6,14 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ...bundle import Precision, encode
-from ..analysis.statistics import Interval, Summary
-from ..measuring.recorder import Span
+from ...bundle import encode
+
+if TYPE_CHECKING:
+    from ...bundle import Precision
+    from ..analysis.statistics import Interval, Summary
+    from ..measuring.recorder import Span
 
 __all__ = [
     "SCHEMA",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ...bundle import Stage, format_count, format_flops, format_nbytes
-from ..analysis.statistics import Summary
-from .report import Comparison, Report
+
+if TYPE_CHECKING:
+    from ..analysis.statistics import Summary
+    from .report import Comparison, Report
 
 __all__ = ["describe_comparison", "describe_report"]
 

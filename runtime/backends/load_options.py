@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...bundle import Precision
+from ...bundle import Precision  # noqa: TC001  # --against reads the types of the fields
 from ...hosts import thread_count
 
 __all__ = ["BACKENDS", "LoadOptions", "gpu_index"]

@@ -6,16 +6,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...bundle import FP8, Graph, Machine, Stage, format_count
+from ...bundle import FP8, Stage, format_count
 from ...errors import BackendError
 from ...hosts import install_command, thread_count
 from ...hosts.onnxruntime import describe_machine, open_onnxruntime
-from .._core import Device, cuda_device, host_device
-from .onnxruntime_program import OnnxRuntimeCpuProgram, OnnxRuntimeCudaProgram, OnnxRuntimeProgram
-from .stage_source import StageSource
+from .._core import cuda_device, host_device
+from .onnxruntime_program import OnnxRuntimeCpuProgram, OnnxRuntimeCudaProgram
 
 if TYPE_CHECKING:
     import onnxruntime
+
+    from ...bundle import Graph, Machine
+    from .._core import Device
+    from .onnxruntime_program import OnnxRuntimeProgram
+    from .stage_source import StageSource
 
 __all__ = ["OnnxRuntimeBackend", "OnnxRuntimeCudaBackend", "describe_cpu_provider"]
 

@@ -8,15 +8,17 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import BundleError, DeviceError, TensorMismatchError
-from .._core import Device
-from .layer_times import LayerTime
 from .onnxruntime_layers import read_node_times
-from .stage_source import StageSource
+
+if TYPE_CHECKING:
+    from .._core import Device
+    from .layer_times import LayerTime
+    from .stage_source import StageSource
 
 __all__ = ["OnnxRuntimeCall", "OnnxRuntimeCpuProgram", "OnnxRuntimeCudaProgram", "OnnxRuntimeProgram"]
 

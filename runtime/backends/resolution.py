@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ...bundle import (
-    Bundle,
-    Engine,
-    Machine,
-    Precision,
     choose_precision,
     find_engine,
     list_engines,
@@ -18,9 +14,18 @@ from ...bundle import (
 from ...errors import EngineError
 from ...hosts.driver import find_gpu, probe_driver
 from ...hosts.onnxruntime import find_providers
-from .backend import Backend
-from .load_options import LoadOptions, gpu_index
+from .load_options import gpu_index
 from .stage_sources import StageSources
+
+if TYPE_CHECKING:
+    from ...bundle import (
+        Bundle,
+        Engine,
+        Machine,
+        Precision,
+    )
+    from .backend import Backend
+    from .load_options import LoadOptions
 
 __all__ = ["Resolution", "open_backend", "resolve"]
 

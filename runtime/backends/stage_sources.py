@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...bundle import (
-    Bundle,
-    Engine,
-    Graph,
-    Precision,
     Stage,
     check_external_data,
     read_plan,
@@ -16,6 +13,14 @@ from ...bundle import (
     verify_engine_weights,
 )
 from .stage_source import BuiltStage, StageSource
+
+if TYPE_CHECKING:
+    from ...bundle import (
+        Bundle,
+        Engine,
+        Graph,
+        Precision,
+    )
 
 __all__ = ["StageSources"]
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...bundle import Machine
 from ...errors import BackendError
 from ...hosts.driver import find_gpu
 from ...hosts.tensorrt import open_tensorrt
-from .._core import Device, cuda_device
-from .stage_source import BuiltStage, StageSource
+from .._core import cuda_device
 from .tensorrt_program import TensorRtProgram
+
+if TYPE_CHECKING:
+    from ...bundle import Machine
+    from .._core import Device
+    from .stage_source import BuiltStage, StageSource
 
 __all__ = ["TensorRtBackend"]
 

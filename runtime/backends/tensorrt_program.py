@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...bundle import Graph, TensorSpec
 from ...errors import BackendError, DeviceError, TensorMismatchError
-from ...hosts.tensorrt_log import TensorRtLog
-from .._core import Device
-from .layer_times import LayerTime
-from .tensorrt_layers import LayerRun, LayerRuns, TensorRtProfiler
+from .tensorrt_layers import LayerRuns, TensorRtProfiler
+
+if TYPE_CHECKING:
+    from ...bundle import Graph, TensorSpec
+    from ...hosts.tensorrt_log import TensorRtLog
+    from .._core import Device
+    from .layer_times import LayerTime
+    from .tensorrt_layers import LayerRun
 
 __all__ = ["TensorRtCall", "TensorRtProgram", "TensorRtTimedProgram"]
 

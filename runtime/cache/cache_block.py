@@ -9,7 +9,6 @@ import numpy as np
 
 from ..device.arrays import (
     ALIGNMENT,
-    Array,
     HostView,
     aligned,
 )
@@ -17,6 +16,9 @@ from ..device.arrays import (
 if TYPE_CHECKING:
     from ...bundle import Graph, Role
     from .._core import Device
+    from ..device.arrays import (
+        Array,
+    )
 
 __all__ = ["BlockShape", "CacheBlock", "allocated_nbytes"]
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ...bundle import Geometry, Graph, Role, Stage
+from ...bundle import Role, Stage
 from ...errors import SessionError
-from .cache_block import BlockShape, CacheBlock, allocated_nbytes
+from .cache_block import CacheBlock, allocated_nbytes
 
 if TYPE_CHECKING:
+    from ...bundle import Geometry, Graph
     from .._core import Device, Ring
     from ..device.arrays import Array
+    from .cache_block import BlockShape
 
 __all__ = ["LaneCache", "lane_cache_nbytes"]
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import Geometry, Role
+from ...bundle import Role
 from ...errors import SessionError
 
 if TYPE_CHECKING:
+    from ...bundle import Geometry
     from .._core import Ring
 
 __all__ = ["Window", "check_chunks", "context_frames", "make_window", "split_prefix"]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import TensorMismatchError
-from .._core import Device, inspect_dlpack
-from .arrays import Array
+from .._core import inspect_dlpack
+
+if TYPE_CHECKING:
+    from .._core import Device
+    from .arrays import Array
 
 __all__ = ["ArrayInput", "host_array"]
 

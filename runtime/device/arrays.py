@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import Role, TensorSpec
 from ...errors import TensorMismatchError
-from .._core import Device, Memory
+
+if TYPE_CHECKING:
+    from ...bundle import Role, TensorSpec
+    from .._core import Device, Memory
 
 __all__ = ["ALIGNMENT", "Array", "DeviceArray", "HostView", "TensorBlock", "aligned", "checked_array"]
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ... import hosts
 from ...errors import DeviceError
-from .._core import Device
+
+if TYPE_CHECKING:
+    from .._core import Device
 
 __all__ = ["free_nbytes", "require_memory"]
 

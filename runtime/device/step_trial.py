@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...bundle import NEXT_STATE, Role
 from ...errors import BackendError
-from .arrays import Array, TensorBlock
-from .stepper import EagerStepper, ReplayStepper
+
+if TYPE_CHECKING:
+    from .arrays import Array, TensorBlock
+    from .stepper import EagerStepper, ReplayStepper
 
 __all__ = ["StepTrial"]
 

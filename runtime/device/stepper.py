@@ -6,9 +6,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...errors import DeviceError
-from .._core import Device, Events, Graph
+
+if TYPE_CHECKING:
+    from .._core import Device, Events, Graph
 
 __all__ = ["EagerStepper", "ReplayStepper", "StepTimes", "capture"]
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ...bundle import Geometry, Role
+from ...bundle import Role
 from ..device.owned import Owned
 from ..device.step_trial import StepTrial
 from ..device.stepper import EagerStepper, ReplayStepper, StepTimes, capture
 
 if TYPE_CHECKING:
+    from ...bundle import Geometry
     from .._core import Device, Events
     from ..backends.backend import Call
     from ..cache.lane_cache import LaneCache

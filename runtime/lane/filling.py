@@ -7,14 +7,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...bundle import Geometry, Role, Stage
-from ..cache.window import Window, context_frames
+from ...bundle import Role, Stage
+from ..cache.window import context_frames
 from ..device.owned import Owned
 
 if TYPE_CHECKING:
+    from ...bundle import Geometry
     from .._core import Device, Ring
     from ..backends.backend import Call
     from ..cache.lane_cache import LaneCache
+    from ..cache.window import Window
     from ..device.arrays import Array
     from .lane_lock import LaneLock
     from .lane_tensors import LaneTensors

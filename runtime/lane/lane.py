@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ...bundle import Geometry, Graph, Stage
+from ...bundle import Stage
 from ...errors import SessionError
 from ..cache.lane_cache import LaneCache, lane_cache_nbytes
 from ..device.memory_limits import require_memory
@@ -23,6 +23,7 @@ from .lane_tensors import LaneTensors
 from .leases import Leases
 
 if TYPE_CHECKING:
+    from ...bundle import Geometry, Graph
     from .._core import Device
     from ..backends.backend import Backend, Call, Program
 

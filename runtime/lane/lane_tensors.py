@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from ...bundle import NEXT_STATE, Geometry, Graph, Role, Stage, TensorSpec
-from ..device.arrays import Array, TensorBlock
+from ...bundle import NEXT_STATE, Role, Stage
+from ..device.arrays import TensorBlock
 from ..device.owned import Owned
 
 if TYPE_CHECKING:
+    from ...bundle import Geometry, Graph, TensorSpec
     from .._core import Device
     from ..cache.window import Window
+    from ..device.arrays import Array
 
 __all__ = ["LaneTensors"]
 

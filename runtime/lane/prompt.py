@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import BundleError
-from ..device.array_input import ArrayInput, host_array
+from ..device.array_input import host_array
 from ..device.arrays import Array, checked_array
 
 if TYPE_CHECKING:
     from ...bundle import Bundle, Geometry
     from .._core import Device
+    from ..device.array_input import ArrayInput
 
 __all__ = ["Prompt", "make_prompt", "read_null_text"]
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from .._core import Ring
 from ..cache.undo_log import UndoLog
-from ..cache.window import Window, make_window
+from ..cache.window import make_window
 
 if TYPE_CHECKING:
+    from ..cache.window import Window
     from ..device.arrays import Array
     from .filling import FillTimes
     from .lane import Lane

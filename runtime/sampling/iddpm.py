@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .schedules import Schedule, spaced_timesteps
+from .schedules import spaced_timesteps
+
+if TYPE_CHECKING:
+    from .schedules import Schedule
 
 __all__ = ["IddpmTables", "iddpm_tables"]
 

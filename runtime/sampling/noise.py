@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,9 @@ from .._core import (
     STEP_NOISE,
     fill_normal,
 )
-from ..device.array_input import ArrayInput
+
+if TYPE_CHECKING:
+    from ..device.array_input import ArrayInput
 
 __all__ = ["Noise", "NoiseSource"]
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .._core import Device
 from ..device.array_input import host_array
 from ..device.arrays import checked_array
-from .noise import Noise, NoiseSource
-from .sampler_table import PrefixNoise
+from .noise import NoiseSource
+
+if TYPE_CHECKING:
+    from .._core import Device
+    from .noise import Noise
+    from .sampler_table import PrefixNoise
 
 __all__ = ["RequestNoise"]
 

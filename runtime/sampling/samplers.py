@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from .iddpm import iddpm_tables
 from .sampler_table import COLUMNS, PrefixNoise, SamplerTable, lay_out
 from .sampling_options import PREDICTIONS, SAMPLERS
-from .schedules import Schedule, spaced_timesteps
+from .schedules import spaced_timesteps
+
+if TYPE_CHECKING:
+    from .schedules import Schedule
 
 __all__ = ["COLUMNS", "PREDICTIONS", "SAMPLERS", "PrefixNoise", "SamplerTable", "make_sampler"]
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from ...bundle import Stage
 from ..sampling.integers import whole
 from ..sampling.noise import Noise
-from .chunk import Chunk, staged
+from .chunk import staged
 
 if TYPE_CHECKING:
     from ..lane.lane import Lane
+    from .chunk import Chunk
     from .generation import Begun, Generation
 
 __all__ = ["Advance", "advance"]

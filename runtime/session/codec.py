@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import Manifest, Stage
+from ...bundle import Stage
 from ...errors import TensorMismatchError
 from ..device.arrays import TensorBlock, checked_array
 
 if TYPE_CHECKING:
+    from ...bundle import Manifest
     from .._core import Device
     from ..backends.backend import Backend
     from ..backends.stage_source import StageSource

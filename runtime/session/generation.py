@@ -19,7 +19,7 @@ from ..device.arrays import checked_array
 from ..device.exclusive import Exclusive
 from ..lane.request_cache import RequestCache
 from ..sampling.request_noise import RequestNoise
-from .chunk import Chunk, Observer, Timings, staged
+from .chunk import Chunk, Timings, staged
 
 if TYPE_CHECKING:
     from ..lane.denoising import Progress
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..lane.lane import Lane
     from ..sampling.noise import Noise
     from ..sampling.sampler_table import PrefixNoise, SamplerTable
+    from .chunk import Observer
     from .codec import PictureCodec
     from .session_settings import SessionSettings
 

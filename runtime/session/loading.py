@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ...bundle import Bundle, Precision, open_bundle
+from ...bundle import Precision, open_bundle
 from ..backends.load_options import BACKENDS, LoadOptions
-from ..backends.resolution import Resolution, open_backend, resolve
+from ..backends.resolution import open_backend, resolve
 from .model import Model
+
+if TYPE_CHECKING:
+    from ...bundle import Bundle
+    from ..backends.resolution import Resolution
 
 __all__ = ["BACKENDS", "load", "load_resolved", "open_model"]
 

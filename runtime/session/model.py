@@ -12,21 +12,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...bundle import Bundle, Engine, Manifest, Precision, Role, Stage
+from ...bundle import Role, Stage
 from ..backends.stage_sources import StageSources
 from ..lane.lane import Lane
-from ..lane.prompt import Prompt, make_prompt, read_null_text
+from ..lane.prompt import make_prompt, read_null_text
 from ..sampling.integers import whole
 from .codec import PictureCodec
 from .generation import Generation
 from .session import Session
 from .session_pool import SessionPool
-from .session_settings import SessionSettings, checked_seed, complete_guidance, complete_settings, make_table
+from .session_settings import checked_seed, complete_guidance, complete_settings, make_table
 from .snapshot import Snapshot, SnapshotForm, read_snapshot
 
 if TYPE_CHECKING:
+    from ...bundle import Bundle, Engine, Manifest, Precision
     from ..backends.backend import Backend, Program
     from ..device.array_input import ArrayInput
+    from ..lane.prompt import Prompt
+    from .session_settings import SessionSettings
 
 __all__ = ["Model"]
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..sampling.integers import whole
-from ..sampling.samplers import SamplerTable, make_sampler
+from ..sampling.samplers import make_sampler
 from ..sampling.schedules import Schedule
 
 if TYPE_CHECKING:
     from ...bundle import Manifest
+    from ..sampling.samplers import SamplerTable
 
 __all__ = ["SessionSettings", "checked_seed", "complete_guidance", "complete_settings", "make_table"]
 

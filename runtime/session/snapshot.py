@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...bundle import Geometry, Graph, Role, format_count, replaced_file
+from ...bundle import Role, format_count, replaced_file
 from ...errors import SessionError
 from .session_settings import SessionSettings
 
 if TYPE_CHECKING:
+    from ...bundle import Geometry, Graph
     from ..device.arrays import Array
 
 __all__ = ["Snapshot", "SnapshotForm", "read_snapshot"]

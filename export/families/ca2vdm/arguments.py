@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ....errors import ExportError
 from .config import (
-    Context,
-    Positions,
     TransformerConfig,
     check_values,
     find_size_misfit,
 )
+
+if TYPE_CHECKING:
+    from .config import (
+        Context,
+        Positions,
+    )
 
 __all__ = ["PRESETS", "config_from_arguments", "with_latent_size"]
 

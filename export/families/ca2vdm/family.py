@@ -13,17 +13,19 @@ from ....bundle import (
     Geometry,
     ParameterNames,
     PositionScheme,
-    Precision,
     Stage,
 )
 from .arguments import PRESETS, config_from_arguments, with_latent_size
-from .config import TransformerConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ....bundle import (
+        Precision,
+    )
     from ...onnx_graph import Exportable
     from ...options import ExportOptions
+    from .config import TransformerConfig
     from .transformer import CausalTransformer
 
 __all__ = ["FAMILY"]

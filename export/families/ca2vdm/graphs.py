@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ....bundle import Geometry, Role, TensorSpec
+from ....bundle import Role, TensorSpec
 from ...onnx_graph import Exportable
 from .attention import (
     MASKED,
-    CrossFrameAttention,
-    TemporalAttention,
     attend,
     attend_cached,
     attend_context,
     parts,
     rotate,
 )
-from .transformer import CausalTransformer
+
+if TYPE_CHECKING:
+    from ....bundle import Geometry
+    from .attention import (
+        CrossFrameAttention,
+        TemporalAttention,
+    )
+    from .transformer import CausalTransformer
 
 __all__ = ["DenoiseGraph", "FillGraph"]
 

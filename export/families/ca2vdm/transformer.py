@@ -6,14 +6,13 @@ they ask a :class:`View`.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ...functions import call
 from .attention import MASKED, CrossFrameAttention, SelfAttention, TemporalAttention, TextAttention, parts
-from .config import TransformerConfig
 from .embeddings import (
     PatchEmbedding,
     TextEmbedding,
@@ -23,6 +22,9 @@ from .embeddings import (
     spatial_positions,
     temporal_positions,
 )
+
+if TYPE_CHECKING:
+    from .config import TransformerConfig
 
 __all__ = ["CausalTransformer", "View"]
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from .attention import MASKED, CrossFrameAttention, TemporalAttention, attend, rotate
-from .transformer import CausalTransformer
+from .attention import MASKED, attend, rotate
+
+if TYPE_CHECKING:
+    from .attention import CrossFrameAttention, TemporalAttention
+    from .transformer import CausalTransformer
 
 __all__ = ["predict_uncached"]
 
