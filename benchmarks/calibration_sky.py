@@ -31,6 +31,7 @@ from naive_calibration import calibrate_naively
 import vdmrt
 from vdmrt.bundle import FP16, FP32, Precision, open_bundle
 from vdmrt.calibration.calibrating import CalibrationRequest, calibrate
+from vdmrt.calibration.graph.quantization import quantization_of
 from vdmrt.calibration.observe.data import read_set
 from vdmrt.calibration.verify.comparison import (
     Comparison,
@@ -40,7 +41,6 @@ from vdmrt.calibration.verify.comparison import (
     given_frames,
 )
 from vdmrt.calibration.verify.reference import reference_bundle
-from vdmrt.calibration.verify.verification import quantization_of
 from vdmrt.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from vdmrt.runtime.session.model import Model
 

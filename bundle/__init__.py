@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .artifact import Artifact
 from .decoding import encode
 from .engines.engine import (
     ENGINE_MANIFEST,
@@ -38,7 +39,7 @@ from .folder import (
     open_bundle,
     rewrite_manifest,
 )
-from .graph import Artifact, CacheCopy, Graph
+from .graph import CacheCopy, Graph
 from .manifest import (
     SCHEMA,
     Calibration,

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import BundleError
+from .artifact import Artifact
 from .decoding import InvalidDocument, decode, encode
-from .graph import Artifact, Graph
+from .graph import Graph
 from .manifest import Manifest, check_schema
 from .precision import Precision
 from .storage.files import (

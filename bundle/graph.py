@@ -1,4 +1,4 @@
-"""The ONNX graphs of a bundle and the files that hold them."""
+"""The ONNX graphs of a bundle: files, tensors and costs."""
 
 from __future__ import annotations
 
@@ -6,19 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .artifact import Artifact
 from .model import CACHE_ROLES, Role, TensorSpec
 from .precision import FP8, EightBits
 
-__all__ = ["Artifact", "CacheCopy", "Graph"]
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A file of the bundle: relative path, SHA-256 and length in bytes."""
-
-    file: str
-    sha256: str
-    nbytes: int
+__all__ = ["CacheCopy", "Graph"]
 
 
 @dataclass(frozen=True)

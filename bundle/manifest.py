@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .artifact import Artifact
 from .decoding import InvalidDocument
-from .graph import Artifact, Graph
+from .graph import Graph
 from .model import Geometry, ParameterNames, Role, Stage
 from .precision import Precision
 

@@ -20,7 +20,7 @@ from ..bundle import (
 from .graph.graph_file import WeightsFile, load_graph
 from .graph.linears import find_linears
 from .graph.rendering import render
-from .observe.observation import planned_nbytes
+from .observe.planning import planned_nbytes
 from .progress import hide_progress
 from .publishing import with_weights, write_precision
 from .summary import CalibrationSummary

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from ...errors import EngineError
 from ..decoding import InvalidDocument, decode, encode
-from ..graph import Graph
 from ..precision import Precision
 from ..storage.files import write_file
 from .manifest import (
@@ -24,6 +23,7 @@ from .manifest import (
 
 if TYPE_CHECKING:
     from ..folder import Bundle
+    from ..graph import Graph
 
 __all__ = [
     "ENGINES_FOLDER",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..graph import Artifact
+from ..artifact import Artifact
 from ..model import TensorSpec
 from ..precision import Precision
 

@@ -11,7 +11,7 @@ from ..storage.files import sha256_of
 from .trust import is_trusted
 
 if TYPE_CHECKING:
-    from ..graph import Artifact
+    from ..artifact import Artifact
     from .engine import Engine
 
 __all__ = ["read_plan", "verify_engine", "verify_engine_weights"]

@@ -19,12 +19,12 @@ from ..gates import DEFAULT_GATES
 from ..graph.graph_file import GraphFile, load_graph
 from ..graph.linears import find_linears, group_of
 from ..graph.mixed import half_layers
+from ..graph.quantization import quantization_of
 from ..graph.rendering import codes_of, render
 from ..graph.widening import half_tensors, widen
 from ..observe.data import CalibrationSet, read_set
 from ..scratch import scratch_folder
 from ..verify.reference import reference_bundle, reference_graphs
-from ..verify.verification import quantization_of
 from .guard import layers_of
 from .remedy import remedy_command
 from .sensitivity import Bench, estimate_speed, shares_of

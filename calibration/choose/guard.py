@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...bundle import FP16, Stage
+from ..gates import SAFE
 from ..graph.graph_file import (
     WeightsFile,
     load_graph,
@@ -26,11 +27,9 @@ if TYPE_CHECKING:
         GraphFile,
     )
 
-__all__ = ["SAFE", "Guard", "Large", "layers_of"]
+__all__ = ["Guard", "Large", "layers_of"]
 
 Array = npt.NDArray[Any]
-# Half of what FP16 holds, rounded down: what passes it on a few rollouts may pass the end on others.
-SAFE = 30_000.0
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...bundle import FP16, FP32, INT8, Speed, Stage
 from ...errors import NotFasterError
-from ...profiler.analysis.compare import Side, compare, stay_open
-from ...profiler.measuring.settings import Settings
 from ...runtime.session.loading import load
 from ..progress import hide_progress
+from .in_turn import PAIRS, STEPS, time_in_turn
 
 if TYPE_CHECKING:
     from ...bundle import Bundle, Precision
@@ -21,10 +20,9 @@ if TYPE_CHECKING:
     from ...runtime.session.model import Model
     from ..progress import Show
 
-__all__ = ["Judge", "measure_speed", "time_in_turn", "timed_against"]
+__all__ = ["Judge", "measure_speed", "timed_against"]
 
 _log = logging.getLogger("vdmrt")
-_PAIRS, _STEPS = 15, 3
 # What a CPU does in well under a minute; beyond it the user asks for the time that it takes.
 _QUICK_FLOPS = 2e12
 
@@ -109,7 +107,7 @@ def measure_speed(
         if against is None:
             continue
         denoise = bundle.manifest.graphs[precision][Stage.DENOISE]
-        if 2 * _PAIRS * _STEPS * denoise.flops > _QUICK_FLOPS:
+        if 2 * PAIRS * STEPS * denoise.flops > _QUICK_FLOPS:
             _log.warning("%s was not timed, which would take minutes; vdmrt profile --against does it", precision)
             continue
         with (
@@ -122,19 +120,6 @@ def measure_speed(
     return found
 
 
-def time_in_turn(
-    model: Model, other: Model, *, on_progress: Callable[[int, int], None] = lambda done, total: None
-) -> Ratio:
-    """Time denoising steps of two models in turn at a full cache; the ratio is the other's time over the model's."""
-    g = model.manifest.geometry
-    settings = Settings(
-        Path(), steps=min(_STEPS, g.max_steps), warmup=-(-g.slots // g.chunk_frames), decoding="off", roofline=False
-    )
-    sides = [Side(settings, stay_open(one)) for one in (model, other)]
-    ratios = compare(sides[0], sides[1], what=str(other.precision), pairs=_PAIRS, on_progress=on_progress).ratios
-    return next(one for one in ratios if one.what == "denoising step")
-
-
 def _record(bundle: Bundle, model: Model, other: Model, ratio: Ratio, accepted: bool) -> Speed:
     return Speed(
         precision=model.precision,
@@ -143,7 +128,7 @@ def _record(bundle: Bundle, model: Model, other: Model, ratio: Ratio, accepted: 
         ratio=ratio.ratio,
         low=ratio.interval.low,
         high=ratio.interval.high,
-        pairs=_PAIRS,
+        pairs=PAIRS,
         accepted=accepted,
         graphs_sha256=bundle.manifest.graphs_sha256(model.precision),
     )

@@ -19,14 +19,14 @@ from .formats import FORMATS, fp16_scale
 from .rounding import decode_weight, round_gptq, round_nearest
 
 if TYPE_CHECKING:
-    from ...bundle import EightBits
+    from ...bundle import Bundle, EightBits, Precision
     from ..observe.ranges import Method
     from ..observe.statistics import ChannelStatistics
     from .formats import Format
     from .linears import Linear
     from .rounding import Rounding
 
-__all__ = ["LinearScales", "Quantization", "SiteScales", "make_quantization"]
+__all__ = ["LinearScales", "Quantization", "SiteScales", "make_quantization", "quantization_of"]
 
 Floats = npt.NDArray[np.float64]
 Weights = npt.NDArray[np.float32]
@@ -280,3 +280,11 @@ def _row_scales(weight: Weights, kind: Format, method: Method) -> npt.NDArray[np
         error = np.square(rounded - weight).sum(1)
         best, least = np.where(error < least, scales, best), np.minimum(error, least)
     return best
+
+
+def quantization_of(bundle: Bundle, precision: Precision) -> Quantization:
+    """Return how a precision was quantized; nothing for one that was exported."""
+    for made in bundle.manifest.calibrations:
+        if made.precision == precision:
+            return Quantization.from_json(bundle.locate(made.scales).read_text(encoding="utf-8"))
+    return Quantization(INT8, "max", {}, {})

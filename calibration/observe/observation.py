@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .data import CalibrationSet
     from .instrument import Array
 
-__all__ = ["Observation", "observe_rollouts", "planned_nbytes"]
+__all__ = ["Observation", "observe_rollouts"]
 
 _log = logging.getLogger("vdmrt")
 
@@ -167,14 +167,6 @@ def observe_rollouts(
             if kept is not None:
                 seen.save(kept)
     return seen
-
-
-def planned_nbytes(graphs: Mapping[str, GraphFile]) -> int:
-    """Return the bytes of the statistics of some graphs, without those of the cache."""
-    linears = {stage: find_linears(graph) for stage, graph in graphs.items()}
-    sites = sites_of(linears.values())
-    channels = {(stage, sites[one.name]): one.inputs for stage, found in linears.items() for one in found}
-    return sum(ChannelStatistics.empty(count).nbytes for count in channels.values())
 
 
 def _instruments(

@@ -23,11 +23,11 @@ from ...errors import EngineError, VdmrtError
 from ...runtime.backends.load_options import LoadOptions, gpu_index
 from ...runtime.backends.resolution import Resolution
 from ...runtime.session.loading import load, load_resolved
-from ..choose.speed import time_in_turn
+from ..choose.in_turn import time_in_turn
+from ..graph.quantization import quantization_of
 from ..observe.rollouts import cache_state, wrapping_chunks
 from ..progress import hide_progress
 from .forced import TeacherForced
-from .verification import quantization_of
 
 if TYPE_CHECKING:
     from ...bundle import (

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from ...bundle import (
     FP16,
     FP32,
-    INT8,
     Accuracy,
     choose_measured_precision,
     encode,
@@ -38,7 +37,7 @@ from ..gates import (
     judge,
     select_gates,
 )
-from ..graph.quantization import Quantization
+from ..graph.quantization import quantization_of
 from ..observe.data import read_set
 from ..observe.tap import TappedBackend
 from ..progress import hide_progress
@@ -70,7 +69,7 @@ if TYPE_CHECKING:
     )
     from .request import VerifyRequest
 
-__all__ = ["Verdict", "quantization_of", "verify", "write_report"]
+__all__ = ["Verdict", "verify", "write_report"]
 
 _log = logging.getLogger("vdmrt")
 # Autoregressive steps of the first rollout that the FP16 guard watches.
@@ -323,11 +322,3 @@ def _watch(guard: Guard, model: Model, tapped: TappedBackend, first: Latents, op
                 pass
     finally:
         tapped.tap = None
-
-
-def quantization_of(bundle: Bundle, precision: Precision) -> Quantization:
-    """Return how a precision was quantized; nothing for one that was exported."""
-    for made in bundle.manifest.calibrations:
-        if made.precision == precision:
-            return Quantization.from_json(bundle.locate(made.scales).read_text(encoding="utf-8"))
-    return Quantization(INT8, "max", {}, {})

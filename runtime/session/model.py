@@ -20,8 +20,8 @@ from ..sampling.integers import whole
 from .codec import PictureCodec
 from .generation import Generation
 from .session import Session
+from .session_defaults import checked_seed, complete_guidance, complete_settings, make_table
 from .session_pool import SessionPool
-from .session_settings import checked_seed, complete_guidance, complete_settings, make_table
 from .snapshot import Snapshot, SnapshotForm, read_snapshot
 
 if TYPE_CHECKING:
