@@ -7,7 +7,6 @@ import ctypes
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -128,8 +127,8 @@ def clear_outputs(machinery: Machinery, context: Any, stream: int) -> None:
 
 
 def copy_bundle(source: Path, folder: Path) -> Bundle:
-    """Link a bundle's files into another folder, so that engines may be put beside its graphs."""
-    shutil.copytree(source, folder, copy_function=os.link)
+    """Copy a bundle into another folder, so that engines may be put beside its graphs."""
+    shutil.copytree(source, folder)  # no links: onnx refuses weights that have several
     return open_bundle(folder)
 
 
