@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ..bundle import version_numbers
-from .extras import install_command
+from .extras import install_command, installed_versions
+from .onnxruntime import ONNXRUNTIMES, onnxruntime_distributions
 
 __all__ = [
     "EXTRAS",
@@ -19,7 +19,6 @@ __all__ = [
     "find_unmet",
     "installed_distributions",
     "list_packages",
-    "onnxruntime_distributions",
 ]
 
 # As in pyproject.toml: a test holds the two together.
@@ -32,18 +31,9 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "calibrate": ("onnxruntime>=1.20", "onnx>=1.17", "onnx-ir>=0.1.7"),
     "export": ("torch>=2.9", "onnx>=1.17", "onnxscript>=0.5", "pyyaml>=6"),
 }
-# Each of them owns the folder site-packages/onnxruntime.
-_ONNXRUNTIME = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-directml",
-    "onnxruntime-openvino",
-    "onnxruntime-rocm",
-    "onnxruntime-training",
-)
 # What else meets a requirement.
 _ALTERNATIVES: Mapping[str, tuple[str, ...]] = {
-    "onnxruntime": _ONNXRUNTIME,
+    "onnxruntime": ONNXRUNTIMES,
     "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
 }
 
@@ -73,23 +63,7 @@ class Extra:
 
 def installed_distributions() -> dict[str, str]:
     """Return the versions of the distributions that vdmrt knows, by name. Imports none of them."""
-    found = {}
-    for name in _known_names():
-        try:
-            found[name] = importlib.metadata.version(name) or "0"
-        except (importlib.metadata.PackageNotFoundError, KeyError):  # KeyError: what is left has no version
-            continue
-    return found
-
-
-def onnxruntime_distributions(installed: Mapping[str, str] | None = None) -> list[str]:
-    """Return the installed distributions that own the module ``onnxruntime``: two overwrite each other.
-
-    Args:
-        installed: Versions by name; None asks the environment.
-    """
-    installed = installed_distributions() if installed is None else installed
-    return [name for name in _ONNXRUNTIME if name in installed]
+    return installed_versions(_known_names())
 
 
 def list_packages(installed: Mapping[str, str]) -> tuple[Package, ...]:
@@ -107,7 +81,7 @@ def check_extra(name: str, installed: Mapping[str, str]) -> Extra:
 
 def complete_command(extra: str, installed: Mapping[str, str]) -> str:
     """Return the line that completes an extra, and first removes an ONNX Runtime that it would overwrite."""
-    wanted = {_split(requirement)[0] for requirement in EXTRAS[extra]} & set(_ONNXRUNTIME)
+    wanted = {_split(requirement)[0] for requirement in EXTRAS[extra]} & set(ONNXRUNTIMES)
     present = onnxruntime_distributions(installed)
     return install_command(extra, remove=present if wanted and set(present) - wanted else ())
 

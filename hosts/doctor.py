@@ -16,11 +16,10 @@ from .distributions import (
     find_unmet,
     installed_distributions,
     list_packages,
-    onnxruntime_distributions,
 )
 from .driver import probe_driver
 from .extras import install_command
-from .onnxruntime import find_providers
+from .onnxruntime import find_providers, onnxruntime_distributions
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+import importlib.metadata
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,14 @@ from ..bundle import version_numbers
 if TYPE_CHECKING:
     from ..errors import Fail
 
-__all__ = ["advise_tensorrt", "describe_missing", "install_command", "need_packages", "needs_extra"]
+__all__ = [
+    "advise_tensorrt",
+    "describe_missing",
+    "install_command",
+    "installed_versions",
+    "need_packages",
+    "needs_extra",
+]
 
 # By the newest CUDA that a driver runs.
 _TENSORRTS = {13: "tensorrt-cu13", 12: "tensorrt-cu12", 11: "tensorrt-cu11"}
@@ -78,3 +86,14 @@ def advise_tensorrt(cuda: str) -> str:
     if package is None:
         return f"this driver runs CUDA {cuda}, which no release supports any more: install a newer driver first"
     return f"this driver runs CUDA {cuda}: pip install {package}"
+
+
+def installed_versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of the distributions that are installed, by name. Imports none of them."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name) or "0"
+        except (importlib.metadata.PackageNotFoundError, KeyError):  # KeyError: what is left has no version
+            continue
+    return found

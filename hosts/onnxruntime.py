@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..bundle import Machine
 from ..errors import BackendError
 from .cpu import describe_cpu
-from .distributions import onnxruntime_distributions
-from .extras import describe_missing, install_command, needs_extra
+from .extras import describe_missing, install_command, installed_versions, needs_extra
 
-__all__ = ["check_distributions", "describe_machine", "find_providers", "open_onnxruntime"]
+__all__ = [
+    "ONNXRUNTIMES",
+    "check_distributions",
+    "describe_machine",
+    "find_providers",
+    "onnxruntime_distributions",
+    "open_onnxruntime",
+]
+
+# Each of them owns the folder site-packages/onnxruntime.
+ONNXRUNTIMES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-openvino",
+    "onnxruntime-rocm",
+    "onnxruntime-training",
+)
 
 
 def open_onnxruntime(task: str, extra: str = "cpu") -> Any:
@@ -33,6 +49,16 @@ def open_onnxruntime(task: str, extra: str = "cpu") -> Any:
     except (ImportError, OSError, AttributeError) as error:
         raise BackendError(f"{task} needs ONNX Runtime, which does not load: {error}; see vdmrt doctor") from error
     return module
+
+
+def onnxruntime_distributions(installed: Mapping[str, str] | None = None) -> list[str]:
+    """Return the installed distributions that own the module ``onnxruntime``: two overwrite each other.
+
+    Args:
+        installed: Versions by name; None asks the environment.
+    """
+    found = installed_versions(ONNXRUNTIMES) if installed is None else installed
+    return [name for name in ONNXRUNTIMES if name in found]
 
 
 def check_distributions(found: Sequence[str], task: str, extra: str = "cpu") -> None:

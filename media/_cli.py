@@ -85,10 +85,18 @@ def run(request: Request, as_json: bool) -> None:
 @gather("loading", LoadOptions)
 def demo(output: Path, sky: int, chunks: int, steps: int | None, loading: LoadOptions) -> None:
     """Go on with a sky time-lapse that the shipped model has never seen; write a clip and a contact sheet."""
-    from .demo import run_demo
+    from .clip_writer import write_contact_sheet
+    from .demo import demo_request
+    from .generation import generate
 
+    request = demo_request(output, sky=sky, chunks=chunks, steps=steps, loading=loading)
+    sheet = output / "sky.png"
     with show_progress("generating, denoising steps") as on_progress:
-        summary, sheet = run_demo(output, sky=sky, chunks=chunks, steps=steps, loading=loading, on_progress=on_progress)
+        summary = generate(
+            request,
+            on_clip=lambda clip, given: write_contact_sheet(sheet, clip, given=given),
+            on_progress=on_progress,
+        )
     click.echo(summary.describe())
     click.echo(f"{sheet}: every pixel frame, the given ones framed in orange")
     if summary.interrupted is not None:

@@ -11,40 +11,26 @@ import numpy.typing as npt
 
 from ..errors import BundleError, MediaError
 from ..runtime.backends.load_options import LoadOptions
-from .clip_writer import write_contact_sheet
-from .generation import Request, generate
+from .request import Request
 
-if TYPE_CHECKING:
-    from .generation import Summary
-
-__all__ = ["run_demo"]
+__all__ = ["demo_request"]
 
 _SKY = Path(__file__).parents[1] / "examples" / "sky"
 _TRAINING_SKIES = 1_000_000  # those from here on are not unseen
 _GIVEN = 9  # a chunk and one: enough to see which way the wind blows
 
 
-def run_demo(
-    output: Path,
-    *,
-    sky: int,
-    chunks: int,
-    steps: int | None,
-    loading: LoadOptions | None = None,
-    on_progress: Callable[[int, int, str], None] = lambda done, total, place: None,
-) -> tuple[Summary, Path]:
-    """Render the first frames of a sky, generate what follows, and write a clip and a contact sheet.
+def demo_request(
+    output: Path, *, sky: int, chunks: int, steps: int | None, loading: LoadOptions | None = None
+) -> Request:
+    """Render the first frames of a sky, and return a request to go on from them.
 
     Args:
-        output: The folder for both; made where it is missing. Those of an earlier demo are replaced.
+        output: The folder of the clip; made where it is missing. That of an earlier demo is replaced.
         sky: Seed of the sky and of all noise; the model was trained on other ones.
         chunks: Autoregressive steps.
         steps: Denoising steps; None takes the bundle's default.
         loading: How the bundle is loaded; None takes every default.
-        on_progress: As for :func:`~vdmrt.media.generation.generate`.
-
-    Returns:
-        What was done, and the contact sheet.
 
     Raises:
         BundleError: The shipped model is not there.
@@ -67,13 +53,7 @@ def run_demo(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MediaError(f"'{output}' cannot be made: {error.strerror}; give another --output") from error
-    sheet = output / "sky.png"
-    summary = generate(
-        request,
-        on_clip=lambda clip, given: write_contact_sheet(sheet, clip, given=given),
-        on_progress=on_progress,
-    )
-    return summary, sheet
+    return request
 
 
 def _render(sky: int) -> npt.NDArray[Any]:

@@ -323,9 +323,10 @@ def test_the_demo_makes_a_clip_and_a_contact_sheet(tmp_path: Path) -> None:
 def test_the_demo_needs_neither_torch_nor_onnx(tmp_path: Path) -> None:
     script = f"""
         import sys
-        from vdmrt.media.demo import run_demo
+        from vdmrt.media.demo import demo_request
+        from vdmrt.media.generation import generate
         from pathlib import Path
-        run_demo(Path({str(tmp_path)!r}), sky=1, chunks=1, steps=2)
+        generate(demo_request(Path({str(tmp_path)!r}), sky=1, chunks=1, steps=2))
         assert not {{"torch", "onnx", "safetensors"}} & set(sys.modules), sorted(sys.modules)
     """
 

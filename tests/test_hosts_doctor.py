@@ -20,11 +20,11 @@ from vdmrt.hosts.distributions import (
     REQUIRED,
     check_extra,
     installed_distributions,
-    onnxruntime_distributions,
 )
 from vdmrt.hosts.doctor import Report, examine, render
 from vdmrt.hosts.driver import CudaDriver
 from vdmrt.hosts.gpu import Gpu
+from vdmrt.hosts.onnxruntime import onnxruntime_distributions
 from vdmrt.runtime._cli import find_core
 
 BASE = {"numpy": "2.1.0", "click": "8.4.0", "rich": "13.0", "pillow": "10.0.0", "av": "14.0", "safetensors": "0.4.3"}
@@ -91,7 +91,7 @@ def test_the_core_is_found_here() -> None:
 def test_examining_imports_nothing_heavy() -> None:
     script = """
         import sys
-        from vdmrt.hosts.distributions import onnxruntime_distributions
+        from vdmrt.hosts.onnxruntime import onnxruntime_distributions
         from vdmrt.hosts.doctor import examine
         onnxruntime_distributions()
         assert not {"av", "PIL", "rich", "torch", "onnx", "onnxruntime"} & set(sys.modules), sorted(sys.modules)

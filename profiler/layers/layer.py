@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING
 
 from ...bundle import Stage, read_fields
 from ..report.report import Layer
-from .timing import time_layers
 
 if TYPE_CHECKING:
-    from ...bundle import Bundle, Graph
+    from ...bundle import Bundle, Graph, Precision
     from ...runtime.backends.layer_times import LayerTime
-    from ...runtime.session.model import Model
-    from ..measuring.settings import Settings
 
-__all__ = ["describe_layers", "find_blocks", "group_layers", "profile_layers"]
+__all__ = ["describe_layers", "find_blocks", "group_layers", "name_layers"]
 
 # Fields of onnx.proto: ModelProto.graph, GraphProto.node and .initializer, NodeProto, TensorProto.name.
 _GRAPH, _NODE, _INITIALIZER, _INPUT, _OUTPUT, _NAME, _TENSOR_NAME = 7, 1, 5, 1, 2, 3, 8
@@ -25,23 +22,19 @@ _GRAPH, _NODE, _INITIALIZER, _INPUT, _OUTPUT, _NAME, _TENSOR_NAME = 7, 1, 5, 1, 
 _RANGE = "{ForeignNode["
 
 
-def profile_layers(model: Model, settings: Settings) -> tuple[Layer, ...]:
-    """Run a few chunks with the backend's profiler on and return every layer's time.
+def name_layers(bundle: Bundle, precision: Precision, times: Mapping[str, Sequence[LayerTime]]) -> tuple[Layer, ...]:
+    """Return every layer's time with the transformer block that it belongs to.
 
     Args:
-        model: Loaded; its sessions are left alone.
-        settings: Sampler and steps.
-
-    Raises:
-        BackendError: The backend has no profiler that is read here.
-        DeviceError: There is not enough memory for another lane.
+        bundle: Of the graphs.
+        precision: Of the graphs.
+        times: By stage, as :func:`~vdmrt.profiler.layers.timing.time_layers` returns them.
     """
-    times = time_layers(model, settings)
-    graphs = model.bundle.graphs(model.precision)
+    graphs = bundle.graphs(precision)
     return tuple(
         layer
         for stage, layers in times.items()
-        for layer in group_layers(stage, layers, find_blocks(model.bundle, graphs[Stage(stage)]))
+        for layer in group_layers(stage, layers, find_blocks(bundle, graphs[Stage(stage)]))
     )
 
 

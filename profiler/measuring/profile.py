@@ -23,8 +23,8 @@ from ..analysis.compare import (
 )
 from ..analysis.roofline import best_ceilings, measure_ceilings, place_stages
 from ..analysis.statistics import summarize
-from ..layers.layer import describe_layers, profile_layers
-from ..layers.timing import check_timed
+from ..layers.layer import describe_layers, name_layers
+from ..layers.timing import check_timed, time_layers
 from ..report.report import (
     Energy,
     FirstFrame,
@@ -146,7 +146,7 @@ def _profile(model: Model, settings: Settings, load_ms: float | None, say: Calla
     layers: tuple[Layer, ...] = ()
     if settings.layers:
         say("timing every layer, in a pass of its own")
-        layers = profile_layers(model, settings)
+        layers = name_layers(model.bundle, model.precision, time_layers(model, settings))
     rate = _judge_rate(found, settings, model.manifest.geometry.chunk_frames)
     return Report(
         date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
