@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .artifact import Artifact
-from .decoding import encode
 from .engines.engine import (
     ENGINE_MANIFEST,
     ENGINES_FOLDER,
@@ -30,6 +29,7 @@ from .engines.manifest import (
 )
 from .engines.plan_file import read_plan, verify_engine, verify_engine_weights
 from .engines.trust import cache_folder, is_trusted, record_trust
+from .engines.versions import version_numbers
 from .folder import (
     Bundle,
     BundleWriter,
@@ -66,6 +66,7 @@ from .precision import EIGHT_BITS, EXPORTED, FP8, FP16, FP16_MIXED, FP32, INT8, 
 from .quantities import format_count, format_flops, format_nbytes
 from .resolution import choose_measured_precision, choose_precision, precision_candidates
 from .room import check_amendable
+from .storage.decoding import encode
 from .storage.external_data import check_external_data, read_fields
 from .storage.files import (
     DISK_FULL,
@@ -81,7 +82,6 @@ from .storage.files import (
     write_file,
 )
 from .storage.interruption import uninterrupted
-from .versions import version_numbers
 
 __all__ = [
     "CACHE_ROLES",

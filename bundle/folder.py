@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import BundleError
 from .artifact import Artifact
-from .decoding import InvalidDocument, decode, encode
 from .graph import Graph
 from .manifest import Manifest, check_schema
 from .precision import Precision
+from .storage.decoding import InvalidDocument, decode, encode
 from .storage.files import (
     explained_writing,
     is_part,

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .artifact import Artifact
-from .decoding import InvalidDocument
 from .graph import Graph
 from .model import Geometry, ParameterNames, Role, Stage
 from .precision import Precision
+from .storage.decoding import InvalidDocument
 
 __all__ = [
     "SCHEMA",

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import BundleError
-from .decoding import InvalidDocument, decode, encode
 from .precision import Precision
 from .quantities import format_count
+from .storage.decoding import InvalidDocument, decode, encode
 from .storage.files import write_file
 
 if TYPE_CHECKING:

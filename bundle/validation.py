@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .decoding import InvalidDocument
 from .model import NEXT_STATE, Geometry, Role, Stage
+from .storage.decoding import InvalidDocument
 
 if TYPE_CHECKING:
     from .graph import Graph

@@ -12,8 +12,8 @@ from ..bundle import FP32, INT8, Stage, check_amendable, open_bundle
 from ..errors import CalibrationError
 from ..hosts import need_packages
 from ..runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+from ..runtime.sampling.session_arguments import session_arguments
 from ..runtime.session.model import Model
-from ..runtime.session.session_arguments import session_arguments
 from .adding import added_nbytes, publish
 from .choose.sensitivity import fit_budget
 from .graph.cache_scales import (

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from ..bundle import format_count, format_nbytes, read_measured
 from ..errors import MediaError, SessionError
 from ..runtime.cache.window import check_chunks
+from ..runtime.sampling.session_arguments import session_arguments
 from ..runtime.session.loading import open_model
-from ..runtime.session.session_arguments import session_arguments
 from .clip_writer import ClipWriter
 from .pictures import read_clip, read_latents, read_picture
 from .request import Request

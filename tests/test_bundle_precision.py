@@ -8,7 +8,7 @@ import json
 import pytest
 
 from vdmrt.bundle import FP16, FP16_MIXED, FP32, PRECISIONS, Precision, encode
-from vdmrt.bundle.decoding import InvalidDocument, decode
+from vdmrt.bundle.storage.decoding import InvalidDocument, decode
 
 NAMES = [
     "fp32", "fp16", "fp16-mixed", "int8", "int8-fp16", "fp8",

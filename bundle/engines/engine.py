@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import EngineError
-from ..decoding import InvalidDocument, decode, encode
 from ..precision import Precision
+from ..storage.decoding import InvalidDocument, decode, encode
 from ..storage.files import write_file
 from .manifest import (
     ENGINE_SCHEMA,

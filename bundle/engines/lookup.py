@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from ...errors import BundleError, EngineError
 from ..precision import Precision
 from ..resolution import precision_candidates
-from ..versions import version_numbers
 from .engine import Engine, list_engines, stage_graphs
 from .manifest import EngineManifest, Machine
 from .trust import is_trusted
+from .versions import version_numbers
 
 if TYPE_CHECKING:
     from ..folder import Bundle

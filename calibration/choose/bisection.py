@@ -13,8 +13,8 @@ from ...bundle import Stage, choose_measured_precision, format_count, format_nby
 from ...errors import CalibrationError
 from ...hosts import need_packages
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+from ...runtime.sampling.session_arguments import session_arguments
 from ...runtime.session.model import Model
-from ...runtime.session.session_arguments import session_arguments
 from ..gates import DEFAULT_GATES
 from ..graph.graph_file import GraphFile, load_graph
 from ..graph.linears import find_linears, group_of

@@ -28,9 +28,9 @@ from ...reporting import Figure
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from ...runtime.backends.resolution import resolve
 from ...runtime.cache.window import check_chunks
+from ...runtime.sampling.session_arguments import session_arguments
 from ...runtime.session.loading import load_resolved, open_model
 from ...runtime.session.model import Model
-from ...runtime.session.session_arguments import session_arguments
 from ..choose.guard import Guard
 from ..gates import (
     OVER_FP16,

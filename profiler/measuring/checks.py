@@ -8,7 +8,7 @@ from ...bundle import open_bundle
 from ...runtime._core import host_device
 from ...runtime.backends.resolution import open_backend, resolve
 from ...runtime.lane.prompt import make_prompt, read_null_text
-from ...runtime.session.session_arguments import session_arguments
+from ...runtime.sampling.session_arguments import session_arguments
 from ...runtime.session.session_defaults import complete_settings, make_table
 
 if TYPE_CHECKING:

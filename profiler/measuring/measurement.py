@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ...errors import BackendError
 from ...hosts import needs_extra
-from ...runtime.session.session_arguments import session_arguments
+from ...runtime.sampling.session_arguments import session_arguments
 from .nvtx import NvtxRanges
 from .recorder import Recorder
 

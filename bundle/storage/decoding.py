@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Literal, TypeVar
 
-from .precision import Precision
+from ..precision import Precision
 
 __all__ = ["InvalidDocument", "decode", "encode"]
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ...errors import MediaError
 
 if TYPE_CHECKING:
-    from ..sampling.sampling_options import SamplingOptions
+    from .sampling_options import SamplingOptions
 
 __all__ = ["session_arguments"]
 
