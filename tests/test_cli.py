@@ -292,7 +292,7 @@ def test_the_console_script_runs() -> None:
 
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == "Error: nowhere: no bundle: it holds no model.json; make one with vdmrt export\n"
+    assert done.stderr == "Error: nowhere: not a bundle: it has no model.json; make one with vdmrt export\n"
 
 
 def test_a_run_replaces_a_clip_where_it_is_asked_to(tiny_bundle: Path, latents: Path, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_a_run_never_overwrites_unasked(tmp_path: Path) -> None:
     (tmp_path / "out.mp4").write_text("old")
     result = invoke("run", "nowhere", "--image", "nowhere.png", "--output", tmp_path / "out.mp4")
 
-    assert_refused(result, FAILED, "out.mp4' is there already; choose another name, or replace it with --force")
+    assert_refused(result, FAILED, "out.mp4' already exists; choose another name, or replace it with --force")
     assert (tmp_path / "out.mp4").read_text() == "old"
 
 
@@ -228,7 +228,7 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path, first: Path, comm
     options = ["--latents", first, "--output", tmp_path / "out.npy"] if command == "run" else []
     result = invoke(command, tmp_path, *options)
 
-    assert_refused(result, FAILED, f"{tmp_path}: no bundle: it holds no model.json; make one with vdmrt export")
+    assert_refused(result, FAILED, f"{tmp_path}: not a bundle: it has no model.json; make one with vdmrt export")
 
 
 def test_an_altered_bundle_is_neither_run_nor_verified(tiny_bundle: Path, first: Path, tmp_path: Path) -> None:
@@ -326,9 +326,9 @@ def test_a_latent_size_that_does_not_divide_is_refused(config: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("output", "sentence"),
     [
-        ("small.json", "small.json: is there already and is no bundle; choose another place"),
-        ("no/bundle", "/no' is no folder; make it first"),
-        ("copy", "copy: is there already; choose another place, or replace it with --force"),
+        ("small.json", "small.json: already exists and is not a bundle; choose another place"),
+        ("no/bundle", "/no' is not a folder; make it first"),
+        ("copy", "copy: already exists; choose another place, or replace it with --force"),
     ],
 )
 def test_an_export_never_overwrites_unasked(
