@@ -35,7 +35,7 @@ class Accuracy:
         against: The precision that it was compared with.
         chunks: Autoregressive steps.
         seeds: Number of rollouts.
-        passed: Whether every limit was met.
+        passed: Whether every gate was met.
         figures: The figures by name: "free-running psnr", in dB, and so on.
         graphs_sha256: Hash of the graphs that were measured.
         backend: The backend that ran them, in one line; "" where that was not recorded.

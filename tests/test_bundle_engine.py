@@ -195,7 +195,10 @@ def test_stripped_plans_of_another_release_are_refused(bundle: Bundle) -> None:
 
     (found,) = engine_mismatches(engine, bundle, machine, lean_runtime=True)
 
-    assert found == "built with TensorRT 10.3.0, here is 11.4.0, and contains no weights, which a lean runtime cannot refit"
+    assert (
+        found
+        == "built with TensorRT 10.3.0, here is 11.4.0, and contains no weights, which a lean runtime cannot refit"
+    )
 
 
 def test_other_graphs_are_named_on_both_sides(bundle: Bundle) -> None:

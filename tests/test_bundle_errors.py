@@ -145,9 +145,18 @@ def test_an_older_bundle_is_refused_with_the_command_that_exports_it_again(copy:
             put("geometry", "policy", "window", value=5),
             r"graphs.fp32.fill: .* 'past_k.0' as \[1, 12, 5, 16\], found \[1, 12, 7, 16\]",
         ),
-        (put("geometry", "requests", value=1), r"graphs.fp32.denoise: .* 'past_k.0' as \[1, 12, 7, 16\], found \[2, 12, "),
-        (put("geometry", "context_frames", value=1), r"fill: .* 'context_k.0' as \[1, 2, 6, 16\], found \[1, 2, 12, 16\]"),
-        (put("geometry", "chunk_frames", value=2), r"fill: .* 'present_k.0' as \[1, 12, 2, 16\], found \[1, 12, 3, 16\]"),
+        (
+            put("geometry", "requests", value=1),
+            r"graphs.fp32.denoise: .* 'past_k.0' as \[1, 12, 7, 16\], found \[2, 12, ",
+        ),
+        (
+            put("geometry", "context_frames", value=1),
+            r"fill: .* 'context_k.0' as \[1, 2, 6, 16\], found \[1, 2, 12, 16\]",
+        ),
+        (
+            put("geometry", "chunk_frames", value=2),
+            r"fill: .* 'present_k.0' as \[1, 12, 2, 16\], found \[1, 12, 3, 16\]",
+        ),
     ],
 )
 def test_a_geometry_that_is_not_its_tensors_would_overrun_memory_and_is_refused(

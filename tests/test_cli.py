@@ -193,7 +193,7 @@ def test_warnings_alone_are_said_where_it_should_be_quiet(tiny_bundle: Path, lat
     output = ["--output", tmp_path / "out.npy"]
     result = succeed("--quiet", "run", tiny_bundle, "--latents", latents, *QUICK, *output)
 
-    assert result.stderr == "[W] the bundle's weights are random: what comes out is noise, by design\n"
+    assert result.stderr == "[W] the bundle's weights are random: the output is noise\n"
 
 
 def test_ctrl_c_keeps_what_was_made(tiny_bundle: Path, latents: Path, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_ctrl_c_keeps_what_was_made(tiny_bundle: Path, latents: Path, tmp_path: 
     summary = json.loads(stdout)
 
     assert process.returncode == 130, stderr
-    assert f"[W] interrupted after {format_count(summary['chunks'], 'chunk')}; keeping what was made" in stderr
+    assert f"[W] interrupted after {format_count(summary['chunks'], 'chunk')}; keeping the finished chunks" in stderr
     assert "Traceback" not in stderr
     assert summary["interrupted"] == "SIGINT" and summary["chunks"] > 10
     assert summary["latent_frames"] == len(read_latents(output))

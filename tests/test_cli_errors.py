@@ -91,8 +91,8 @@ def test_options_that_do_not_fit_the_bundle_are_refused(
     ("name", "content", "sentence"),
     [
         ("picture.png", b"not a picture", "picture.png' is not a picture: it starts with"),
-        ("picture.png", b"", "picture.png' is empty, a picture was wanted"),
-        ("picture.png", b"\x89PNG\r\n\x1a\n\0", "picture.png' is cut short or damaged"),
+        ("picture.png", b"", "picture.png' is empty, wanted a picture"),
+        ("picture.png", b"\x89PNG\r\n\x1a\n\0", "picture.png' is truncated or damaged"),
         ("picture.png", None, "picture.png' does not exist"),
     ],
 )
@@ -113,7 +113,7 @@ def test_an_unreadable_picture_is_refused(
         (np.zeros((1, 4, 6, 4), np.float32), r"'latents': wanted \[n, c, h, w\] = \[any, 4, 4, 6\], found \[1, "),
         (np.zeros((8, 4, 4, 6), np.float32), "the cache holds 1 to 7 given latent frames, got 8"),
         (np.full((1, 4, 4, 6), np.nan, np.float32), "96 of 96 values are NaN or infinite"),
-        (np.zeros((1, 4, 4, 6), np.int32), "holds int32, latents are float16, float32 or float64"),
+        (np.zeros((1, 4, 4, 6), np.int32), "contains int32, latents are float16, float32 or float64"),
         (np.zeros((4, 4, 6), np.float32), r"has shape \[4, 4, 6\], latents are \[latent frames, channels, "),
     ],
 )  # fmt: skip
@@ -169,7 +169,7 @@ def test_a_bundle_without_codec_takes_and_makes_latents_only(tiny_bundle: Path, 
     to_clip = invoke("run", copy, "--latents", first, "--output", tmp_path / "out.mp4")
     from_picture = invoke("run", copy, "--image", tmp_path / "in.png", "--output", tmp_path / "out.npy")
 
-    assert_refused(to_clip, FAILED, "out.mp4: the bundle has no codec and makes latents only; choose an .npy file")
+    assert_refused(to_clip, FAILED, "out.mp4: the bundle has no codec and generates latents only; choose an .npy file")
     assert_refused(from_picture, FAILED, "the bundle has no codec and takes latents only; give --latents")
 
 
