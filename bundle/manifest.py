@@ -136,10 +136,10 @@ class Manifest:
 
 
 def check_schema(document: Any) -> None:
-    """Refuse a document of another version before anything else in it is read."""
+    """Check the document's schema version before anything else in it is read."""
     found = document.get("schema") if isinstance(document, dict) else None
     if not isinstance(found, int) or isinstance(found, bool):
-        raise InvalidDocument("schema", f"wanted a number, found {found!r}; this is no model.json of vdmrt")
+        raise InvalidDocument("schema", f"wanted a number, found {found!r}; this is not a model.json of vdmrt")
     if found > SCHEMA:
         raise InvalidDocument("schema", f"this vdmrt reads schema {SCHEMA}, found {found}; install a newer vdmrt")
     if found < SCHEMA:
@@ -147,7 +147,7 @@ def check_schema(document: Any) -> None:
 
 
 def _remedy(document: Mapping[str, Any]) -> str:
-    """Say how a bundle is exported again: by the command that made it, where the document names it."""
+    """Return how to export the bundle again: the command that made it, where the document names it."""
     provenance = document.get("provenance")
     command = provenance.get("command") if isinstance(provenance, dict) else None
     if not isinstance(command, str):

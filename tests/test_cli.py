@@ -96,7 +96,7 @@ def test_a_model_is_exported_in_both_precisions(tmp_path: Path) -> None:
     manifest = open_bundle(output).manifest
 
     assert result.stdout == f"{output}\n"
-    assert "[W] the weights are random: whatever the model makes means nothing\n" in result.stderr
+    assert "[W] the weights are random: the model's output is noise\n" in result.stderr
     assert "[W] RoPE has 8 positions, slots + chunk frames are 6" in result.stderr
     assert "[I] tracing denoise.fp16\n" in result.stderr
     assert (manifest.name, set(manifest.graphs), manifest.random_weights) == ("small", {FP32, FP16}, True)

@@ -287,7 +287,7 @@ def test_an_unknown_command_is_misuse() -> None:
         (
             ["--config", "{config}", "--random-init", "1", "--weights", "ema"],
             MISUSED,
-            "--weights chooses among those of CHECKPOINT; leave it out with --random-init",
+            "--weights selects a set of CHECKPOINT; omit it with --random-init",
         ),
         (
             ["--config", "CausalSTDiT2-S/2", "--random-init", "1", "--latent-size", "100000x100000"],

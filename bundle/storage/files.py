@@ -336,7 +336,7 @@ def _sync(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 as hexadecimal digits, reading it piece by piece."""
+    """Return a file's SHA-256 as hexadecimal digits, reading it in blocks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
