@@ -84,7 +84,7 @@ def test_what_can_be_checked_without_torch_is_refused_without_it(place: Path) ->
         "'--chunk-frames': -1 is not in the range": ["--chunk-frames", "-1", "--random-init", "1"],
         "--latent-size 5x4 is not two positive multiples": ["--latent-size", "5x4", "--random-init", "1"],
         "nowhere.json: not a readable JSON": ["--config", "nowhere.json", "--random-init", "1"],
-        "'/nowhere' is no folder": ["--output", "/nowhere/bundle", "--random-init", "1"],
+        "'/nowhere' is not a folder": ["--output", "/nowhere/bundle", "--random-init", "1"],
         "nowhere.pth: no such checkpoint": ["nowhere.pth"],
         "found '.py'": [__file__],
         "vdmrt export needs torch, which is not installed; install it with pip": ["--random-init", "1"],
