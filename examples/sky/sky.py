@@ -69,7 +69,7 @@ class Sky:
         self._ground = _draw_ground(random)
 
     def frames(self, first: int, count: int) -> Pictures:
-        """Render ``count`` pixel frames from ``first`` on, uint8 [count, 64, 64, 3], in a time independent of ``first``."""
+        """Render ``count`` pixel frames from ``first`` on, uint8 [count, 64, 64, 3]; any ``first`` costs the same."""
         numbers = np.arange(first, first + count)
         thickness = _look_at(self._low, numbers) + self._cover
         low = _smooth_step(thickness, -0.4, 1.4)
