@@ -1,4 +1,4 @@
-"""Deploys causal video diffusion models with a KV cache that is allocated once and never moved."""
+"""Deployment of causal video diffusion models with a KV cache that is allocated once and never moved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HOMES = {"VdmrtError": "errors", "load": "runtime"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, so that ``import vdmrt`` costs next to nothing."""
+    """Import on first use, so that ``import vdmrt`` is fast."""
     if name in _HOMES:
         return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
     if name in __all__:
@@ -26,5 +26,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List what the package offers, which is imported on first use."""
+    """List the public names, which are imported on first use."""
     return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -1,4 +1,4 @@
-"""``python -m vdmrt``: the command line, where the script ``vdmrt`` is not on the path."""
+"""``python -m vdmrt``: the command line, for when the script ``vdmrt`` is not on the path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``vdmrt``: composes what each folder brings, and turns errors into one paragraph."""
+"""The command ``vdmrt``: combines the commands of all folders, and prints errors as one paragraph."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _FAILED, _MISUSED = 1, 2
 
 
 class _Group(click.Group):
-    """Prints what a caller can mend without a traceback: exit 1 for an error of ours, 2 for misuse."""
+    """The group of all commands. Prints errors without a traceback; exits with 1 for a vdmrt error, 2 for misuse."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run a command and exit, with signals and streams looked after; click's own where the caller wants no exit."""
+        """Run a command with guarded signals and streams, and exit; unless standalone, run click's ``main``."""
         if not extra.pop("standalone_mode", True):
             return super().main(*args, **extra, standalone_mode=False)  # type: ignore[call-overload]
         try:
             with terminable(), guarded_streams():
                 sys.exit(self._run(*args, **extra))
-        except KeyboardInterrupt as error:  # while the process was ending already
+        except KeyboardInterrupt as error:  # while the process was already ending
             sys.exit(exit_status(error))
 
     def _run(self, *args: Any, **extra: Any) -> int:
@@ -72,7 +72,7 @@ class _Group(click.Group):
 
 
 def _sentence(error: Exception) -> str:
-    """Return an error in words; the system's own name their file last and begin with a number."""
+    """Return an error's message; an OSError is reordered to name its file first, without its number."""
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error) or type(error).__name__
     return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
@@ -87,7 +87,7 @@ def main(traceback: bool, quiet: bool) -> None:
 
     Results go to stdout, messages and progress to stderr. Exit status: 0 done, 1 failed, 2 misuse, 3 a gate was missed,
     130 interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, 141 the reader of stdout is gone (as in "| head").
-    Messages that stderr cannot take are lost; the command goes on.
+    Messages that stderr cannot take are lost; the command continues.
     """
     context = click.get_current_context()
     context.with_resource(_talking(logging.WARNING if quiet else logging.INFO))
@@ -95,7 +95,7 @@ def main(traceback: bool, quiet: bool) -> None:
 
 
 def _build(bundle: Bundle, **given: Any) -> Engine:
-    """Build an engine and check it; what is heavy is imported here."""
+    """Build an engine and check it; heavy modules are imported here."""
     from .building import build_engine
     from .console.progress import show_progress
 
@@ -110,7 +110,7 @@ def _write_polygraphy(bundle: Bundle, folder: Path) -> list[str]:
 
 @contextmanager
 def _talking(level: int) -> Iterator[None]:
-    """Send what the library logs to stderr, as long as the command runs."""
+    """Send the library's log to stderr while the command runs."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Letter("[%(letter)s] %(message)s"))
     logger = logging.getLogger("vdmrt")
@@ -125,7 +125,7 @@ def _talking(level: int) -> Iterator[None]:
 
 
 class _Letter(logging.Formatter):
-    """Prefixes that this field reads without thinking: [I], [W], [E]."""
+    """Formatter with the prefixes [I], [W] and [E], as in TensorRT and Polygraphy."""
 
     def format(self, record: logging.LogRecord) -> str:
         record.letter = record.levelname[0]

@@ -1,21 +1,21 @@
-"""The tree of errors that a caller may want to catch.
+"""The exceptions of vdmrt.
 
-    VdmrtError                     what the command line prints without a traceback
-    ├── BundleError                a bundle is malformed, altered, foreign or cannot be written
+    VdmrtError                     base class; the command line prints these without a traceback
+    ├── BundleError                a bundle is malformed, altered, not trusted or cannot be written
     ├── ExportError                a graph cannot be traced, split or checked
     │   └── CheckpointError        missing, unexpected, misshapen or damaged weights
-    ├── CalibrationError           a model cannot be quantized as asked, or the data does not fit
-    │   └── NotFasterError         8 bit graphs were not shown to be faster, and were not added
+    ├── CalibrationError           a model cannot be quantized with these options or data
+    │   └── NotFasterError         8 bit graphs were not measurably faster, and were not added
     ├── MediaError                 a picture, clip or array of latents cannot be read or written
-    ├── ReportError                what the profiler measured cannot be written to a file
+    ├── ReportError                a profiler report cannot be written to a file
     ├── EngineError
-    │   ├── BackendError           a backend is not installed, or refused the graph
-    │   └── BuildError             a graph is not what an engine's builder replaces the functions of
-    └── SessionError               a session cannot do what was asked in its present state
-        ├── TensorMismatchError    name, dtype, shape or values are not what the graph has
+    │   ├── BackendError           a backend is not installed, or rejected the graph
+    │   └── BuildError             a function of the graph cannot be replaced by the engine's builder
+    └── SessionError               an operation is not possible in the session's state
+        ├── TensorMismatchError    name, dtype, shape or values of a tensor differ from the graph's
         └── DeviceError            device memory or a device call failed
 
-Misuse stays Python's own: ``ValueError``, ``TypeError``, and ``RuntimeError`` for what is closed.
+Misuse raises Python's built-in exceptions: ``ValueError``, ``TypeError``, and ``RuntimeError`` for closed objects.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ __all__ = [
 
 
 class VdmrtError(Exception):
-    """Base of every error that vdmrt raises on purpose."""
+    """Base class of the errors that vdmrt raises."""
 
 
 class BundleError(VdmrtError):
-    """A bundle is malformed, altered, foreign or cannot be written.
+    """A bundle is malformed, altered, not trusted or cannot be written.
 
     Attributes:
         path: The file or folder, or None.
-        field: Where inside the file, as ``geometry.slots``, or None.
+        field: The field inside the file, as ``geometry.slots``, or None.
     """
 
     def __init__(self, message: str, *, path: Path | None = None, field: str | None = None) -> None:
@@ -67,7 +67,7 @@ class ExportError(VdmrtError):
 
 
 class CheckpointError(ExportError):
-    """A checkpoint does not hold the weights of the model, or is damaged.
+    """A checkpoint does not contain the weights of the model, or is damaged.
 
     Attributes:
         missing: Keys that the model needs and the checkpoint lacks.
@@ -90,14 +90,14 @@ class CheckpointError(ExportError):
 
 
 class CalibrationError(VdmrtError):
-    """A model cannot be quantized as asked, or the calibration data does not fit it."""
+    """A model cannot be quantized with the options or the calibration data given."""
 
 
 class NotFasterError(CalibrationError):
-    """8 bit graphs were not shown to be faster than floating point ones; the bundle is what it was.
+    """8 bit graphs were not measurably faster than floating point ones; the bundle is unchanged.
 
     Attributes:
-        speeds: What was measured.
+        speeds: The measured speeds.
     """
 
     def __init__(self, message: str, *, speeds: Sequence[Any]) -> None:
@@ -110,27 +110,27 @@ class MediaError(VdmrtError):
 
 
 class ReportError(VdmrtError):
-    """What the profiler measured cannot be written to a file."""
+    """A profiler report cannot be written to a file."""
 
 
 class EngineError(VdmrtError):
-    """A graph cannot be made to run."""
+    """A graph cannot be built or run."""
 
 
 class BackendError(EngineError):
-    """A backend is not installed, is installed twice, or refused a graph."""
+    """A backend is not installed, is installed twice, or rejected a graph."""
 
 
 class BuildError(EngineError):
-    """A graph is not what an engine's builder replaces the functions of."""
+    """A function of a graph cannot be replaced by the engine's builder."""
 
 
 class SessionError(VdmrtError):
-    """A session cannot do what was asked in its present state."""
+    """An operation is not possible in the session's state."""
 
 
 class TensorMismatchError(SessionError):
-    """The name, dtype, shape or values of a tensor are not what the graph has.
+    """The name, dtype, shape or values of a tensor differ from the graph's.
 
     Attributes:
         name: The tensor's name.
@@ -153,5 +153,5 @@ class DeviceError(SessionError):
         self.call = call
 
 
-# Makes an error from a sentence, for functions whose callers choose its class; an exception class will do.
+# Creates an error from a message, for functions whose callers choose its class; an exception class will do.
 Fail = Callable[[str], Exception]

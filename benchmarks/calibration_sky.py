@@ -1,10 +1,10 @@
-"""What INT8, FP8 and a quantized cache cost the sky, against float32 and against naive calibration.
+"""Accuracy of INT8, FP8 and a quantized cache on the sky, compared with float32 and with naive calibration.
 
 The gates are those of the README's section on lower precision; results/calibration_sky.json has every curve. Exit
-status 1 when a gate is missed. What is done is kept in --work: a run that was stopped goes on there, and one with
-fewer --seeds tells what has been measured so far.
-Free-running drift is judged beside that of FP16 from the same seeds, which adds errors at each step as 8 bits do.
-Float32 itself, given latent frames that differ by a ten-thousandth, shows how much the model magnifies one small error.
+status 1 when a gate is missed. Results are kept in --work: a stopped run continues there, and a run with fewer --seeds
+reports what has been measured so far.
+Free-running drift is compared with that of FP16 from the same seeds, which adds errors at each step as 8 bits do.
+Float32 with given latent frames that differ by a ten-thousandth shows how much the model amplifies one small error.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ Figures = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Cost:
-    """What calibrating the demo's model cost, alone in a process of its own."""
+    """Time and peak memory of calibrating the demo's model in a separate process."""
 
     minutes: float
     gib: float
@@ -69,7 +69,7 @@ class Cost:
 @click.option("--seeds", default=16, show_default=True, help="Rollouts.")
 @click.option("--chunks", default=20, show_default=True, help="Autoregressive steps of each.")
 @click.option("--skies", default=32, show_default=True, help="Unseen skies for the PSNR against the truth.")
-@click.option("--threads", type=int, help="Threads of each graph; the figures do not hang on them.")
+@click.option("--threads", type=int, help="Threads of each graph; the figures do not depend on them.")
 def main(work: Path, seeds: int, chunks: int, skies: int, threads: int | None) -> None:
     """Calibrate copies of the sky's bundle and measure them."""
     (work / "unseen").mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def main(work: Path, seeds: int, chunks: int, skies: int, threads: int | None) -
     print_table(figures)
     settings = {"seeds": seeds, "chunks": chunks, "skies": skies, "perturbation": PERTURBATION}
     curves = {name: {"free": one.free, "teacher": one.teacher, "cache": one.cache} for name, one in compared.items()}
-    # An FP8 cache has no limit: three bits of mantissa cost what they cost.
+    # An FP8 cache has no limit: its error follows from three bits of mantissa.
     reported = {"fp8 cache: dB lost beside int8, teacher-forced": lost_by_cache(figures, "fp8")}
     for name, value in reported.items():
         print(f"{name}  {value:.3f}  without a limit")
@@ -116,12 +116,12 @@ def judge(figures: Figures, cost: Cost) -> list[Gate]:
 
 
 def lost_by_cache(figures: Figures, kind: str) -> float:
-    """Return what an 8 bit cache costs beside INT8 linears, in dB, teacher-forced."""
+    """Return the loss by an 8 bit cache in addition to INT8 linears, in dB, teacher-forced."""
     return figures["int8"]["teacher-psnr"] - figures[f"int8 + {kind} cache"]["teacher-psnr"]
 
 
 def make_bundles(work: Path) -> tuple[dict[str, tuple[Path, Precision]], Cost]:
-    """Return the bundle and the precision of everything that is compared, and what the first calibration cost."""
+    """Return bundle and precision of every contender, and the cost of the first calibration."""
     made, naive = work / "made", work / "naive"
 
     def make() -> dict[str, float]:
@@ -150,13 +150,13 @@ def make_bundles(work: Path) -> tuple[dict[str, tuple[Path, Precision]], Cost]:
 
 
 def key_of(bundle: Path, precision: Precision, *further: object) -> str:
-    """Return a key of what was measured of graphs: other graphs are measured again."""
+    """Return the key of a result, which changes with the graphs."""
     told = [open_bundle(bundle).manifest.graphs_sha256(precision), *map(str, further)]
     return hashlib.sha256(" ".join(told).encode()).hexdigest()[:12]
 
 
 def kept(file: Path, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """Return what a file holds; measure and write it where there is none."""
+    """Return the results in a file; measure and write them if it is missing."""
     if not file.exists():
         file.write_text(json.dumps(measure()), encoding="utf-8")
     found: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
@@ -164,7 +164,7 @@ def kept(file: Path, measure: Callable[[], dict[str, float]]) -> dict[str, float
 
 
 def time_calibration(bundle: Path, data: Path) -> Cost:
-    """Calibrate in a process of its own, as a user does."""
+    """Calibrate in a separate process, as a user does."""
     run = "import sys; from vdmrt.cli import main; sys.argv[0] = 'vdmrt'; main()"
     command = [sys.executable, "-c", run, "--quiet", "calibrate", str(bundle), "--data", str(data), "--accept-slower"]
     started = time.perf_counter()
@@ -178,7 +178,7 @@ def time_calibration(bundle: Path, data: Path) -> Cost:
 def compare(
     made: dict[str, tuple[Path, Precision]], work: Path, seeds: int, chunks: int, threads: int | None
 ) -> dict[str, Comparison]:
-    """Run every seed on everything, one seed after the other; what was done before is read."""
+    """Run every seed on every contender, one seed after the other; earlier results are read."""
     wide = wide_bundle(work)
     keys = {CONTROL: key_of(wide, "fp32", chunks, PERTURBATION)}
     with ExitStack() as stack:
@@ -189,7 +189,7 @@ def compare(
             keys[name] = key_of(path, precision, chunks)
             cache = quantization_of(bundle, precision).cache
             model = stack.enter_context(Model(bundle, OnnxRuntimeBackend(threads=threads), precision))
-            # What is naive is only looked at free-running.
+            # Naive calibration is only measured free-running.
             contenders[name] = Contender(model, None if name.endswith("naive") else cache)
         given = given_frames(reference, list(read_set(work / "unseen", reference).clips), list(range(seeds)))
         by_seed = []
@@ -214,18 +214,18 @@ def perturbed(first: Latents) -> Latents:
 
 
 def wide_bundle(work: Path) -> Path:
-    """Return the sky's own bundle in float32."""
+    """Return the sky's bundle in float32."""
     return reference_bundle(open_bundle(ROOT / "examples" / "sky" / "bundle"), work / "wide").path
 
 
 def predicted(bundle: Path, precision: Precision, work: Path, skies: int, threads: int | None) -> float:
-    """Return what :func:`prediction_psnr` measures or has measured."""
+    """Return the result of :func:`prediction_psnr`, measured now or earlier."""
     file = work / f"truth-{key_of(bundle, precision, skies)}.json"
     return kept(file, lambda: {"psnr": prediction_psnr(bundle, precision, skies, threads)})["psnr"]
 
 
 def prediction_psnr(bundle: Path, precision: Precision, skies: int, threads: int | None) -> float:
-    """Return the mean PSNR against the truth of 8 pixel frames after 9 given ones, as evaluate.py has it."""
+    """Return the mean PSNR against the truth of 8 pixel frames after 9 given ones, as in evaluate.py."""
     with vdmrt.load(bundle, precision=precision, threads=threads) as model:
         return float(np.mean([predict(model, seed) for seed in range(skies)]))
 
@@ -246,7 +246,7 @@ def print_table(figures: Figures) -> None:
 
 
 def say(what: str) -> None:
-    """Say on stderr how far it is."""
+    """Print progress on stderr."""
     click.echo(f"{time.strftime('%H:%M:%S')} {what}", err=True)
 
 

@@ -1,17 +1,17 @@
-"""What the cache and the graphs gain on a CPU, against the same model without them.
+"""Speed on a CPU of vdmrt's cache and graphs, compared with the same model without them.
 
-vdmrt runs from an engine (vdmrt build --backend onnxruntime); the graphs as they were exported are timed beside it.
+vdmrt runs from an engine (vdmrt build --backend onnxruntime); the exported graphs are timed too.
 
 Every figure is a ratio of neighboring runs, two threads on each side, no spinning; medians of 15. The rollouts are
 composed of these medians: 10 chunks of 20 denoising steps over prefixes of 1, 9, 17 and then 25 latent frames.
-Exit status 1 when a figure is missed.
+Exit status 1 when a limit is missed.
 """
 
 from __future__ import annotations
 
 import os
 
-# Before torch and numpy are imported: idle OpenMP threads must not burn the CPU the other side runs on.
+# Before torch and numpy are imported: idle OpenMP threads must not use the CPU that the other side runs on.
 os.environ.update({"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"})
 
 import statistics
@@ -71,7 +71,7 @@ def main() -> int:
     model = random_model(load_config("CausalSTDiT2-S/2", latent_size=LATENT), seed=0)
     with tempfile.TemporaryDirectory() as folder:
         say("exporting the cached graphs")
-        # v, because untrained weights that predict epsilon blow the latents up.
+        # v, because with untrained weights that predict epsilon the latents diverge.
         options = ExportOptions(prediction="v", chunk_frames=CHUNK, slots=SLOTS)
         bundle = export_bundle(model, Path(folder) / "bundle", options, name="S/2", random_weights=True)
         say("building the engine")
@@ -87,7 +87,7 @@ def main() -> int:
 
 
 def measure_steps(model: CausalTransformer, loaded: Model, exported: Model) -> tuple[list[Gate], dict[str, Any]]:
-    """One denoising step at a full cache, against plain products and against the torch module."""
+    """Time a denoising step at a full cache, plain matrix products, and the torch module."""
     say("one denoising step at a full cache")
     session = full_session(loaded)
     step = denoising_step(session)
@@ -122,7 +122,7 @@ def measure_steps(model: CausalTransformer, loaded: Model, exported: Model) -> t
 def measure_rollouts(
     model: CausalTransformer, loaded: Model, folder: Path, details: dict[str, Any]
 ) -> tuple[list[Gate], dict[str, Any]]:
-    """A rollout with the cache against recomputing the conditioning frames, in ONNX Runtime and in torch."""
+    """Compare a rollout with the cache and recomputing the conditioning frames, in ONNX Runtime and in torch."""
     session = full_session(loaded)
     step, fill = denoising_step(session), cache_fill(session)
     cached, others, medians = 0.0, {"onnxruntime": 0.0, "torch": 0.0}, {}
@@ -143,7 +143,7 @@ def measure_rollouts(
         for name in others:
             others[name] += chunks * STEPS * median[name]
     session.close()
-    say("a real rollout, to hold the composed figure against")
+    say("a real rollout, to compare with the composed figure")
     real = real_rollout(loaded)
     gates = [
         Gate("rollout, recomputing in ONNX Runtime over vdmrt", others["onnxruntime"] / cached, least=2.8),
@@ -158,7 +158,7 @@ def measure_rollouts(
 
 
 def measure_flatness(loaded: Model) -> list[Gate]:
-    """Autoregressive step 100 against step 5, two sessions in turn."""
+    """Compare autoregressive steps 100 and 5, with two sessions in turn."""
     say("autoregressive step 100 against step 5")
     late, early = started(loaded, 1), started(loaded, 2)
     frames = np.zeros((CHUNK, *loaded.manifest.geometry.latent_shape), np.float32)
@@ -173,7 +173,7 @@ def measure_flatness(loaded: Model) -> list[Gate]:
 
 
 def started(loaded: Model, seed: int, steps: int = 2) -> Session:
-    """Return a session that goes on from one frame."""
+    """Return a session that continues from one frame."""
     session = loaded.session(seed=seed, sampler="ddpm", steps=steps)
     session.start(np.zeros((1, *loaded.manifest.geometry.latent_shape), np.float32))
     return session
@@ -187,18 +187,18 @@ def full_session(loaded: Model) -> Session:
 
 
 def denoising_step(session: Session) -> Callable[[], object]:
-    """Return one run of the denoise graph as a session makes it."""
+    """Return a function that runs the denoise graph as a session does."""
     return lambda: session.lane.denoising.run(1)
 
 
 def cache_fill(session: Session) -> Callable[[], object]:
-    """Return one cache fill as a session makes it."""
+    """Return a function that fills the cache as a session does."""
     frames = np.zeros((CHUNK, *session.lane.geometry.latent_shape), np.float32)
     return lambda: session.extend(frames)
 
 
 def real_rollout(loaded: Model) -> float:
-    """Return the seconds of the rollout as a user runs it."""
+    """Return the seconds of a rollout as a user runs it."""
     with started(loaded, 3, STEPS) as session:
         began = time.perf_counter()
         for _ in session.stream(CHUNKS):
@@ -207,13 +207,13 @@ def real_rollout(loaded: Model) -> float:
 
 
 def torch_step(model: CausalTransformer, loaded: Model) -> Callable[[], object]:
-    """Return the same denoising step in torch, with scaled_dot_product_attention."""
+    """Return a function that runs the same denoising step in torch, with scaled_dot_product_attention."""
     graph = DenoiseGraph(model, loaded.manifest.geometry)
     return eager(graph)
 
 
 def eager(graph: Exportable) -> Callable[[], object]:
-    """Return a run of a module in torch."""
+    """Return a function that runs a module in torch."""
     inputs = [torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in graph.inputs]
 
     def run() -> object:
@@ -224,7 +224,7 @@ def eager(graph: Exportable) -> Callable[[], object]:
 
 
 def uncached_onnx(graph: UncachedGraph, folder: Path) -> Callable[[], object]:
-    """Export a module, rewrite it as an engine's graphs are, and return its run in ONNX Runtime."""
+    """Export a module, rewrite it like an engine's graphs, and return a function that runs it in ONNX Runtime."""
     place = folder.with_name(f"{folder.name}{graph.clean}")
     place.joinpath("graphs").mkdir(parents=True)
 
@@ -239,13 +239,13 @@ def uncached_onnx(graph: UncachedGraph, folder: Path) -> Callable[[], object]:
 
 
 def gemm() -> tuple[Callable[[], object], int]:
-    """Return a product [512, 384] × [384, 1536] in ONNX Runtime, ten at a time, and its operations."""
+    """Return a function that runs ten products [512, 384] × [384, 1536] in ONNX Runtime, and their operations."""
     rows, inner, columns, repeats = 512, 384, 1536, 10
     return products([((rows, inner), (inner, columns))], repeats), repeats * 2 * rows * inner * columns
 
 
 def bare_products(loaded: Model) -> Callable[[], object]:
-    """Return the matrix products of a denoising step's blocks with nothing between them, the floor for its time."""
+    """Return a function that runs only the matrix products of a denoising step's blocks, a lower bound of its time."""
     g = loaded.manifest.geometry
     rows, frames, heads, width, size = CHUNK * g.tokens_per_frame, CHUNK, g.heads, g.heads * g.head_size, g.head_size
     tokens, lines, seen = g.tokens_per_frame, g.tokens_per_frame * g.heads, SLOTS + CHUNK
@@ -260,7 +260,7 @@ def bare_products(loaded: Model) -> Callable[[], object]:
 
 
 def products(shapes: list[tuple[tuple[int, ...], tuple[int, ...]]], repeats: int) -> Callable[[], object]:
-    """Return products of these shapes in ONNX Runtime, ``repeats`` times; the right side of a 2-D one is a weight.
+    """Return a function that runs products of these shapes ``repeats`` times; the right side of a 2-D one is a weight.
 
     Inputs and outputs are bound, as a lane binds them, so that nothing is allocated or copied.
     """
@@ -302,7 +302,7 @@ def runtime_options() -> onnxruntime.SessionOptions:
 
 
 def say(what: str) -> None:
-    """Tell on stderr what goes on."""
+    """Print progress on stderr."""
     print(f"… {what}", file=sys.stderr, flush=True)
 
 

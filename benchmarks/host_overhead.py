@@ -1,7 +1,7 @@
-"""What the host spends on a denoising step: stepping in the C core against stepping from Python, side by side.
+"""Host time of a denoising step: stepping in the C core compared with stepping from Python.
 
-On a GPU where there is one, else against the fake driver of tests/fake_cuda: then the driver's own share is missing,
-and the results say so. Results go to ``results/host_overhead.json``. Exit status 1 when a figure is missed.
+Runs on a GPU if there is one, otherwise with the fake driver of tests/fake_cuda; then the real driver's share is
+missing, as the results state. Results go to ``results/host_overhead.json``. Exit status 1 when a limit is missed.
 
     python3 benchmarks/host_overhead.py
 """
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def fake_driver() -> Any:
-    """Return a context in which the fake driver plays a machine with a GPU."""
+    """Return a context in which the fake driver simulates a machine with a GPU."""
     sys.path.insert(0, str(HERE.parent / "tests" / "support"))
     from fake_cuda import enabled_fake_cuda
 

@@ -1,4 +1,4 @@
-"""What INT8 gains on a CPU: one denoising step of a model of hidden size 384 and depth 12, against FP32, interleaved.
+"""Speed of INT8 on a CPU: a denoising step of a model of hidden size 384 and depth 12, compared with FP32, interleaved.
 
 Two threads on each side, no spinning; the median of the ratios of 15 neighboring runs, at a full cache. Exit status 1
 when the figure is missed.
@@ -66,7 +66,7 @@ def measure(bundle: Path, latents: np.ndarray) -> int:
 
 
 def step(session: Session, made: list[Chunk]) -> None:
-    """Make a chunk and keep it."""
+    """Generate a chunk and append it to ``made``."""
     made.append(session.step())
 
 

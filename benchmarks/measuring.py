@@ -1,4 +1,4 @@
-"""Fair timing: contenders in turn, medians, and a report that says what was measured on what."""
+"""Timing of contenders in turn, medians, and a report of results and machine."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Gate:
-    """A figure that must be reached.
+    """A figure with a limit.
 
     Attributes:
-        what: What the figure says.
-        value: What was measured.
-        least: What is wanted at least; None where ``most`` is given.
-        most: What is allowed at most.
+        what: Description of the figure.
+        value: The measured value.
+        least: Lower limit; None where ``most`` is given.
+        most: Upper limit.
     """
 
     what: str
@@ -36,20 +36,20 @@ class Gate:
 
     @property
     def held(self) -> bool:
-        """Whether it was reached."""
+        """Whether the limit was met."""
         return (self.least is None or self.value >= self.least) and (self.most is None or self.value <= self.most)
 
     @property
     def wanted(self) -> str:
-        """What was wanted, for people."""
+        """The limit, as text."""
         return f"≥ {self.least:g}" if self.least is not None else f"≤ {self.most:g}"
 
 
 def interleave(contenders: Mapping[str, Callable[[], Any]], runs: int, warmup: int = 2) -> dict[str, list[float]]:
-    """Time contenders in turn, so that a machine that changes its speed changes it for all.
+    """Time contenders in turn, so that changes of the machine's speed affect all of them.
 
     Returns:
-        Seconds of each run, by contender; run i of all of them are neighbors in time.
+        Seconds of each run, by contender; runs i of all contenders are adjacent in time.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for index in range(warmup + runs):
@@ -67,7 +67,7 @@ def ratio(numerator: list[float], denominator: list[float]) -> float:
 
 
 def describe_machine() -> dict[str, str]:
-    """Return the CPU's name, how busy it is, and the versions that matter."""
+    """Return the CPU's name and load, and the versions of the libraries."""
     import importlib.metadata
 
     model = next(

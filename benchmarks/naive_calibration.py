@@ -1,6 +1,6 @@
-"""Calibration as one gets it without rollouts: random normals for every input, ranges by the largest value.
+"""Calibration without rollouts: random normals for every input, ranges by the largest value.
 
-Nothing is migrated or corrected; the same layers are quantized. It is what calibration over rollouts is held against.
+Nothing is migrated or corrected; the same layers are quantized. It is the baseline for calibration over rollouts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _RUNS = 32
 
 
 def calibrate_naively(path: Path, precisions: Sequence[str]) -> None:
-    """Add precisions to a bundle, quantized by the largest values that random inputs cause."""
+    """Add precisions to a bundle, quantized by the largest values that random inputs produce."""
     bundle = open_bundle(path)
     graphs = reference_graphs(bundle)
     linears = {stage: find_linears(graph) for stage, graph in graphs.items()}
@@ -47,7 +47,7 @@ def calibrate_naively(path: Path, precisions: Sequence[str]) -> None:
 
 
 def _random_inputs(shapes: dict[str, tuple[int, ...]], g: Geometry, drawn: np.random.Generator) -> dict[str, Any]:
-    """Return random normals for every input, and what must be valid valid."""
+    """Return random normals for every input, and valid values for masks and indices."""
     inputs: dict[str, Any] = {name: drawn.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     inputs["positions"] = drawn.integers(0, g.positions.count, shapes["positions"]).astype(np.int32)
     inputs["slot_valid"] = np.ones(shapes["slot_valid"], np.float32)

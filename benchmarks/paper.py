@@ -1,12 +1,12 @@
-"""The paper's experiment on this machine: the cache against recomputing, over 10 autoregressive steps.
+"""The paper's experiment on this machine: the cache compared with recomputing, over 10 autoregressive steps.
 
 Ca2-VDM (arXiv 2411.16375) reports 80 frames at 256×256 on one A100: 52.1 s with the cache, 130.1 s with extendable
 conditioning and 77.5 s with fixed conditioning. Here extendable conditioning recomputes all frames so far (25 at most)
 in each denoising step, fixed conditioning the last 8. All three run in ONNX Runtime on the CPU, with the same random
-weights and latents of 16×16: ratios may be held against the paper's, times may not. At each autoregressive step the
+weights and latents of 16×16: ratios can be compared with the paper's, times cannot. At each autoregressive step the
 contenders' denoising steps are timed in turn, ``--runs`` times; its time is composed of their median and, for the
-cache, the median of all cache fills. Beside the ratio of what is composed stand the least and the greatest of those
-that single runs give. Writes results/paper.json, and results/paper.html with the curve.
+cache, the median of all cache fills. The composed ratio is reported with the least and the greatest ratio of single
+runs. Writes results/paper.json, and results/paper.html with the curve.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-# It sets the threads of OpenMP, so it comes before whatever imports torch.
+# First, because it sets the threads of OpenMP before torch is imported.
 from cpu_vs_torch import CHUNK, LATENT, SLOTS, THREADS, UncachedGraph, denoising_step, say, started, uncached_onnx
 from measuring import RESULTS, Gate, interleave, report
 
@@ -30,7 +30,7 @@ from vdmrt.reporting import Cell, Headline, Page, Series, Table, draw_lines
 CHUNKS, STEPS, FIXED = 10, 50, 8
 PAPER = {"cached": 52.1, "extendable": 130.1, "fixed": 77.5}
 Curves = dict[str, list[float]]
-# By contender, for each autoregressive step: the seconds of a denoising step in each run.
+# Seconds of a denoising step in each run, by contender and autoregressive step.
 Steps = dict[str, list[list[float]]]
 
 
@@ -104,14 +104,14 @@ def compose(steps: Steps, fill_s: float) -> Curves:
 
 
 def spread_ratios(steps: Steps, name: str, fill_s: float) -> tuple[float, float]:
-    """Return the least and the greatest ratio over the cache that a rollout of one run each would have had."""
+    """Return the least and the greatest ratio over the cache for rollouts of single runs."""
     totals = {who: [STEPS * sum(run) for run in zip(*steps[who], strict=True)] for who in (name, "cached")}
     ratios = [other / (own + CHUNKS * fill_s) for other, own in zip(totals[name], totals["cached"], strict=True)]
     return min(ratios), max(ratios)
 
 
 def print_table(totals: dict[str, float]) -> None:
-    """Print our times and ratios beside the paper's."""
+    """Print the times and ratios, and the paper's."""
     print(f"{'':<12}{'here, s':>10}{'over cached':>13}{'paper, s':>10}{'over cached':>13}")
     for name, total in totals.items():
         ours, theirs = total / totals["cached"], PAPER[name] / PAPER["cached"]

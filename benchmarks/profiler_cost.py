@@ -1,15 +1,15 @@
-"""What it costs to leave the profiler on: chunks of the shipped model with a recorder and without, in turn.
+"""Overhead of the profiler: chunks of the demo model with and without a recorder, in turn.
 
-Figures of sessions on one thread, in blocks of four chunks: without, with, with, without (and the other way about in
-every second block), so that a slow drift falls on both alike. CPU time of the session's thread, so that what a busy
-neighbor takes does not count; the median over the blocks, with its interval.
+Sessions run on one thread, in blocks of four chunks: without, with, with, without (reversed in every second block), so
+that a slow drift affects both equally. Figures are CPU times of the session's thread, which exclude other processes:
+the median over the blocks, with its interval.
 
-- What the recorder adds to a chunk of a tiny model, whose chunks take so little time that it stands out; the interval's
-  upper end, over a denoising step of the demo model, is the gate.
-- The ratio of chunks of the demo model, with against without: what the recorder drives out of the caches counts here.
-  Its interval is as wide as the machine is unsteady, which the next figure tells; so it is reported and not a gate.
-- The same of chunks without against chunks without: what the method says where there is nothing to find.
-- The recorder's own time, measured by calling it as a session does; a gate too.
+- Time that the recorder adds to a chunk of a tiny model, which is short enough to show it. The gate is the upper end of
+  the interval, over a denoising step of the demo model.
+- Ratio of chunks of the demo model with and without the recorder, which includes its effect on the CPU's caches. The
+  interval's width depends on the machine, as the next figure shows, so it is reported without a gate.
+- Ratio of chunks without the recorder to chunks without it: the method's own noise.
+- The recorder's own time, measured by calling it as a session does; also a gate.
 
 Exit status 1 when a gate is missed.
 """
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def measure_tiny() -> list[float]:
-    """Return for each block the microseconds of CPU time that a recorder adds to a chunk of a tiny model."""
+    """Return the microseconds of CPU time that a recorder adds to a chunk of a tiny model, for each block."""
     with tempfile.TemporaryDirectory() as folder:
         options = ExportOptions(chunk_frames=2, slots=4, max_steps=STEPS, prediction="v")
         path = export_bundle(
@@ -94,7 +94,7 @@ def measure_tiny() -> list[float]:
 
 
 def run_blocks(rollout: Rollout, blocks: int, observer: Observer | None) -> list[tuple[float, float]]:
-    """Return for each block the CPU time of the two chunks that ``observer`` heard, and of the two nobody heard."""
+    """Return for each block the CPU time of the two chunks with ``observer``, and of the two without."""
     pairs = []
     for number in range(blocks):
         order = (None, observer, observer, None) if number % 2 else (observer, None, None, observer)
@@ -105,12 +105,12 @@ def run_blocks(rollout: Rollout, blocks: int, observer: Observer | None) -> list
 
 
 def ratio_of(pair: tuple[float, float]) -> float:
-    """Return what was heard over what was not."""
+    """Return the time with the observer over the time without."""
     return pair[0] / pair[1]
 
 
 def time_chunk(rollout: Rollout, observer: Observer | None) -> float:
-    """Return the seconds that this thread ran to make a chunk."""
+    """Return the CPU seconds of this thread for a chunk."""
     rollout.session.observer = observer
     began = time.thread_time()
     rollout.step()
@@ -123,7 +123,7 @@ def describe(values: Sequence[float], interval: Interval, what: str = "ratio") -
 
 
 def time_recorder(observer: Observer, chunk: Chunk) -> float:
-    """Return the median microseconds of everything that a session tells an observer of one chunk."""
+    """Return the median microseconds of all calls of an observer for one chunk."""
     times = []
     for _ in range(REPEATS):
         began = time.perf_counter()

@@ -1,12 +1,12 @@
-"""Whether a profile's intervals are true: one thing against itself, twenty times.
+"""Coverage of a profile's intervals: one model compared with itself, twenty times.
 
-Each trial compares two instances of the shipped model as `vdmrt profile --against` does: in turn, in eight rounds, each
-of which loads both anew. They are the same, so the ratio is 1, and the stated interval has to hold it, for the chunk,
-the denoising step and the cache fill: in 18 of 20 trials at least, else the exit status is 1.
+Each trial compares two instances of the demo model as `vdmrt profile --against` does: in turn, in eight rounds, each
+of which loads both again. The true ratio is 1, and the interval must contain it, for the chunk, the denoising step and
+the cache fill: in at least 18 of 20 trials, otherwise the exit status is 1.
 
-Beside it, without a gate: two profiles taken one after the other, and how often their intervals of the same figure
-meet. Between them the machine may change its speed, which no interval of one run can know; a profile then warns that
-the machine is unsteady, and how many did is told with it.
+Also reported, without a gate: how often the intervals of two consecutive profiles overlap. The machine's speed may
+change between them, which the interval of one run cannot include; a profile then warns that the machine is unsteady,
+and the number of these warnings is reported.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def compare_with_itself(settings: Settings, pairs: int, number: int) -> Comparison:
-    """Compare two instances of one thing."""
+    """Compare two instances of the same settings."""
     opener = partial(load, settings.bundle, verify=False)
     found = compare(Side(settings, opener), Side(settings, opener), what="itself", pairs=pairs)
     shown = ", ".join(f"{r.ratio:.4f} ({r.interval.low:.4f} to {r.interval.high:.4f})" for r in found.ratios)
@@ -69,7 +69,7 @@ def compare_with_itself(settings: Settings, pairs: int, number: int) -> Comparis
 
 
 def profile_twice(settings: Settings, trials: int) -> tuple[dict[str, int], int]:
-    """Profile one thing twice, many times; return by stage how often intervals meet, and how many were unsteady."""
+    """Profile the same settings twice, ``trials`` times; return overlaps by stage and how many were unsteady."""
     meets, unsteady = Counter(dict.fromkeys(STAGES, 0)), 0
     for _ in range(trials):
         one, other = profile(settings), profile(settings)
@@ -79,7 +79,7 @@ def profile_twice(settings: Settings, trials: int) -> tuple[dict[str, int], int]
 
 
 def do_meet(one: Report, other: Report, stage: str) -> bool:
-    """Whether a value lies in both intervals of a stage's median."""
+    """Whether the two intervals of a stage's median overlap."""
     first, second = one.stages[stage].interval, other.stages[stage].interval
     return first.low <= second.high and second.low <= first.high
 

@@ -1,6 +1,6 @@
-"""What starting costs: ``import vdmrt`` over a bare interpreter, its first use (numpy), and ``vdmrt --help``.
+"""Start-up time: ``import vdmrt`` over a bare interpreter, its first use (numpy), and ``vdmrt --help``.
 
-Processes in turn, medians of 15. Exit status 1 when a figure is missed.
+Processes in turn, medians of 15. Exit status 1 when a limit is missed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> int:
 
 
 def process(script: str) -> Callable[[], object]:
-    """Return a run of an interpreter."""
+    """Return a function that runs a script in a new interpreter."""
     return lambda: subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
 
 

@@ -1,4 +1,4 @@
-"""The bundle: one folder that every stage reads and adds to. Nothing else passes between the stages."""
+"""The bundle: the folder through which all stages exchange data. Every stage reads it and adds files to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bundle on disk: opened with every path checked, written whole or not at all."""
+"""The bundle's folder: opening it with checked paths, and writing it atomically."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class Bundle:
         """Return the absolute path of a file of the bundle.
 
         Raises:
-            BundleError: The path leaves the bundle, is a link, is missing, or has another length than recorded.
+            BundleError: The path leaves the bundle, is a link, is missing, or its length differs from the recorded one.
         """
         path = _inside(self.path, artifact.file)
         if not path.is_file():
-            raise BundleError(f"the bundle names '{artifact.file}', which is missing", path=self.path)
+            raise BundleError(f"'{artifact.file}' is missing; copy or export the bundle again", path=self.path)
         found = path.stat().st_size
         if found != artifact.nbytes:
             raise BundleError(
@@ -73,7 +73,7 @@ class Bundle:
         """Check every file's length and SHA-256.
 
         Raises:
-            BundleError: A file is missing or is not the one that was recorded.
+            BundleError: A file is missing or differs from the recorded one.
         """
         for artifact in self.manifest.artifacts():
             path = self.locate(artifact)
@@ -89,7 +89,7 @@ class Bundle:
                 )
 
     def graphs(self, precision: Precision) -> Mapping[str, Graph]:
-        """Return the graphs of a precision, by stage; see :mod:`~vdmrt.bundle.resolution` where none is named.
+        """Return the graphs of a precision, by stage; :mod:`~vdmrt.bundle.resolution` chooses one where none is named.
 
         Raises:
             BundleError: The bundle does not have that precision.
@@ -106,19 +106,19 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Read and validate a bundle's ``model.json``; the files it names are checked when they are used.
 
     Raises:
-        BundleError: It is no bundle, is of a newer schema, or something in it is missing or of the wrong kind.
+        BundleError: The folder is not a bundle, has a newer schema, or a field is missing or has the wrong type.
     """
     folder = Path(path)
     file = folder / _MANIFEST
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        found = "is a file" if folder.is_file() else f"holds no {_MANIFEST}"
-        raise BundleError(f"no bundle: it {found}; make one with vdmrt export", path=folder) from error
+        found = "is a file" if folder.is_file() else f"has no {_MANIFEST}"
+        raise BundleError(f"not a bundle: it {found}; make one with vdmrt export", path=folder) from error
     except OSError as error:
         raise BundleError(f"cannot be read: {error.strerror}", path=file) from error
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"is no JSON or is cut short: {error}; export the bundle again", path=file) from error
+        raise BundleError(f"is not valid JSON or is truncated: {error}; export the bundle again", path=file) from error
     try:
         check_schema(document)
         manifest = decode(Manifest, document, "")
@@ -130,14 +130,14 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
 
 @contextmanager
 def new_bundle(path: str | os.PathLike[str], *, replace: bool = False) -> Iterator[BundleWriter]:
-    """Write a bundle beside its place and rename it there when all of it is written; leave nothing on failure.
+    """Write a bundle to a temporary folder and rename it when it is complete; leave nothing on failure.
 
     Args:
-        path: The folder to make.
-        replace: Whether a bundle that is there may be replaced. Anything else is never touched.
+        path: The folder to create.
+        replace: Whether an existing bundle may be replaced. Anything else is never replaced.
 
     Raises:
-        BundleError: The place is taken, or cannot be written.
+        BundleError: The path is taken, or cannot be written.
     """
     target = _free_place(path, replace=replace)
     with explained_writing(target, fail=BundleError), part_folder(target) as work:
@@ -147,10 +147,10 @@ def new_bundle(path: str | os.PathLike[str], *, replace: bool = False) -> Iterat
 
 
 def check_bundle_place(path: str | os.PathLike[str], *, replace: bool = False) -> None:
-    """Refuse a place that :func:`new_bundle` would refuse, before any work is done.
+    """Check that :func:`new_bundle` can write a bundle at a path, before any work is done.
 
     Raises:
-        BundleError: The place is taken, or cannot be written.
+        BundleError: The path is taken, or cannot be written.
     """
     target = _free_place(path, replace=replace)
     with explained_writing(target, fail=BundleError), part_folder(target):
@@ -159,17 +159,17 @@ def check_bundle_place(path: str | os.PathLike[str], *, replace: bool = False) -
 
 @contextmanager
 def amended_bundle(bundle: Bundle, *, without: Collection[str] = ()) -> Iterator[BundleWriter]:
-    """Write a bundle anew with further files, and put it in the old one's place when all of it is written.
+    """Write a copy of a bundle with further files, and replace the bundle when the copy is complete.
 
-    What the folder holds is carried over by hard links, so that nothing large is copied; what writers that were killed
-    left there is not. The caller adds files, never changes one that was carried over, and finishes the manifest.
+    Existing files are carried over by hard links, so that nothing large is copied; unfinished files of killed writers
+    are not. The caller adds files, never changes one that was carried over, and finishes the manifest.
 
     Args:
-        bundle: What is amended.
+        bundle: The bundle to amend.
         without: Relative paths of files that are not carried over, because they are written again.
 
     Raises:
-        BundleError: The place cannot be written.
+        BundleError: The path cannot be written.
     """
     with new_bundle(bundle.path, replace=True) as writer:
         for source in sorted(bundle.path.rglob("*")):
@@ -182,7 +182,7 @@ def amended_bundle(bundle: Bundle, *, without: Collection[str] = ()) -> Iterator
 
 
 def rewrite_manifest(bundle: Bundle, manifest: Manifest) -> Bundle:
-    """Replace a bundle's ``model.json``, all or nothing, and return the bundle as it is now.
+    """Replace a bundle's ``model.json`` atomically, and return the updated bundle.
 
     Raises:
         BundleError: It cannot be written.
@@ -193,7 +193,7 @@ def rewrite_manifest(bundle: Bundle, manifest: Manifest) -> Bundle:
 
 
 class BundleWriter:
-    """A bundle in the making.
+    """A bundle that is being written.
 
     Attributes:
         path: The temporary folder; its files keep their relative paths.
@@ -226,16 +226,16 @@ def _remedy(precision: Precision) -> str:
 
 
 def _free_place(path: str | os.PathLike[str], *, replace: bool) -> Path:
-    """Return the absolute path of a bundle to be made; links are followed, and what is taken is refused."""
+    """Return the absolute path, behind links, for a new bundle; raise if something else is there."""
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
-        raise BundleError(f"cannot be written: '{target.parent}' is no folder; make it first", path=target)
+        raise BundleError(f"cannot be written: '{target.parent}' is not a folder; make it first", path=target)
     with explained_writing(target, fail=BundleError), suppress(FileNotFoundError):
         target.lstat()
         if not (target / _MANIFEST).is_file():
-            raise BundleError("is there already and is no bundle; choose another place", path=target)
+            raise BundleError("already exists and is not a bundle; choose another place", path=target)
         if not replace:
-            raise BundleError("is there already; choose another place, or replace it with --force", path=target)
+            raise BundleError("already exists; choose another place, or replace it with --force", path=target)
     return target
 
 
@@ -247,5 +247,5 @@ def _inside(folder: Path, name: str) -> Path:
     for part in pure.parts:
         path = path / part
         if path.is_symlink():
-            raise BundleError(f"'{name}' is a link; a bundle holds regular files only", path=folder)
+            raise BundleError(f"'{name}' is a link; a bundle contains regular files only", path=folder)
     return path

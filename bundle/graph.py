@@ -15,7 +15,7 @@ __all__ = ["CacheCopy", "Graph"]
 
 @dataclass(frozen=True)
 class CacheCopy:
-    """A node that reads the KV cache and writes it elsewhere: so many bytes at each run of the graph."""
+    """A node that copies the KV cache, with the bytes that it writes in each run of the graph."""
 
     node: str
     operator: str
@@ -29,14 +29,14 @@ class Graph:
 
     Attributes:
         file: The graph.
-        weights: The file its initializers lie in; shared by graphs of one precision. None where they are inside.
+        weights: The external data file of its initializers, shared by graphs of one precision. None if they are inside.
         inputs: Tensors it reads.
         outputs: Tensors it writes.
         flops: Floating-point operations of one run: two for each multiply-add of its matrix products.
-        nbytes_moved: Bytes of inputs, outputs and weights of one run: what a roofline counts.
-        cache_copies: Nodes that copy the cache; empty is the aim.
+        nbytes_moved: Bytes of inputs, outputs and weights of one run, for a roofline.
+        cache_copies: Nodes that copy the cache; ideally empty.
         quantized: The 8 bit type of its linears; None where they are floating point.
-        calls: How often it calls each function of the domain ``vdmrt``, by the function's name.
+        calls: Number of calls of each function of the domain ``vdmrt``, by function name.
     """
 
     file: Artifact
@@ -55,11 +55,11 @@ class Graph:
         return self.quantized == FP8 or any(spec.dtype == "float8_e4m3fn" for spec in self.inputs)
 
     def with_role(self, *roles: Role) -> tuple[TensorSpec, ...]:
-        """Return the inputs, then the outputs, of some roles, as they are ordered in the graph."""
+        """Return the inputs and then the outputs that have one of the roles, in the graph's order."""
         return tuple(spec for spec in (*self.inputs, *self.outputs) if spec.role in roles)
 
     def tensor(self, role: Role, layer: int | None = None) -> TensorSpec:
-        """Return the tensor of a role, and of a layer where the role has several.
+        """Return the tensor of a role, and of a layer where several have the role.
 
         Raises:
             KeyError: The graph has none.

@@ -1,4 +1,4 @@
-"""What ``model.json`` says, as frozen dataclasses: the contract between all folders."""
+"""The bundle manifest ``model.json`` as frozen dataclasses: the contract between all folders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCHEMA = 2
 
 @dataclass(frozen=True)
 class ScheduleSpec:
-    """The noise schedule the model was trained with; None stands for the schedule's own default."""
+    """The noise schedule the model was trained with; None selects the schedule's default."""
 
     name: Literal["linear", "cosine", "scaled_linear"] = "linear"
     train_steps: int = 1000
@@ -37,7 +37,7 @@ class ScheduleSpec:
 
 @dataclass(frozen=True)
 class SamplerDefaults:
-    """What a session takes where its caller says nothing."""
+    """Default sampler settings of a session."""
 
     name: str = "iddpm"
     steps: int = 50
@@ -50,11 +50,11 @@ class Calibration:
 
     Attributes:
         precision: The precision.
-        scales: Every scale, JSON.
-        report: What was observed and chosen, JSON.
+        scales: All scales, JSON.
+        report: Observed ranges and chosen scales, JSON.
         data: The calibration set in one line.
-        data_sha256: Of its files.
-        picture: Quality and estimated speed over the groups kept, SVG; None where no budget was set.
+        data_sha256: SHA-256 of its files.
+        picture: Chart of quality and estimated speed over the kept groups, SVG; None where no budget was set.
     """
 
     precision: Precision
@@ -73,24 +73,24 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``model.json`` says.
+    """The content of ``model.json``.
 
     Attributes:
         schema: Version of this format.
-        family: Kind of model, as it is registered in ``vdmrt.export.families``: "ca2vdm".
+        family: Model family, as registered in ``vdmrt.export.families``: "ca2vdm".
         name: The model's name, for people.
         prediction: What the network predicts.
         geometry: Every size.
-        parameters: What the names of the model's parameters mean.
+        parameters: Roles of the model's parameters, by name.
         schedule: The noise schedule of its training.
         sampler: Defaults of a session.
         graphs: By precision, then by stage: fill, denoise and what else depends on the precision.
         components: The graphs that every precision shares, by stage: the VAE, the text encoder.
-        codec: What the VAE's stages are: "preview" for the fixed map that stands in where no VAE was exported, "vae"
-            for a trained one; None where pictures cannot be had.
+        codec: "vae" for a trained VAE, "preview" for the fixed map that replaces it where no VAE was exported; None
+            without pictures.
         null_text: The null prompt, .npy float32 [tokens, width]; None without text.
-        random_weights: Whether the weights were never trained, so that the frames mean nothing.
-        provenance: Where it came from: checkpoint and its hash, versions, command.
+        random_weights: Whether the weights are untrained, so that the frames are noise.
+        provenance: Its origin: checkpoint and hash, versions, command.
         calibrations: How the quantized precisions were made.
     """
 
@@ -112,14 +112,14 @@ class Manifest:
 
     @property
     def picture_size(self) -> tuple[int, int] | None:
-        """Height and width of a pixel frame; None where pictures cannot be had."""
+        """Height and width of a pixel frame; None without a codec."""
         if self.codec is None:
             return None
         height, width = self.components[Stage.VAE_DECODE].tensor(Role.PICTURES).shape[2:]
         return height, width
 
     def artifacts(self) -> Iterator[Artifact]:
-        """Yield every file that the bundle consists of, each once."""
+        """Yield every file of the bundle, each once."""
         graphs = [graph for stages in self.graphs.values() for graph in stages.values()]
         graphs += self.components.values()
         files = {part.file: part for graph in graphs for part in (graph.file, graph.weights) if part is not None}
@@ -137,10 +137,10 @@ class Manifest:
 
 
 def check_schema(document: Any) -> None:
-    """Refuse a document of another version before anything else in it is read."""
+    """Check the document's schema version before anything else in it is read."""
     found = document.get("schema") if isinstance(document, dict) else None
     if not isinstance(found, int) or isinstance(found, bool):
-        raise InvalidDocument("schema", f"wanted a number, found {found!r}; this is no model.json of vdmrt")
+        raise InvalidDocument("schema", f"wanted a number, found {found!r}; this is not a model.json of vdmrt")
     if found > SCHEMA:
         raise InvalidDocument("schema", f"this vdmrt reads schema {SCHEMA}, found {found}; install a newer vdmrt")
     if found < SCHEMA:
@@ -148,7 +148,7 @@ def check_schema(document: Any) -> None:
 
 
 def _remedy(document: Mapping[str, Any]) -> str:
-    """Say how a bundle is exported again: by the command that made it, where the document names it."""
+    """Return how to export the bundle again: the command that made it, where the document names it."""
     provenance = document.get("provenance")
     command = provenance.get("command") if isinstance(provenance, dict) else None
     if not isinstance(command, str):

@@ -1,6 +1,6 @@
-"""Results of measuring a bundle's graphs, in ``measured.json``, which changes when something is measured again.
+"""Measured accuracy and speed of a bundle's graphs, in ``measured.json``.
 
-The file is no part of what is hashed. Each result names the graphs that it is of, and says nothing about others.
+The file is not hashed, since each new measurement changes it. A result is valid for the graphs whose hash it holds.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Accuracy:
     """The result of ``vdmrt verify`` for a precision.
 
     Attributes:
-        precision: What was measured.
-        against: What it was compared with.
+        precision: The precision that was measured.
+        against: The precision that it was compared with.
         chunks: Autoregressive steps.
-        seeds: Rollouts.
-        passed: Whether every gate held.
+        seeds: Number of rollouts.
+        passed: Whether every gate was met.
         figures: The figures by name: "free-running psnr", in dB, and so on.
-        graphs_sha256: Of the graphs that were measured.
-        backend: What ran them, in one line; "" where that was not recorded.
+        graphs_sha256: Hash of the graphs that were measured.
+        backend: The backend that ran them, in one line; "" where that was not recorded.
     """
 
     precision: Precision
@@ -51,7 +51,7 @@ class Accuracy:
     backend: str = ""
 
     def describe(self) -> str:
-        """Describe it in one line."""
+        """Return the result in one line."""
         figures = ", ".join(f"{name} {value:.3g}" for name, value in self.figures.items())
         verdict = "every gate held" if self.passed else "A GATE WAS MISSED"
         ran = f", run by {self.backend}" if self.backend else ""
@@ -61,18 +61,18 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Speed:
-    """Speed of a quantized precision relative to a floating point one, a denoising step at a full cache, in turn.
+    """Speed of a quantized precision relative to a floating point one: alternating denoising steps at a full cache.
 
     Attributes:
-        precision: What was measured.
+        precision: The precision that was measured.
         against: The precision that it was compared with.
-        backend: What ran both, in one line.
-        ratio: Median of the other's time over its own; above 1 it is faster.
+        backend: The backend that ran both, in one line.
+        ratio: Median of the time of ``against`` over its own; above 1 it is faster.
         low: Lower end of the 99 % interval of that median.
         high: Upper end.
-        pairs: Neighboring runs.
-        accepted: Whether it was asked for however slow.
-        graphs_sha256: Of the graphs that were measured.
+        pairs: Pairs of neighboring runs.
+        accepted: Whether it was requested regardless of its speed.
+        graphs_sha256: Hash of the graphs that were measured.
     """
 
     precision: Precision
@@ -91,7 +91,7 @@ class Speed:
         return self.low > 1
 
     def describe(self) -> str:
-        """Describe it in one line."""
+        """Return the result in one line."""
         compared = describe_speed(self.precision, self.against, self.ratio, self.low, self.high)
         return f"{compared}, {self.pairs} pairs of denoising steps, {self.backend}"
 
@@ -112,17 +112,17 @@ class Measured:
 
 
 def read_measured(bundle: Bundle) -> Measured:
-    """Return what was measured of the graphs that the bundle has; results of other graphs are left out.
+    """Return the results for the bundle's current graphs; results of other graphs are left out.
 
     Raises:
-        BundleError: The file is damaged, or of a newer schema.
+        BundleError: The file is damaged or has a newer schema.
     """
     found = _read(bundle)
     return Measured(_current(bundle, found.accuracy), _current(bundle, found.speeds))
 
 
 def record_measured(bundle: Bundle, *, accuracy: Sequence[Accuracy] = (), speeds: Sequence[Speed] = ()) -> None:
-    """Add results to ``measured.json``, all or nothing; they replace older ones of their precision.
+    """Add results to ``measured.json``, atomically; they replace older results of the same precision.
 
     Raises:
         BundleError: The file cannot be written.
@@ -135,7 +135,7 @@ def record_measured(bundle: Bundle, *, accuracy: Sequence[Accuracy] = (), speeds
 
 
 def describe_speed(precision: Precision, against: Precision, ratio: float, low: float, high: float) -> str:
-    """Return what a measured ratio shows: faster, slower, or neither, with its 99 % interval."""
+    """Return the conclusion from a measured ratio (faster, slower, or neither), with its 99 % interval."""
     shown = "is faster" if low > 1 else "is slower" if high < 1 else "is not shown to be faster"
     return f"{precision} {shown} than {against}: {ratio:.2f} times as fast (99 % interval {low:.2f} to {high:.2f})"
 
@@ -169,7 +169,8 @@ def _read(bundle: Bundle) -> Measured:
     except InvalidDocument as error:
         raise BundleError(f"{error}; delete it and measure again", path=file, field=error.field or None) from error
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"is no JSON or is cut short: {error}; delete it and measure again", path=file) from error
+        sentence = f"is not valid JSON or is truncated: {error}; delete it and measure again"
+        raise BundleError(sentence, path=file) from error
     if found.schema > _SCHEMA:
         raise BundleError(f"this vdmrt reads schema {_SCHEMA}, found {found.schema}; install a newer vdmrt", path=file)
     return found

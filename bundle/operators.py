@@ -1,9 +1,10 @@
-"""What graphs of a bundle are written in: functions of the domain ``vdmrt``, and operators that every parser accepts.
+"""Operators of a bundle's graphs: functions of the domain ``vdmrt``, and operators that every parser accepts.
 
 Attentions and modulated norms are calls of model-local functions with bodies in standard operators, so that an engine
-builder finds each by its name and replaces it by what its compiler does best. What looks at single operators (costs,
-tensors that are watched, graphs for older parsers) inlines the functions first, with ``onnx.inliner``; everything else
-keeps the calls. The operators and element types are those of TensorRT 8.5, the oldest release supported.
+builder finds each by its name and replaces it by the form that its compiler handles best. Code that needs single
+operators (costs, observed tensors, graphs for older parsers) inlines the functions first, with ``onnx.inliner``;
+everything else keeps the calls. The operators and element types are those of TensorRT 8.5, the oldest release
+supported.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _NUMBER = _FLOAT | {"int32", "int64"}
 _ANY = _NUMBER | {"bool"}
 
 # Operator → element types of its first input, from docs/operators.md of onnx-tensorrt at release/8.5-GA; later releases
-# only add. int64 counts as int32, to which the parser casts it. Only what graphs of this project use: look a new
+# only add. int64 counts as int32, to which the parser casts it. Only operators that vdmrt's graphs use: look a new
 # operator up there before adding it.
 PARSED_TYPES: Mapping[str, frozenset[str]] = {
     "Add": _NUMBER,

@@ -1,4 +1,4 @@
-"""What graphs compute in, and the names for it."""
+"""Precisions of graphs, and their names."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ _NAMES: dict[tuple[Linears, Floating, EightBits | None], str] = {
 @functools.total_ordering
 @dataclass(frozen=True)
 class Precision:
-    """What graphs compute in. Its ``str`` is its name in files, options and the names of engines.
+    """The precision of a bundle's graphs. Its ``str`` is its name in files, options and names of engines.
 
-    Precisions are ordered by preference: a cache in floating point before one of 8 bits, then linears in floating
-    point before those of 8 bits, then the more exact one.
+    Precisions are ordered by preference: floating point caches before 8 bit ones, then floating point linears before
+    8 bit ones, then the more exact one.
 
     Attributes:
-        linears: What the linears compute in; "mixed" is FP16 with some layers in float32.
+        linears: The type of the linears; "mixed" is FP16 with some layers in float32.
         around: The floating type of everything else. INT8 linears have float32 around them for ONNX Runtime's CPU
             provider and TensorRT 8.5, FP16 for TensorRT 10 and 11.
         cache: The 8 bit type of the KV cache; None where it is floating point.
@@ -78,10 +78,10 @@ class Precision:
 
     @classmethod
     def parse(cls, precision: Precision | str) -> Precision:
-        """Return the precision of a name; one that is a :class:`Precision` already is returned as it is.
+        """Return the precision with a name; a :class:`Precision` is returned unchanged.
 
         Raises:
-            ValueError: There is no such precision; lists those that there are.
+            ValueError: There is no such precision; the message lists all precisions.
         """
         found = next((one for one in PRECISIONS if precision in (one, str(one))), None)
         if found is None:
@@ -90,7 +90,7 @@ class Precision:
 
     @property
     def is_exported(self) -> bool:
-        """Whether ``vdmrt export`` makes it; else ``vdmrt calibrate`` does."""
+        """Whether ``vdmrt export`` makes it; otherwise ``vdmrt calibrate`` does."""
         return self in EXPORTED
 
     @property

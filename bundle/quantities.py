@@ -1,4 +1,4 @@
-"""Quantities written for people: bytes, operations, and counts of things."""
+"""Formatting of quantities: bytes, operations and counts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["format_count", "format_flops", "format_nbytes"]
 
 
 def format_count(count: int, noun: str) -> str:
-    """Return a count with its noun, which gets an s unless there is one thing: "1 clip", "2 clips"."""
+    """Return a count with its noun, in the plural unless the count is 1: "1 clip", "2 clips"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
@@ -22,7 +22,7 @@ def format_nbytes(nbytes: float) -> str:
 
 def _scale(number: float, base: int, units: tuple[str, ...]) -> str:
     power = 0
-    while number >= base - 0.5 and power < len(units) - 1:  # what would be rounded up to the next unit counts in it
+    while number >= base - 0.5 and power < len(units) - 1:  # values that round up to the next unit use that unit
         number /= base
         power += 1
     digits = f"{number:.0f}" if number >= 100 else f"{number:.3g}"  # .3g alone writes 1000 as 1e+03

@@ -1,16 +1,16 @@
-"""Which precision is taken where none is named.
+"""Choice of the precision where none is named.
 
 The rule, the same for building, loading, running, profiling and verifying:
 
-- A precision that is named is taken; a bundle that does not have it is refused.
-- Otherwise the candidates are what was exported, in the order of :class:`~vdmrt.bundle.Precision`: for ONNX Runtime
-  fp32, which is exact and faster on a CPU, then fp16; for TensorRT, which is faster at fp16, the other way round. What
-  ``vdmrt calibrate`` made changes what comes out, so that it is never taken without its name, unless the bundle has
-  nothing else; then the first in that order is taken.
+- A named precision is used; a bundle without it raises an error.
+- Otherwise the candidates are the exported precisions, in the order of :class:`~vdmrt.bundle.Precision`: for ONNX
+  Runtime fp32, which is exact and faster on a CPU, then fp16; for TensorRT, which is faster at fp16, the other way
+  round. Precisions of ``vdmrt calibrate`` change the output, so they are only used when named, unless the bundle has
+  nothing else; then the first in that order is used.
 - ``vdmrt build`` builds the first candidate.
-- A model runs the first candidate that has an engine for this machine, and the first one of all where none has. What
-  ``vdmrt build`` built without a precision is thus what runs without one.
-- ``vdmrt verify`` compares a precision with float32, so it takes the one that the bundle got last.
+- A model runs the first candidate that has an engine for this machine, or the first candidate where none has. So the
+  engine that ``vdmrt build`` builds without a precision is the one that runs without a precision.
+- ``vdmrt verify`` compares a precision with float32, so it uses the one that was added to the bundle last.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ __all__ = ["choose_measured_precision", "choose_precision", "precision_candidate
 
 
 def precision_candidates(bundle: Bundle, precision: Precision | None, backend: str) -> tuple[Precision, ...]:
-    """Return the precisions that a backend may take of a bundle, the best first; at least one.
+    """Return the precisions of a bundle that a backend may use, best first; at least one.
 
     Args:
         bundle: The bundle to choose from.
-        precision: The one that is wanted; None for the rule of this module.
+        precision: The requested precision; None for the rule of this module.
         backend: "tensorrt" or "onnxruntime".
 
     Raises:
-        BundleError: The bundle does not have the precision that is wanted.
+        BundleError: The bundle does not have the requested precision.
     """
     graphs = bundle.manifest.graphs
     if precision is not None:
@@ -45,15 +45,15 @@ def precision_candidates(bundle: Bundle, precision: Precision | None, backend: s
 
 
 def choose_precision(bundle: Bundle, precision: Precision | None, backend: str) -> Precision:
-    """Return the precision that is built, and that runs where no engine fits; see :func:`precision_candidates`."""
+    """Return the precision to build, or to run where no engine fits; see :func:`precision_candidates`."""
     return precision_candidates(bundle, precision, backend)[0]
 
 
 def choose_measured_precision(bundle: Bundle, precision: Precision | None) -> Precision:
-    """Return the precision that is compared with float32: the one that is wanted, else the last of the bundle.
+    """Return the precision to compare with float32: the requested one, or else the last of the bundle.
 
     Raises:
-        BundleError: The bundle does not have the precision that is wanted.
+        BundleError: The bundle does not have the requested precision.
     """
     chosen = precision or list(bundle.manifest.graphs)[-1]
     bundle.graphs(chosen)

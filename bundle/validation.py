@@ -1,4 +1,4 @@
-"""What must hold between the parts of a manifest before any memory is allocated by it."""
+"""Validation of a manifest: consistency of its parts, before memory is allocated by it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _PRESENT = (Role.PRESENT_KEY, Role.PRESENT_VALUE)
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """Check that every graph is there and that cache and codec tensors are what the geometry says.
+    """Check that every graph is present and that cache and codec tensors match the geometry.
 
     Raises:
-        InvalidDocument: Something is missing or differs.
+        InvalidDocument: A graph or tensor is missing or differs.
     """
     if not manifest.graphs:
         raise InvalidDocument("graphs", "wanted at least one precision, found none")
@@ -39,7 +39,7 @@ def check_manifest(manifest: Manifest) -> None:
 
 
 def _check_roles(g: Geometry, stages: Mapping[str, Graph], path: str) -> None:
-    """Check that the tensors that a lane binds by their role are there, each once."""
+    """Check that each tensor that a lane binds by its role is present once."""
     layers = range(g.layers)
     wanted = {
         Stage.FILL: [(role, None) for role in _FILLING] + [(role, i) for role in _PRESENT for i in layers],
@@ -57,7 +57,7 @@ def _check_roles(g: Geometry, stages: Mapping[str, Graph], path: str) -> None:
 
 
 def _check_codec(manifest: Manifest) -> None:
-    """Check that both stages of a VAE are there, and map between pictures and latents of four sides."""
+    """Check that both stages of a VAE are present, and map between 4-D pictures and latents."""
     if manifest.codec is None:
         return
     for stage in (Stage.VAE_ENCODE, Stage.VAE_DECODE):
@@ -65,11 +65,11 @@ def _check_codec(manifest: Manifest) -> None:
             raise InvalidDocument("components", f"wanted {str(stage)!r} for the codec, found none")
         sides = manifest.components[stage].with_role(Role.PICTURES, Role.LATENT)
         if sorted((spec.role, len(spec.shape)) for spec in sides) != [(Role.LATENT, 4), (Role.PICTURES, 4)]:
-            raise InvalidDocument(f"components.{stage}", "wanted one input and one output of four sides each")
+            raise InvalidDocument(f"components.{stage}", "wanted one input and one output of four dimensions each")
 
 
 def _check_cache(g: Geometry, stages: Mapping[str, Graph], path: str) -> None:
-    """Compare the cache tensors with the geometry: memory is allocated by the one and bound by the other."""
+    """Compare the cache tensors with the geometry: memory is allocated by the geometry and bound by the tensors."""
     dtypes: dict[str, set[str]] = {"cache": set(), "context": set()}
     for stage, rows in ((Stage.FILL, g.rows_per_request), (Stage.DENOISE, g.rows)):
         past, present = g.cache_shape(rows, g.slots), g.cache_shape(rows, g.chunk_frames)
@@ -87,7 +87,7 @@ def _check_cache(g: Geometry, stages: Mapping[str, Graph], path: str) -> None:
             if tensor.shape != wanted[tensor.role]:
                 raise InvalidDocument(
                     f"{path}.{stage}",
-                    f"the geometry makes '{tensor.name}' {list(wanted[tensor.role])}, found {list(tensor.shape)}",
+                    f"the geometry needs '{tensor.name}' as {list(wanted[tensor.role])}, found {list(tensor.shape)}",
                 )
     for kind, found in dtypes.items():
         if len(found) > 1 or (kind == "cache" and not found):

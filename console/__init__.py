@@ -1,1 +1,1 @@
-"""What the commands share: types of options, progress, signals, and the output streams."""
+"""Shared parts of the commands: option types, progress, signals and output streams."""

@@ -1,4 +1,4 @@
-"""What commands of a room need of rooms that it may not import; the command line puts it into click's context."""
+"""Functions that commands need from folders they may not import; the command line puts them in click's context."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["Composition"]
 
 @dataclass(frozen=True)
 class Composition:
-    """Functions of several rooms together.
+    """Functions that combine several folders.
 
     Attributes:
         build: Builds an engine and checks it; see :func:`~vdmrt.building.build_engine`.
-        write_polygraphy: Writes inputs into a folder and returns the commands that use them.
+        write_polygraphy: Writes inputs to a folder and returns the Polygraphy commands that use them.
     """
 
     build: Callable[..., Engine]

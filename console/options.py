@@ -1,4 +1,4 @@
-"""Options of a command made from the fields of a dataclass, and given to the command as one object."""
+"""Command options generated from the fields of a dataclass, and passed to the command as one object."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _OWN = "Options"
 
 @dataclass(frozen=True)
 class Option:
-    """How a field of a dataclass is an option. Its default is the field's.
+    """The option for a field of a dataclass. Its default is the field's.
 
     Attributes:
-        help: What it does.
-        type: What it takes; None for a flag, which is ``--name/--no-name`` where it is on by default.
-        names: Its names; none for ``--name`` made from the field's.
-        metavar: What stands for its value in the help; None for the type's name.
+        help: Help text.
+        type: Type of its value; None for a flag, which is ``--name/--no-name`` where it is on by default.
+        names: Its names; empty for ``--name`` derived from the field's name.
+        metavar: Placeholder of its value in the help; None for the type's name.
         multiple: Whether it may be given several times.
     """
 
@@ -42,8 +42,8 @@ def options_of(settings: type[Any], section: str = _OWN, **options: Option) -> C
 
     Args:
         settings: The dataclass.
-        section: The title that the options have in the help.
-        options: By the field's name.
+        section: Title of the options in the help.
+        options: Options by field name.
     """
     defaults = {one.name: _default_of(one) for one in dataclasses.fields(settings)}
     made = [_make_option(name, defaults[name], section, option) for name, option in options.items()]
@@ -57,10 +57,10 @@ def options_of(settings: type[Any], section: str = _OWN, **options: Option) -> C
 
 
 def gather(name: str, settings: type[Any], make: Callable[..., Any] | None = None) -> Callable[..., Any]:
-    """Give a command one object instead of the parameters that are called like a dataclass' fields.
+    """Pass a command one object instead of the parameters named like a dataclass' fields.
 
     Args:
-        name: The command's parameter that gets it.
+        name: The command's parameter that receives it.
         settings: The dataclass.
         make: Called with those parameters instead of ``settings``.
     """
@@ -85,7 +85,7 @@ def _default_of(field: dataclasses.Field[Any]) -> Any:
 
 def _make_option(name: str, default: Any, section: str, option: Option) -> Callable[[F], F]:
     names = option.names or (f"--{name.replace('_', '-')}",)
-    if isinstance(default, tuple) and default:  # as somebody would write it
+    if isinstance(default, tuple) and default:  # as a user writes it
         default = ",".join(f"{one:g}" for one in default)
     given: dict[str, Any] = {"type": option.type, "metavar": option.metavar, "multiple": option.multiple}
     if option.type is None:

@@ -1,4 +1,4 @@
-"""Types of options that several commands take. Each refuses a bad value before the command does anything."""
+"""Option types that several commands share. Each rejects a bad value before the command starts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["Number", "Numbers", "OutputFile"]
 
 
 class Number(click.ParamType[float]):
-    """A finite number within bounds; NaN and infinities are refused."""
+    """A finite number within bounds; NaN and infinities are rejected."""
 
     name = "NUMBER"
 
     def __init__(self, low: float | None = None, high: float | None = None, *, above: float | None = None) -> None:
-        """Take ``low <= number <= high`` and ``above < number``; None for no bound."""
+        """Accept ``low <= number <= high`` and ``above < number``; None for no bound."""
         self._low, self._high, self._above = low, high, above
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
@@ -44,12 +44,12 @@ class Number(click.ParamType[float]):
 
 
 class Numbers(click.ParamType[tuple[float, ...]]):
-    """Numbers between commas, each within the same bounds."""
+    """Numbers separated by commas, all within the same bounds."""
 
     name = "NUMBERS"
 
     def __init__(self, each: Number) -> None:
-        """Take what ``each`` takes, once or more."""
+        """Accept one or more values of ``each``."""
         self._each = each
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
@@ -58,16 +58,16 @@ class Numbers(click.ParamType[tuple[float, ...]]):
 
 
 class OutputFile(click.ParamType[Path]):
-    """A file to be written: its folder is there and can be written, and it replaces nothing but a regular file."""
+    """A file to write: its folder exists and is writable, and only a regular file is replaced."""
 
     name = "FILE"
 
     def __init__(self, suffixes: tuple[str, ...] = ()) -> None:
-        """Take a name that ends in one of ``suffixes``, in capitals or not; any name where there are none."""
+        """Accept names that end in one of ``suffixes``, ignoring case; any name without suffixes."""
         self._suffixes = suffixes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Check the path; the file itself is written at the end, whole or not at all."""
+        """Check the path; the file itself is written at the end, atomically."""
 
         def fail(message: str) -> Exception:
             return click.BadParameter(message, ctx, param)

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, else a line every few seconds."""
+"""Progress of long work: a bar on a terminal, otherwise a log line every few seconds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["Advance", "show_progress"]
 
 
 class Advance(Protocol):
-    """Called with what is done and the total, in the unit that the title names, and where in the work that is."""
+    """Callback with the count done and the total, in the title's unit, and the current place in the work."""
 
     def __call__(self, done: int, total: int, place: str = "") -> None:
-        """Show it."""
+        """Show the progress."""
 
 
 _log = logging.getLogger("vdmrt")
@@ -26,15 +26,15 @@ _log = logging.getLogger("vdmrt")
 def show_progress(
     title: str, *, interval_s: float = 5.0, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Advance]:
-    """Show how far a block of work is, on stderr; nothing where ``--quiet`` was given.
+    """Show the progress of a block of work on stderr; nothing with ``--quiet``.
 
     Args:
-        title: What is done and counted, as "observing, denoising steps".
+        title: The work and the unit that is counted, as "observing, denoising steps".
         interval_s: Seconds between two lines where stderr is not a terminal.
         clock: Returns seconds.
 
     Yields:
-        A function to call with what is done and the total, and with the place in the work, as "chunk 3 of 10".
+        A function to call with the count done, the total, and the place in the work, as "chunk 3 of 10".
     """
     if not _log.isEnabledFor(logging.INFO):
         yield _ignore
@@ -69,7 +69,7 @@ def _join(title: str, place: str) -> str:
 
 
 class _Lines:
-    """Logs a line when the interval has passed since the last one; nothing for work that is done before."""
+    """Logs a line whenever the interval has passed since the last one; nothing for shorter work."""
 
     def __init__(self, title: str, interval_s: float, clock: Callable[[], float]) -> None:
         self._title, self._interval_s, self._clock = title, interval_s, clock

@@ -1,4 +1,4 @@
-"""Help in sections: options that several commands share stand together, under a title."""
+"""Help in sections: options that several commands share are grouped under a title."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SharedOption(click.Option):
     """An option that several commands have.
 
     Attributes:
-        section: The title that it stands under.
+        section: Title of its group in the help.
     """
 
     def __init__(self, *declarations: Any, section: str, **given: Any) -> None:
@@ -24,7 +24,7 @@ class SharedOption(click.Option):
 
 
 class SectionedCommand(click.Command):
-    """A command whose own options come first in its help, then the shared ones, section by section."""
+    """A command that lists its own options first in its help, then the shared ones by section."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options."""

@@ -1,4 +1,4 @@
-"""Signals that end a command: SIGTERM and SIGHUP do what Ctrl-C does."""
+"""Signals that end a command: SIGTERM and SIGHUP behave as Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminated(KeyboardInterrupt):
-    """A signal asked the process to end. Whatever keeps its work on Ctrl-C keeps it then too.
+    """A signal asked the process to end. Code that keeps its work on Ctrl-C keeps it on this signal too.
 
     Attributes:
         signal: The signal's number.
@@ -27,14 +27,14 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Raise :class:`Terminated` in the main thread where a signal asks the process to end during the block."""
+    """Raise :class:`Terminated` in the main thread when a signal asks the process to end during the block."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python takes handlers from the main thread alone
+        yield  # Python accepts handlers from the main thread only
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         for number in _SIGNALS:
-            # SIGHUP ignored is how nohup asks to go on without a terminal.
+            # nohup ignores SIGHUP, so that a process continues without a terminal.
             if before[number] is not signal.SIG_IGN:
                 signal.signal(number, _raise)
         yield
@@ -44,7 +44,7 @@ def terminable() -> Iterator[None]:
 
 
 def exit_status(error: BaseException | None) -> int:
-    """Return what a shell reports of a process that a signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+    """Return the exit status of a process that a signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + (error.signal if isinstance(error, Terminated) else signal.SIGINT)
 
 

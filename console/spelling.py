@@ -1,4 +1,4 @@
-"""Errors of the library, with arguments spelled as the options of a command."""
+"""Error messages of the library, with argument names replaced by a command's options."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _ARGUMENT = re.compile(r"\b([a-z_]\w*)=('[^']*'|[\w.+-]*\w)")
 
 
 def spell_options(sentence: str, command: click.Command) -> str:
-    """Replace ``name='value'`` by ``--name value``, wherever the command has that option.
+    """Replace ``name='value'`` by ``--name value`` for every option of the command.
 
     Args:
-        sentence: An error's message. By convention it names an argument together with its value, as Python has it.
+        sentence: An error's message. By convention it names an argument with its value in Python's notation.
         command: The command that was run.
     """
     names = {

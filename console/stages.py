@@ -1,4 +1,4 @@
-"""Stages of long work, logged: each when it begins, and every few seconds for how long it has run."""
+"""Log of the stages of long work: the start of each, and its running time every few seconds."""
 
 from __future__ import annotations
 

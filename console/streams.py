@@ -1,4 +1,4 @@
-"""Standard output and error that may be closed, or full, before a command has written everything."""
+"""Standard streams that may be closed, or full, before a command has written everything."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any, TextIO, cast
 
 __all__ = ["guarded_streams"]
 
-# What a shell reports of cat, grep and git when the reader of their pipe is gone.
+# Exit status of cat, grep and git when the reader of their pipe is gone.
 _BROKEN_PIPE = 128 + signal.SIGPIPE
 _STDERR = 2  # the last of the standard descriptors
 
 
 class _OutputLost(Exception):
-    """Standard output takes no more. It is no OSError, because click and rich treat those in their own ways."""
+    """Standard output cannot be written. Not an OSError, because click and rich handle those themselves."""
 
 
 class _Stream:
-    """A text stream that is discarded from its first failure on.
+    """A text stream that discards everything after its first failure.
 
     Attributes:
         error: The failure, or None.
@@ -33,12 +33,12 @@ class _Stream:
         self.error: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write text; raise where the stream is needed and lost."""
+        """Write text; raise if the stream is needed and has failed."""
         self._pass_on(self._stream.write, text)
         return len(text)
 
     def flush(self) -> None:
-        """Pass on what was written; raise where the stream is needed and lost."""
+        """Flush the stream; raise if it is needed and has failed."""
         self._pass_on(self._stream.flush)
 
     def _pass_on(self, call: Callable[..., object], *arguments: str) -> None:
@@ -52,7 +52,7 @@ class _Stream:
             raise _OutputLost
 
     def _discard(self) -> None:
-        # Or the interpreter would try again at its end, and print an exception that it ignores.
+        # Otherwise the interpreter flushes again at exit, and prints an ignored exception.
         with suppress(OSError), open(os.devnull, "wb") as sink:
             os.dup2(sink.fileno(), self._stream.fileno())
             self._stream.flush()
@@ -63,10 +63,10 @@ class _Stream:
 
 @contextmanager
 def guarded_streams() -> Iterator[None]:
-    """End the process where standard output is lost: with 141 where its reader is gone, else with 1 and a sentence.
+    """Exit if standard output fails: with 141 if its reader is gone, otherwise with 1 and a message.
 
-    A stream that is closed from the start is meant to be: it discards what it gets. Messages that standard error
-    cannot take are discarded too, because losing them is no reason to lose the work.
+    A stream that is closed from the start is closed on purpose and discards its input. Messages that standard error
+    cannot take are discarded too, so that the work is not lost with them.
     """
     _occupy_descriptors()
     with ExitStack() as stack:
@@ -90,7 +90,7 @@ def _restore(out: TextIO, err: TextIO) -> None:
 
 
 def _explain(error: OSError) -> int:
-    """Return the exit status of a process whose output is lost; print a sentence where nobody meant that."""
+    """Return the exit status for a failed standard output; print a message unless its reader closed it."""
     if error.errno == errno.EPIPE:
         return _BROKEN_PIPE
     print(f"Error: standard output cannot be written: {error.strerror or error}", file=sys.stderr)
@@ -98,7 +98,7 @@ def _explain(error: OSError) -> int:
 
 
 def _occupy_descriptors() -> None:
-    """Open the standard descriptors that are closed: a file that got such a number would get what is printed."""
+    """Open closed standard descriptors, since a file opened later would get their number and the output."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         pass
     os.close(descriptor)

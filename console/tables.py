@@ -1,4 +1,4 @@
-"""Tables for people, on standard output."""
+"""Text tables on standard output."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = ["make_table", "open_console"]
 
-# Without a terminal nothing is wrapped or cut: a file and a pipe have no width.
+# Without a terminal nothing is wrapped or truncated: files and pipes have no width.
 _UNLIMITED = 100_000
 
 
 def open_console() -> Console:
-    """Return a console on standard output, as wide as the terminal, or as COLUMNS says, or without limit."""
+    """Return a console on standard output, with the width of the terminal, of COLUMNS, or without limit."""
     from rich.console import Console
 
     is_limited = sys.stdout.isatty() or "COLUMNS" in os.environ
@@ -26,13 +26,13 @@ def open_console() -> Console:
 
 
 def make_table(title: str, rows: Iterable[Sequence[str]], *, header: Sequence[str] = (), right: bool = False) -> Table:
-    """Return a table whose cells are plain text: brackets are no markup, and words that do not fit are wrapped.
+    """Return a table of plain text cells: brackets are not markup, and long cells are wrapped.
 
     Args:
-        title: Stands above it; empty for none.
+        title: Title above the table; empty for none.
         rows: Cells by row.
-        header: Names of the columns; none are shown without.
-        right: Whether all columns but the first are numbers, which are aligned to the right.
+        header: Names of the columns; empty for none.
+        right: Whether all columns but the first are aligned to the right, as numbers.
     """
     from rich.table import Table
     from rich.text import Text

@@ -11,7 +11,7 @@ _HERE = Path(__file__).parent
 _WIDTH, _BOX_HEIGHT, _GAP = 960, 46, 14
 _SUBTITLES = {
     "cli.py": "the command vdmrt",
-    "building.py": "an engine, built and checked",
+    "building.py": "builds and checks engines",
     "calibration": "lower precision, verification",
     "profiler": "latency, memory, layer times",
     "media": "pictures and clips",
@@ -20,9 +20,9 @@ _SUBTITLES = {
     "runtime": "KV cache, sampling, sessions",
     "reporting": "pages and charts",
     "hosts": "GPUs, libraries, doctor",
-    "console": "what commands share",
+    "console": "shared command parts",
     "bundle": "model.json, graphs, calibration, plans",
-    "errors.py": "the tree of errors",
+    "errors.py": "exceptions",
 }
 _STYLE = """
 text{font:13px system-ui,sans-serif;fill:#1d2b3a;text-anchor:middle}
@@ -33,7 +33,7 @@ text{font:13px system-ui,sans-serif;fill:#1d2b3a;text-anchor:middle}
 
 
 def main() -> None:
-    """Write the picture beside its text."""
+    """Write the picture beside its source."""
     (_HERE / "architecture.svg").write_text(draw((_HERE / "architecture.txt").read_text(encoding="utf-8")))
 
 
@@ -60,13 +60,13 @@ def draw(text: str) -> str:
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
-        f'aria-label="Rooms and data of vdmrt"><style>{_STYLE}</style><defs>{marker}</defs>'
+        f'aria-label="Data flow and folders of vdmrt"><style>{_STYLE}</style><defs>{marker}</defs>'
         f'<rect width="{_WIDTH}" height="{height}" rx="8" fill="#fff"/>\n{data}\n{rows}\n</svg>\n'
     )
 
 
 def _draw_data(stages: list[list[str]], ends: list[list[str]]) -> tuple[str, int]:
-    """Return the way of the data, left to right over the bundle, and where it ends."""
+    """Return the data flow, left to right over the bundle, and its lower edge."""
     order = ["checkpoint", *(stage[0] for stage in stages), "media", "clip"]
     width = (_WIDTH - 40 - _GAP * 2 * (len(order) - 1)) // len(order)
     left = {name: 20 + index * (width + 2 * _GAP) for index, name in enumerate(order)}
@@ -96,10 +96,10 @@ def _draw_flow(left: dict[str, int], top: dict[str, int], width: int, start: str
 
 
 def _draw_rows(rows: list[list[str]], top: int) -> tuple[str, int]:
-    """Return the rooms in rows, and where they end."""
+    """Return the folders in rows, and their lower edge."""
     parts = [
         f'<text class="title" x="20" y="{top}">Imports</text>',
-        f'<text class="note" x="90" y="{top}">a room imports rooms of lower rows only</text>',
+        f'<text class="note" x="90" y="{top}">a folder imports only folders of lower rows</text>',
     ]
     top += 16
     for row in rows:

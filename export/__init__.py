@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle of ONNX graphs. The only folder that needs torch, and only where it is used."""
+"""Export of a checkpoint to a bundle of ONNX graphs. Only this folder needs torch, which is imported on use."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, so that the command line lists ``export`` without torch."""
+    """Import on first use, so that the command line lists ``export`` without importing torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -69,17 +69,17 @@ class LatentSize(click.ParamType[Any]):
     default=1,
     show_default=True,
     type=click.IntRange(1, LARGEST_REQUESTS),
-    help="Requests that one run carries.",
+    help="Requests in one run.",
 )
 @click.option(
     "--max-steps",
     default=100,
     show_default=True,
     type=click.IntRange(1, ScheduleSpec().train_steps),
-    help="Most denoising steps.",
+    help="Maximum number of denoising steps.",
 )
 @click.option("--latent-size", type=LatentSize(), help="Instead of the configuration's.")
-@click.option("--weights", metavar="NAME", help="Which weights of a checkpoint with several.  [default: ema, if there]")
+@click.option("--weights", metavar="NAME", help="Set of weights of a checkpoint with several.  [default: ema, if any]")
 @click.option(
     "--random-init",
     type=click.IntRange(0, 2**63 - 1),
@@ -98,12 +98,12 @@ class LatentSize(click.ParamType[Any]):
     default="linear",
     show_default=True,
     type=click.Choice(["linear", "cosine", "scaled_linear"]),
-    help="Noise schedule of its training.",
+    help="Noise schedule that the model was trained with.",
 )
-@click.option("--deterministic", is_flag=True, help="Leave the noise input out: deterministic samplers only.")
+@click.option("--deterministic", is_flag=True, help="Omit the noise input: deterministic samplers only.")
 @click.option("--guidance/--no-guidance", default=True, help="Null rows for a model with text.  [default: on]")
 @click.option("--name", help="The model's name.  [default: that of the preset, or of the file or folder of --config]")
-@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
 def export(checkpoint: Path | None, config: str, output: Path, random_init: int | None, **given: Any) -> None:
     """Split CHECKPOINT into cache fill and cached denoise, and write a bundle.
 
@@ -112,7 +112,7 @@ def export(checkpoint: Path | None, config: str, output: Path, random_init: int 
     if (checkpoint is None) == (random_init is None):
         raise click.UsageError("give either CHECKPOINT or --random-init SEED")
     if checkpoint is None and given["weights"] is not None:
-        raise click.UsageError("--weights chooses among those of CHECKPOINT; leave it out with --random-init")
+        raise click.UsageError("--weights selects a set of CHECKPOINT; omit it with --random-init")
     options = _options(given)
     with needs_extra("export", "vdmrt export", fail=ExportError):
         architecture = load_config(config, latent_size=given["latent_size"])
@@ -120,7 +120,7 @@ def export(checkpoint: Path | None, config: str, output: Path, random_init: int 
         check_bundle_place(output, replace=given["force"])
         if checkpoint is not None:
             checkpoint_files(checkpoint)
-        from .exporter import export_bundle  # torch: imported when all that can be checked without it was
+        from .exporter import export_bundle  # torch: imported after all checks that do not need it
 
         with show_stages() as progress:
             model, origin = _make_model(architecture, checkpoint, given["weights"], random_init, progress)
@@ -158,20 +158,20 @@ def _make_model(
     seed: int | None,
     progress: Callable[[str], None],
 ) -> tuple[Any, dict[str, str]]:
-    """Return the model, and what its provenance is to record of the weights."""
+    """Return the model, and the provenance of its weights."""
     from .checkpoint import load_model, read_checkpoint
     from .exporter import random_model
 
     if checkpoint is None:
         assert seed is not None
         model = random_model(architecture, seed)
-        _log.warning("the weights are random: whatever the model makes means nothing")
+        _log.warning("the weights are random: the model's output is noise")
         return model, {"checkpoint": f"none: random weights of seed {seed}"}
     progress(f"reading {checkpoint}")
     found = read_checkpoint(checkpoint, weights=weights)
     if len(found.sets) > 1:
         taken, names = found.weights or "those without a name", ", ".join(found.sets)
-        _log.info("the checkpoint holds weights named %s: taking %s; --weights takes another", names, taken)
+        _log.info("the checkpoint has weights named %s: using %s; choose others with --weights", names, taken)
     model = load_model(architecture, found)
     progress(f"hashing {checkpoint}")
     origin = {"checkpoint": str(checkpoint), "checkpoint_sha256": checkpoint_sha256(checkpoint)}

@@ -1,4 +1,4 @@
-"""Reading a model's configuration: a preset's name, or a JSON or YAML file. Its ``family`` says who reads the rest."""
+"""Reading of a model's configuration: a preset's name, or a JSON or YAML file, parsed by the family that it names."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def load_config(source: str | Path, *, latent_size: tuple[int, int] | None = Non
 
     Args:
         source: A name of :func:`preset_names`, or a file with the constructor arguments, plain or under ``model``. Its
-            ``family`` names the family; without one it is the family of the preset that ``type`` names, else Ca2-VDM. A
-            ``type`` that names a preset supplies what the file leaves out.
+            ``family`` names the family; the default is the family of the preset that ``type`` names, else Ca2-VDM. A
+            preset that ``type`` names supplies the arguments that the file leaves out.
         latent_size: Height and width of a latent frame instead of the file's.
 
     Returns:
-        The configuration, of the class that the family has for it.
+        The configuration, of the family's class.
 
     Raises:
         ExportError: The file is missing or not JSON or YAML, or an argument is unknown or out of range.
@@ -46,7 +46,7 @@ def load_config(source: str | Path, *, latent_size: tuple[int, int] | None = Non
 
 
 def config_from_arguments(arguments: dict[str, Any], *, latent_size: tuple[int, int] | None = None) -> Architecture:
-    """Translate constructor arguments by the family that they name; see :func:`load_config`."""
+    """Convert constructor arguments with the family that they name; see :func:`load_config`."""
     given = dict(arguments)
     named = given.pop("family", None)
     preset = find_preset(str(given.get("type")))
@@ -58,7 +58,7 @@ def config_from_arguments(arguments: dict[str, Any], *, latent_size: tuple[int, 
 def name_model(source: str | Path) -> str:
     """Return a name for the model of a configuration: the preset's, or the file's.
 
-    A file that is called only "config", as beside most checkpoints, is named by its folder.
+    For a file named just "config", as beside most checkpoints, the folder's name is used.
     """
     if find_preset(str(source)):
         return str(source)
@@ -87,7 +87,7 @@ def _parse(path: Path, text: str) -> Any:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ExportError(f"{path}: not JSON: {error}") from error
-    import yaml  # only YAML files need it
+    import yaml  # needed for YAML files only
 
     try:
         return yaml.safe_load(text)

@@ -1,4 +1,4 @@
-"""Loading a checkpoint: safely, from whatever shape it was saved in, and only if it fits the model."""
+"""Loading of checkpoints: without running their code, from all common formats, with a check against the model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "load_model", "read_checkpoint"]
 
-# What trainers name sets of weights, the one to prefer first.
+# Names that trainers give to sets of weights, preferred first.
 _SETS = ("ema", "state_dict", "model", "module")
 _PREFIXES = ("module.", "model.", "_orig_mod.")
 _LISTED = 5
@@ -37,7 +37,7 @@ class Checkpoint:
     Attributes:
         path: The file or folder.
         tensors: The weights by their plain names.
-        weights: The set's name, as "ema"; None where the checkpoint holds one set without a name.
+        weights: The set's name, as "ema"; None if the checkpoint has one unnamed set.
         sets: Names of all sets in the checkpoint.
     """
 
@@ -54,10 +54,10 @@ def load_model(config: Architecture, checkpoint: Path | Checkpoint) -> Any:
 
     Args:
         config: The architecture.
-        checkpoint: What :func:`read_checkpoint` takes or returned.
+        checkpoint: Its path, or the result of :func:`read_checkpoint`.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read, holds NaN or Inf, or is of another model.
+        CheckpointError: The checkpoint cannot be read, contains NaN or Inf, or is of another model.
         ExportError: The model needs more memory than is available.
     """
     if not isinstance(checkpoint, Checkpoint):
@@ -82,11 +82,11 @@ def read_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
     Args:
         path: A ``.safetensors`` file, a ``.pth``, ``.pt``, ``.bin`` or ``.ckpt`` file (read with ``weights_only``), an
             ``*.index.json`` of a sharded checkpoint, or a folder of any of these.
-        weights: Name of the set to take, where a file holds several. None prefers ``ema``, then ``state_dict``,
-            ``model`` and ``module``.
+        weights: Name of the set to use, if a file has several. None prefers ``ema``, then ``state_dict``, ``model`` and
+            ``module``.
 
     Raises:
-        CheckpointError: The file is missing, foreign, truncated, would need unpickling of code, or does not contain
+        CheckpointError: The file is missing, not a checkpoint, truncated, would run code when unpickled, or lacks
             ``weights``.
     """
     tensors: dict[str, Tensor] = {}
@@ -105,17 +105,17 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a pickle protocol that it may not know: it fails where it does not
-            # Files of torch before 1.6 are no archives and cannot be mapped.
+            warnings.simplefilter("ignore")  # about unknown pickle protocols, which fail anyway
+            # Files of torch before 1.6 are not archives and cannot be mapped.
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: is damaged, or holds more than tensors and would run code when loaded; "
+            f"{path}: is damaged, or contains more than tensors and would run code when loaded; "
             "save its state_dict as .safetensors"
         ) from error
-    except Exception as error:  # a damaged pickle fails in every way
+    except Exception as error:  # a damaged pickle can raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: is truncated or no checkpoint: {reason}") from error
+        raise CheckpointError(f"{path}: is truncated or not a checkpoint: {reason}") from error
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{path}: wanted a mapping of names to tensors, found {type(loaded).__name__}")
     return loaded
@@ -128,34 +128,32 @@ def _mappings(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, Mapping[Any, Any
 
 
 def _holds_tensors(loaded: Mapping[Any, Any]) -> bool:
-    """Whether a mapping holds named tensors, itself or in a set of its own."""
+    """Whether a mapping contains named tensors, directly or in a nested set."""
     own = any(isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items())
     return own or any(name in _SETS and _holds_tensors(value) for name, value in _mappings(loaded))
 
 
 def _choose(sets: Mapping[str, Any], weights: str | None, path: Path) -> str | None:
-    """Return the name of the set to take, or None for the tensors that have no set."""
+    """Return the name of the set to use, or None for tensors without a set."""
     if weights is None:
         return next((name for name in _SETS if name in sets), None)
     if weights not in sets:
-        found = f"it holds {', '.join(sets)}" if sets else "it holds one set without a name, which is taken by default"
-        raise CheckpointError(f"{path}: holds no weights named {weights!r}; {found}")
+        found = f"it has {', '.join(sets)}" if sets else "it has one unnamed set, which is the default"
+        raise CheckpointError(f"{path}: has no weights named {weights!r}; {found}")
     return weights
 
 
 def _plain(loaded: Mapping[Any, Any], path: Path, sets: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Unwrap further sets and prefixes."""
+    """Unwrap nested sets and strip prefixes."""
     for name in _SETS:
         if isinstance(loaded.get(name), Mapping) and _holds_tensors(loaded[name]):
             return _plain(loaded[name], path, sets)
     tensors = {name: value for name, value in loaded.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors and sets:
-        raise CheckpointError(
-            f"{path}: holds weights named {', '.join(sets)}; choose with weights={next(iter(sets))!r}"
-        )
+        raise CheckpointError(f"{path}: has weights named {', '.join(sets)}; choose with weights={next(iter(sets))!r}")
     if not tensors:
         raise CheckpointError(
-            f"{path}: holds no tensors; found {', '.join(map(repr, list(loaded)[:_LISTED])) or 'nothing'}"
+            f"{path}: contains no tensors; found {', '.join(map(repr, list(loaded)[:_LISTED])) or 'nothing'}"
         )
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in tensors):
@@ -192,5 +190,5 @@ def _finite(name: str, tensor: Tensor, path: Path) -> Tensor:
         raise CheckpointError(f"{path}: '{name}' is {tensor.dtype}, wanted floating point")
     tensor = tensor.float()
     if not bool(torch.isfinite(tensor).all()):
-        raise CheckpointError(f"{path}: '{name}' holds NaN or Inf; the training that wrote it had diverged")
+        raise CheckpointError(f"{path}: '{name}' contains NaN or Inf; its training has diverged")
     return tensor

@@ -1,4 +1,4 @@
-"""Files of a checkpoint: found, and hashed, without torch."""
+"""Files of a checkpoint: finding and hashing them without torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def checkpoint_files(path: Path) -> list[Path]:
         path: A file, an ``*.index.json`` of a sharded checkpoint, or a folder of either.
 
     Raises:
-        CheckpointError: There is none, or it is not of a known kind.
+        CheckpointError: There is no file, or its format is unknown.
     """
     if path.name.endswith(".index.json"):
         return _shards(path)
@@ -35,7 +35,7 @@ def checkpoint_files(path: Path) -> list[Path]:
         found = sorted(path.glob(pattern))
         if found:
             return _shards(found[0]) if pattern == "*.index.json" else found
-    raise CheckpointError(f"{path}: the folder holds no .safetensors, .pth, .pt, .bin or .index.json file")
+    raise CheckpointError(f"{path}: the folder has no .safetensors, .pth, .pt, .bin or .index.json file")
 
 
 def checkpoint_sha256(path: Path) -> str:
@@ -55,7 +55,7 @@ def _shards(index: Path) -> list[Path]:
         raise CheckpointError(f"{index}: its 'weight_map' is empty; fetch the checkpoint again")
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
-            raise CheckpointError(f"{index}: shard {name!r} lies outside the index's folder")
+            raise CheckpointError(f"{index}: shard {name!r} is outside the index's folder")
         if not (index.parent / name).is_file():
             raise CheckpointError(f"{index}: shard '{name}' is missing; fetch the checkpoint again")
     return [index.parent / name for name in names]

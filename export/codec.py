@@ -1,7 +1,7 @@
-"""The preview codec: a fixed map between pictures and latents that stands in where no VAE was exported.
+"""The preview codec: a fixed map between pictures and latents, used where no VAE was exported.
 
-Eight-fold mean pooling, and one latent channel for each color; bilinear enlargement on the way back. It shows where
-things are and how they move, and nothing of a picture's detail.
+Eight-fold mean pooling to one latent channel for each color, and bilinear upsampling back. It shows composition and
+motion, but no detail.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["PreviewDecoder", "PreviewEncoder"]
 
 FACTOR = 8
 _COLOURS = 3
-# Pictures lie in -1..1, latents of a VAE have about unit variance.
+# Pictures are in -1..1, latents of a VAE have about unit variance.
 _GAIN = 2.0
 
 
@@ -38,7 +38,7 @@ class PreviewEncoder(Exportable):
         self.register_buffer("pool_columns", _pooling(width).T.contiguous())
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Pool; channels beyond the colors carry their mean."""
+        """Pool; channels beyond the colors hold the mean of the colors."""
         colors = self.pool_rows @ pictures @ self.pool_columns * _GAIN
         if self.extra == 0:
             return colors
@@ -62,17 +62,17 @@ class PreviewDecoder(Exportable):
         self.register_buffer("enlarge_columns", _enlargement(width).T.contiguous())
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Enlarge the colors; the other channels were made of them."""
+        """Upsample the color channels; the other channels are derived from them."""
         return self.enlarge_rows @ latent[:, :_COLOURS] @ self.enlarge_columns * (1.0 / _GAIN)
 
 
 def _pooling(count: int) -> Tensor:
-    """Return the matrix [count, 8 * count] that takes means of eight."""
+    """Return the matrix [count, 8 * count] of eight-fold mean pooling."""
     return torch.eye(count).repeat_interleave(FACTOR, dim=1) / FACTOR
 
 
 def _enlargement(count: int) -> Tensor:
-    """Return the matrix [8 * count, count] of bilinear enlargement."""
+    """Return the matrix [8 * count, count] of bilinear upsampling."""
     eye = torch.eye(count)[None]
     enlarged = nn.functional.interpolate(eye, scale_factor=FACTOR, mode="linear", align_corners=False)
     return enlarged[0].T.contiguous()

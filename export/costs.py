@@ -1,4 +1,4 @@
-"""What one run of a graph costs, counted on the graph itself: operations, bytes, and copies of the cache."""
+"""Costs of one run of a graph, counted on its nodes: operations, bytes, and copies of the cache."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["count_bytes", "count_flops", "find_cache_copies"]
 
-# Inputs of which a run reads one row only.
+# A run reads only one row of these inputs.
 _TABLES = (Role.TIMESTEPS, Role.COEFFICIENTS, Role.NOISE)
-# Views: neither ONNX Runtime nor TensorRT moves a byte for them.
+# Views: ONNX Runtime and TensorRT copy nothing for them.
 _VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
 _PRODUCTS = frozenset({"MatMul", "Gemm"})
 
@@ -29,7 +29,7 @@ def count_flops(nodes: Iterable[ir.Node]) -> int:
 
 def _flops(node: ir.Node) -> int:
     if node.op_type == "Conv":
-        # A weight is [outputs, inputs of a group, *kernel].
+        # A weight is [outputs, inputs per group, *kernel].
         return 2 * math.prod(_shape(node.inputs[1])[1:]) * math.prod(_shape(node.outputs[0]))
     if node.op_type not in _PRODUCTS:
         return 0
@@ -39,16 +39,16 @@ def _flops(node: ir.Node) -> int:
 
 
 def count_bytes(inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], weights_nbytes: int) -> int:
-    """Count the bytes that a run must read and write: inputs, outputs and weights, each once."""
+    """Count the bytes that a run must read and write: inputs, outputs and weights, once each."""
     read = sum(spec.nbytes // (spec.shape[1] if spec.role in _TABLES else 1) for spec in inputs)
     return read + sum(spec.nbytes for spec in outputs) + weights_nbytes
 
 
 def find_cache_copies(graph: ir.Graph, inputs: Iterable[TensorSpec]) -> tuple[CacheCopy, ...]:
-    """List the nodes that read the KV cache and write it elsewhere.
+    """Return the nodes that copy the KV cache.
 
-    Products only read it, also where they read it transposed: a Transpose that feeds nothing but products is one
-    operand's layout (ONNX Runtime fuses it, and a test looks). Views move nothing.
+    Matrix products only read it, including transposed: a Transpose that feeds only products is an operand's layout,
+    which ONNX Runtime fuses (a test checks it). Views copy nothing.
     """
     copies = []
     for value, spec in zip(graph.inputs, inputs, strict=True):

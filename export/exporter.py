@@ -1,4 +1,4 @@
-"""From a model to a bundle: the graphs of each precision, one weights file, the codec and what to say about them."""
+"""The exporter: writes a model's graphs of each precision, their weights file, the codec and the manifest."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ def export_bundle(
     replace: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Bundle:
-    """Write a bundle of a model, whole or not at all.
+    """Write a bundle of a model, atomically.
 
     Args:
-        model: The torch module that a family built, float32; where FP16 is asked for, its blocks are FP16 afterwards.
-        output: The folder to make.
-        options: What the graphs are made for.
+        model: A family's torch module, float32; an FP16 export converts its blocks to FP16 in place.
+        output: The folder to create.
+        options: Options of the export.
         name: The model's name, for people.
-        random_weights: Whether the weights were never trained.
-        provenance: Where the weights came from; versions are added.
+        random_weights: Whether the weights are untrained.
+        provenance: Origin of the weights; versions are added.
         codec: A trained encoder, pictures [1, 3, H, W] in -1..1 to latent [1, c, h, w], and decoder, latent
             [T, c, h, w] to pictures [T, 3, H, W]; None writes the preview codec.
-        replace: Whether a bundle that is there may be replaced.
-        progress: Called with what begins, as "tracing fill.fp32".
+        replace: Whether an existing bundle may be replaced.
+        progress: Called with the name of each stage before it begins, as "tracing fill.fp32".
 
     Raises:
         ValueError: The options do not fit the model.
@@ -80,7 +80,7 @@ def export_bundle(
     if caution is not None:
         _log.warning("%s", caution)
     with new_bundle(output, replace=replace) as writer:
-        # fp32 comes first, because fp16 rounds the model's own weights.
+        # fp32 first, because fp16 rounds the model's weights in place.
         precisions = sorted(set(options.precisions))
         graphs: dict[Precision, Mapping[str, Graph]] = {}
         for precision in precisions:
@@ -142,7 +142,7 @@ def _preview_codec(shape: tuple[int, int, int], chunk_frames: int) -> tuple[Expo
 def _write_null_text(null_text: torch.Tensor | None, writer: BundleWriter) -> Artifact | None:
     if null_text is None:
         return None
-    content = io.BytesIO()  # numpy's own writing to a file tells no reason when the disk is full
+    content = io.BytesIO()  # numpy's writing to a file hides the reason when the disk is full
     np.save(content, null_text.numpy())
     (writer.path / "null_text.npy").write_bytes(content.getvalue())
     return writer.record("null_text.npy")

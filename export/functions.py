@@ -1,6 +1,6 @@
-"""The functions that exported graphs call: attentions and modulated norms, with their bodies in standard operators.
+"""Model-local functions of exported graphs: attentions and modulated norms, with bodies in standard operators.
 
-Queries, keys and values of the same pass are tokens first, [batch, n, heads, d]; what was stored is heads first.
+Queries, keys and values of the same pass are tokens first, [batch, n, heads, d]; stored ones are heads first.
 ``scale`` is a scalar of the query's type, and multiplies the query before the first product, so that FP16 scores cannot
 overflow.
 """
@@ -21,9 +21,9 @@ from .operators import OPSET
 __all__ = ["call", "call_split_projection", "define_functions"]
 
 _VERSION = 1
-# Concatenating the cached and the own keys would copy the whole cache in every denoising step; the scores are a
-# fraction of it. The transposed operand of a product is read in place. Keys times queries would need no Transpose
-# here, but one of the scores; on ONNX Runtime it was no faster (2026-11-22, AMD EPYC, 2 threads).
+# Concatenating the cached and the chunk's keys would copy the whole cache in every denoising step; the scores are much
+# smaller. The transposed operand of a product is read in place. Keys times queries would avoid this Transpose but need
+# one of the scores; on ONNX Runtime it was no faster (2026-11-22, AMD EPYC, 2 threads).
 _BODIES = {
     "Attention": """(query, key, value, scale) => (attended) {
         turned_query = Transpose <perm = [0, 2, 1, 3]> (query)
@@ -84,7 +84,7 @@ _BODIES = {
 
 
 def call(function: str, first: Tensor, *operands: Tensor, **attributes: float) -> Tensor:
-    """Call a function in a graph that is being traced; the result has the first operand's shape and type."""
+    """Call a function in the graph being traced; the result has the first operand's shape and type."""
     given: dict[str, Any] = dict(attributes)
     return torch.onnx.ops.symbolic(
         f"{FUNCTION_DOMAIN}::{function}",
@@ -97,7 +97,7 @@ def call(function: str, first: Tensor, *operands: Tensor, **attributes: float) -
 
 
 def call_split_projection(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Call the function that splits packed queries, keys and values [rows, 3 * C], in a graph that is being traced."""
+    """Call the function that splits packed queries, keys and values [rows, 3 * C] in the graph being traced."""
     width = packed.shape[-1] // 3
     query, key, value = torch.onnx.ops.symbolic_multi_out(
         f"{FUNCTION_DOMAIN}::SplitProjection",
@@ -110,7 +110,7 @@ def call_split_projection(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def define_functions(names: Collection[str]) -> list[ir.Function]:
-    """Return the functions of some names, with their bodies."""
+    """Return the functions with the given names, including their bodies."""
     return [_parse(name) for name in sorted(names)]
 
 

@@ -1,4 +1,4 @@
-"""Memory that a module needs, compared with what is available before it is built."""
+"""Check of the memory that a module needs, before it is built."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _M = TypeVar("_M", bound=nn.Module)
 
 
 def build_within_memory(build: Callable[[], _M], what: str, *, besides_nbytes: int = 0) -> _M:
-    """Build a module, unless its parameters and buffers need more memory than is available.
+    """Build a module after checking that its parameters and buffers fit in the available memory.
 
     Args:
-        build: Makes the module. It is called twice: first on torch's meta device, which allocates nothing.
-        what: Names the module in the error.
-        besides_nbytes: Bytes that are needed beside the module.
+        build: Creates the module. Called twice: first on torch's meta device, which allocates nothing.
+        what: The module's name in the error message.
+        besides_nbytes: Bytes that are needed in addition to the module.
 
     Raises:
-        ExportError: They need more.
+        ExportError: They need more memory than is available.
     """
     with torch.device("meta"):
         shapes = build()

@@ -1,4 +1,4 @@
-"""From a torch module to an ONNX graph that shares its weights file with its sibling."""
+"""Tracing of torch modules to ONNX graphs that share one weights file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["Exportable", "export_graphs"]
 _S = TypeVar("_S", bound=str)
 
 _ALIGNMENT = 64
-# Smaller constants (shapes, axes) stay in the graph: parsers want to see them while they parse.
+# Smaller constants (shapes, axes) stay in the graph: parsers need their values while parsing.
 _LEAST_NBYTES = 1024
 
 
@@ -53,7 +53,7 @@ class Exportable(nn.Module):
 
 
 class WeightsFile:
-    """Initializers of several graphs in one file, each content once, at multiples of 64 bytes.
+    """External data file with the initializers of several graphs, deduplicated by content and aligned to 64 bytes.
 
     Attributes:
         path: The file.
@@ -64,7 +64,7 @@ class WeightsFile:
         self._places: dict[tuple[str, bytes], tuple[int, int]] = {}
 
     def store(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
-        """Write a tensor unless its content is there already, and return the reference to it."""
+        """Write a tensor unless the file already has its content, and return a reference to it."""
         data = np.ascontiguousarray(tensor.numpy())
         key = (tensor.dtype.name, hashlib.sha256(data.reshape(-1).view(np.uint8).data).digest())
         if key not in self._places:
@@ -84,25 +84,25 @@ class WeightsFile:
         with self.path.open("ab") as file:
             file.write(b"\0" * (-file.tell() % _ALIGNMENT))
             offset = file.tell()
-            file.write(data.reshape(-1).view(np.uint8).data)  # tofile tells no reason when the disk is full
+            file.write(data.reshape(-1).view(np.uint8).data)  # tofile hides the reason when the disk is full
         return offset, data.nbytes
 
 
 def export_graphs(
     modules: Mapping[_S, Exportable], writer: BundleWriter, label: str, progress: Callable[[str], None]
 ) -> dict[_S, Graph]:
-    """Trace modules, write them as graphs that share one weights file, and say what each costs.
+    """Trace modules, write them as graphs that share one weights file, and count the costs of each.
 
-    Initializers keep the names of the model's ``state_dict``, so that scales and refits can find them.
+    Initializers keep the names of the model's ``state_dict``, by which scales and refits find them.
 
     Args:
-        modules: By stage; set to evaluation.
-        writer: The bundle in the making; gets ``graphs/<stage>.<label>.onnx`` and ``graphs/weights.<label>.bin``.
-        label: The precision, or what else tells this set from others.
-        progress: Called with what begins, as "tracing fill.fp32".
+        modules: Modules by stage; set to evaluation mode.
+        writer: The new bundle; receives ``graphs/<stage>.<label>.onnx`` and ``graphs/weights.<label>.bin``.
+        label: The precision, or another name for this set of graphs.
+        progress: Called with the name of each stage before it begins, as "tracing fill.fp32".
 
     Raises:
-        ExportError: A module cannot be traced, or its graph is not what was wanted.
+        ExportError: A module cannot be traced, or its graph fails a check.
     """
     weights = WeightsFile(writer.path / "graphs" / f"weights.{label}.bin")
     graphs = {}
@@ -119,7 +119,7 @@ def export_graphs(
 
 
 def _write(model: ir.Model, module: Exportable, writer: BundleWriter, file: str, weights: WeightsFile) -> Graph:
-    """Write a traced module and its weights, check it, and count what a run of it costs."""
+    """Write a traced module and its weights, check the graph, and count its costs."""
     graph = model.graph
     _drop_metadata(model)
     _strip_prefix(graph)
@@ -162,14 +162,14 @@ def _trace(module: Exportable) -> ir.Model:
 
 
 def _example(module: Exportable) -> tuple[torch.Tensor, ...]:
-    """Return inputs to trace with. They are fake and take no memory: a cache may be larger than the host's."""
+    """Return fake inputs for tracing, which take no memory: a cache may be larger than the host's memory."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         return tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in module.inputs)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's talk of its own deprecations and of packages that nobody needs here."""
+    """Silence the exporter's messages about deprecations and packages that are not needed here."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -184,7 +184,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _drop_metadata(model: ir.Model) -> None:
-    """Forget the stack traces that the exporter keeps: they are large, and name paths of the exporting machine."""
+    """Remove the exporter's stack traces: they are large, and contain paths of the exporting machine."""
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     for node in model.graph:
@@ -209,7 +209,7 @@ def _count_calls(model: ir.Model) -> dict[str, int]:
 
 
 def _define_functions(model: ir.Model) -> None:
-    """Name the calls of functions after them, and add the functions' bodies."""
+    """Name function calls after their functions, and add the functions' bodies."""
     calls = _calls(model)
     for number, node in enumerate(calls):
         node.name = f"{node.op_type}_{number}"
@@ -220,14 +220,14 @@ def _define_functions(model: ir.Model) -> None:
 
 
 def _inlined(model: ir.Model) -> ir.Model:
-    """Return the model without calls, with the shape of every tensor."""
+    """Return the model with functions inlined and shapes inferred for every tensor."""
     whole = ir.from_proto(onnx.inliner.inline_local_functions(ir.to_proto(model)))
     ShapeInferencePass()(whole)
     return whole
 
 
 def _externalise(graph: ir.Graph, weights: WeightsFile) -> int:
-    """Move large initializers to the weights file; return the bytes of all that the graph reads."""
+    """Move large initializers to the weights file; return the bytes of all initializers."""
     total = 0
     for name, value in graph.initializers.items():
         assert value.const_value is not None
@@ -252,4 +252,4 @@ def _check(path: Path) -> None:
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"{path.name}: the checker refuses the graph: {error}") from error
+        raise ExportError(f"{path.name}: the ONNX checker rejects the graph: {error}") from error

@@ -1,4 +1,4 @@
-"""Operators that exported graphs may contain: those that every supported ONNX parser accepts, in the same meaning."""
+"""Check of the operators in exported graphs: every supported ONNX parser accepts them with the same meaning."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["OPSET", "check_operators"]
 
 OPSET = 18
 
-# Written for the oldest parser in operators that it knows, when an engine is built.
+# Decomposed into supported operators when an engine is built for the oldest parser.
 _LOWERED = frozenset({"LayerNormalization"})
 
 
 def check_operators(nodes: Iterable[ir.Node]) -> None:
-    """Check every node against the oldest parser's operators.
+    """Check every node against the operators of the oldest parser.
 
     Raises:
         ExportError: An operator, its element type or an attribute is not one that the parser accepts.
@@ -35,9 +35,9 @@ def check_operators(nodes: Iterable[ir.Node]) -> None:
 
 
 def _check_meaning(node: ir.Node) -> None:
-    """Refuse an operator that means something else in the oldest parser's opset."""
+    """Check that an operator has the same meaning in the oldest parser's opset."""
     if node.op_type == "Split":
-        if "num_outputs" in node.attributes:  # all that opset 18 changed
+        if "num_outputs" in node.attributes:  # the only change in opset 18
             raise ExportError(f"node '{node.name}' (Split) has num_outputs, which opset {OLDEST_PARSER_OPSET} lacks")
         return
     since = onnx.defs.get_schema(node.op_type, OPSET).since_version

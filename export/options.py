@@ -1,4 +1,4 @@
-"""Options of an export, and the sizes that follow from them. Checked without torch, before weights are read."""
+"""Options of an export, and the geometry that follows from them, checked without torch before weights are read."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ LARGEST_REQUESTS = 2**16
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What the graphs are made for; all of it is static in them.
+    """Options of an export; all are static in the graphs.
 
     Attributes:
-        precisions: Types of the blocks' weights and of the cache, each its own pair of graphs.
+        precisions: Types of the blocks' weights and of the cache; each has its own pair of graphs.
         chunk_frames: Latent frames T of one autoregressive step.
         slots: Capacity K of the cache in latent frames.
-        requests: Requests R that one run of the denoise graph carries.
-        max_steps: Most denoising steps.
+        requests: Requests R in one run of the denoise graph.
+        max_steps: Maximum number of denoising steps.
         guidance: Whether a model with text gets null rows for classifier-free guidance.
-        stochastic: Whether the denoise graph takes noise; without, deterministic samplers only.
+        stochastic: Whether the denoise graph has a noise input; otherwise only deterministic samplers can be used.
         prediction: What the network predicts.
-        schedule: The noise schedule it was trained with.
-        sampler: Defaults of a session.
+        schedule: The noise schedule that it was trained with.
+        sampler: Default sampler of a session.
     """
 
     precisions: tuple[Precision, ...] = (FP32,)
@@ -47,7 +47,7 @@ class ExportOptions:
     sampler: SamplerDefaults | None = None
 
     def __post_init__(self) -> None:
-        """Check what does not depend on the model.
+        """Check the options that do not depend on the model.
 
         Raises:
             ValueError: An option is out of range.
@@ -67,7 +67,7 @@ class ExportOptions:
 
 
 def make_geometry(config: Architecture, options: ExportOptions) -> Geometry:
-    """Return every size of the graphs that an architecture and options make.
+    """Return all sizes of the graphs for an architecture and options.
 
     Raises:
         ValueError: The options do not fit the architecture.

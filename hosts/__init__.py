@@ -1,4 +1,4 @@
-"""What this machine has, and the advice what to install."""
+"""The host: its CPUs, memory, GPUs and installed packages, with advice on what to install."""
 
 from __future__ import annotations
 

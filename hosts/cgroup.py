@@ -8,20 +8,20 @@ __all__ = ["cgroup_folders", "read_text"]
 
 
 def cgroup_folders(controller: str, root: Path = Path("/")) -> list[Path]:
-    """Return the folders of the groups that limit this process, the innermost first.
+    """Return the folders of the groups that limit this process, innermost first.
 
-    A group is limited by all groups around it, so every folder counts. In a container the path in ``/proc`` may be the
-    host's; of such a path only the folders that exist here are returned.
+    A group is limited by all groups around it, so all of them are returned. In a container the path in ``/proc`` may be
+    the host's; only folders that exist in the container are returned.
 
     Args:
         controller: "memory" or "cpu".
-        root: Where ``proc`` and ``sys`` are.
+        root: Parent folder of ``proc`` and ``sys``.
     """
     folders: list[Path] = []
     for line in read_text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
-            continue  # of version 1, and another controller's; version 2 names none
+            continue  # another controller of version 1; version 2 names none
         mount = root / "sys/fs/cgroup" / (controller if controllers else "")
         names = [name for name in path.split("/") if name]
         folders += [mount.joinpath(*names[:depth]) for depth in range(len(names), -1, -1)]
@@ -29,7 +29,7 @@ def cgroup_folders(controller: str, root: Path = Path("/")) -> list[Path]:
 
 
 def read_text(path: Path) -> str:
-    """Return the content of a file of the kernel, stripped; empty where it is missing or may not be read."""
+    """Return the stripped content of a kernel file; empty if it is missing or cannot be read."""
     try:
         return path.read_text(errors="replace").strip()
     except OSError:

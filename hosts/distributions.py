@@ -1,4 +1,4 @@
-"""Which of the distributions that vdmrt can use are installed, and what completes its extras."""
+"""Distributions that vdmrt can use: which are installed, and the commands that complete its extras."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
     "list_packages",
 ]
 
-# As in pyproject.toml: a test holds the two together.
+# As in pyproject.toml; a test compares the two.
 REQUIRED = ("numpy>=1.23", "click>=8.4", "rich>=13", "pillow>=10", "av>=12", "safetensors>=0.4.3")
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime>=1.20",),
@@ -31,7 +31,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "calibrate": ("onnxruntime>=1.20", "onnx>=1.17", "onnx-ir>=0.1.7"),
     "export": ("torch>=2.9", "onnx>=1.17", "onnxscript>=0.5", "pyyaml>=6"),
 }
-# What else meets a requirement.
+# Distributions that meet a requirement under another name.
 _ALTERNATIVES: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ONNXRUNTIMES,
     "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
@@ -53,7 +53,7 @@ class Extra:
     Attributes:
         name: As in ``vdmrt[name]``.
         missing: Requirements that are not met; none when the extra is complete.
-        command: The line that completes it, or None.
+        command: The command that completes it, or None.
     """
 
     name: str
@@ -67,20 +67,20 @@ def installed_distributions() -> dict[str, str]:
 
 
 def list_packages(installed: Mapping[str, str]) -> tuple[Package, ...]:
-    """Return what vdmrt asks for, installed or not, and those of its substitutes that are installed."""
+    """Return the packages that vdmrt requires, installed or not, and their installed substitutes."""
     asked = {_split(requirement)[0] for requirement in _requirements()}
     names = [name for name in _known_names() if name in asked or name in installed]
     return tuple(Package(name, installed.get(name)) for name in names)
 
 
 def check_extra(name: str, installed: Mapping[str, str]) -> Extra:
-    """Compare an extra with what is installed."""
+    """Compare an extra with the installed distributions."""
     missing = tuple(wanted for wanted in EXTRAS[name] if not _is_met(wanted, installed))
     return Extra(name, missing, complete_command(name, installed) if missing else None)
 
 
 def complete_command(extra: str, installed: Mapping[str, str]) -> str:
-    """Return the line that completes an extra, and first removes an ONNX Runtime that it would overwrite."""
+    """Return the command that completes an extra; it first removes an ONNX Runtime that would be overwritten."""
     wanted = {_split(requirement)[0] for requirement in EXTRAS[extra]} & set(ONNXRUNTIMES)
     present = onnxruntime_distributions(installed)
     return install_command(extra, remove=present if wanted and set(present) - wanted else ())

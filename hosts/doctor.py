@@ -1,4 +1,4 @@
-"""The environment examined: what is installed, which backends will run, and what to install or remove."""
+"""Examination of the environment: installed packages, backends that can run, and problems with their remedies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["Report", "examine", "render"]
 
 @dataclass(frozen=True)
 class BackendCheck:
-    """Whether a backend will run here, and on what or why not."""
+    """Whether a backend can run on this machine; ``note`` is its device or the reason."""
 
     name: str
     ready: bool
@@ -44,13 +44,13 @@ class BackendCheck:
 
 @dataclass(frozen=True)
 class Report:
-    """All that :func:`examine` found; ``dataclasses.asdict`` makes it JSON.
+    """The result of :func:`examine`; ``dataclasses.asdict`` makes it JSON.
 
     Attributes:
         cpu_count: CPUs that this process may use.
         core_loads: Whether the C core loads.
-        core: Where the C core was loaded from, or why it was not.
-        problems: What must be mended, each with the command that does it; none when all is well.
+        core: Path of the loaded C core, or why it does not load.
+        problems: Problems, each with the command that fixes it; empty without problems.
     """
 
     vdmrt: str
@@ -73,13 +73,13 @@ def examine(
     probe: Callable[[], CudaDriver] = probe_driver,
     providers: Callable[[], tuple[str, ...]] = find_providers,
 ) -> Report:
-    """Examine the environment. Changes nothing; of the heavy libraries it imports ONNX Runtime alone.
+    """Examine the environment. Changes nothing; the only heavy library that it imports is ONNX Runtime.
 
     Args:
-        core: Loads the C core and returns where it is, or raises ImportError.
-        installed: Versions of distributions by name; None asks the environment.
-        probe: Asks the CUDA driver.
-        providers: Names ONNX Runtime's execution providers, or raises ImportError.
+        core: Loads the C core and returns its path, or raises ImportError.
+        installed: Versions of distributions by name; None reads the environment.
+        probe: Queries the CUDA driver.
+        providers: Returns ONNX Runtime's execution providers, or raises ImportError.
     """
     from .. import __version__
 
@@ -124,9 +124,9 @@ def render(report: Report, console: Console | None = None) -> None:
     for title, rows in _sections(report):
         _print_section(console, title, rows)
     if not report.problems:
-        console.print("\nNothing to mend.", style="green", highlight=False)
+        console.print("\nNo problems found.", style="green", highlight=False)
         return
-    console.print(f"\nTo mend ({len(report.problems)})", style="bold red", highlight=False)
+    console.print(f"\nTo fix ({len(report.problems)})", style="bold red", highlight=False)
     for problem in report.problems:
         console.print(f"- {problem}", markup=False, highlight=False)
 
@@ -152,7 +152,7 @@ def _print_section(console: Console, title: str, rows: Rows) -> None:
 
     table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
     for name, good, note in rows:
-        # Text, because rich would take the brackets of vdmrt[cpu] for markup and drop them.
+        # Text, because rich would read the brackets of vdmrt[cpu] as markup and drop them.
         table.add_row(Text("yes" if good else "no", "green" if good else "yellow"), Text(name), Text(note))
     console.print()
     console.print(table)
@@ -168,7 +168,7 @@ def _load_core(core: Callable[[], str]) -> tuple[bool, str]:
 def _load_onnxruntime(
     installed: Mapping[str, str], providers: Callable[[], tuple[str, ...]]
 ) -> tuple[tuple[str, ...], str | None]:
-    """Return ONNX Runtime's providers, and why there are none or None."""
+    """Return ONNX Runtime's providers, and the reason where there are none, or None."""
     present = onnxruntime_distributions(installed)
     if not present:
         return (), "ONNX Runtime is not installed"

@@ -1,4 +1,4 @@
-"""The CUDA driver, asked through cuda-python for its version and its GPUs."""
+"""The CUDA driver: its version and its GPUs, queried through cuda-python."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from .gpu import Gpu
 __all__ = ["CudaDriver", "current_gpu", "find_gpu", "probe_driver"]
 
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-# Of cuda-python, not cuda.core: that keeps the devices and what it knows of them for the whole process, hides the codes
-# of errors, needs NVML for the driver's version, and never releases a GPU that it made the current one.
+# cuda-python and not cuda.core, which caches devices and their properties for the whole process, hides error codes,
+# needs NVML for the driver's version, and never releases a GPU that it made current.
 _BINDINGS = "cuda.bindings.driver"
-# No GPU, and a build image whose libcuda is an empty shell. Neither is a fault of the installation.
+# No GPU, and a build image with a stub libcuda. Neither is a fault of the installation.
 _NO_DEVICE, _STUB_LIBRARY = 100, 34
 
 
 @dataclass(frozen=True)
 class CudaDriver:
-    """What the CUDA driver reports.
+    """The CUDA driver's version and GPUs.
 
     Attributes:
-        version: The newest CUDA that it runs, as "12.8", or None where it was not asked.
+        version: The newest CUDA that it supports, as "12.8", or None where it was not queried.
         gpus: In the driver's order.
-        note: Why there are no GPUs, or an empty text.
+        note: Why there are no GPUs, or "".
         broken: Whether a driver is installed and does not start.
-        asked: False where a driver is installed, and cuda-bindings, which it is asked through, is not.
+        asked: False where a driver is installed without cuda-bindings, through which it is queried.
     """
 
     version: str | None
@@ -54,15 +54,15 @@ class _DriverError(BackendError):
 
 
 def probe_driver(library: str = _LIBRARY) -> CudaDriver:
-    """Ask the driver for its version and GPUs. Raises nothing: what is wrong is in the note.
+    """Query the driver's version and GPUs. Does not raise: problems are in the note.
 
-    Starts the driver in this process, so that a child made by fork could not use CUDA afterwards.
+    Starts the driver in this process; a forked child cannot use CUDA afterwards.
 
     Args:
-        library: The driver's, without which nothing is asked.
+        library: The driver's library; without it nothing is queried.
     """
     try:
-        ctypes.CDLL(library)  # first: without a driver, cuda-python need not be installed
+        ctypes.CDLL(library)  # first, because without a driver cuda-python is not needed
     except OSError:
         return CudaDriver(None, (), f"no NVIDIA driver: {library} does not load")
     try:
@@ -79,7 +79,7 @@ def probe_driver(library: str = _LIBRARY) -> CudaDriver:
         absent = {_NO_DEVICE: "the driver sees no GPU", _STUB_LIBRARY: f"{library} is a stub for building"}
         note = absent.get(error.code, f"the driver does not start: {error.call}")
         return CudaDriver(version, (), note, broken=error.code not in absent)
-    except (RuntimeError, ValueError) as error:  # too old, something else, or a code that cuda-python does not know
+    except (RuntimeError, ValueError) as error:  # too old, not a driver, or an error code unknown to cuda-python
         return CudaDriver(version, (), f"{library} is no CUDA driver that cuda-bindings can ask: {error}", broken=True)
     return CudaDriver(version, gpus, "" if gpus else "the driver sees no GPU")
 
@@ -88,7 +88,7 @@ def find_gpu(index: int, task: str) -> Gpu:
     """Start the driver and return one of its GPUs. Call it before TensorRT, which may crash without a driver.
 
     Args:
-        index: Which GPU, in the driver's order.
+        index: Index of the GPU, in the driver's order.
         task: What needs it, as it reads before "needs".
 
     Raises:
@@ -108,7 +108,7 @@ def find_gpu(index: int, task: str) -> Gpu:
 
 @contextmanager
 def current_gpu(index: int) -> Iterator[None]:
-    """Make a GPU the calling thread's current one: TensorRT builds for it and loads plans onto it.
+    """Make a GPU current in the calling thread: TensorRT builds for it and loads plans onto it.
 
     Raises:
         BackendError: The GPU cannot be used.
@@ -139,7 +139,7 @@ def _describe(cuda: Any, index: int, version: str) -> Gpu:
         return int(_call(cuda, "cuDeviceGetAttribute", number, device))
 
     def figure(name: str) -> int:
-        """Return what only an estimate needs; 0 where the driver does not give it."""
+        """Return an attribute that only estimates need; 0 where the driver does not report it."""
         try:
             return attribute(name)
         except _DriverError:
@@ -169,7 +169,7 @@ def _driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> str:
 
 
 def _call(cuda: Any, function: str, *arguments: Any) -> Any:
-    """Call the driver and return its one result."""
+    """Call the driver and return its single result."""
     code, *results = getattr(cuda, function)(*arguments)
     if code != 0:
         raise _DriverError(function, int(code))

@@ -1,4 +1,4 @@
-"""The advice what to install: for a missing package, a TensorRT, or an ONNX Runtime in the way of another."""
+"""Installation advice: for a missing package, for TensorRT, and for conflicting ONNX Runtime distributions."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = [
     "needs_extra",
 ]
 
-# By the newest CUDA that a driver runs.
+# By the newest CUDA that a driver supports.
 _TENSORRTS = {13: "tensorrt-cu13", 12: "tensorrt-cu12", 11: "tensorrt-cu11"}
 
 
 @contextmanager
 def needs_extra(extra: str, task: str, *, fail: Fail) -> Iterator[None]:
-    """Turn a missing package into the command that installs it.
+    """Turn the ImportError of a missing package into an error with the command that installs it.
 
     Args:
-        extra: The extra of vdmrt that brings what the block imports, as "calibrate".
+        extra: The extra of vdmrt that contains what the block imports, as "calibrate".
         task: What needs it, as it reads before "needs", as "vdmrt calibrate".
         fail: Makes the error from a sentence; an exception class will do.
 
@@ -43,7 +43,7 @@ def needs_extra(extra: str, task: str, *, fail: Fail) -> Iterator[None]:
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "vdmrt"):
-            raise  # a bug of ours, which no installation mends
+            raise  # a bug in vdmrt, which no installation fixes
         raise fail(describe_missing(extra, task, package)) from error
 
 
@@ -51,9 +51,9 @@ def need_packages(extra: str, task: str, *packages: str, fail: Fail) -> None:
     """Import packages before any work is done with them.
 
     Args:
-        extra: The extra of vdmrt that brings them.
+        extra: The extra of vdmrt that contains them.
         task: What needs them.
-        packages: The names that they are imported by.
+        packages: Their import names.
         fail: Makes the error from a sentence; an exception class will do.
 
     Raises:
@@ -70,16 +70,16 @@ def describe_missing(extra: str, task: str, package: str) -> str:
 
 
 def install_command(extra: str, *, remove: Sequence[str] = ()) -> str:
-    """Return the line that installs an extra, and first removes distributions whose files are in its way."""
+    """Return the command that installs an extra; it first removes distributions with conflicting files."""
     install = f"pip install 'vdmrt[{extra}]'"
     return f"pip uninstall -y {' '.join(remove)} && {install}" if remove else install
 
 
 def advise_tensorrt(cuda: str) -> str:
-    """Return which TensorRT a driver can run.
+    """Return which TensorRT to install for a driver.
 
     Args:
-        cuda: The newest CUDA that the driver runs, as "13.0".
+        cuda: The newest CUDA that the driver supports, as "13.0".
     """
     newest = version_numbers(cuda)[:1] or (0,)
     package = _TENSORRTS.get(min(newest[0], max(_TENSORRTS)))

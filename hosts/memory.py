@@ -1,7 +1,7 @@
-"""How much memory of the host this process can still take, and the check before it is taken.
+"""Host memory: bytes that this process can still allocate, and the check before an allocation.
 
-A GPU's driver refuses what does not fit. The host does not: it promises more memory than it has, and ends the process
-when the memory is used.
+A GPU's driver refuses an allocation that does not fit. The host overcommits instead, and kills the process when the
+memory is used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["available_nbytes", "require_memory"]
 
-# Names of limit, use and file cache in versions 2 and 1 of control groups. The kernel gives file cache back when memory
+# Names of limit, use and file cache in versions 2 and 1 of control groups. The kernel reclaims file cache when memory
 # is short, so it counts as free, as in MemAvailable.
 _FILES = (
     ("memory.max", "memory.current", r"^(?:in)?active_file (\d+)$"),
@@ -28,10 +28,10 @@ _FILES = (
 
 
 def available_nbytes(root: Path = Path("/")) -> int:
-    """Return the bytes that can be allocated without swapping: the system's, or fewer where a control group limits it.
+    """Return the bytes that can be allocated without swapping, in the system and in its control groups.
 
     Args:
-        root: Where ``proc`` and ``sys`` are.
+        root: Parent folder of ``proc`` and ``sys``.
     """
     groups = [free for folder in cgroup_folders("memory", root) for free in _group_nbytes(folder)]
     return max(0, min([_system_nbytes(root), *groups]))
@@ -43,12 +43,12 @@ def require_memory(
     """Check that memory can be allocated.
 
     Args:
-        nbytes: Bytes that are needed.
+        nbytes: Bytes to allocate.
         what: What needs them, as it reads before "needs".
-        remedy: What to do where they are not there.
+        remedy: What to do if they are not available.
         fail: Makes the error from a sentence; an exception class will do.
-        place: Whose memory it is.
-        free_nbytes: Bytes that can be allocated there; None asks the host.
+        place: The owner of the memory, for the message.
+        free_nbytes: Bytes that can be allocated there; None queries the host.
 
     Raises:
         Exception: What ``fail`` makes: fewer bytes are available.
@@ -67,7 +67,7 @@ def _system_nbytes(root: Path) -> int:
 
 
 def _group_nbytes(folder: Path) -> list[int]:
-    """Return the bytes that a control group may still take, or nothing where it has no limit."""
+    """Return the bytes that a control group may still allocate, or an empty list without a limit."""
     free = []
     for limit_file, used_file, cached in _FILES:
         limit, used = read_text(folder / limit_file), read_text(folder / used_file)

@@ -1,4 +1,4 @@
-"""Energy, clocks and temperature of a GPU while something runs, as far as NVML tells."""
+"""Energy, clocks and temperature of a GPU over a block of work, from NVML."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from types import TracebackType
 
 __all__ = ["GpuMeter", "GpuReading", "open_meter", "physical_gpu"]
 
-# Bits of nvmlDeviceGetCurrentClocksEventReasons that hold the clocks below what the work would have; idle and settings
-# that someone chose are left out.
+# Bits of nvmlDeviceGetCurrentClocksEventReasons for clocks lowered under load; idle and clocks set by the user are left
+# out.
 _HELD = {
     0x4: "power cap",
     0x8: "hardware slowdown",
@@ -24,15 +24,15 @@ _HELD = {
 
 @dataclass(frozen=True)
 class GpuReading:
-    """What a GPU used while something ran on it.
+    """Energy, clocks and temperature of a GPU over a block of work.
 
     Attributes:
         joules: Energy of the whole GPU.
         watts: Mean power.
-        clock_mhz: SM clock at the end; 0 where NVML does not give it, as the memory's and the temperature.
+        clock_mhz: SM clock at the end; 0 where NVML does not report it, as for the next two.
         memory_clock_mhz: Memory clock at the end.
-        temperature_c: At the end.
-        throttled: Why the clocks were held down, in words; empty where they were not.
+        temperature_c: Temperature at the end, in °C.
+        throttled: Why the clocks were lowered, in words; empty where they were not.
     """
 
     joules: float
@@ -44,22 +44,22 @@ class GpuReading:
 
 
 class GpuMeter:
-    """Measures one GPU between entering and leaving a ``with``.
+    """Meter of one GPU that measures a ``with`` block.
 
     Attributes:
         name: The GPU's name.
-        driver: Version of its driver.
+        driver: The driver's version.
     """
 
     def __init__(self, gpu: int | str = 0) -> None:
         """Open NVML.
 
         Args:
-            gpu: Its index among all GPUs, or its UUID; see :func:`physical_gpu`.
+            gpu: The GPU's index among all GPUs, or its UUID; see :func:`physical_gpu`.
 
         Raises:
             ImportError: nvidia-ml-py is not installed; pip install nvidia-ml-py.
-            OSError: NVML refuses: no driver, or no such GPU.
+            OSError: NVML has no driver or no such GPU.
         """
         module = importlib.import_module("pynvml")  # optional
         self._nvml = module
@@ -70,7 +70,7 @@ class GpuMeter:
             self.name = _text(module.nvmlDeviceGetName(self._gpu))
             self.driver = _text(module.nvmlSystemGetDriverVersion())
         except module.NVMLError as error:
-            raise OSError(f"NVML does not tell of GPU {gpu!r}: {error}") from error
+            raise OSError(f"NVML cannot open GPU {gpu!r}: {error}") from error
         self._joules: float | None = None
         self._seconds = 0.0
         self._after: dict[str, int | None] = {}
@@ -90,13 +90,13 @@ class GpuMeter:
             "clock": self._ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
             "memory": self._ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
             "temperature": self._ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
-            # Renamed in driver 535; the old name answers where the new one is not there.
+            # Renamed in driver 535; older drivers have the old name.
             "held": self._ask("nvmlDeviceGetCurrentClocksEventReasons")
             or self._ask("nvmlDeviceGetCurrentClocksThrottleReasons"),
         }
 
     def read(self) -> GpuReading | None:
-        """Return what was measured; None where the GPU does not give its energy (before Volta)."""
+        """Return the measurement; None where the GPU does not report its energy (before Volta)."""
         if self._joules is None:
             return None
         held = self._after["held"] or 0
@@ -125,7 +125,7 @@ class GpuMeter:
 
 
 def open_meter(device: str) -> tuple[GpuMeter | None, str | None]:
-    """Open the meter of a GPU; None, and why, where there is none."""
+    """Open the meter of a GPU; return None and the reason where there is none."""
     if not device.startswith("cuda"):
         return None, None
     try:
@@ -135,11 +135,11 @@ def open_meter(device: str) -> tuple[GpuMeter | None, str | None]:
 
 
 def physical_gpu(index: int, environment: Mapping[str, str] | None = None) -> int | str:
-    """Return which GPU of the machine CUDA calls ``index``: NVML does not know CUDA_VISIBLE_DEVICES.
+    """Return the GPU of the machine that has CUDA's ``index``: NVML ignores CUDA_VISIBLE_DEVICES.
 
     Args:
-        index: CUDA's number.
-        environment: Instead of the process's.
+        index: CUDA's index.
+        environment: Environment variables; None reads the process's.
     """
     visible = (os.environ if environment is None else environment).get("CUDA_VISIBLE_DEVICES", "")
     chosen = [part.strip() for part in visible.split(",") if part.strip()]

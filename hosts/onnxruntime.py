@@ -1,4 +1,4 @@
-"""ONNX Runtime as it is installed: the one place that imports it."""
+"""The installed ONNX Runtime; only this module imports it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
     "open_onnxruntime",
 ]
 
-# Each of them owns the folder site-packages/onnxruntime.
+# Each of them installs the folder site-packages/onnxruntime.
 ONNXRUNTIMES = (
     "onnxruntime",
     "onnxruntime-gpu",
@@ -36,16 +36,16 @@ def open_onnxruntime(task: str, extra: str = "cpu") -> Any:
 
     Args:
         task: What needs it, as it reads before "needs".
-        extra: The extra of vdmrt that brings it.
+        extra: The extra of vdmrt that contains it.
 
     Raises:
-        BackendError: It is not installed, is installed twice, or does not load.
+        BackendError: ONNX Runtime is not installed, is installed twice, or does not load.
     """
     check_distributions(onnxruntime_distributions(), task, extra)
     try:
         with needs_extra(extra, task, fail=BackendError):
-            module = importlib.import_module("onnxruntime")  # heavy: only where graphs are run or optimized
-        _ = module.__version__  # not there where half of it was removed
+            module = importlib.import_module("onnxruntime")  # heavy, so imported on first use
+        _ = module.__version__  # missing where it is partly removed
     except (ImportError, OSError, AttributeError) as error:
         raise BackendError(f"{task} needs ONNX Runtime, which does not load: {error}; see vdmrt doctor") from error
     return module
@@ -62,10 +62,10 @@ def onnxruntime_distributions(installed: Mapping[str, str] | None = None) -> lis
 
 
 def check_distributions(found: Sequence[str], task: str, extra: str = "cpu") -> None:
-    """Check that one distribution owns the module ``onnxruntime``.
+    """Check that exactly one distribution provides the module ``onnxruntime``.
 
     Raises:
-        BackendError: There is none, or several, which overwrite each other's files.
+        BackendError: None provides it, or several, which overwrite each other's files.
     """
     if not found:
         raise BackendError(describe_missing(extra, task, "onnxruntime"))
@@ -77,17 +77,17 @@ def check_distributions(found: Sequence[str], task: str, extra: str = "cpu") -> 
 
 
 def find_providers() -> tuple[str, ...]:
-    """Return ONNX Runtime's execution providers, importing it.
+    """Import ONNX Runtime and return its execution providers.
 
     Raises:
         ImportError: It does not load.
     """
     try:
         return tuple(importlib.import_module("onnxruntime").get_available_providers())
-    except Exception as error:  # half-removed, it fails in many ways
+    except Exception as error:  # partly removed, it fails in many ways
         raise ImportError(f"{type(error).__name__}: {error}") from error
 
 
 def describe_machine(module: Any, provider: str = "CPUExecutionProvider") -> Machine:
-    """Return what an optimized graph is bound to here."""
+    """Return the release, provider and CPU that an optimized graph is bound to."""
     return Machine(onnxruntime=str(module.__version__), provider=provider, cpu=describe_cpu())

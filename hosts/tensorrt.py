@@ -1,4 +1,4 @@
-"""TensorRT as it is installed: the module, its release and what that has; nothing else imports it."""
+"""The installed TensorRT: the module, its release and its features; only this module imports it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _OLDEST = (8, 5)
 
 @dataclass(frozen=True)
 class TensorRT:
-    """An installed release, and the GPU that it builds for and runs on.
+    """An installed TensorRT release, and the GPU that it builds for and runs on.
 
     Attributes:
         module: The imported package.
-        gpu: Which GPU.
-        log: What it logs.
+        gpu: The GPU.
+        log: Its log.
     """
 
     module: Any
@@ -41,13 +41,13 @@ class TensorRT:
 
     @property
     def machine(self) -> Machine:
-        """What plans are bound to here."""
+        """The release and GPU that plans are bound to."""
         gpu = self.gpu
         return Machine(self.version, gpu.compute_capability, gpu.name, cuda=gpu.cuda, driver=gpu.driver)
 
     @property
     def strongly_typed(self) -> bool:
-        """Whether types come from the graph: from 10 on."""
+        """Whether networks are strongly typed: from 10 on."""
         return self.has("NetworkDefinitionCreationFlag", "STRONGLY_TYPED")
 
     @property
@@ -57,7 +57,7 @@ class TensorRT:
 
     @property
     def has_monitor(self) -> bool:
-        """Whether a build reports its progress, and can be stopped: from 10 on."""
+        """Whether a build reports progress and can be canceled: from 10 on."""
         return hasattr(self.module, "IProgressMonitor")
 
     def has(self, enum: str, member: str) -> bool:
@@ -73,18 +73,18 @@ def open_tensorrt(gpu: Gpu, *, building: bool = False) -> TensorRT:
     """Import TensorRT.
 
     Args:
-        gpu: Proof that the driver was asked first: some releases crash without one.
-        building: Whether plans are to be built: needs an ONNX parser, and logs its many warnings for debugging only.
+        gpu: The GPU; finding it shows that there is a driver, without which some releases crash.
+        building: Whether to build plans: requires an ONNX parser, and logs warnings at debug level.
 
     Raises:
-        BackendError: It is not installed, does not import, is too old or cannot build; names what to install.
+        BackendError: TensorRT is not installed, does not import, is too old or cannot build; says what to install.
     """
     advice = advise_tensorrt(gpu.cuda)
     if importlib.util.find_spec("tensorrt") is None:
         raise BackendError(f"TensorRT is not installed; {advice}")
     try:
-        module = importlib.import_module("tensorrt")  # heavy: only where a bundle is built or run
-    except (ImportError, OSError) as error:  # OSError: a library of its own that does not load
+        module = importlib.import_module("tensorrt")  # heavy, so imported on first use
+    except (ImportError, OSError) as error:  # OSError: one of its libraries does not load
         raise BackendError(f"TensorRT does not import: {error}; {advice}") from error
     if version_numbers(module.__version__) < _OLDEST:
         raise BackendError(f"wanted TensorRT 8.5 or newer, found {module.__version__}; {advice}")

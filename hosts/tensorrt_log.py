@@ -1,4 +1,4 @@
-"""What TensorRT logs: passed on to the logger "vdmrt", and kept for the error that follows."""
+"""TensorRT's log: forwarded to the logger "vdmrt", with errors kept for the exception that follows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 __all__ = ["TensorRtLog"]
 
 _log = logging.getLogger("vdmrt")
-# By TensorRT's severity. An error becomes part of an exception; logged as an error too, it would be reported twice.
+# By TensorRT's severity. Errors become part of an exception; logging them as errors would report them twice.
 _RUNNING = {
     "INTERNAL_ERROR": logging.DEBUG,
     "ERROR": logging.DEBUG,
@@ -20,7 +20,7 @@ _RUNNING = {
     "INFO": logging.DEBUG,
     "VERBOSE": logging.DEBUG,
 }
-# A build logs hundreds of warnings, and the rest by the ten thousand.
+# A build logs hundreds of warnings and tens of thousands of other messages.
 _BUILDING = {"INTERNAL_ERROR": logging.DEBUG, "ERROR": logging.DEBUG, "WARNING": logging.DEBUG}
 _KEPT = 8
 # "Some tactics do not have sufficient memory to run", "Skipping tactic ... due to insufficient memory".
@@ -31,18 +31,18 @@ class TensorRtLog:
     """The log of one TensorRT runtime or builder.
 
     Attributes:
-        logger: TensorRT's ILogger. It must live as long as anything that was made with it.
+        logger: TensorRT's ILogger. It must outlive every object that was created with it.
     """
 
     def __init__(self, tensorrt: Any, *, building: bool = False) -> None:
-        """Make the logger.
+        """Create the logger.
 
         Args:
             tensorrt: The module.
-            building: Whether it is a builder's.
+            building: Whether it is for a builder.
         """
         self._levels = _BUILDING if building else _RUNNING
-        # Mostly TensorRT logs on the thread that called it, and lanes in other threads must not mix.
+        # TensorRT usually logs on the calling thread; lanes in different threads must not mix.
         self._own = threading.local()
         self._elsewhere = _Errors(maxlen=_KEPT)
         self._skipped = 0
@@ -50,7 +50,7 @@ class TensorRtLog:
         self.logger = _make_logger(tensorrt, self._add)
 
     def take_errors(self) -> str:
-        """Return the last errors that this thread's calls logged, else any thread's, and forget them."""
+        """Return and clear the last errors logged by this thread's calls, or else by any thread's."""
         own = self._errors()
         text = "; ".join(dict.fromkeys(own or list(self._elsewhere)))
         own.clear()
@@ -58,7 +58,7 @@ class TensorRtLog:
         return text or "TensorRT gave no reason"
 
     def take_skipped(self) -> int:
-        """Return how many warnings there were of kernels that were not tried for want of memory, and forget them."""
+        """Return and clear the number of warnings about kernels skipped for lack of memory."""
         with self._lock:
             count, self._skipped = self._skipped, 0
         return count
@@ -86,16 +86,16 @@ _Errors = collections.deque[str]
 
 def _make_logger(tensorrt: Any, add: Callable[[str, str], None]) -> Any:
     class Logger(tensorrt.ILogger):  # type: ignore[misc]
-        """Passes on what TensorRT logs."""
+        """Forwards TensorRT's messages."""
 
         def __init__(self) -> None:
             tensorrt.ILogger.__init__(self)  # pybind11 requires the call by name
 
         def log(self, severity: Any, msg: str) -> None:
-            """Take one message, on any thread."""
+            """Receive one message, on any thread."""
             try:
                 add(severity.name, msg)
-            except Exception:  # TensorRT ends the process where this raises
+            except Exception:  # TensorRT aborts the process if this raises
                 return
 
     return Logger()

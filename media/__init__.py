@@ -1,4 +1,4 @@
-"""Pictures and clips: reading, writing, and the commands that make them."""
+"""Pictures and clips: reading, writing, and the commands that generate them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HOMES = {"fit_pictures": "pictures"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, so that the command line shows its help without numpy."""
+    """Import on first use, so that the command line shows its help without importing numpy."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -28,10 +28,10 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @options_of(
     Request,
-    image=Option("Go on from a picture.", _FILE),
-    video=Option("Go on from the first pixel frames of a clip.", _FILE),
-    latents=Option("Go on from latents, .npy [n, c, h, w].", _FILE),
-    given=Option("Pixel frames taken of --video.  [default: a chunk and one]", click.IntRange(1)),
+    image=Option("Continue from a picture.", _FILE),
+    video=Option("Continue from the first pixel frames of a clip.", _FILE),
+    latents=Option("Continue from latents, .npy [n, c, h, w].", _FILE),
+    given=Option("Pixel frames to read from --video.  [default: a chunk and one]", click.IntRange(1)),
     chunks=Option("Autoregressive steps.", click.IntRange(1)),
     seed=Option("Seed of all noise, below 2**64.  [default: random, and reported]", SEED),
     fps=Option("Pixel frames a second of the clip.", Number(above=0)),
@@ -42,15 +42,15 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     type=OutputFile((".mp4", ".gif", ".npy")),
     help="OUT.mp4, OUT.gif or OUT.npy (latents).",
 )
-@options_of(Request, force=Option("Replace a file that is there."))
-@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@options_of(Request, force=Option("Replace an existing file."))
+@click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
 @sampling_options
 @load_options
 @gather("request", Request)
 def run(request: Request, as_json: bool) -> None:
     """Generate from BUNDLE, chunk by chunk, and write a clip or latents.
 
-    Ctrl-C and SIGTERM end it after the denoising step and keep what was made so far.
+    Ctrl-C and SIGTERM end it after the current denoising step and keep the finished chunks.
     """
     from .generation import generate
 
@@ -84,7 +84,7 @@ def run(request: Request, as_json: bool) -> None:
 @load_options
 @gather("loading", LoadOptions)
 def demo(output: Path, sky: int, chunks: int, steps: int | None, loading: LoadOptions) -> None:
-    """Go on with a sky time-lapse that the shipped model has never seen; write a clip and a contact sheet."""
+    """Continue a sky time-lapse that is not in the bundled model's training set; write a clip and a contact sheet."""
     from .clip_writer import write_contact_sheet
     from .demo import demo_request
     from .generation import generate

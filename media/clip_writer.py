@@ -1,4 +1,4 @@
-"""Clips, latents and contact sheets, written beside their target and renamed: none is ever half made."""
+"""Writers of clips, latents and contact sheets; all files are written atomically."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ CLIP_SUFFIXES = (".mp4", ".gif")
 LATENTS_SUFFIXES = (".npy",)
 WRITER_SUFFIXES = CLIP_SUFFIXES + LATENTS_SUFFIXES
 
-_CHUNK_LENGTH = 16  # frames of a whole clip between two looks for Ctrl-C
-_BORDER = 4  # pixels round each picture of a contact sheet
+_CHUNK_LENGTH = 16  # frames of a whole clip between two checks for Ctrl-C
+_BORDER = 4  # pixels around each picture of a contact sheet
 _GIVEN_COLOUR, _MADE_COLOUR = (255, 140, 0), (24, 24, 24)
 
 
 class ClipWriter:
-    """Writes a clip chunk by chunk; what was made so far survives Ctrl-C.
+    """Writer of a clip, chunk by chunk; Ctrl-C keeps the frames written so far.
 
-    The suffix of ``path`` chooses: ``.mp4`` (H.264) and ``.gif`` take pixel frames, ``.npy`` takes latents.
-    The file grows beside ``path`` under another name. As a context manager it is finished and takes its name
-    when the block ends or is interrupted by KeyboardInterrupt; any other exception removes it. Without any
-    pictures nothing is written.
+    The suffix of ``path`` selects the format: ``.mp4`` (H.264) and ``.gif`` take pixel frames, ``.npy`` takes latents.
+    The file is written beside ``path`` under another name. A context manager finishes and renames it when the block
+    ends or is interrupted by KeyboardInterrupt; any other exception removes it. Without pictures no file is
+    written.
 
     Attributes:
         path: The target.
     """
 
     def __init__(self, path: str | Path, *, frames_per_second: float = 8.0) -> None:
-        """Refuse what cannot be written, before any work is done.
+        """Check that the target can be written, and open a part beside it.
 
         Args:
             path: The target; an existing file is replaced at the end.
-            frames_per_second: Of the clip; latents have none.
+            frames_per_second: Frame rate of the clip; ignored for latents.
 
         Raises:
             MediaError: The suffix is unknown, or the folder is missing or not writable.
@@ -75,18 +75,18 @@ class ClipWriter:
 
     @property
     def count(self) -> int:
-        """Pixel frames, or latent frames, appended so far."""
+        """Number of pixel frames, or latent frames, appended so far."""
         return self._encoder.count
 
     def append(self, pictures: npt.NDArray[Any]) -> None:
-        """Write the next pixel frames, or latent frames: all of them, also where Ctrl-C or SIGTERM comes meanwhile.
+        """Write the next pixel frames or latent frames; Ctrl-C and SIGTERM are deferred until all are written.
 
         Args:
             pictures: For ``.mp4`` and ``.gif`` RGB uint8, [n, height, width, 3]; for ``.npy`` floating,
-                [n, channels, height, width], stored as float32. All but n as at the first call. Not kept.
+                [n, channels, height, width], stored as float32. Only n may differ between calls. Not kept.
 
         Raises:
-            MediaError: The disk is full, the encoder refused, or a latent is not finite: the file is gone.
+            MediaError: The disk is full, the encoder failed, or a latent is not finite; the file is removed.
             RuntimeError: The writer is closed.
             ValueError: Wrong dtype or shape.
         """
@@ -100,7 +100,7 @@ class ClipWriter:
             raise
 
     def close(self) -> None:
-        """Finish the file and give it its name. Closing twice is allowed.
+        """Finish the file and rename it to the target. Closing twice is allowed.
 
         Raises:
             MediaError: The disk is full, or the target cannot be replaced; nothing is left.
@@ -116,7 +116,7 @@ class ClipWriter:
             self.discard()
 
     def discard(self) -> None:
-        """Remove what was written, without an error. After :meth:`close` it does nothing."""
+        """Remove the unfinished file, without an error. Does nothing after :meth:`close`."""
         if not self._closed:
             with uninterrupted():
                 self._closed = True
@@ -139,10 +139,10 @@ class ClipWriter:
 
 
 def check_output(path: str | Path, *, suffixes: tuple[str, ...] = WRITER_SUFFIXES) -> Path:
-    """Refuse an output path that could not be written in the end, and return the file behind its links.
+    """Check that an output path can be written, and return the file behind its links.
 
     Raises:
-        MediaError: The suffix is none of ``suffixes``, the path is no regular file, or its folder is missing or not
+        MediaError: The suffix is not in ``suffixes``, the path is not a regular file, or its folder is missing or not
             writable.
     """
     suffix = Path(path).suffix
@@ -152,17 +152,17 @@ def check_output(path: str | Path, *, suffixes: tuple[str, ...] = WRITER_SUFFIXE
 
 
 def write_clip(path: str | Path, pictures: npt.NDArray[np.uint8], *, frames_per_second: float) -> None:
-    """Write a whole clip, ``.mp4`` or ``.gif``; on any failure, also Ctrl-C, nothing is left.
+    """Write a whole clip, ``.mp4`` or ``.gif``; on any failure, including Ctrl-C, nothing is left.
 
-    An H.264 picture has even sides: an odd one repeats its last row or column.
+    H.264 pictures need even sides: an odd one repeats its last row or column.
 
     Args:
         path: The target.
         pictures: RGB, [n, height, width, 3].
-        frames_per_second: Of the clip.
+        frames_per_second: Frame rate of the clip.
 
     Raises:
-        MediaError: The suffix is another, the folder is missing or not writable, or the disk is full.
+        MediaError: The suffix is wrong, the folder is missing or not writable, or the disk is full.
         ValueError: Wrong dtype or shape, or ``frames_per_second`` is not positive and finite.
     """
     check_output(path, suffixes=CLIP_SUFFIXES)
@@ -170,14 +170,14 @@ def write_clip(path: str | Path, pictures: npt.NDArray[np.uint8], *, frames_per_
 
 
 def write_latents(path: str | Path, latents: npt.NDArray[np.floating[Any]]) -> None:
-    """Write latents as a float32 ``.npy``; on any failure, also Ctrl-C, nothing is left.
+    """Write latents as a float32 ``.npy``; on any failure, including Ctrl-C, nothing is left.
 
     Args:
         path: The target.
         latents: [latent frames, channels, height, width].
 
     Raises:
-        MediaError: The suffix is another, the folder is missing or not writable, the disk is full, or a
+        MediaError: The suffix is wrong, the folder is missing or not writable, the disk is full, or a
             latent is not finite.
         ValueError: Wrong dtype or shape.
     """
@@ -191,10 +191,10 @@ def write_contact_sheet(path: str | Path, pictures: npt.NDArray[np.uint8], *, gi
     Args:
         path: The target.
         pictures: RGB, [n, height, width, 3].
-        given: How many of the first pictures were given, not made: their border is orange, the others' dark.
+        given: Number of given (not generated) pictures at the start; their border is orange, the others' dark.
 
     Raises:
-        MediaError: The suffix is another, the folder is missing or not writable, or the disk is full.
+        MediaError: The suffix is wrong, the folder is missing or not writable, or the disk is full.
         ValueError: Wrong dtype or shape, or not 0 <= given <= n.
     """
     from PIL import Image
@@ -224,7 +224,7 @@ def _lay_out(pictures: npt.NDArray[np.uint8], given: int) -> npt.NDArray[np.uint
 
 def _write_whole(writer: ClipWriter, pictures: npt.NDArray[Any]) -> None:
     try:
-        for start in range(0, max(1, len(pictures)), _CHUNK_LENGTH):  # once at least, to refuse an empty array
+        for start in range(0, max(1, len(pictures)), _CHUNK_LENGTH):  # at least once, to reject an empty array
             writer.append(pictures[start : start + _CHUNK_LENGTH])
         writer.close()
     finally:

@@ -1,4 +1,4 @@
-"""The demonstration: a sky that the shipped model has never seen goes on for as long as one likes."""
+"""The demo: continues a sky outside the bundled model's training set, for any number of chunks."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from .request import Request
 __all__ = ["demo_request"]
 
 _SKY = Path(__file__).parents[1] / "examples" / "sky"
-_TRAINING_SKIES = 1_000_000  # those from here on are not unseen
-_GIVEN = 9  # a chunk and one: enough to see which way the wind blows
+_TRAINING_SKIES = 1_000_000  # seeds from here on are in the training set
+_GIVEN = 9  # a chunk and one: enough to show the direction of the wind
 
 
 def demo_request(
     output: Path, *, sky: int, chunks: int, steps: int | None, loading: LoadOptions | None = None
 ) -> Request:
-    """Render the first frames of a sky, and return a request to go on from them.
+    """Render the first frames of a sky, and return a request to continue from them.
 
     Args:
-        output: The folder of the clip; made where it is missing. That of an earlier demo is replaced.
-        sky: Seed of the sky and of all noise; the model was trained on other ones.
+        output: The folder of the clip; created if missing. The clip of an earlier demo is replaced.
+        sky: Seed of the sky and of all noise; not in the model's training set.
         chunks: Autoregressive steps.
-        steps: Denoising steps; None takes the bundle's default.
-        loading: How the bundle is loaded; None takes every default.
+        steps: Denoising steps; None for the bundle's default.
+        loading: How the bundle is loaded; None for the defaults.
 
     Raises:
-        BundleError: The shipped model is not there.
+        BundleError: The bundled model is missing.
         ValueError: A number is out of range.
         MediaError: The folder cannot be made or written.
     """
@@ -56,11 +56,11 @@ def demo_request(
 
 
 def _render(sky: int) -> npt.NDArray[Any]:
-    """Render the given frames by the example's own renderer, which is a file beside its bundle and no package."""
+    """Render the given frames with the example's renderer, which is a file beside its bundle and not a package."""
     source = _SKY / "sky.py"
     spec = importlib.util.spec_from_file_location("vdmrt_demo_sky", source) if source.is_file() else None
     if spec is None or spec.loader is None:
-        raise BundleError("the shipped model is missing; install vdmrt again", path=_SKY)
+        raise BundleError("the bundled model is missing; install vdmrt again", path=_SKY)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     frames: npt.NDArray[Any] = module.Sky(sky).frames(0, _GIVEN)

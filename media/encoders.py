@@ -1,4 +1,4 @@
-"""Encoders that turn pixel frames or latent frames into the bytes of an open file, chunk by chunk."""
+"""Encoders of pixel frames or latent frames to an open file, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ __all__ = ["Encoder", "LatentsEncoder", "VideoEncoder", "require_pictures"]
 
 
 class Encoder(Protocol):
-    """What a clip writer writes through. It never closes the file.
+    """Interface of the encoders of a clip writer. An encoder never closes the file.
 
-    ``append`` checks its array first, so that a ValueError leaves the file as it was.
+    ``append`` checks its array first, so that a ValueError leaves the file unchanged.
     """
 
     @property
     def count(self) -> int:
-        """Frames appended so far."""
+        """Number of frames appended so far."""
         ...
 
     def append(self, pictures: npt.NDArray[Any]) -> None:
         """Write the next frames, all of one shape."""
 
     def finish(self) -> None:
-        """Write what makes the file whole, after at least one frame."""
+        """Write the end of the file, after at least one frame."""
 
     def abandon(self) -> None:
-        """Let go of the encoder's memory, without an error."""
+        """Release the encoder's memory, without an error."""
 
 
 class VideoEncoder:
@@ -53,7 +53,7 @@ class VideoEncoder:
         Raises:
             MediaError: This PyAV lacks the codec.
         """
-        import av  # late, because a session that writes no clip needs numpy alone
+        import av  # late, because a session that writes no clip needs only numpy
 
         if codec not in av.codecs_available:
             raise MediaError(f"this PyAV has no encoder {codec!r}: write a .gif, or reinstall PyAV by pip")
@@ -68,7 +68,7 @@ class VideoEncoder:
         """Encode RGB uint8 [n, height, width, 3].
 
         Raises:
-            MediaError: The encoder refuses pictures of this size.
+            MediaError: The encoder rejects pictures of this size.
             ValueError: Wrong dtype, or another shape than before.
         """
         require_pictures(pictures)
@@ -89,7 +89,7 @@ class VideoEncoder:
         self._container.close()
 
     def abandon(self) -> None:
-        """Close the container, which tries to write its index: to a full disk, perhaps."""
+        """Close the container, which tries to write its index and may fail on a full disk."""
         from av.error import FFmpegError
 
         with suppress(FFmpegError, OSError):
@@ -101,7 +101,7 @@ class VideoEncoder:
         stream.width, stream.height, stream.pix_fmt = width, height, "pal8"
         if self._codec == "libx264":
             stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
-            # FFmpeg converts RGB with the matrix of BT.601; unsaid, players take BT.709 for large pictures.
+            # FFmpeg converts RGB with the matrix of BT.601; without a tag, players assume BT.709 for large pictures.
             context = stream.codec_context
             context.colorspace, context.color_primaries, context.color_trc, context.color_range = 6, 1, 13, 1
         return stream
@@ -113,11 +113,11 @@ class VideoEncoder:
             self._container.mux(stream.encode(frame))
         except FFmpegError as e:
             height, width = self._shape[:2]
-            raise MediaError(f"the encoder {self._codec!r} refused pictures of {height} x {width} pixels: {e}") from e
+            raise MediaError(f"the encoder {self._codec!r} rejected pictures of {height} x {width} pixels: {e}") from e
 
 
 class LatentsEncoder:
-    """A float32 ``.npy`` whose header is written again at the end, when the number of latent frames is known.
+    """A float32 ``.npy`` file; its header is rewritten at the end, when the number of latent frames is known.
 
     Attributes:
         count: Latent frames appended so far.
@@ -140,7 +140,7 @@ class LatentsEncoder:
                 f"latents must be floating [n, channels, height, width], got {pictures.dtype} {list(pictures.shape)}"
             )
         _require_shape(pictures, self._shape)
-        with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
+        with np.errstate(over="ignore"):  # an overflow becomes infinite and is rejected below
             latents = np.ascontiguousarray(pictures, "<f4")
         require_finite(latents, "latents")
         if not self._shape:
@@ -155,16 +155,16 @@ class LatentsEncoder:
         self._write_header(self.count)
 
     def abandon(self) -> None:
-        """Do nothing: all there is belongs to the file."""
+        """Do nothing: the encoder holds no memory."""
 
     def _write_header(self, count: int) -> None:
-        # As long for any count: numpy fills headers to a multiple of 64 bytes, and this one takes 65 to 128.
+        # The same length for any count: numpy pads headers to a multiple of 64 bytes, and this one needs 65 to 128.
         shape = (count, *self._shape)
         np.lib.format.write_array_header_1_0(self._file, {"descr": "<f4", "fortran_order": False, "shape": shape})
 
 
 def require_pictures(pictures: npt.NDArray[Any]) -> None:
-    """Refuse what are no pixel frames.
+    """Check that an array holds pixel frames.
 
     Raises:
         ValueError: Not uint8 [n, height, width, 3], or empty.
@@ -175,7 +175,7 @@ def require_pictures(pictures: npt.NDArray[Any]) -> None:
 
 def _require_shape(pictures: npt.NDArray[Any], shape: tuple[int, ...]) -> None:
     if shape and pictures.shape[1:] != shape:
-        raise ValueError(f"the clip began with frames of {list(shape)}, got {list(pictures.shape[1:])}")
+        raise ValueError(f"the clip has frames of {list(shape)}, got {list(pictures.shape[1:])}")
 
 
 def _frame_for_h264(picture: npt.NDArray[np.uint8]) -> VideoFrame:
@@ -190,7 +190,7 @@ def _frame_for_gif(picture: npt.NDArray[np.uint8]) -> VideoFrame:
     import av
     from PIL import Image
 
-    # FFmpeg's own conversion has one fixed palette of 3, 3 and 2 bits; this one is made for the picture.
+    # FFmpeg's conversion has one fixed palette of 3, 3 and 2 bits; this one is fitted to the picture.
     quantized = Image.fromarray(picture).quantize(256, method=Image.Quantize.MEDIANCUT)
     colors = np.asarray(quantized.getpalette(), np.uint8).reshape(-1, 3)
     palette = np.full((256, 4), 255, np.uint8)  # alpha, red, green, blue

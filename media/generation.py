@@ -1,4 +1,4 @@
-"""A whole generation from a file to a file, as ``vdmrt run`` does it: progress, Ctrl-C, and a summary."""
+"""Generation from an input file to an output file, as in ``vdmrt run``: progress, Ctrl-C, and a summary."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ _log = logging.getLogger("vdmrt")
 
 @dataclass(frozen=True)
 class Summary:
-    """What was made, on what, and how fast.
+    """Summary of a generation: its output, settings, backend and speed.
 
     Attributes:
-        output: The file.
-        chunks: Autoregressive steps that were finished.
-        latent_frames: Latent frames in the file, the given ones included.
+        output: The output file.
+        chunks: Finished autoregressive steps.
+        latent_frames: Latent frames in the file, including the given ones.
         interrupted: The signal that ended it early, as "SIGINT" for Ctrl-C, or None.
-        seed: Of all noise.
+        seed: Seed of all noise.
         sampler: The sampler.
         steps: Denoising steps.
-        backend: What ran it.
-        precision: Of the graphs.
+        backend: The backend that ran the graphs.
+        precision: Precision of the graphs.
         codec: Kind of the codec, or None.
-        random_weights: Whether the weights were never trained.
+        random_weights: Whether the weights are untrained.
         cache_nbytes: Bytes of the KV cache.
         denoise_ms_median: Median time of a denoising step.
         fill_ms_median: Median time of a cache fill.
         latent_frames_per_second: Generated latent frames over the time of their autoregressive steps, codec excluded.
-        wall_seconds: Loading, generating, decoding and writing.
+        wall_seconds: Wall time of loading, generating, decoding and writing.
     """
 
     output: str
@@ -74,7 +74,7 @@ class Summary:
     wall_seconds: float
 
     def describe(self) -> str:
-        """Return the summary as text of a few lines."""
+        """Return the summary as text."""
         frames, chunks = format_count(self.latent_frames, "latent frame"), format_count(self.chunks, "chunk")
         steps = format_count(self.steps, "step")
         return "\n".join(
@@ -94,21 +94,21 @@ def generate(
     on_clip: Callable[[npt.NDArray[Any], int], None] | None = None,
     on_progress: Callable[[int, int, str], None] = lambda done, total, place: None,
 ) -> Summary:
-    """Generate and write.
+    """Generate chunks and write them to a file.
 
     Args:
-        request: What.
-        on_clip: Called at the end with everything written, [n, ...], and how many of it were given.
-        on_progress: Called after each denoising step with the steps done, their number, and "chunk 3 of 10"; from the
-            thread that makes the chunk.
+        request: What to generate.
+        on_clip: Called at the end with all written frames, [n, ...], and the number of given ones.
+        on_progress: Called after each denoising step with the steps done, the total, and "chunk 3 of 10"; from the
+            thread that generates the chunk.
 
     Raises:
-        VdmrtError: Something is missing, foreign, or does not fit; nothing half-written stays.
+        VdmrtError: An input is missing, not trusted, or does not fit; no unfinished file is left.
         ValueError: A number is out of range.
     """
     started = time.perf_counter()
     if request.output.exists() and not request.force:
-        raise MediaError(f"'{request.output}' is there already; choose another name, or replace it with --force")
+        raise MediaError(f"'{request.output}' already exists; choose another name, or replace it with --force")
     arguments = session_arguments(request)
     with (
         ClipWriter(request.output, frames_per_second=request.fps) as writer,
@@ -122,7 +122,7 @@ def generate(
             session.start(first)
             given = _given(first, model, wants_pictures)
             writer.append(given)
-            # What was written is kept for on_clip alone: a long clip does not fit into memory.
+            # Written frames are kept only for on_clip: a long clip does not fit into memory.
             written = [given]
             chunks = _stream(session, request.chunks, on_progress)
             timings, interrupted = _write(chunks, writer, request.output, written if on_clip is not None else None)
@@ -135,22 +135,22 @@ def generate(
 
 def _warn(model: Model, wants_pictures: bool, output: Path) -> None:
     if model.manifest.random_weights:
-        _log.warning("the bundle's weights are random: what comes out is noise, by design")
+        _log.warning("the bundle's weights are random: the output is noise")
     measured = read_measured(model.bundle)
     accuracy = next((one for one in measured.accuracy if one.precision == model.precision), None)
     if accuracy is not None:
         (_log.info if accuracy.passed else _log.warning)("%s", accuracy.describe())
     elif not model.precision.is_exported:
-        _log.warning("nobody measured what %s costs here; run vdmrt verify", model.precision)
+        _log.warning("the accuracy of %s has not been measured in this bundle; run vdmrt verify", model.precision)
     speed = next((one for one in measured.speeds if one.precision == model.precision), None)
     if speed is not None:
         (_log.info if speed.faster else _log.warning)("%s", speed.describe())
     if not wants_pictures:
         return
     if model.codec is None:
-        raise MediaError(f"{output}: the bundle has no codec and makes latents only; choose an .npy file")
+        raise MediaError(f"{output}: the bundle has no codec and generates latents only; choose an .npy file")
     if model.codec.kind == "preview":
-        _log.warning("no VAE in the bundle: pictures come from the preview codec, eight times coarser than they look")
+        _log.warning("no VAE in the bundle: pictures come from the preview codec, at an eighth of their resolution")
 
 
 def _read_first(request: Request, model: Model) -> npt.NDArray[Any]:
@@ -163,14 +163,14 @@ def _read_first(request: Request, model: Model) -> npt.NDArray[Any]:
     height, width = model.codec.picture_size
     if request.image is not None:
         return read_picture(request.image, height=height, width=width)
-    assert request.video is not None, "one source was checked to be there"
+    assert request.video is not None, "the request has exactly one source"
     geometry = model.manifest.geometry
     count = request.given or min(geometry.chunk_frames + 1, geometry.slots)
     return read_clip(request.video, height=height, width=width, count=count)
 
 
 def _given(first: npt.NDArray[Any], model: Model, wants_pictures: bool) -> npt.NDArray[Any]:
-    """Return the given frames as the output holds them."""
+    """Return the given frames in the form of the output."""
     is_pictures = first.dtype == np.uint8
     if is_pictures == wants_pictures:
         return first
@@ -194,13 +194,13 @@ def _stream(session: Session, chunks: int, on_progress: Callable[[int, int, str]
 def _write(
     chunks: Iterator[Chunk], writer: ClipWriter, output: Path, written: list[npt.NDArray[Any]] | None
 ) -> tuple[list[Timings], str | None]:
-    """Write chunks while they are made, and append them to ``written``.
+    """Write chunks as they are generated, and append them to ``written``.
 
     Returns:
-        Their times, and the signal that ended them early or None.
+        Their times, and the signal that ended the generation early, or None.
 
     Raises:
-        SessionError: A chunk failed. The ones before it are kept in the file.
+        SessionError: A chunk failed. The previous ones are kept in the file.
     """
     timings: list[Timings] = []
     try:
@@ -217,8 +217,8 @@ def _write(
         kept = format_count(len(timings), "chunk")
         raise SessionError(f"{error}; '{output}' keeps the {kept} before it") from error
     except KeyboardInterrupt as error:
-        _log.warning("interrupted after %s; keeping what was made", format_count(len(timings), "chunk"))
-        return timings, str(error) or "SIGINT"  # vdmrt's own handlers give a signal's name
+        _log.warning("interrupted after %s; keeping the finished chunks", format_count(len(timings), "chunk"))
+        return timings, str(error) or "SIGINT"  # vdmrt's handlers pass the signal's name
     return timings, None
 
 

@@ -1,4 +1,4 @@
-"""Pictures, clips and latents read from files, in the shapes that a session takes."""
+"""Reading of pictures, clips and latents, in the shapes that a session takes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fit_pictures", "read_clip", "read_latents", "read_picture"]
 
-# Pillow and FFmpeg know formats that run programs (EPS) or open further files and addresses (HLS playlists):
-# only these are tried, whatever the file says it is.
+# Pillow and FFmpeg support formats that run programs (EPS) or open further files and addresses (HLS playlists):
+# only these formats are tried.
 _PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 _CLIP_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif"
 
@@ -35,7 +35,7 @@ _WANTED = {
     _CLIP: "MP4, MOV, WebM, Matroska, AVI or GIF",
     _LATENTS: "a .npy file as numpy.save writes it",
 }
-# Offset, magic bytes, what that is, and what it can be read as.
+# Offset, magic bytes, the format, and what it can be read as.
 _MAGIC = (
     (0, b"\x89PNG\r\n\x1a\n", "a PNG picture", (_PICTURE,)),
     (0, b"\xff\xd8\xff", "a JPEG picture", (_PICTURE,)),
@@ -54,9 +54,9 @@ _MAGIC = (
 
 
 def read_picture(path: str | Path, *, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Read a picture as one pixel frame of the wanted size.
+    """Read a picture as one pixel frame of a given size.
 
-    Turned upright by its EXIF orientation, cut about its center to the wanted aspect, then resized with
+    The picture is rotated by its EXIF orientation, center-cropped to the aspect ratio, then resized with
     antialiasing.
 
     Args:
@@ -68,7 +68,7 @@ def read_picture(path: str | Path, *, height: int, width: int) -> npt.NDArray[np
         RGB, [1, height, width, 3].
 
     Raises:
-        MediaError: The file is missing, unreadable, not a picture, cut short, or too large to be safe.
+        MediaError: The file is missing, unreadable, not a picture, truncated, or too large to be safe.
         ValueError: A size is not positive.
     """
     _require_positive(height=height, width=width)
@@ -77,39 +77,39 @@ def read_picture(path: str | Path, *, height: int, width: int) -> npt.NDArray[np
 
 
 def read_clip(path: str | Path, *, height: int, width: int, count: int) -> npt.NDArray[np.uint8]:
-    """Read the first pixel frames of a clip, each fitted as :func:`read_picture` does it.
+    """Read the first pixel frames of a clip, each fitted as by :func:`read_picture`.
 
     Args:
-        path: MP4, MOV, WebM, Matroska, AVI or GIF; its first video stream is read, and turned as it asks for.
+        path: MP4, MOV, WebM, Matroska, AVI or GIF; its first video stream is read, and rotated by its metadata.
         height: Pixels.
         width: Pixels.
-        count: Most pixel frames to read; a shorter clip gives fewer.
+        count: Maximum number of pixel frames; a shorter clip returns fewer.
 
     Returns:
         RGB, [n, height, width, 3] with 1 <= n <= count.
 
     Raises:
-        MediaError: The file is missing, unreadable, not a clip, empty, or cut short before ``count``.
+        MediaError: The file is missing, unreadable, not a clip, empty, or truncated before ``count``.
         ValueError: A number is not positive.
     """
     _require_positive(height=height, width=width, count=count)
     with _open(path) as file:
         pictures = _decode_clip(file, path, height, width, count)
     if not pictures:
-        raise MediaError(f"'{path}' holds no pixel frame")
+        raise MediaError(f"'{path}' contains no pixel frame")
     return np.stack(pictures)
 
 
 def read_latents(path: str | Path) -> npt.NDArray[np.float32]:
     """Read latents from a ``.npy`` file. Nothing is unpickled.
 
-    The header is held against the length of the file before any memory is taken.
+    The header is compared with the length of the file before any memory is allocated.
 
     Returns:
-        [latent frames, channels, height, width], converted from float16 or float64 where need be.
+        [latent frames, channels, height, width], converted from float16 or float64 if necessary.
 
     Raises:
-        MediaError: The file is missing, unreadable, not such an array, cut short, or holds NaN or infinity.
+        MediaError: The file is missing, unreadable, not such an array, truncated, or contains NaN or infinity.
     """
     with _open(path) as file:
         shape, order, dtype = _read_header(file, path)
@@ -117,25 +117,25 @@ def read_latents(path: str | Path) -> npt.NDArray[np.float32]:
         found_nbytes = os.fstat(file.fileno()).st_size - file.tell()
         if found_nbytes < count * dtype.itemsize:
             raise MediaError(
-                f"'{path}' is cut short: {list(shape)} of {dtype} needs {count * dtype.itemsize} bytes, "
+                f"'{path}' is truncated: {list(shape)} of {dtype} needs {count * dtype.itemsize} bytes, "
                 f"got {found_nbytes}"
             )
         latents = np.fromfile(file, dtype, count).reshape(shape, order=order)
-    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
+    with np.errstate(over="ignore"):  # an overflow becomes infinite and is rejected below
         converted = np.ascontiguousarray(latents, np.float32)
     require_finite(converted, f"'{path}'")
     return converted
 
 
 def fit_pictures(pictures: Iterable[npt.NDArray[np.uint8]], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Cut pictures about their centers to the wanted aspect and resize them with antialiasing, as ``vdmrt run`` does.
+    """Center-crop pictures to an aspect ratio and resize them with antialiasing, as ``vdmrt run`` does.
 
     Args:
         pictures: RGB, uint8 [n, height, width, 3], or several [height, width, 3] of any sizes.
-        size: Wanted height and width in pixels: ``model.codec.picture_size``.
+        size: Height and width in pixels: ``model.codec.picture_size``.
 
     Returns:
-        RGB, [n, height, width, 3]; what :meth:`Session.start` takes.
+        RGB, [n, height, width, 3], as :meth:`Session.start` takes them.
 
     Raises:
         TensorMismatchError: There is no picture, or one has another dtype or shape.
@@ -158,10 +158,10 @@ def fit_pictures(pictures: Iterable[npt.NDArray[np.uint8]], size: tuple[int, int
 
 
 def require_finite(latents: npt.NDArray[np.float32], what: str) -> None:
-    """Refuse latents that hold NaN or infinity; ``what`` names them.
+    """Check that latents are finite; ``what`` names them in the message.
 
     Raises:
-        MediaError: They do; says how many and where the first is.
+        MediaError: They contain NaN or infinity; the message has their number and the first position.
     """
     finite = np.isfinite(latents)
     if finite.all():
@@ -185,7 +185,7 @@ def _open(path: str | Path) -> BinaryIO:
         raise MediaError(f"'{path}' does not exist") from e
     except OSError as e:
         if os.path.isdir(path):
-            raise MediaError(f"'{path}' is a folder, a file was wanted") from e
+            raise MediaError(f"'{path}' is a folder; give the path of a file") from e
         raise MediaError(f"'{path}' cannot be read: {e.strerror}") from e
 
 
@@ -193,7 +193,7 @@ def _fit(picture: Image, height: int, width: int) -> npt.NDArray[np.uint8]:
     from PIL import (
         Image,
         ImageOps,
-    )  # imported late everywhere here: a session that reads no media needs numpy alone
+    )  # imported late throughout this module: a session that reads no media needs only numpy
 
     return np.asarray(ImageOps.fit(picture, (width, height), method=Image.Resampling.BICUBIC))
 
@@ -203,7 +203,7 @@ def _decode_picture(file: BinaryIO, path: str | Path) -> Image:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a corrupt EXIF block or odd palette leaves the pixels what they are
+            warnings.simplefilter("ignore")  # a corrupt EXIF block or odd palette does not change the pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_PICTURE_FORMATS) as picture:
                 if picture.mode[0] in "IF":  # Pillow clips these to 255 instead of scaling them
@@ -236,7 +236,7 @@ def _decode_clip(file: BinaryIO, path: str | Path, height: int, width: int, coun
 def _upright(frame: VideoFrame) -> Image:
     from PIL import Image
 
-    # PyAV 12 does not say how a frame is to be turned.
+    # PyAV 12 does not report a frame's rotation.
     quarter_turns = getattr(frame, "rotation", 0) // 90
     return Image.fromarray(np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns)))
 
@@ -244,15 +244,15 @@ def _upright(frame: VideoFrame) -> Image:
 def _read_header(file: BinaryIO, path: str | Path) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]:
     npy = np.lib.format
     try:
-        # Version 3 differs by non-ASCII field names only, and latents have no fields.
+        # Version 3 differs only by non-ASCII field names, and latents have no fields.
         read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
         shape, is_fortran, dtype = read(file)
     except (ValueError, KeyError, SyntaxError, tokenize.TokenError) as e:
         raise _undecodable(file, path, _LATENTS, e) from e
     if dtype.hasobject:
-        raise MediaError(f"'{path}' holds pickled Python objects, which are never loaded")
+        raise MediaError(f"'{path}' contains pickled Python objects, which are never loaded")
     if dtype.kind != "f" or dtype.itemsize > 8:
-        raise MediaError(f"'{path}' holds {dtype}, latents are float16, float32 or float64")
+        raise MediaError(f"'{path}' contains {dtype}, latents are float16, float32 or float64")
     if len(shape) != 4 or min(shape) < 1:
         raise MediaError(f"'{path}' has shape {list(shape)}, latents are [latent frames, channels, height, width]")
     return shape, "F" if is_fortran else "C", dtype
@@ -262,10 +262,10 @@ def _undecodable(file: BinaryIO, path: str | Path, wanted: str, error: Exception
     file.seek(0)
     start = file.read(16)
     if not start:
-        return MediaError(f"'{path}' is empty, {wanted} was wanted")
+        return MediaError(f"'{path}' is empty, wanted {wanted}")
     for offset, magic, what, readable_as in _MAGIC:
         if start.startswith(magic, offset):
             if wanted in readable_as:
-                return MediaError(f"'{path}' is cut short or damaged: it starts as {what}, then: {error}")
+                return MediaError(f"'{path}' is truncated or damaged: it starts as {what}, then: {error}")
             return MediaError(f"'{path}' is not {wanted} but {what}; give {_WANTED[wanted]}")
     return MediaError(f"'{path}' is not {wanted}: it starts with {start!r}; give {_WANTED[wanted]}")

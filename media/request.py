@@ -1,4 +1,4 @@
-"""What to generate; imported by the command line, so without numpy."""
+"""The request of a generation; imported by the command line, so without numpy."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["Request"]
 
 @dataclass(frozen=True)
 class Request(LoadOptions, SamplingOptions):
-    """What to generate; the names are the options of ``vdmrt run``. Those of loading and sampling are inherited.
+    """A generation's inputs and options, named as in ``vdmrt run``; loading and sampling options are inherited.
 
     Attributes:
         bundle: The bundle's folder.
         output: ``.mp4`` or ``.gif`` for a clip, ``.npy`` for latents.
-        image: A picture to go on from; exactly one of ``image``, ``video`` and ``latents``.
-        video: A clip to go on from.
-        latents: Latents to go on from, .npy [n, c, h, w].
-        frames: Pictures, uint8 [n, height, width, 3], or latents to go on from, instead of a file.
-        given: Pixel frames taken of ``video``; None takes a chunk and one.
+        image: A picture to continue from; exactly one of ``image``, ``video`` and ``latents``.
+        video: A clip to continue from.
+        latents: Latents to continue from, .npy [n, c, h, w].
+        frames: Pictures, uint8 [n, height, width, 3], or latents to continue from, instead of a file.
+        given: Pixel frames to read from ``video``; None for a chunk and one.
         chunks: Autoregressive steps.
-        seed: Of all noise; None takes a random one.
+        seed: Seed of all noise; None for a random one.
         fps: Pixel frames per second of the clip.
-        force: Whether an output that is there is replaced.
+        force: Whether an existing output is replaced.
     """
 
     bundle: Path

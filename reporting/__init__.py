@@ -1,4 +1,4 @@
-"""Pages, charts and tables that every report shares: one look, self-contained, no network."""
+"""HTML pages, SVG charts and tables of the reports: one style, self-contained, without network access."""
 
 from __future__ import annotations
 

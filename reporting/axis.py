@@ -1,4 +1,4 @@
-"""An axis of a chart: where values are placed, and round ticks whose labels differ."""
+"""An axis of a chart: maps values to drawing units, and chooses round ticks with distinct labels."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 __all__ = ["Axis"]
 
-# A range narrower than this share of its values is rounding noise, and shown as one value.
+# A range narrower than this share of its values is rounding noise and is shown as one value.
 _NARROWEST = 1e-9
-# A range narrower than this cannot be divided: its parts are no normal float64.
+# A range narrower than this cannot be divided: its parts are not normal float64 numbers.
 _SMALLEST = 1e-300
 _TICKS = 6
-# Below this, and from this on, labels have an exponent.
+# Labels below the first and from the second on have an exponent.
 _SMALL, _LARGE = 1e-3, 1e6
 
 
@@ -24,9 +24,9 @@ class Axis:
     Attributes:
         low: The value at its start.
         high: The value at its end.
-        start: Where it starts, in drawing units.
-        end: Where it ends; less than ``start`` on an axis that points upwards.
-        ticks: Values, in rising order, and their labels.
+        start: Position of its start, in drawing units.
+        end: Position of its end; less than ``start`` on an axis that points upwards.
+        ticks: Values, in ascending order, and their labels.
     """
 
     low: float
@@ -42,9 +42,9 @@ class Axis:
         """Return an axis over finite values.
 
         Args:
-            values: What must fit; nothing counts as 0 and 1.
-            start: Where it starts, in drawing units.
-            end: Where it ends.
+            values: Values to cover; an empty sequence covers 0 to 1.
+            start: Position of its start, in drawing units.
+            end: Position of its end.
             whole: Whether ticks are whole numbers only.
             rounded: Whether it starts and ends at a tick.
         """
@@ -57,7 +57,7 @@ class Axis:
         return cls(low, high, start, end, tuple(zip(places, _label(places, power), strict=True)))
 
     def place(self, value: float) -> float:
-        """Return where a value is, in drawing units."""
+        """Return the position of a value, in drawing units."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
@@ -79,7 +79,7 @@ def _round_step(least: float, *, whole: bool) -> tuple[int, float]:
 
 
 def _label(places: Sequence[float], power: int) -> list[str]:
-    """Return a label for each tick with as many digits as neighbors need to differ."""
+    """Return a label for each tick, with enough digits to tell neighbors apart."""
     largest = max(map(abs, places), default=0.0)
     if largest == 0 or _SMALL <= largest < _LARGE:
         return [f"{place:.{max(0, -power)}f}" for place in places]

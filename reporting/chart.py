@@ -1,4 +1,4 @@
-"""A chart as SVG, inside a page or as a file of its own."""
+"""A chart as SVG, inside a page or as a separate file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Chart:
     """A chart, :data:`CHART_WIDTH` drawing units wide.
 
     Attributes:
-        kind: A class of the page's style.
-        title: What is shown, with its unit.
+        kind: CSS class.
+        title: The quantity shown, with its unit.
         height: In drawing units.
         body: SVG elements.
-        legend: Of each color: the class of its tone, and what it shows.
-        description: What the chart shows, for readers who do not see it.
-        is_wide: Whether it takes the page's whole width; then it holds no text, and is stretched.
+        legend: The CSS class of each color, and its meaning.
+        description: Text alternative for screen readers.
+        is_wide: Whether it has the page's whole width; then it contains no text, and is stretched.
     """
 
     kind: str
@@ -37,7 +37,7 @@ class Chart:
     is_wide: bool = False
 
     def render(self) -> str:
-        """Return it as HTML."""
+        """Return the chart as HTML."""
         stretch = ' preserveAspectRatio="none"' if self.is_wide else ""
         return (
             f'<figure class="chart{" wide" if self.is_wide else ""}"><figcaption>{html.escape(self.title)}</figcaption>'
@@ -46,7 +46,7 @@ class Chart:
         )
 
     def to_svg(self) -> str:
-        """Return it as an SVG document with its title and legend inside."""
+        """Return the chart as an SVG document with its title and legend inside."""
         top = _LEGEND_ROW * (len(self.legend) + 1)
         rows = [f'<text class="title" x="8" y="{16 - top}">{html.escape(self.title)}</text>']
         for row, (tone, text) in enumerate(self.legend, start=1):
@@ -66,6 +66,6 @@ class Chart:
 
 
 def render_legend(legend: tuple[tuple[str, str], ...]) -> str:
-    """Return what each color shows as HTML."""
+    """Return the legend as HTML."""
     keys = "".join(f'<li><span class="key {tone}"></span>{html.escape(text)}</li>' for tone, text in legend)
     return f'<ul class="legend">{keys}</ul>' if keys else ""

@@ -1,4 +1,4 @@
-"""Figures with limits, and the verdict on them."""
+"""Measured figures, their limits, and the verdict."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["Figure", "Headline", "judge_figures", "tabulate_figures"]
 
 
 class Figure(NamedTuple):
-    """What was measured, and what was wanted.
+    """A measured value and its limit.
 
     Attributes:
-        name: Of the figure.
-        value: What was measured.
-        limit: What was wanted, in words, such as "at least 35"; None for a figure without a limit.
-        passed: Whether the limit was met; None without one.
-        unit: Of the value and of the limit.
-        meaning: What the figure says.
+        name: The figure's name.
+        value: The measured value.
+        limit: The limit in words, such as "at least 35"; None for a figure without a limit.
+        passed: Whether the limit was met; None without a limit.
+        unit: Unit of the value and of the limit.
+        meaning: Explanation of the figure.
     """
 
     name: str
@@ -37,18 +37,18 @@ class Figure(NamedTuple):
         return f"{format_number(self.value)} {self.unit}".rstrip()
 
     def describe(self) -> str:
-        """Say figure and limit in a line."""
+        """Return the figure and its limit in one line."""
         wanted = "no limit" if self.limit is None else f"limit: {self.limit} {self.unit}".rstrip()
         return f"{self.name}: {self.measured}, {wanted}"
 
 
 @dataclass(frozen=True)
 class Headline:
-    """What a page says first.
+    """The result at the top of a page.
 
     Attributes:
-        headline: In one line.
-        passed: Whether what was wanted was reached; None where nothing was.
+        headline: The result in one line.
+        passed: Whether all limits were met; None without limits.
         details: Further lines.
     """
 
@@ -58,7 +58,7 @@ class Headline:
 
 
 def judge_figures(figures: Sequence[Figure]) -> Headline:
-    """Return the verdict on figures: a pass if every limit was met."""
+    """Return the verdict on figures: passed if every limit was met."""
     judged = [figure for figure in figures if figure.passed is not None]
     failed = [figure.describe() for figure in judged if not figure.passed]
     if not judged:

@@ -1,4 +1,4 @@
-"""The two axes of a chart and what is drawn of them."""
+"""The frame of a chart: its two axes, grid and labels."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Frame:
     """Axes of a chart.
 
     Attributes:
-        x: To the right.
-        y: Upwards.
+        x: Axis to the right.
+        y: Axis upwards.
     """
 
     x: Axis
@@ -43,10 +43,10 @@ class Frame:
         Args:
             across: Values that the x axis covers.
             up: Values that the y axis covers.
-            height: Of the chart, in drawing units.
+            height: Height of the chart, in drawing units.
             whole_x: Whether ticks of x are whole numbers only.
             whole_y: Whether ticks of y are whole numbers only.
-            headroom: Drawing units above the y axis that stay free.
+            headroom: Free space above the y axis, in drawing units.
         """
         y = Axis.cover(up, height - _BOTTOM, _TOP + headroom, whole=whole_y, rounded=True)
         left = 14 + _CHARACTER * max(len(label) for _, label in y.ticks)
@@ -54,7 +54,7 @@ class Frame:
         return cls(Axis.cover(across, left + 6, CHART_WIDTH - _RIGHT, whole=whole_x), y)
 
     def draw(self, x_title: str) -> str:
-        """Return grid, axis, ticks and the title of x."""
+        """Return the SVG of grid, axis, ticks and the title of x."""
         left, right, floor = self.x.start - 6, CHART_WIDTH - _RIGHT + 6, self.y.start
         parts = []
         for value, label in self.y.ticks:
@@ -72,7 +72,7 @@ class Frame:
         return "".join(parts)
 
     def draw_note(self, value: float, y: float, text: str) -> str:
-        """Return a vertical line at a value of x, with text on the side where there is more room."""
+        """Return the SVG of a vertical line at a value of x, with text on the side with more room."""
         x = self.x.place(min(max(value, self.x.low), self.x.high))
         anchor, offset = ("end", -6) if x > (self.x.start + self.x.end) / 2 else ("start", 6)
         return (

@@ -1,4 +1,4 @@
-"""How often values fall between equally spaced limits."""
+"""Histograms."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def draw_histogram(
 
     Args:
         values: At least one.
-        title: What is counted.
-        x_title: What the values are, with their unit.
-        marks: Vertical lines by their value, with their text.
-        bins: How many columns; None takes twice the square root of the count, 5 to 40.
+        title: The chart's title.
+        x_title: The quantity on the x axis, with its unit.
+        marks: Texts of vertical lines, by their value of x.
+        bins: Number of bins; None for twice the square root of the count, 5 to 40.
     """
     notes = marks or {}
     low, high = min(values), max(values)

@@ -1,4 +1,4 @@
-"""Lines over a common x."""
+"""Line charts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Series", "draw_lines"]
 
 _HEIGHT = 250
-# With more points than this, marks are small, so that they do not hide the line.
+# With more points than this, marks are small so that they do not hide the line.
 _MANY = 40
 
 
@@ -26,9 +26,9 @@ class Series:
     """One line.
 
     Attributes:
-        name: In the legend.
-        tone: The class of its color, "tone-a" to "tone-f".
-        values: The y of each x; what is not finite is left out.
+        name: Its name in the legend.
+        tone: CSS class of its color, "tone-a" to "tone-f".
+        values: The y of each x; values that are not finite are left out.
     """
 
     name: str
@@ -50,9 +50,9 @@ def draw_lines(
     Args:
         series: The lines, each as long as ``x``.
         x: Positions of the points.
-        title: What y is, with its unit.
-        x_title: What x is, with its unit.
-        marks: Vertical lines by their x, with their text.
+        title: The quantity on the y axis, with its unit.
+        x_title: The quantity on the x axis, with its unit.
+        marks: Texts of vertical lines, by their value of x.
         from_zero: Whether the y axis starts at 0; otherwise it starts near the lowest value.
     """
     points = [_finite_points(x, one.values) for one in series]

@@ -1,4 +1,4 @@
-"""A self-contained HTML page for every report: verdict, figures, pictures; light, dark and on paper."""
+"""The self-contained HTML page of a report: verdict, figures and pictures, for light, dark and print media."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class _Part(Protocol):
 
 @dataclass
 class Page:
-    """A page under construction; ``render`` returns it whole.
+    """A page under construction; ``render`` returns the complete page.
 
     Attributes:
-        title: In one line.
-        subtitle: What was measured on what.
-        verdict: What the page says first.
-        warnings: What makes it doubtful, after the verdict.
+        title: Title in one line.
+        subtitle: Lines on what was measured, and on which machine.
+        verdict: The result at the top of the page.
+        warnings: Reasons to doubt the result, shown after the verdict.
     """
 
     title: str
@@ -41,7 +41,7 @@ class Page:
     _parts: list[str] = field(default_factory=list)
 
     def add_cards(self, cards: Sequence[tuple[str, str]]) -> None:
-        """Add the figures that matter most: each a value and what it is."""
+        """Add the main figures, as pairs of value and label."""
         shown = "".join(
             f'<div class="card"><dt>{html.escape(what)}</dt><dd>{html.escape(value)}</dd></div>'
             for value, what in cards

@@ -1,4 +1,4 @@
-"""A picture inside a page."""
+"""A PNG picture embedded in a page."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class Picture:
     """A picture.
 
     Attributes:
-        title: What it shows.
-        png: The picture's file.
+        title: Caption.
+        png: Content of the PNG file.
     """
 
     title: str
     png: bytes
 
     def render(self) -> str:
-        """Return it as HTML."""
+        """Return the picture as HTML."""
         title, data = html.escape(self.title), base64.b64encode(self.png).decode()
         return (
             f'<figure class="picture wide"><figcaption>{title}</figcaption>'

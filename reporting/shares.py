@@ -1,4 +1,4 @@
-"""One bar that is split among its parts."""
+"""Bar charts of the shares of a whole."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _HEIGHT = 50
 
 
 def draw_shares(shares: Mapping[str, tuple[float, str]], *, title: str, unit: str) -> Chart:
-    """Draw one bar, with a legend that says each part.
+    """Draw one bar that is split into shares, with a legend of their sizes.
 
     Args:
-        shares: By name: a size that is not negative, and the class of its color.
-        title: What the whole is.
-        unit: Of the sizes.
+        shares: Size, not negative, and CSS class of the color, by name.
+        title: The quantity of the whole.
+        unit: Unit of the sizes.
     """
     whole = sum(size for size, _ in shares.values()) or 1.0
     body, at = [], 0.0

@@ -1,4 +1,4 @@
-"""The look of all pages and charts."""
+"""Style sheets of all pages and charts."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ _COLORS, _CHARTS, _PAGE = (
 )
 
 PAGE_STYLE = _COLORS + _CHARTS + _PAGE
-# What a chart needs that is a file of its own.
+# Style of a chart in a separate file.
 STANDALONE_STYLE = _COLORS + _CHARTS

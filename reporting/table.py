@@ -1,4 +1,4 @@
-"""A table of a page."""
+"""HTML tables."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from dataclasses import dataclass
 
 __all__ = ["Cell", "Table", "format_number"]
 
-# True and False are a limit that was met or missed; None is nothing.
+# True and False show a limit that was met or missed; None an empty cell.
 Cell = str | float | bool | None
 
-# With more rows than this, a table scrolls in a box of its own.
+# With more rows than this, a table scrolls separately.
 _LONG = 20
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first column names the rows.
+    """A table; its first column names the rows.
 
     Attributes:
         head: Names of the columns.
-        rows: Cells; a number is shown with four digits and sorts as one, True is "pass" and False "fail".
+        rows: Cells; a number is shown with four digits and sorts numerically, True is "pass" and False "fail".
         sorts: Whether a click on a column's name sorts.
         words: Whether cells are text, which wraps.
-        is_wide: Whether it takes the page's whole width; otherwise as much as a chart.
-        name: For links and tests.
-        title: What the table holds, for screen readers.
+        is_wide: Whether it has the page's whole width; otherwise the width of a chart.
+        name: Its id, for links and tests.
+        title: Description for screen readers.
     """
 
     head: Sequence[str]
@@ -38,7 +38,7 @@ class Table:
     title: str = ""
 
     def render(self) -> str:
-        """Return it as HTML."""
+        """Return the table as HTML."""
         rows = "".join(f"<tr>{_row_head(row[0])}{''.join(map(_cell, row[1:]))}</tr>" for row in self.rows)
         kind = ' class="words"' if self.words else ""
         box = f"scroll{' wide' if self.is_wide else ''}{' long' if len(self.rows) > _LONG else ''}"
@@ -58,7 +58,7 @@ class Table:
 
 
 def format_number(value: float) -> str:
-    """Return a number with four digits or more: all of an integer part, and six where it is nearly 1."""
+    """Return a number with at least four digits: integer parts in full, and six digits just below 1."""
     if isinstance(value, int) or 1e4 <= abs(value) < 1e9:
         return f"{value:.0f}"
     return f"{value:.6g}" if 0.999 <= value < 1 else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""Stretches of time in lanes, one under the other."""
+"""Timelines: intervals in lanes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WIDTH, _HEIGHT = 1000, 20
 
 @dataclass(frozen=True)
 class Bar:
-    """A stretch in a lane: from, to, the class of its color, and what it is."""
+    """An interval in a lane: its begin and end, the CSS class of its color, and its title."""
 
     begin: float
     end: float
@@ -32,10 +32,10 @@ class Timeline:
     Names and ticks are HTML, so that their size does not change with the width; the drawings are stretched.
 
     Attributes:
-        title: What is shown.
-        unit: Of the time.
-        lanes: Bars by the name of their lane, from the top.
-        legend: Of each color: the class of its tone, and what it shows.
+        title: The timeline's title.
+        unit: Unit of the time.
+        lanes: Bars by the name of their lane, from top to bottom.
+        legend: The CSS class of each color, and its meaning.
     """
 
     title: str
@@ -44,7 +44,7 @@ class Timeline:
     legend: tuple[tuple[str, str], ...] = ()
 
     def render(self) -> str:
-        """Return it as HTML."""
+        """Return the timeline as HTML."""
         ends = [bar.end for bars in self.lanes.values() for bar in bars]
         axis = Axis.cover([0.0, *ends], 0, _WIDTH)
         lanes = "".join(self._render_lane(axis, name, bars) for name, bars in self.lanes.items())

@@ -281,7 +281,7 @@ def test_what_killed_writers_left_is_not_carried_over(tiny_bundle: Path, tmp_pat
 def test_a_place_is_checked_before_the_work(tmp_path: Path) -> None:
     write_bundle(tmp_path / "bundle", "old")
 
-    with pytest.raises(BundleError, match="is there already; choose another place, or replace it with --force"):
+    with pytest.raises(BundleError, match="already exists; choose another place, or replace it with --force"):
         check_bundle_place(tmp_path / "bundle")
     check_bundle_place(tmp_path / "bundle", replace=True)
     check_bundle_place(tmp_path / "new")

@@ -183,8 +183,8 @@ def test_a_lean_runtime_is_asked_for_by_name(bundle: Bundle) -> None:
 
     with pytest.raises(
         EngineError,
-        match=r"built with TensorRT 10\.3\.0, here is 11\.4\.0, which runs it with the lean runtime of 10\.3\.0 only: "
-        r"name it with --lean-runtime libnvinfer_lean\.so\.10; build it again",
+        match=r"built with TensorRT 10\.3\.0, here is 11\.4\.0, which runs it only with the lean runtime of 10\.3\.0: "
+        r"pass it with --lean-runtime libnvinfer_lean\.so\.10; build it again",
     ):
         check_engine(engine, bundle, machine)
 
@@ -195,7 +195,10 @@ def test_stripped_plans_of_another_release_are_refused(bundle: Bundle) -> None:
 
     (found,) = engine_mismatches(engine, bundle, machine, lean_runtime=True)
 
-    assert found == "built with TensorRT 10.3.0, here is 11.4.0, and holds no weights, which no lean runtime puts in"
+    assert (
+        found
+        == "built with TensorRT 10.3.0, here is 11.4.0, and contains no weights, which a lean runtime cannot refit"
+    )
 
 
 def test_other_graphs_are_named_on_both_sides(bundle: Bundle) -> None:
@@ -259,8 +262,8 @@ def test_what_is_being_written_is_no_engine(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("{", "is no JSON or is cut short"),
-        ("[]", "schema: wanted a number, found None; this is no manifest of an engine"),
+        ("{", "is not valid JSON or is truncated"),
+        ("[]", "schema: wanted a number, found None; this is not an engine's manifest"),
         ('{"schema": 9}', "schema: this vdmrt reads schema 1, found 9; build the engine again"),
         ('{"schema": 1}', "key: is missing"),
     ],
@@ -274,7 +277,7 @@ def test_a_damaged_manifest_is_one_sentence(bundle: Bundle, text: str, sentence:
 
 
 def test_a_folder_without_a_manifest_is_no_engine(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"no engine: it holds no manifest\.json; make one with vdmrt build"):
+    with pytest.raises(EngineError, match=r"not an engine: it has no manifest\.json; make one with vdmrt build"):
         open_engine(tmp_path)
 
 
@@ -309,7 +312,7 @@ def test_a_plan_that_this_user_built_is_read(bundle: Bundle) -> None:
 
 def test_a_foreign_engine_fits_only_where_it_is_trusted(bundle: Bundle) -> None:
     engine = write_engine(bundle, trusted=False)
-    sentence = "native code that this user has no record of building: --trust-plans loads them"
+    sentence = "native code that this user has not built: --trust-plans loads them"
 
     with pytest.raises(EngineError, match=f"no fp16 engine fits; build one with .* key: its plans are {sentence}"):
         find_engine(bundle, FP16, HERE)
@@ -322,7 +325,7 @@ def test_a_foreign_engine_fits_only_where_it_is_trusted(bundle: Bundle) -> None:
 def test_a_foreign_plan_is_read_only_where_it_is_trusted(bundle: Bundle) -> None:
     engine = write_engine(bundle, trusted=False)
 
-    with pytest.raises(EngineError, match=r"this user has no record of building this one; .*trust_plans=True"):
+    with pytest.raises(EngineError, match=r"this user has not built this one; .*trust_plans=True"):
         read_plan(engine, "fill")
     assert read_plan(engine, "fill", trust_plans=True) == b"plan of fill in key"
 

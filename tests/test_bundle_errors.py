@@ -52,7 +52,7 @@ def first_graph(bundle: Bundle) -> Artifact:
     [
         (put("schema", value=3), "schema", "this vdmrt reads schema 2, found 3; install a newer vdmrt"),
         (put("schema", value=0), "schema", "this vdmrt reads schema 2, found 0; export the model again"),
-        (put("schema", value="2"), "schema", "wanted a number, found '2'; this is no model.json of vdmrt"),
+        (put("schema", value="2"), "schema", "wanted a number, found '2'; this is not a model.json of vdmrt"),
         (lambda document: document.pop("schema"), "schema", "wanted a number, found None"),
         (lambda document: document.pop("geometry"), "geometry", "is missing"),
         (lambda document: document["geometry"].pop("layers"), "geometry.layers", "is missing"),
@@ -114,7 +114,7 @@ def first_graph(bundle: Bundle) -> Artifact:
         (
             put("components", "vae_encode", "inputs", value=[]),
             "components.vae_encode",
-            "wanted one input and one output of four sides",
+            "wanted one input and one output of four dimensions",
         ),
         (put("provenance", "torch", value=2.0), "provenance.torch", "wanted a string, found 2.0"),
     ],
@@ -143,11 +143,20 @@ def test_an_older_bundle_is_refused_with_the_command_that_exports_it_again(copy:
     [
         (
             put("geometry", "policy", "window", value=5),
-            r"graphs.fp32.fill: .* 'past_k.0' \[1, 12, 5, 16\], found \[1, 12, 7, 16\]",
+            r"graphs.fp32.fill: .* 'past_k.0' as \[1, 12, 5, 16\], found \[1, 12, 7, 16\]",
         ),
-        (put("geometry", "requests", value=1), r"graphs.fp32.denoise: .* 'past_k.0' \[1, 12, 7, 16\], found \[2, 12, "),
-        (put("geometry", "context_frames", value=1), r"fill: .* 'context_k.0' \[1, 2, 6, 16\], found \[1, 2, 12, 16\]"),
-        (put("geometry", "chunk_frames", value=2), r"fill: .* 'present_k.0' \[1, 12, 2, 16\], found \[1, 12, 3, 16\]"),
+        (
+            put("geometry", "requests", value=1),
+            r"graphs.fp32.denoise: .* 'past_k.0' as \[1, 12, 7, 16\], found \[2, 12, ",
+        ),
+        (
+            put("geometry", "context_frames", value=1),
+            r"fill: .* 'context_k.0' as \[1, 2, 6, 16\], found \[1, 2, 12, 16\]",
+        ),
+        (
+            put("geometry", "chunk_frames", value=2),
+            r"fill: .* 'present_k.0' as \[1, 12, 2, 16\], found \[1, 12, 3, 16\]",
+        ),
     ],
 )
 def test_a_geometry_that_is_not_its_tensors_would_overrun_memory_and_is_refused(
@@ -169,32 +178,32 @@ def test_cache_tensors_of_two_dtypes_are_refused(copy: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", '{"schema": 1, "geometry": {"slo', "schema: 1", "[" * 100_000, "\x80"])
 def test_what_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.json").write_text(text, encoding="latin-1")
-    with pytest.raises(BundleError, match="model.json: is no JSON or is cut short: .*; export the bundle again"):
+    with pytest.raises(BundleError, match="model.json: is not valid JSON or is truncated: .*; export the bundle again"):
         open_bundle(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[]", "1", "null", '"schema"'])
 def test_json_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.json").write_text(text)
-    with pytest.raises(BundleError, match="found None; this is no model.json of vdmrt"):
+    with pytest.raises(BundleError, match="found None; this is not a model.json of vdmrt"):
         open_bundle(tmp_path)
 
 
 def test_a_folder_without_model_json_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(
-        BundleError, match=f"^{tmp_path}: no bundle: it holds no model.json; make one with vdmrt export"
+        BundleError, match=f"^{tmp_path}: not a bundle: it has no model.json; make one with vdmrt export"
     ):
         open_bundle(tmp_path)
 
 
 def test_a_place_where_nothing_is_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="nowhere: no bundle: it holds no model.json"):
+    with pytest.raises(BundleError, match="nowhere: not a bundle: it has no model.json"):
         open_bundle(tmp_path / "nowhere")
 
 
 def test_a_file_is_no_bundle(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").touch()
-    with pytest.raises(BundleError, match="weights.bin: no bundle: it is a file; make one with vdmrt export"):
+    with pytest.raises(BundleError, match="weights.bin: not a bundle: it is a file; make one with vdmrt export"):
         open_bundle(tmp_path / "weights.bin")
 
 
@@ -207,7 +216,7 @@ def test_a_model_json_that_is_a_folder_cannot_be_read(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(copy: Path) -> None:
     bundle = open_bundle(copy)
     (copy / first_graph(bundle).file).unlink()
-    with pytest.raises(BundleError, match="the bundle names 'graphs/fill.fp32.onnx', which is missing"):
+    with pytest.raises(BundleError, match="'graphs/fill.fp32.onnx' is missing"):
         bundle.verify()
 
 
@@ -215,7 +224,7 @@ def test_a_folder_in_place_of_a_file_is_missing(copy: Path) -> None:
     bundle = open_bundle(copy)
     (copy / first_graph(bundle).file).unlink()
     (copy / first_graph(bundle).file).mkdir()
-    with pytest.raises(BundleError, match="'graphs/fill.fp32.onnx', which is missing"):
+    with pytest.raises(BundleError, match="'graphs/fill.fp32.onnx' is missing"):
         bundle.locate(first_graph(bundle))
 
 
@@ -253,7 +262,7 @@ def test_a_link_is_refused_wherever_it_points(copy: Path, linked: str) -> None:
     shutil.move(copy / linked, copy / "moved")
     (copy / linked).symlink_to(copy / "moved")
     bundle = open_bundle(copy)
-    with pytest.raises(BundleError, match="'graphs/fill.fp32.onnx' is a link; a bundle holds regular files only"):
+    with pytest.raises(BundleError, match="'graphs/fill.fp32.onnx' is a link; a bundle contains regular files only"):
         bundle.locate(first_graph(bundle))
 
 
@@ -266,7 +275,7 @@ def test_a_foreign_folder_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "final.tex").touch()
     with (
-        pytest.raises(BundleError, match="thesis: is there already and is no bundle; choose another place"),
+        pytest.raises(BundleError, match="thesis: already exists and is not a bundle; choose another place"),
         new_bundle(tmp_path / "thesis", replace=True),
     ):
         pass
@@ -277,18 +286,18 @@ def test_a_foreign_folder_is_never_touched(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to(path)])
 def test_what_is_no_folder_is_never_replaced(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "bundle")
-    with pytest.raises(BundleError, match="is there already and is no bundle"), new_bundle(tmp_path / "bundle"):
+    with pytest.raises(BundleError, match="already exists and is not a bundle"), new_bundle(tmp_path / "bundle"):
         pass
 
 
 def test_a_bundle_is_not_replaced_unasked(copy: Path) -> None:
-    sentence = "is there already; choose another place, or replace it with --force"
+    sentence = "already exists; choose another place, or replace it with --force"
     with pytest.raises(BundleError, match=sentence), new_bundle(copy):
         pass
 
 
 def test_the_folder_above_must_be_there(tmp_path: Path) -> None:
-    sentence = f"cannot be written: '{tmp_path}/no' is no folder; make it first"
+    sentence = f"cannot be written: '{tmp_path}/no' is not a folder; make it first"
     with pytest.raises(BundleError, match=sentence), new_bundle(tmp_path / "no" / "bundle"):
         pass
 
@@ -296,7 +305,7 @@ def test_the_folder_above_must_be_there(tmp_path: Path) -> None:
 def test_a_file_is_no_folder_above(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(BundleError, match="file' is no folder; make it first"),
+        pytest.raises(BundleError, match="file' is not a folder; make it first"),
         new_bundle(tmp_path / "file" / "bundle"),
     ):
         pass

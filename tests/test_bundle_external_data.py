@@ -100,7 +100,7 @@ def test_weights_elsewhere_are_found_wherever_they_are_named(tmp_path: Path, whe
     model = identity()
     PLACES[where](model, external("../x"))
     path = save(tmp_path / "graph.onnx", model)
-    sentence = "graph.onnx: wants weights from '../x', where the bundle has 'weights.bin'; do not run this bundle"
+    sentence = "graph.onnx: names weights in '../x', where the bundle has 'weights.bin'; do not run this bundle"
     with pytest.raises(BundleError, match=sentence):
         check_external_data(path, "weights.bin")
 
@@ -118,7 +118,7 @@ def test_any_other_spelling_is_refused(tmp_path: Path, location: str) -> None:
     model = identity()
     model.graph.initializer.extend([external("weights.bin"), external(location, name="v")])
     path = save(tmp_path / "graph.onnx", model)
-    with pytest.raises(BundleError, match="wants weights from"):
+    with pytest.raises(BundleError, match="names weights in"):
         check_external_data(path, "weights.bin")
 
 
@@ -126,7 +126,7 @@ def test_no_weights_file_allows_none(tmp_path: Path) -> None:
     model = identity()
     model.graph.initializer.append(external("weights.bin"))
     path = save(tmp_path / "graph.onnx", model)
-    with pytest.raises(BundleError, match="wants weights from 'weights.bin', where the bundle has None"):
+    with pytest.raises(BundleError, match="names weights in 'weights.bin', where the bundle has None"):
         check_external_data(path, None)
 
 
@@ -136,7 +136,7 @@ def test_the_last_of_two_locations_counts_as_it_does_for_protobuf(tmp_path: Path
     model = identity()
     model.graph.initializer.append(tensor)
     path = save(tmp_path / "graph.onnx", model)
-    with pytest.raises(BundleError, match=r"wants weights from '\.\./x'"):
+    with pytest.raises(BundleError, match=r"names weights in '\.\./x'"):
         check_external_data(path, "weights.bin")
 
 
@@ -145,7 +145,7 @@ def test_a_graph_in_two_pieces_is_read_whole(tmp_path: Path) -> None:
     more = ModelProto(graph=subgraph(initializer=external("../x")))
     path = tmp_path / "graph.onnx"
     path.write_bytes(model.SerializeToString() + more.SerializeToString())
-    with pytest.raises(BundleError, match=r"wants weights from '\.\./x'"):
+    with pytest.raises(BundleError, match=r"names weights in '\.\./x'"):
         check_external_data(path, None)
 
 
@@ -157,7 +157,7 @@ def test_endless_nesting_is_refused(tmp_path: Path) -> None:
             content = bytes([key]) + varint(len(content)) + content
     path = tmp_path / "graph.onnx"
     path.write_bytes(bytes([0x3A]) + varint(len(content)) + content)
-    with pytest.raises(BundleError, match="nests graphs too deep; do not run this bundle"):
+    with pytest.raises(BundleError, match="nests graphs too deeply; do not run this bundle"):
         check_external_data(path, None)
 
 
@@ -177,14 +177,14 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
     try:
         check_external_data(path, None)
     except BundleError as error:
-        assert "is no ONNX graph, or is truncated: " in str(error) or "wants weights" in str(error)
+        assert "is not an ONNX graph or is truncated: " in str(error) or "names weights in" in str(error)
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
 def test_a_truncated_graph_is_refused(tiny_bundle: Path, tmp_path: Path, kept: float) -> None:
     path = Path(shutil.copy(tiny_bundle / "graphs" / "denoise.fp32.onnx", tmp_path))
     os.truncate(path, int(kept * path.stat().st_size))
-    with pytest.raises(BundleError, match="denoise.fp32.onnx: is no ONNX graph, or is truncated: a field of"):
+    with pytest.raises(BundleError, match="denoise.fp32.onnx: is not an ONNX graph or is truncated: a field of"):
         check_external_data(path, "weights.fp32.bin")
 
 
@@ -203,5 +203,5 @@ def test_a_bundle_whose_graph_was_pointed_elsewhere_is_not_run(tiny_bundle: Path
     record = document["graphs"]["fp32"]["fill"]["file"]
     record.update(sha256=sha256_of(path), nbytes=path.stat().st_size)
     (copy / "model.json").write_text(json.dumps(document))
-    with pytest.raises(BundleError, match=r"wants weights from '\.\./\.\./secret', where .* 'weights.fp32.bin'"):
+    with pytest.raises(BundleError, match=r"names weights in '\.\./\.\./secret', where .* 'weights.fp32.bin'"):
         load(copy)

@@ -40,7 +40,7 @@ def test_a_result_of_other_graphs_is_left_out(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("{", "is no JSON or is cut short: .*; delete it and measure again"),
+        ("{", "is not valid JSON or is truncated: .*; delete it and measure again"),
         ('{"accuracy": 1, "speeds": [], "schema": 1}', "wanted a list, found 1; delete it and measure again"),
         ('{"accuracy": [], "speeds": [], "schema": 2}', "reads schema 1, found 2; install a newer vdmrt"),
     ],

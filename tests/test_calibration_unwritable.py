@@ -41,7 +41,7 @@ def test_calibrate_refuses_a_read_only_bundle_before_it_observes(copied: Path, t
 
     assert done.returncode == 1
     assert f"'{folder}' cannot be written: Permission denied" in done.stderr
-    assert "copy the bundle to a place that has room and can be written" in done.stderr
+    assert "copy the bundle to a writable place with enough room" in done.stderr
     assert "calibration set" not in done.stderr and "Traceback" not in done.stderr
 
 

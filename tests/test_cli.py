@@ -96,7 +96,7 @@ def test_a_model_is_exported_in_both_precisions(tmp_path: Path) -> None:
     manifest = open_bundle(output).manifest
 
     assert result.stdout == f"{output}\n"
-    assert "[W] the weights are random: whatever the model makes means nothing\n" in result.stderr
+    assert "[W] the weights are random: the model's output is noise\n" in result.stderr
     assert "[W] RoPE has 8 positions, slots + chunk frames are 6" in result.stderr
     assert "[I] tracing denoise.fp16\n" in result.stderr
     assert (manifest.name, set(manifest.graphs), manifest.random_weights) == ("small", {FP32, FP16}, True)
@@ -193,7 +193,7 @@ def test_warnings_alone_are_said_where_it_should_be_quiet(tiny_bundle: Path, lat
     output = ["--output", tmp_path / "out.npy"]
     result = succeed("--quiet", "run", tiny_bundle, "--latents", latents, *QUICK, *output)
 
-    assert result.stderr == "[W] the bundle's weights are random: what comes out is noise, by design\n"
+    assert result.stderr == "[W] the bundle's weights are random: the output is noise\n"
 
 
 def test_ctrl_c_keeps_what_was_made(tiny_bundle: Path, latents: Path, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_ctrl_c_keeps_what_was_made(tiny_bundle: Path, latents: Path, tmp_path: 
     summary = json.loads(stdout)
 
     assert process.returncode == 130, stderr
-    assert f"[W] interrupted after {format_count(summary['chunks'], 'chunk')}; keeping what was made" in stderr
+    assert f"[W] interrupted after {format_count(summary['chunks'], 'chunk')}; keeping the finished chunks" in stderr
     assert "Traceback" not in stderr
     assert summary["interrupted"] == "SIGINT" and summary["chunks"] > 10
     assert summary["latent_frames"] == len(read_latents(output))
@@ -292,7 +292,7 @@ def test_the_console_script_runs() -> None:
 
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == "Error: nowhere: no bundle: it holds no model.json; make one with vdmrt export\n"
+    assert done.stderr == "Error: nowhere: not a bundle: it has no model.json; make one with vdmrt export\n"
 
 
 def test_a_run_replaces_a_clip_where_it_is_asked_to(tiny_bundle: Path, latents: Path, tmp_path: Path) -> None:

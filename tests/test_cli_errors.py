@@ -91,8 +91,8 @@ def test_options_that_do_not_fit_the_bundle_are_refused(
     ("name", "content", "sentence"),
     [
         ("picture.png", b"not a picture", "picture.png' is not a picture: it starts with"),
-        ("picture.png", b"", "picture.png' is empty, a picture was wanted"),
-        ("picture.png", b"\x89PNG\r\n\x1a\n\0", "picture.png' is cut short or damaged"),
+        ("picture.png", b"", "picture.png' is empty, wanted a picture"),
+        ("picture.png", b"\x89PNG\r\n\x1a\n\0", "picture.png' is truncated or damaged"),
         ("picture.png", None, "picture.png' does not exist"),
     ],
 )
@@ -113,7 +113,7 @@ def test_an_unreadable_picture_is_refused(
         (np.zeros((1, 4, 6, 4), np.float32), r"'latents': wanted \[n, c, h, w\] = \[any, 4, 4, 6\], found \[1, "),
         (np.zeros((8, 4, 4, 6), np.float32), "the cache holds 1 to 7 given latent frames, got 8"),
         (np.full((1, 4, 4, 6), np.nan, np.float32), "96 of 96 values are NaN or infinite"),
-        (np.zeros((1, 4, 4, 6), np.int32), "holds int32, latents are float16, float32 or float64"),
+        (np.zeros((1, 4, 4, 6), np.int32), "contains int32, latents are float16, float32 or float64"),
         (np.zeros((4, 4, 6), np.float32), r"has shape \[4, 4, 6\], latents are \[latent frames, channels, "),
     ],
 )  # fmt: skip
@@ -149,7 +149,7 @@ def test_a_run_never_overwrites_unasked(tmp_path: Path) -> None:
     (tmp_path / "out.mp4").write_text("old")
     result = invoke("run", "nowhere", "--image", "nowhere.png", "--output", tmp_path / "out.mp4")
 
-    assert_refused(result, FAILED, "out.mp4' is there already; choose another name, or replace it with --force")
+    assert_refused(result, FAILED, "out.mp4' already exists; choose another name, or replace it with --force")
     assert (tmp_path / "out.mp4").read_text() == "old"
 
 
@@ -169,7 +169,7 @@ def test_a_bundle_without_codec_takes_and_makes_latents_only(tiny_bundle: Path, 
     to_clip = invoke("run", copy, "--latents", first, "--output", tmp_path / "out.mp4")
     from_picture = invoke("run", copy, "--image", tmp_path / "in.png", "--output", tmp_path / "out.npy")
 
-    assert_refused(to_clip, FAILED, "out.mp4: the bundle has no codec and makes latents only; choose an .npy file")
+    assert_refused(to_clip, FAILED, "out.mp4: the bundle has no codec and generates latents only; choose an .npy file")
     assert_refused(from_picture, FAILED, "the bundle has no codec and takes latents only; give --latents")
 
 
@@ -228,7 +228,7 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path, first: Path, comm
     options = ["--latents", first, "--output", tmp_path / "out.npy"] if command == "run" else []
     result = invoke(command, tmp_path, *options)
 
-    assert_refused(result, FAILED, f"{tmp_path}: no bundle: it holds no model.json; make one with vdmrt export")
+    assert_refused(result, FAILED, f"{tmp_path}: not a bundle: it has no model.json; make one with vdmrt export")
 
 
 def test_an_altered_bundle_is_neither_run_nor_verified(tiny_bundle: Path, first: Path, tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_an_unknown_command_is_misuse() -> None:
         (
             ["--config", "{config}", "--random-init", "1", "--weights", "ema"],
             MISUSED,
-            "--weights chooses among those of CHECKPOINT; leave it out with --random-init",
+            "--weights selects a set of CHECKPOINT; omit it with --random-init",
         ),
         (
             ["--config", "CausalSTDiT2-S/2", "--random-init", "1", "--latent-size", "100000x100000"],
@@ -326,9 +326,9 @@ def test_a_latent_size_that_does_not_divide_is_refused(config: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("output", "sentence"),
     [
-        ("small.json", "small.json: is there already and is no bundle; choose another place"),
-        ("no/bundle", "/no' is no folder; make it first"),
-        ("copy", "copy: is there already; choose another place, or replace it with --force"),
+        ("small.json", "small.json: already exists and is not a bundle; choose another place"),
+        ("no/bundle", "/no' is not a folder; make it first"),
+        ("copy", "copy: already exists; choose another place, or replace it with --force"),
     ],
 )
 def test_an_export_never_overwrites_unasked(

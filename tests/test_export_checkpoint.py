@@ -112,8 +112,8 @@ def test_other_weights_can_be_chosen(tmp_path: Path, weights: Weights, name: str
 @pytest.mark.parametrize(
     ("document", "sentence"),
     [
-        (with_several, "it.pth: holds no weights named 'raw'; it holds model, state_dict, ema, mine$"),
-        (lambda weights: weights, "holds no weights named 'raw'; it holds one set without a name, which is taken by"),
+        (with_several, "it.pth: has no weights named 'raw'; it has model, state_dict, ema, mine$"),
+        (lambda weights: weights, "has no weights named 'raw'; it has one unnamed set, which is the default"),
     ],
 )
 def test_weights_that_are_not_there_are_refused_with_those_that_are(
@@ -125,7 +125,7 @@ def test_weights_that_are_not_there_are_refused_with_those_that_are(
 
 def test_weights_of_an_unknown_name_have_to_be_chosen(tmp_path: Path, weights: Weights) -> None:
     path = save(tmp_path / "it.pth", {"mine": weights, "yours": weights, "step": 3})
-    with pytest.raises(CheckpointError, match="holds weights named mine, yours; choose with weights='mine'"):
+    with pytest.raises(CheckpointError, match="has weights named mine, yours; choose with weights='mine'"):
         read_checkpoint(path)
 
 
@@ -240,7 +240,7 @@ def test_a_long_list_is_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_weight_that_is_not_finite_is_named(tmp_path: Path, weights: Weights, value: float) -> None:
     weights[KEY][3, 4] = value
-    with pytest.raises(CheckpointError, match=f"'{KEY}' holds NaN or Inf; the training that wrote it had diverged"):
+    with pytest.raises(CheckpointError, match=f"'{KEY}' contains NaN or Inf; its training has diverged"):
         load_model(SMALL, save(tmp_path / "it.safetensors", weights))
 
 
@@ -255,7 +255,7 @@ def test_integers_are_no_weights(tmp_path: Path, weights: Weights) -> None:
 def test_a_truncated_file_is_refused(tmp_path: Path, weights: Weights, name: str, kept: float) -> None:
     path = save(tmp_path / name, weights)
     os.truncate(path, int(kept * path.stat().st_size))
-    with pytest.raises(CheckpointError, match=f"{name}: is (truncated or no checkpoint: .|damaged, or holds more)"):
+    with pytest.raises(CheckpointError, match=f"{name}: is (truncated or not a checkpoint: .|damaged, or contains)"):
         read_checkpoint(path)
 
 
@@ -286,7 +286,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, weights: Weight
         path.write_bytes(pickle.dumps(document, protocol=protocol))
     else:
         torch.save(document, path, pickle_protocol=protocol)
-    with pytest.raises(CheckpointError, match="holds more than tensors and would run code .* as .safetensors"):
+    with pytest.raises(CheckpointError, match="contains more than tensors and would run code .* as .safetensors"):
         read_checkpoint(path)
 
     assert not mark.exists()
@@ -298,7 +298,7 @@ def test_a_list_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_mapping_without_tensors_says_what_it_holds(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="it.pth: holds no tensors; found 'epoch', 'step'"):
+    with pytest.raises(CheckpointError, match="it.pth: contains no tensors; found 'epoch', 'step'"):
         read_checkpoint(save(tmp_path / "it.pth", {"epoch": 1, "step": 2}))
 
 
@@ -314,7 +314,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="the folder holds no .safetensors, .pth, .pt, .bin or .index.json file"):
+    with pytest.raises(CheckpointError, match="the folder has no .safetensors, .pth, .pt, .bin or .index.json file"):
         read_checkpoint(tmp_path)
 
 
@@ -329,7 +329,7 @@ def test_a_missing_shard_is_named(tmp_path: Path, weights: Weights) -> None:
 def test_a_shard_outside_the_folder_is_refused(tmp_path: Path, name: object) -> None:
     index = tmp_path / "it.index.json"
     index.write_text(json.dumps({"weight_map": {"a": name}}))
-    with pytest.raises(CheckpointError, match=f"shard {name!r} lies outside the index's folder"):
+    with pytest.raises(CheckpointError, match=f"shard {name!r} is outside the index's folder"):
         read_checkpoint(index)
 
 

@@ -84,7 +84,7 @@ def test_what_can_be_checked_without_torch_is_refused_without_it(place: Path) ->
         "'--chunk-frames': -1 is not in the range": ["--chunk-frames", "-1", "--random-init", "1"],
         "--latent-size 5x4 is not two positive multiples": ["--latent-size", "5x4", "--random-init", "1"],
         "nowhere.json: not a readable JSON": ["--config", "nowhere.json", "--random-init", "1"],
-        "'/nowhere' is no folder": ["--output", "/nowhere/bundle", "--random-init", "1"],
+        "'/nowhere' is not a folder": ["--output", "/nowhere/bundle", "--random-init", "1"],
         "nowhere.pth: no such checkpoint": ["nowhere.pth"],
         "found '.py'": [__file__],
         "vdmrt export needs torch, which is not installed; install it with pip": ["--random-init", "1"],
@@ -97,7 +97,7 @@ def test_what_can_be_checked_without_torch_is_refused_without_it(place: Path) ->
 
 
 def test_what_was_taken_of_several_sets_of_weights_is_logged_and_recorded(place: Path, exported: Result) -> None:
-    logged = "[I] the checkpoint holds weights named ema, model: taking ema; --weights takes another\n"
+    logged = "[I] the checkpoint has weights named ema, model: using ema; choose others with --weights\n"
 
     assert logged in exported.stderr
     assert open_bundle(place / "bundle").manifest.provenance["weights"] == "ema"
@@ -117,11 +117,11 @@ def test_weights_that_are_not_there_are_refused(place: Path) -> None:
     result = export(place, "--weights", "raw", "--force")
 
     assert result.exit_code == 1
-    assert "it.pth: holds no weights named 'raw'; it holds ema, model" in result.stderr
+    assert "it.pth: has no weights named 'raw'; it has ema, model" in result.stderr
 
 
 def test_every_stage_is_shown(place: Path, exported: Result) -> None:
-    lines = [line for line in exported.stderr.splitlines() if not re.search(r", \d+ s$|taking ema", line)]
+    lines = [line for line in exported.stderr.splitlines() if not re.search(r", \d+ s$|using ema", line)]
 
     assert lines == [
         f"[I] reading {place / 'it.pth'}",

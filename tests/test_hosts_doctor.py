@@ -110,7 +110,7 @@ def test_a_machine_without_a_gpu_runs_on_the_cpu_and_needs_no_mending() -> None:
     assert note_on(report, "onnxruntime on the CPU") == "onnxruntime 1.20.1"
     assert note_on(report, "onnxruntime on CUDA") == note_on(report, "tensorrt") == NO_DRIVER.note
     assert report.problems == ()
-    assert "Nothing to mend." in printed(report)
+    assert "No problems found." in printed(report)
 
 
 def test_a_gpu_with_everything_installed_is_ready() -> None:

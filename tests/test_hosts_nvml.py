@@ -20,7 +20,7 @@ def test_the_host_has_no_meter() -> None:
 
 
 def test_a_gpu_that_nvml_does_not_know_is_one_sentence() -> None:
-    with pytest.raises(OSError, match="NVML does not tell of GPU 'GPU-none': "):
+    with pytest.raises(OSError, match="NVML cannot open GPU 'GPU-none': "):
         GpuMeter("GPU-none")
 
 
@@ -30,4 +30,4 @@ def test_a_meter_that_does_not_open_says_why(monkeypatch: pytest.MonkeyPatch) ->
     meter, refusal = open_meter("cuda:0")
 
     assert meter is None
-    assert refusal is not None and refusal.startswith("energy and clocks were not measured: NVML does not tell of GPU")
+    assert refusal is not None and refusal.startswith("energy and clocks were not measured: NVML cannot open GPU")

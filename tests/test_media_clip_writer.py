@@ -370,7 +370,7 @@ def test_all_frames_have_the_shape_of_the_first(tmp_path: Path, suffix: str) -> 
     writer = ClipWriter(tmp_path / f"clip{suffix}")
     writer.append(made)
 
-    with pytest.raises(ValueError, match=r"the clip began with frames of \[.*\], got \[.*\]"):
+    with pytest.raises(ValueError, match=r"the clip has frames of \[.*\], got \[.*\]"):
         writer.append(made[:, :-1, :-1])
     writer.append(made)
     writer.close()
@@ -388,7 +388,7 @@ def test_latents_that_are_not_finite_are_not_written(tmp_path: Path, value: floa
 
 
 def test_pictures_too_large_for_h264_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="the encoder 'libx264' refused pictures of 2 x 40000 pixels"):
+    with pytest.raises(MediaError, match="the encoder 'libx264' rejected pictures of 2 x 40000 pixels"):
         write_clip(tmp_path / "clip.mp4", np.zeros((1, 2, 40_000, 3), np.uint8), frames_per_second=8)
     assert os.listdir(tmp_path) == []
 

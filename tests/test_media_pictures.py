@@ -139,7 +139,7 @@ def test_a_truncated_picture_is_refused(tmp_path: Path, suffix: str) -> None:
 
     cut(path, path.stat().st_size // 2)
 
-    with pytest.raises(MediaError, match="is cut short or damaged: it starts as a (PNG|JPEG|TIFF) picture"):
+    with pytest.raises(MediaError, match="is truncated or damaged: it starts as a (PNG|JPEG|TIFF) picture"):
         read_picture(path, height=8, width=8)
 
 
@@ -191,7 +191,7 @@ def test_a_truncated_clip_is_refused_when_its_end_is_asked_for(tmp_path: Path, k
     path = save_clip(tmp_path / "clip.mp4", noise(30))
     cut(path, int(path.stat().st_size * kept))
 
-    with pytest.raises(MediaError, match="is cut short or damaged: it starts as an MP4 clip, then: "):
+    with pytest.raises(MediaError, match="is truncated or damaged: it starts as an MP4 clip, then: "):
         read_clip(path, height=8, width=8, count=30)
     assert len(read_clip(path, height=8, width=8, count=2)) == 2
 
@@ -253,7 +253,7 @@ def test_a_missing_file_is_named(tmp_path: Path, read: Callable[[Path], object])
 
 @pytest.mark.parametrize("read", READERS)
 def test_a_folder_is_no_file(tmp_path: Path, read: Callable[[Path], object]) -> None:
-    with pytest.raises(MediaError, match="is a folder, a file was wanted"):
+    with pytest.raises(MediaError, match="is a folder; give the path of a file"):
         read(tmp_path)
 
 
@@ -282,7 +282,7 @@ def test_a_file_of_somebody_else_cannot_be_read(open_folder: Path, read: Callabl
 def test_an_empty_file_is_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
     (tmp_path / "empty").touch()
 
-    with pytest.raises(MediaError, match="empty' is empty, an? (picture|clip|array of latents) was wanted"):
+    with pytest.raises(MediaError, match="empty' is empty, wanted an? (picture|clip|array of latents)"):
         read(tmp_path / "empty")
 
 
@@ -348,7 +348,7 @@ def test_latents_are_converted_to_float32(tmp_path: Path, dtype: str, order: str
 def test_latents_of_another_type_are_refused(tmp_path: Path, dtype: str) -> None:
     path = save_latents(tmp_path / "latents.npy", np.zeros((1, 1, 1, 1), dtype))
 
-    with pytest.raises(MediaError, match=r"holds .*, latents are float16, float32 or float64"):
+    with pytest.raises(MediaError, match=r"contains .*, latents are float16, float32 or float64"):
         read_latents(path)
 
 
@@ -364,7 +364,7 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     (tmp_path / "pickle.npy").write_bytes(pickle.dumps({}))
 
-    with pytest.raises(MediaError, match="holds pickled Python objects, which are never loaded"):
+    with pytest.raises(MediaError, match="contains pickled Python objects, which are never loaded"):
         read_latents(tmp_path / "objects.npy")
     with pytest.raises(MediaError, match="is not an array of latents but a pickle"):
         read_latents(tmp_path / "pickle.npy")
@@ -377,14 +377,14 @@ def test_a_header_that_promises_too_much_is_refused(tmp_path: Path, count: int) 
         np.lib.format.write_array_header_1_0(file, header)
         file.write(bytes(2 * 4 * 8 * 8 * 4))
 
-    with pytest.raises(MediaError, match=rf"is cut short: \[{count}, 4, 8, 8\] of float32 needs .* got 2048"):
+    with pytest.raises(MediaError, match=rf"is truncated: \[{count}, 4, 8, 8\] of float32 needs .* got 2048"):
         read_latents(tmp_path / "latents.npy")
 
 
 def test_a_header_that_is_no_header_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latents.npy").write_bytes(b"\x93NUMPY\x01\x00\x06\x00{[(}\n\n")
 
-    with pytest.raises(MediaError, match="is cut short or damaged: it starts as a NumPy array, then: "):
+    with pytest.raises(MediaError, match="is truncated or damaged: it starts as a NumPy array, then: "):
         read_latents(tmp_path / "latents.npy")
 
 

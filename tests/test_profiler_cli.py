@@ -96,7 +96,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(tiny_bun
     done = profiled(tiny_bundle, "--against", other)
 
     assert done.exit_code == 1
-    assert "no bundle: it holds no model.json" in done.stderr or "not 'int8'" in done.stderr
+    assert "not a bundle: it has no model.json" in done.stderr or "not 'int8'" in done.stderr
     assert "measuring" not in done.stderr
 
 

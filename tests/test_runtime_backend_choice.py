@@ -78,14 +78,14 @@ def test_an_engine_of_another_precision_than_the_named_one_is_not_taken(
     with vdmrt.load(bundle.path, precision="fp32", verify=False) as model:
         assert (model.backend.name, model.precision) == ("onnxruntime", FP32)
     assert "has no fp32 engine; build one with" in caplog.text
-    assert "or name the precision of one that is there: fp16" in caplog.text
+    assert "or name the precision of an existing one: fp16" in caplog.text
 
 
 def test_an_engine_that_is_not_trusted_leaves_the_bundle_to_onnxruntime_and_says_why(
     bundle: Bundle, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_engine(bundle, recorder, "fp16", trusted=False)
-    sentence = "its plans are native code that this user has no record of building: --trust-plans loads them"
+    sentence = "its plans are native code that this user has not built: --trust-plans loads them"
 
     with caplog.at_level(logging.WARNING, "vdmrt"), vdmrt.load(bundle.path, verify=False) as model:
         assert (model.backend.name, model.precision) == ("onnxruntime", FP32)

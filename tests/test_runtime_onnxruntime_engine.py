@@ -144,7 +144,7 @@ def test_a_damaged_manifest_is_warned_of(bundle: Bundle, caplog: pytest.LogCaptu
     (build(bundle).path / "manifest.json").write_text("{")
 
     assert "engine" not in rollout(bundle)[0]
-    assert "is no JSON or is cut short" in caplog.text
+    assert "is not valid JSON or is truncated" in caplog.text
 
 
 @pytest.mark.parametrize("file", ["denoise.onnx", "weights.bin"])
@@ -172,7 +172,7 @@ def test_a_link_is_refused(bundle: Bundle, file: str, tmp_path: Path) -> None:
     shutil.move(path, tmp_path / file)
     path.symlink_to(tmp_path / file)
 
-    with pytest.raises(EngineError, match=rf"{file}: is a link; an engine holds regular files only"):
+    with pytest.raises(EngineError, match=rf"{file}: is a link; an engine contains regular files only"):
         rollout(bundle)
 
 
@@ -196,7 +196,7 @@ def test_weights_from_elsewhere_are_refused(bundle: Bundle) -> None:
     document["plans"]["denoise"]["file"] = dataclasses.asdict(file)
     (engine.path / "manifest.json").write_text(json.dumps(document))
 
-    with pytest.raises(BundleError, match=r"wants weights from '../../etc/passwd', where the bundle has 'graphs/weigh"):
+    with pytest.raises(BundleError, match=r"names weights in '../../etc/passwd', where the bundle has 'graphs/weigh"):
         rollout(bundle)
 
 

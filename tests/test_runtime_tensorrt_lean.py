@@ -66,7 +66,7 @@ def test_a_lean_runtime_loads_plans_of_the_release_it_is_of(machinery: Machinery
 
 def test_without_one_it_is_refused_by_name(machinery: Machinery) -> None:
     sentence = (
-        rf"built with TensorRT {OLDER}, here is 11\.4\.0\.\d+, which runs it with the lean runtime of {OLDER} only"
+        rf"built with TensorRT {OLDER}, here is 11\.4\.0\.\d+, which runs it only with the lean runtime of {OLDER}"
     )
 
     with pytest.raises(EngineError, match=sentence):
@@ -100,7 +100,7 @@ def test_a_lean_runtime_of_a_third_release_is_refused_by_tensorrt(machinery: Mac
 def test_stripped_plans_are_refused(machinery: Machinery, lean: Path) -> None:
     write_older(machinery, stripped=True)
 
-    with pytest.raises(EngineError, match="and holds no weights, which no lean runtime puts in"):
+    with pytest.raises(EngineError, match="and contains no weights, which a lean runtime cannot refit"):
         load(machinery, lean)
 
 

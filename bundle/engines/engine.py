@@ -1,4 +1,4 @@
-"""Engines inside a bundle, opened: a folder ``engines/<key>`` with a ``manifest.json`` and one plan for each stage."""
+"""Engine folders of a bundle: ``engines/<key>`` with a ``manifest.json`` and one plan for each stage."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Engine:
 
 
 def stage_graphs(bundle: Bundle, precision: Precision) -> dict[str, Graph]:
-    """Return every graph that is run at a precision, by stage, the components included.
+    """Return every graph that runs at a precision, by stage, including the components.
 
     Raises:
         BundleError: The bundle does not have that precision.
@@ -79,18 +79,18 @@ def open_engine(path: str | os.PathLike[str]) -> Engine:
     """Read and validate an engine's ``manifest.json``; its plans are checked when they are read.
 
     Raises:
-        EngineError: It is no engine, is of another schema, or something in it is missing or of the wrong kind.
+        EngineError: The folder is not an engine, has another schema, or a field is missing or has the wrong type.
     """
     folder = Path(path)
     file = folder / ENGINE_MANIFEST
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise EngineError(f"{folder}: no engine: it holds no {ENGINE_MANIFEST}; make one with vdmrt build") from error
+        raise EngineError(f"{folder}: not an engine: it has no {ENGINE_MANIFEST}; make one with vdmrt build") from error
     except OSError as error:
         raise EngineError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise EngineError(f"{file}: is no JSON or is cut short: {error}; build the engine again") from error
+        raise EngineError(f"{file}: is not valid JSON or is truncated: {error}; build the engine again") from error
     try:
         _check_schema(document)
         manifest = decode(EngineManifest, document, "")
@@ -102,11 +102,11 @@ def open_engine(path: str | os.PathLike[str]) -> Engine:
 
 
 def list_engines(bundle: Bundle, backend: str | None = None) -> tuple[Engine, ...]:
-    """Return the engines of a bundle, the newest first. Folders that are still being written are not engines.
+    """Return the engines of a bundle, newest first. Folders that are still being written are left out.
 
     Args:
-        bundle: Where they lie.
-        backend: Whose; None takes all.
+        bundle: The bundle that contains them.
+        backend: Only engines of this backend; None for all.
 
     Raises:
         EngineError: A manifest is damaged.
@@ -118,7 +118,7 @@ def list_engines(bundle: Bundle, backend: str | None = None) -> tuple[Engine, ..
 
 
 def record_checks(engine: Engine, checks: tuple[Check, ...]) -> Engine:
-    """Write what checks after the build found into the manifest, whole or not at all.
+    """Write the results of checks after the build into the manifest, atomically.
 
     Raises:
         EngineError: It cannot be written.
@@ -130,7 +130,7 @@ def record_checks(engine: Engine, checks: tuple[Check, ...]) -> Engine:
 
 
 def _engine_folders(folder: Path) -> list[Path]:
-    """Return the finished engines' folders: what is being written has a name that starts with a dot."""
+    """Return the folders of finished engines; a folder that is being written has a name that starts with a dot."""
     if not folder.is_dir():
         return []
     return sorted(
@@ -141,7 +141,7 @@ def _engine_folders(folder: Path) -> list[Path]:
 def _check_schema(document: object) -> None:
     found = document.get("schema") if isinstance(document, dict) else None
     if not isinstance(found, int) or isinstance(found, bool):
-        raise InvalidDocument("schema", f"wanted a number, found {found!r}; this is no manifest of an engine")
+        raise InvalidDocument("schema", f"wanted a number, found {found!r}; this is not an engine's manifest")
     if found != ENGINE_SCHEMA:
         raise InvalidDocument(
             "schema", f"this vdmrt reads schema {ENGINE_SCHEMA}, found {found}; build the engine again"
@@ -158,5 +158,5 @@ def _check_files(manifest: EngineManifest) -> None:
                 where = "file" if part is plan.file else "weights"
                 raise InvalidDocument(f"plans.{stage}.{where}.file", f"wanted a plain file name, found {name!r}")
         digest = plan.file.sha256
-        if not _SHA256.fullmatch(digest):  # it names the record of trust
+        if not _SHA256.fullmatch(digest):  # it is the name of the trust record
             raise InvalidDocument(f"plans.{stage}.file.sha256", f"wanted 64 hexadecimal digits, found {digest!r}")

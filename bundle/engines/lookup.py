@@ -1,6 +1,6 @@
-"""Which engine fits: held against the bundle's graphs and the machine, before any byte of a plan is loaded.
+"""Engine lookup: compares engines with the bundle's graphs and the machine, before any plan is loaded.
 
-It builds none and knows no GPU: what the machine is, its caller says.
+It builds no engine and queries no GPU: the caller describes the machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_engine", "engine_mismatches", "find_engine", "rebuild_command"]
 
-# Which major release reads the version-compatible plans of which: the step from 8 to 11 is not promised.
+# Major release of a version-compatible plan to the major releases that read it; 8 to 11 is not guaranteed.
 _READERS = {8: (8, 10), 10: (10, 11), 11: (11,)}
 _AMPERE = (8, 0)
 
@@ -38,16 +38,16 @@ def find_engine(
     """Return the newest engine of a bundle that fits its graphs and this machine, and that may be loaded.
 
     Args:
-        bundle: Where the engines are.
+        bundle: The bundle that contains the engines.
         precision: Of the graphs; None takes the first of :func:`precision_candidates` that has such an engine.
-        machine: What is here.
-        gpu: Which GPU of it, for the command that rebuilds.
-        lean_runtime: Whether a lean runtime is there for version-compatible plans of another TensorRT.
+        machine: This machine.
+        gpu: Index of its GPU, for the command that rebuilds.
+        lean_runtime: Whether a lean runtime is available for version-compatible plans of another TensorRT.
         trust_plans: Whether TensorRT plans may be loaded that this user has no record of building.
 
     Raises:
         BundleError: The bundle does not have that precision.
-        EngineError: There is none; names what each engine of that backend and precision was built for.
+        EngineError: No engine fits; the message names what each engine of that backend and precision was built for.
     """
     candidates = precision_candidates(bundle, precision, machine.backend)
     engines = list_engines(bundle, machine.backend)
@@ -65,17 +65,18 @@ def find_engine(
     if others:
         raise EngineError(f"{bundle.path}: no {named} engine fits; build one with {command}. " + " | ".join(others))
     there = ", ".join(dict.fromkeys(str(engine.manifest.precision) for engine in engines))
-    hint = f", or name the precision of one that is there: {there}" if there else ""
+    hint = f", or name the precision of an existing one: {there}" if there else ""
     raise EngineError(f"{bundle.path}: has no {named} engine; build one with {command}{hint}")
 
 
 def engine_mismatches(
     engine: Engine, bundle: Bundle, machine: Machine, *, lean_runtime: bool = False, trust_plans: bool = False
 ) -> tuple[str, ...]:
-    """Say in what an engine differs from the bundle's graphs and from this machine; nothing where it fits.
+    """Return how an engine differs from the bundle's graphs and from this machine; empty if it fits.
 
-    Each sentence names both sides: what the engine was built for, then what is here. An engine that failed a check
-    after it was built fits nothing, nor does one of TensorRT whose plans are not trusted, unless ``trust_plans``.
+    Each sentence names both values: what the engine was built for, then what this machine or bundle has. An engine
+    that failed a check after it was built never fits, nor does a TensorRT engine with plans that are not trusted,
+    unless ``trust_plans``.
     """
     manifest = engine.manifest
     return tuple(
@@ -89,10 +90,10 @@ def engine_mismatches(
 
 
 def check_engine(engine: Engine, bundle: Bundle, machine: Machine, *, trust_plans: bool = False) -> None:
-    """Refuse an engine that does not fit, or whose plans are not trusted.
+    """Check that an engine fits and that its plans are trusted.
 
     Raises:
-        EngineError: Names each mismatch with both sides, and the command that rebuilds.
+        EngineError: The engine does not fit; the message names each mismatch with both values, and the build command.
     """
     found = engine_mismatches(engine, bundle, machine, trust_plans=trust_plans)
     if found:
@@ -118,7 +119,7 @@ def _machine_mismatches(manifest: EngineManifest, machine: Machine, lean_runtime
 
 
 def _cpu_mismatches(built: Machine, machine: Machine) -> Iterator[str]:
-    """Name what differs: an optimized graph may hold operators of one release, in the layout of one CPU."""
+    """Yield what differs: an optimized graph may contain operators of one release, in the layout of one CPU."""
     if built.onnxruntime != machine.onnxruntime:
         yield f"built with ONNX Runtime {built.onnxruntime}, here is {machine.onnxruntime}"
     if built.provider != machine.provider:
@@ -128,7 +129,7 @@ def _cpu_mismatches(built: Machine, machine: Machine) -> Iterator[str]:
 
 
 def _version_mismatches(manifest: EngineManifest, machine: Machine, lean_runtime: bool) -> Iterator[str]:
-    """Name what keeps TensorRT from the plans: they carry no runtime, so that another release needs their own."""
+    """Yield why TensorRT cannot load the plans: they contain no runtime, so another release needs a lean runtime."""
     built, here = manifest.machine.tensorrt, machine.tensorrt
     if built == here:
         return
@@ -137,9 +138,9 @@ def _version_mismatches(manifest: EngineManifest, machine: Machine, lean_runtime
         yield both
     elif not lean_runtime:
         library = f"libnvinfer_lean.so.{built.partition('.')[0]}"
-        yield f"{both}, which runs it with the lean runtime of {built} only: name it with --lean-runtime {library}"
+        yield f"{both}, which runs it only with the lean runtime of {built}: pass it with --lean-runtime {library}"
     elif manifest.stripped:
-        yield f"{both}, and holds no weights, which no lean runtime puts in"
+        yield f"{both}, and contains no weights, which a lean runtime cannot refit"
 
 
 def _gpu_mismatches(manifest: EngineManifest, machine: Machine) -> Iterator[str]:
@@ -154,7 +155,7 @@ def _gpu_mismatches(manifest: EngineManifest, machine: Machine) -> Iterator[str]
 
 
 def _reads(manifest: EngineManifest, version: str) -> bool:
-    """Whether TensorRT ``version`` takes the version-compatible plans of the one that built this."""
+    """Whether TensorRT ``version`` reads the version-compatible plans of the release that built this engine."""
     if not manifest.version_compatible:
         return False
     built, here = version_numbers(manifest.machine.tensorrt), version_numbers(version)
@@ -192,7 +193,7 @@ def _failed_checks(manifest: EngineManifest) -> Iterator[str]:
 
 
 def _foreign_plans(manifest: EngineManifest) -> Iterator[str]:
-    """Name plans that must not be loaded. This saves a useless try; whoever loads a plan checks the bytes it read."""
+    """Yield plans that must not be loaded. An early check only: loading a plan checks the bytes that it read."""
     native = manifest.backend == "tensorrt"
     if native and not all(is_trusted(plan.file.sha256) for plan in manifest.plans.values()):
-        yield "its plans are native code that this user has no record of building: --trust-plans loads them"
+        yield "its plans are native code that this user has not built: --trust-plans loads them"

@@ -1,4 +1,4 @@
-"""What an engine's ``manifest.json`` says: what was built, from what, and for which machine."""
+"""The engine manifest ``manifest.json``: what was built, from what, and for which machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENGINE_SCHEMA = 1
 
 @dataclass(frozen=True)
 class Machine:
-    """What an engine is bound to; what its backend does not know is "".
+    """The software and hardware that an engine is bound to; "" for fields that its backend does not use.
 
     Attributes:
         tensorrt: TensorRT's version, as "10.3.0".
@@ -27,7 +27,7 @@ class Machine:
         driver: The driver's version, as "580.65.06", or "" where it is not known; recorded, never compared.
         onnxruntime: ONNX Runtime's version, as "1.32.0".
         provider: Its execution provider, as "CPUExecutionProvider".
-        cpu: Architecture and instruction sets, as :func:`~vdmrt.hosts.cpu.describe_cpu` says them.
+        cpu: Architecture and instruction sets, as :func:`~vdmrt.hosts.cpu.describe_cpu` returns them.
     """
 
     tensorrt: str = ""
@@ -41,13 +41,13 @@ class Machine:
 
     @property
     def backend(self) -> Literal["tensorrt", "onnxruntime"]:
-        """Whose engines it runs."""
+        """The backend that runs its engines."""
         return "onnxruntime" if self.onnxruntime else "tensorrt"
 
 
 @dataclass(frozen=True)
 class LayerCopy:
-    """A layer of a built plan that only moves a cached tensor: so many bytes at each run."""
+    """A layer of a built plan that only copies a cached tensor, with the bytes of each run."""
 
     layer: str
     kind: str
@@ -57,14 +57,14 @@ class LayerCopy:
 
 @dataclass(frozen=True)
 class PlanAudit:
-    """What the engine inspector says of a plan.
+    """The engine inspector's report of a plan, summarized.
 
     Attributes:
-        layers: How many there are.
+        layers: Number of layers.
         precisions: Layers by the type of their first output.
         products: Layers that multiply matrices, by the type they run in.
-        unknown_products: Layers that multiply matrices and whose type the inspector does not say.
-        cache_copies: Layers that only move the KV cache.
+        unknown_products: Layers that multiply matrices in a type that the inspector does not report.
+        cache_copies: Layers that only copy the KV cache.
     """
 
     layers: int
@@ -79,16 +79,16 @@ class Plan:
     """A built stage.
 
     Attributes:
-        file: The plan, relative to the engine's folder; of ONNX Runtime an optimized graph.
-        graph_sha256: Of the bundle's graph that it was built from.
-        weights_sha256: Of the weights beside that graph, or None where it has none.
+        file: The plan, relative to the engine's folder; an optimized graph for ONNX Runtime.
+        graph_sha256: SHA-256 of the bundle's graph that it was built from.
+        weights_sha256: SHA-256 of that graph's weights file, or None without one.
         inputs: Tensors that it reads.
         outputs: Tensors that it writes.
         scratch_nbytes: Device memory that each execution context needs.
         build_seconds: How long the builder took.
-        audit: What its layers run in; None where nothing said it.
-        weights: The engine's own weights, a file that its stages share; None where the plan needs none.
-        forms: How many calls of each function took which form, by the function's name; None where it was not recorded.
+        audit: Precisions of its layers; None where the inspector reported none.
+        weights: The engine's own weights file, shared by its stages; None where the plan needs none.
+        forms: Calls of each function by the form that replaced them, by function name; None where not recorded.
     """
 
     file: Artifact
@@ -109,9 +109,9 @@ class Check:
 
     Attributes:
         name: As "agrees".
-        passed: Whether it held.
-        detail: What was measured against what, for people.
-        required: Whether an engine that fails it is never run; else it is only said.
+        passed: Whether it passed.
+        detail: What was measured and compared with what, as text.
+        required: Whether an engine that fails it never runs; otherwise the failure is only reported.
     """
 
     name: str
@@ -122,21 +122,21 @@ class Check:
 
 @dataclass(frozen=True)
 class EngineManifest:
-    """What an engine's ``manifest.json`` says.
+    """The content of an engine's ``manifest.json``.
 
     Attributes:
-        key: The engine's name: everything that would make another plan stands in it, as text or as a hash.
-        backend: What built it and runs it.
-        precision: Of the graphs.
-        machine: What it was built on.
+        key: The engine's name: contains everything that would change a plan, as text or as a hash.
+        backend: The backend that built it and runs it.
+        precision: Precision of the graphs.
+        machine: The machine that it was built on.
         plans: By stage: "fill", "denoise" and, with a codec, "vae_encode" and "vae_decode".
-        options: Of the build, for people.
-        hardware_compatibility: On which other GPUs it runs.
-        version_compatible: Whether newer TensorRT up to the next major may run it, with a lean runtime of its own.
-        stripped: Whether the plans hold no weights and need a refit before they run.
+        options: Build options, for people.
+        hardware_compatibility: Other GPUs that it runs on.
+        version_compatible: Whether TensorRT up to the next major may run it, with the lean runtime of its release.
+        stripped: Whether the plans contain no weights and need a refit before they run.
         schema: Version of this format.
-        created: When, in UTC.
-        checks: What ran after the build.
+        created: Time of the build, in UTC.
+        checks: Results of the checks that ran after the build.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""A plan's bytes, given out only if they are the recorded ones and, where they are native code, built by this user."""
+"""Reading of plans: checks the recorded length and SHA-256, and for native code that this user built it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["read_plan", "verify_engine", "verify_engine_weights"]
 
 
 def read_plan(engine: Engine, stage: str, *, trust_plans: bool = False) -> bytes:
-    """Read a plan whole, and return it only if it is the one that was recorded and this user built it.
+    """Read a plan, and return it only if it has the recorded hash and this user built it.
 
-    The bytes that are returned are the bytes that were hashed. A plan of TensorRT is native code; an optimized graph of
-    ONNX Runtime is none, and may come from anybody that the bundle may come from.
+    The bytes that are returned are the bytes that were hashed. A TensorRT plan is native code; an optimized graph of
+    ONNX Runtime is not, and is trusted like the rest of the bundle.
 
     Args:
-        engine: Where it lies.
-        stage: Which one.
-        trust_plans: Whether to take plans that this user's own cache has not recorded building.
+        engine: The engine that contains it.
+        stage: Its stage.
+        trust_plans: Whether to return plans that are not recorded in this user's cache as built by this user.
 
     Raises:
-        EngineError: It is missing, truncated, altered or foreign.
+        EngineError: The plan is missing, truncated, altered or not trusted.
     """
     plan = engine.plan(stage)
     path = _regular(engine, plan.file)
@@ -41,14 +41,14 @@ def read_plan(engine: Engine, stage: str, *, trust_plans: bool = False) -> bytes
     _check(path, "the plan", plan.file, len(data), digest)
     if engine.manifest.backend == "tensorrt" and not trust_plans and not is_trusted(digest):
         raise EngineError(
-            f"{path}: a plan is native code, and this user has no record of building this one; build it here with "
-            "vdmrt build, or, if you trust where it comes from, pass trust_plans=True (--trust-plans)"
+            f"{path}: a plan is native code, and this user has not built this one; build it here with "
+            "vdmrt build, or, if you trust its source, pass trust_plans=True (--trust-plans)"
         )
     return data
 
 
 def verify_engine(engine: Engine) -> None:
-    """Check length and SHA-256 of every plan and of the engine's weights; trust is asked for when a plan is loaded.
+    """Check length and SHA-256 of every plan and of the engine's weights; trust is checked when a plan is loaded.
 
     Raises:
         EngineError: A file is missing, truncated or altered.
@@ -61,15 +61,15 @@ def verify_engine(engine: Engine) -> None:
 
 
 def verify_engine_weights(engine: Engine, stage: str, *, hashed: bool = True) -> Path | None:
-    """Return the file of the engine's own weights if it is the one that was recorded; None where a stage has none.
+    """Return the engine's own weights file after checking it; None where a stage has none.
 
     Args:
-        engine: Where it lies.
-        stage: Whose weights.
-        hashed: Whether its SHA-256 is checked, and not its length alone.
+        engine: The engine that contains it.
+        stage: The stage that uses the weights.
+        hashed: Whether its SHA-256 is checked in addition to its length.
 
     Raises:
-        EngineError: It is missing, truncated or altered.
+        EngineError: The file is missing, truncated or altered.
     """
     wanted = engine.plan(stage).weights
     if wanted is None:
@@ -86,7 +86,7 @@ def verify_engine_weights(engine: Engine, stage: str, *, hashed: bool = True) ->
 def _regular(engine: Engine, artifact: Artifact) -> Path:
     path = engine.path / artifact.file
     if path.is_symlink():
-        raise EngineError(f"{path}: is a link; an engine holds regular files only")
+        raise EngineError(f"{path}: is a link; an engine contains regular files only")
     return path
 
 

@@ -1,4 +1,4 @@
-"""Which plans this user built: a record of hashes in the user's own cache folder, never in a bundle."""
+"""Trust records: hashes of the plans that this user built, in the user's cache folder, never in a bundle."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def cache_folder() -> Path:
-    """Return the user's cache folder of vdmrt; it may not exist yet."""
+    """Return vdmrt's cache folder of this user; it may not exist yet."""
     root = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification wants an absolute path and says to ignore any other.
+    # The XDG specification requires an absolute path, and to ignore any other.
     base = Path(root) if os.path.isabs(root) else Path.home() / ".cache"
     return base / "vdmrt"
 
 
 def record_trust(sha256: str) -> None:
-    """Remember that this user built the plan of this hash.
+    """Record that this user built the plan with this hash.
 
     Raises:
         EngineError: The record cannot be written.
@@ -30,7 +30,7 @@ def record_trust(sha256: str) -> None:
     path = _record(sha256)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # One file for each plan: creating it is atomic, so that builds side by side lose nothing.
+        # One file for each plan: creating it is atomic, so concurrent builds lose nothing.
         path.touch(mode=0o600)
     except OSError as error:
         raise EngineError(
@@ -39,7 +39,7 @@ def record_trust(sha256: str) -> None:
 
 
 def is_trusted(sha256: str) -> bool:
-    """Whether this user built the plan of this hash. A record that belongs to somebody else counts for nothing."""
+    """Whether this user built the plan with this hash. Records owned by another user are ignored."""
     path = _record(sha256)
     try:
         status = path.lstat()

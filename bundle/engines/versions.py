@@ -1,4 +1,4 @@
-"""Versions as numbers, to be compared."""
+"""Version numbers, for comparison."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ __all__ = ["version_numbers"]
 
 
 def version_numbers(text: str) -> tuple[int, ...]:
-    """Return the numbers that a version begins with: of "2.13.0+cpu" (2, 13, 0); none where it begins with none."""
+    """Return the leading numbers of a version: (2, 13, 0) of "2.13.0+cpu"; empty if it starts with none."""
     found = re.match(r"\d+(?:\.\d+)*", text)
     return tuple(map(int, found[0].split("."))) if found else ()

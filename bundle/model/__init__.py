@@ -1,4 +1,4 @@
-"""What a bundle says of its model: stages, tensors with their roles, the KV cache, positions and parameters."""
+"""The model's description in a bundle: stages, tensors and their roles, KV cache, positions and parameters."""
 
 from __future__ import annotations
 

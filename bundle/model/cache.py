@@ -1,4 +1,4 @@
-"""The KV cache: how its tensors are laid out, and which latent frames it keeps."""
+"""The KV cache: memory layout of its tensors, and the latent frames that it keeps."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["CacheLayout", "CachePolicy"]
 
 
 class CacheLayout(str, Enum):
-    """How K or V of one layer lies in memory: rows of lines, a line being its slots one after the other.
+    """Memory layout of K or V of one layer: rows of lines; a line holds its slots one after the other.
 
     Attributes:
-        FACTORIZED: Attention over time at each spatial place; a line for each token and head, [B, S·H, K, d].
+        FACTORIZED: Attention over time at each spatial position; a line for each token and head, [B, S·H, K, d].
         JOINT: Attention over all tokens of all visible frames; a line for each head, [B, H, K·S, d].
     """
 
@@ -22,22 +22,22 @@ class CacheLayout(str, Enum):
     __str__ = str.__str__
 
     def lines(self, tokens: int, heads: int) -> int:
-        """Return the lines of a transformer row."""
+        """Return the number of lines of a transformer row."""
         return tokens * heads if self is CacheLayout.FACTORIZED else heads
 
     def shape(self, rows: int, tokens: int, heads: int, head_size: int, frames: int) -> tuple[int, int, int, int]:
-        """Return the shape of K or V of one layer for so many latent frames."""
+        """Return the shape of K or V of one layer for ``frames`` latent frames."""
         columns = frames if self is CacheLayout.FACTORIZED else frames * tokens
         return rows, self.lines(tokens, heads), columns, head_size
 
 
 @dataclass(frozen=True)
 class CachePolicy:
-    """Which latent frames the cache keeps: the first ones for good, of the others the last ones.
+    """Latent frames that the cache keeps: the first ones permanently, and the latest of the others.
 
     Attributes:
         sinks: The first latent frames, which are never overwritten.
-        window: Slots of the ring that holds the latest of all other latent frames.
+        window: Slots of the ring with the latest of all other latent frames.
     """
 
     sinks: int
@@ -51,14 +51,14 @@ class CachePolicy:
 
     @property
     def capacity(self) -> int:
-        """Slots K of the cache, one latent frame each."""
+        """Number of slots K of the cache, one latent frame each."""
         return self.sinks + self.window
 
     def check_chunk(self, chunk_frames: int) -> None:
-        """Refuse a chunk that would overwrite itself in the ring.
+        """Check that a chunk does not overwrite itself in the ring.
 
         Raises:
-            ValueError: The ring has fewer slots than the chunk latent frames.
+            ValueError: The ring has fewer slots than the chunk has latent frames.
         """
         if chunk_frames > self.window:
             beside = f" beside {self.sinks} sinks" if self.sinks else ""

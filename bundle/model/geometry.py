@@ -1,4 +1,4 @@
-"""Every size of a model and of its graphs."""
+"""The geometry: all sizes of a model and of its graphs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Geometry"]
 
 @dataclass(frozen=True)
 class Geometry:
-    """Every size of the model and of its graphs; all of them are static.
+    """All sizes of the model and of its graphs; all are static.
 
     Attributes:
         layers: Transformer blocks L.
@@ -23,19 +23,19 @@ class Geometry:
         latent_channels: Channels c of the latent.
         latent_height: Height h of the latent.
         latent_width: Width w of the latent.
-        chunk_frames: Latent frames T that one autoregressive step makes.
-        layout: How the KV cache lies in memory.
-        policy: Which latent frames the KV cache keeps.
-        requests: Requests R that one run of the denoise graph carries.
+        chunk_frames: Latent frames T that one autoregressive step generates.
+        layout: Memory layout of the KV cache.
+        policy: Latent frames that the KV cache keeps.
+        requests: Requests R in one run of the denoise graph.
         rows_per_request: Transformer rows of a request: 2 with guidance (null and prompt), else 1.
         max_steps: Most denoising steps.
-        positions: How latent frames are placed in time.
-        context: What the cross-frame attention of a noisy chunk sees; None without it.
-        context_frames: P, how many latent frames that are; 0 without it.
+        positions: Temporal positions of the latent frames.
+        context: Frames that the cross-frame attention of a noisy chunk reads; None without it.
+        context_frames: Number P of these latent frames; 0 without cross-frame attention.
         text_tokens: Tokens of a prompt; 0 without text.
         text_width: Width of the text embeddings; 0 without text.
-        learned_variance: Whether the model predicts the variance too.
-        stochastic: Whether the denoise graph takes noise.
+        learned_variance: Whether the model also predicts the variance.
+        stochastic: Whether the denoise graph has a noise input.
     """
 
     layers: int
@@ -73,7 +73,7 @@ class Geometry:
 
     @property
     def slots(self) -> int:
-        """Capacity K of the KV cache in latent frames."""
+        """Capacity K of the KV cache, in latent frames."""
         return self.policy.capacity
 
     @property
@@ -94,7 +94,7 @@ class Geometry:
 
     @property
     def cache_lines(self) -> int:
-        """Lines of a transformer row of the cache; each holds the slots one after the other."""
+        """Number of lines of a transformer row of the cache; each holds the slots one after the other."""
         return self.layout.lines(self.tokens_per_frame, self.heads)
 
     @property
@@ -103,5 +103,5 @@ class Geometry:
         return self.tokens_per_frame * self.heads * self.head_size // self.cache_lines
 
     def cache_shape(self, rows: int, frames: int) -> tuple[int, int, int, int]:
-        """Return the shape of K or V of one layer for so many transformer rows and latent frames."""
+        """Return the shape of K or V of one layer for ``rows`` transformer rows and ``frames`` latent frames."""
         return self.layout.shape(rows, self.tokens_per_frame, self.heads, self.head_size, frames)

@@ -1,4 +1,4 @@
-"""What the names of a model's parameters mean, where calibration and profiler must know: stated, never guessed."""
+"""Roles of a model's parameters, by name, for calibration and the profiler: declared, never guessed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _LAYER = "{layer}"
 
 @dataclass(frozen=True)
 class CacheProjections:
-    """The modules between which the KV cache stands, with ``{layer}`` for the block's number.
+    """Names of the projections around the KV cache, with ``{layer}`` for the block's number.
 
-    Each has a ``weight``, and a ``bias`` perhaps, whose first axis is what it writes. Modules that are one and the same
-    hold their rows one after the other: query, key, value.
+    Each has a ``weight`` and optionally a ``bias``; their first axis is the output channels. A module that serves as
+    several of them concatenates its rows in the order query, key, value.
 
     Attributes:
-        query: Writes the queries.
-        key: Writes the keys that are cached.
-        value: Writes the values that are cached.
-        output: Reads what was attended to, of the same channels as the values.
-        pairs: Whether channels 2m and 2m + 1 of a query and a key are rotated by their position, and so go together.
+        query: Computes the queries.
+        key: Computes the keys that are cached.
+        value: Computes the values that are cached.
+        output: Reads the output of the attention, with the same channels as the values.
+        pairs: Whether channels 2m and 2m + 1 of a query and a key are rotated together by their position.
     """
 
     query: str
@@ -39,12 +39,12 @@ class CacheProjections:
 
 @dataclass(frozen=True)
 class ParameterNames:
-    """Names of parameters, which are those of the model's ``state_dict``.
+    """Names of parameters, as in the model's ``state_dict``.
 
     Attributes:
-        block: What the parameters of a transformer block start with, with ``{layer}`` for its number.
-        floating: Patterns, as in a shell, of linears that stay in floating point unless they are asked for.
-        projections: The modules around the KV cache; None where their channels cannot be scaled against each other.
+        block: Prefix of the parameters of a transformer block, with ``{layer}`` for its number.
+        floating: Shell patterns of linears that stay in floating point unless they are requested.
+        projections: The projections around the KV cache; None where their channels cannot be scaled against each other.
     """
 
     block: str

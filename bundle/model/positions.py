@@ -1,4 +1,4 @@
-"""Where a model places its latent frames in time."""
+"""Position scheme: the temporal positions of latent frames."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["PositionScheme"]
 
 @dataclass(frozen=True)
 class PositionScheme:
-    """How latent frames get their positions.
+    """How positions are assigned to latent frames.
 
     Attributes:
-        kind: "cyclic" rows of a table, which come round again; "absolute" rows, which end; "rope" counted from the
-            oldest visible frame, applied to cached keys at every read; "none" for a model without a temporal table.
+        kind: "cyclic" rows of a table, which repeat; "absolute" rows, which end; "rope" counted from the oldest visible
+            frame, applied to cached keys at every read; "none" for a model without temporal positions.
         count: Rows of the table; 0 without one.
     """
 
@@ -24,20 +24,20 @@ class PositionScheme:
     def __post_init__(self) -> None:
         if (self.count == 0) != (self.kind == "none") or self.count < 0:
             wanted = "no positions" if self.kind == "none" else "at least 1 position"
-            raise ValueError(f"positions of kind {self.kind!r} want {wanted}, got {self.count}")
+            raise ValueError(f"positions of kind {self.kind!r} need {wanted}, got {self.count}")
 
     @property
     def limit(self) -> int | None:
-        """The most latent frames that a session can ever have; None where there is no end."""
+        """Largest number of latent frames of a session; None for no limit."""
         return self.count if self.kind == "absolute" else None
 
     @property
     def rotates_past_keys(self) -> bool:
-        """Whether keys are cached before their rotation, which mixes the two channels of a pair at every read."""
+        """Whether keys are cached before their rotation, which mixes the two channels of a pair on every read."""
         return self.kind == "rope"
 
     def check_slots(self, slots: int, chunk_frames: int) -> None:
-        """Refuse more slots than positions: latent frames that are visible together must not share one.
+        """Check that there are enough positions: latent frames that are visible together must not share one.
 
         Raises:
             ValueError: There are fewer positions.

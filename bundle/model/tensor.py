@@ -1,4 +1,4 @@
-"""Tensors of a graph, with their roles: what is read from a role is never guessed from a name."""
+"""Tensors of a graph and their roles, which are declared and never guessed from a name."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ __all__ = ["CACHE_ROLES", "NEXT_STATE", "Role", "TensorSpec"]
 
 
 class Role(str, Enum):
-    """What a tensor of a graph means; R requests, B rows, T latent frames, K slots, N steps, P context frames.
+    """Role of a tensor; R requests, B rows, T latent frames, K slots, N steps, P context frames, S tokens, H heads.
 
     Attributes:
         LATENT: Clean or noisy latent frames, [R, T, c, h, w]; [n, c, h, w] at a VAE.
         STEP: Denoising step of each request, [R].
-        HISTORY: Clean latent as estimated by the step before, as ``LATENT``.
+        HISTORY: Clean latent as estimated by the previous step, shaped as ``LATENT``.
         NEXT_LATENT: ``LATENT`` of the next step.
         NEXT_STEP: ``STEP`` of the next step.
         NEXT_HISTORY: ``HISTORY`` of the next step.
         POSITIONS: Positions of the chunk's latent frames, [R, T].
         KEY_POSITIONS: Positions of the slots and of the chunk's own keys, [R, K + T].
-        SLOT_VALID: 1 for a slot that may be seen, [R, K].
+        SLOT_VALID: 1 for a slot that attention may read, [R, K].
         PAST_KEY: The cached keys of a layer, in the cache's layout.
         PAST_VALUE: The cached values of a layer.
         PRESENT_KEY: The keys of a layer as a fill computes them, T frames in the cache's layout.
         PRESENT_VALUE: The values of a layer as a fill computes them.
         CONTEXT_KEY: The keys of a layer's context frames, [B, H, P·S, d].
         CONTEXT_VALUE: The values of a layer's context frames.
-        CONTEXT_INDEX: Which frames of a filled chunk become the context, [R, P].
+        CONTEXT_INDEX: Indices of the frames of a filled chunk that become the context, [R, P].
         TEXT: Text embeddings, [B, tokens, width].
         TEXT_MASK: 1 for a token that counts, [B, tokens].
         TEXT_KEY: The text's keys of a layer, [B, H, tokens, d].
@@ -70,13 +70,13 @@ class Role(str, Enum):
     __str__ = str.__str__
 
 
-# What a denoising step hands on to the next one, and the outputs that carry it.
+# Inputs that a denoising step passes on to the next one, and the outputs that hold them.
 NEXT_STATE: Mapping[Role, Role] = {
     Role.LATENT: Role.NEXT_LATENT,
     Role.STEP: Role.NEXT_STEP,
     Role.HISTORY: Role.NEXT_HISTORY,
 }
-# The KV cache, read and written; "key" first, as in memory.
+# The KV cache, read and written; keys first, as in memory.
 CACHE_ROLES = (Role.PAST_KEY, Role.PAST_VALUE, Role.PRESENT_KEY, Role.PRESENT_VALUE)
 
 
@@ -88,8 +88,8 @@ class TensorSpec:
         name: As in the graph.
         dtype: "float32", "float16", "int32", or "int8" or "float8_e4m3fn" for a quantized cache.
         shape: Static.
-        role: What it means.
-        layer: The transformer block that a key or value belongs to; None for what belongs to none.
+        role: Its role.
+        layer: The transformer block of a key or value; None for other tensors.
     """
 
     name: str
@@ -108,5 +108,5 @@ class TensorSpec:
 
     @property
     def storage(self) -> str:
-        """The type of numpy that holds its bytes: numpy has no FP8, whose bytes are "uint8"."""
+        """The numpy dtype that stores it: numpy lacks FP8, which is stored as "uint8"."""
         return "uint8" if self.dtype == "float8_e4m3fn" else self.dtype

@@ -1,3 +1,3 @@
-"""Files: written atomically, replaced as a whole, checked before they are read."""
+"""Files and folders: atomic writing and replacement, and checks before reading."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Parsed JSON to dataclasses, with errors that carry the path inside the document, and back."""
+"""Conversion between parsed JSON and dataclasses; errors carry the path inside the document."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["InvalidDocument", "decode", "encode"]
 
 
 class InvalidDocument(ValueError):
-    """A value is not what the schema wants; ``field`` is its path."""
+    """A value does not match the schema; ``field`` is its path."""
 
     def __init__(self, path: str, message: str) -> None:
         super().__init__(message)
@@ -47,7 +47,7 @@ def decode(kind: type[_T], value: Any, path: str) -> _T:
 
 
 def encode(value: Any) -> Any:
-    """Return what JSON holds of dataclasses, mappings and sequences; a precision is its name."""
+    """Convert dataclasses, mappings and sequences to JSON values; a precision becomes its name."""
     if isinstance(value, Precision):
         return str(value)
     if dataclasses.is_dataclass(value):

@@ -1,4 +1,4 @@
-"""Where an ONNX file says that its weights lie, read without the onnx package.
+"""External data locations of an ONNX file, read without the onnx package.
 
 A graph from elsewhere could name ``../../etc/passwd`` as its weights. This reads just enough of the protobuf wire
 format (https://protobuf.dev/programming-guides/encoding/) to see every location before any library opens one.
@@ -13,7 +13,7 @@ from ...errors import BundleError
 
 __all__ = ["check_external_data", "read_fields"]
 
-# Field numbers of onnx.proto: which fields of a message lead to further tensors.
+# Field numbers of onnx.proto: the fields of a message that contain further tensors.
 _MODEL = {7: "graph", 20: "training", 25: "function"}
 _TRAINING = {1: "graph", 2: "graph"}
 _GRAPH = {1: "node", 5: "tensor", 15: "sparse"}
@@ -30,27 +30,27 @@ _KEY, _VALUE = 1, 2
 
 
 def check_external_data(path: Path, *allowed: str | None, data: bytes | None = None) -> None:
-    """Refuse a graph whose weights lie anywhere but where they may.
+    """Check that a graph's weights are in an allowed file.
 
     Args:
         path: The ONNX file.
-        allowed: Weights files as the graph names them; none, or None, where all weights are inside.
-        data: What the file holds, where it was read already.
+        allowed: Weights files as the graph names them; empty, or None, where all weights are inside the graph.
+        data: The file's content, if it has already been read.
 
     Raises:
-        BundleError: The file is no ONNX graph, or names another location.
+        BundleError: The file is not an ONNX graph, or names another location.
     """
     try:
         locations = set(_locations(memoryview(path.read_bytes() if data is None else data), "model"))
     except RecursionError as error:
-        raise BundleError("nests graphs too deep; do not run this bundle", path=path) from error
+        raise BundleError("nests graphs too deeply; do not run this bundle", path=path) from error
     except (IndexError, ValueError) as error:
-        raise BundleError(f"is no ONNX graph, or is truncated: {error}", path=path) from error
+        raise BundleError(f"is not an ONNX graph or is truncated: {error}", path=path) from error
     for location in sorted(locations):
         if location not in allowed:
             has = " and ".join(map(repr, allowed or [None]))
             raise BundleError(
-                f"wants weights from '{location}', where the bundle has {has}; do not run this bundle",
+                f"names weights in '{location}', where the bundle has {has}; do not run this bundle",
                 path=path,
             )
 

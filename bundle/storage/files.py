@@ -1,8 +1,7 @@
-"""Files and folders that are written whole or not at all.
+"""Atomic writing of files and folders.
 
-While it is written, a part has a name of its own beside its target, ``.<target>.<8 hexadecimal digits>.part``, and is
-locked as long as its writer lives. A writer that is killed leaves it unlocked, and the next writer to the same target
-removes it.
+While it is written, a part is beside its target, as ``.<target>.<8 hexadecimal digits>.part``, and is locked as long as
+its writer runs. A writer that is killed leaves it unlocked, and the next writer to the same target removes it.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
 
 def is_part(path: Path) -> bool:
-    """Return whether a file or folder is an unfinished one of a writer, which is never data."""
+    """Return whether a file or folder is an unfinished part, which is never data."""
     return _PART.fullmatch(path.name) is not None
 
 
 def check_writable(path: str | os.PathLike[str], *, fail: Fail) -> Path:
-    """Return the absolute path that will be written; links are followed, so that they stay links.
+    """Return the absolute path that will be written; links are followed, and stay links.
 
     Args:
         path: The file to be made or replaced.
@@ -59,7 +58,7 @@ def check_writable(path: str | os.PathLike[str], *, fail: Fail) -> Path:
     """
     target = _resolve_file(path, fail)
     try:
-        # Only making a file shows it: os.access says yes to root, and nothing of quotas.
+        # Only creating a file shows it: os.access is always true for root and ignores quotas.
         PartFile(target).discard()
     except OSError as error:
         raise fail(f"'{path}' cannot be written: {_reason(error)}; choose another place") from error
@@ -67,17 +66,17 @@ def check_writable(path: str | os.PathLike[str], *, fail: Fail) -> Path:
 
 
 def write_error(path: str | os.PathLike[str], error: OSError, fail: Fail) -> Exception:
-    """Make the exception for a write that failed, with the system's reason in a sentence."""
+    """Return the exception for a failed write, with the system's reason in a sentence."""
     return fail(f"'{path}' cannot be written: {_reason(error)}; nothing was left half written")
 
 
 @contextmanager
 def explained_writing(path: str | os.PathLike[str], *, fail: Fail) -> Iterator[None]:
-    """Turn an OSError of writing ``path``, in a block that may do other things too, into a sentence.
+    """Turn an OSError from writing ``path`` into a sentence; other errors of the block pass unchanged.
 
     Raises:
         Exception: Whatever ``fail`` makes: the system refused to write the target, its parts, or the folders above.
-        OSError: Another file is the cause, or it is not the system's error.
+        OSError: The error is about another file, or is not a system error.
     """
     try:
         yield
@@ -88,14 +87,14 @@ def explained_writing(path: str | os.PathLike[str], *, fail: Fail) -> Iterator[N
 
 
 class PartFile:
-    """A file beside its target that takes the target's name when it is kept and vanishes when it is discarded.
+    """A file beside its target that is renamed to the target when it is kept and removed when it is discarded.
 
     Attributes:
         file: Open for writing and reading, in binary mode.
     """
 
     def __init__(self, target: Path) -> None:
-        """Create the part, and remove those of writers that were killed.
+        """Create the part, and remove parts of killed writers.
 
         Raises:
             OSError: It cannot be created.
@@ -118,12 +117,12 @@ class PartFile:
         self.file.close()
 
     def discard(self) -> None:
-        """Remove the part, whether or not its file is closed. Does nothing after :meth:`keep`."""
+        """Remove the part, whether its file is closed or open. Does nothing after :meth:`keep`."""
         if self._kept:
             return
         with uninterrupted():
             self._path.unlink(missing_ok=True)
-            with suppress(OSError):  # closing flushes, which fails where the disk is full
+            with suppress(OSError):  # closing flushes, which fails on a full disk
                 self.file.close()
 
 
@@ -132,14 +131,14 @@ def replaced_file(path: str | os.PathLike[str], *, fail: Fail) -> Iterator[Binar
     """Write a file beside its target, and rename it to the target when the block ends without an exception.
 
     Args:
-        path: The target; a regular file that exists is replaced, a link keeps pointing at it.
+        path: The target; an existing regular file is replaced, also behind a link.
         fail: Makes the error from a sentence; an exception class will do.
 
     Yields:
         The part, open in binary mode.
 
     Raises:
-        Exception: Whatever ``fail`` makes: the target cannot be written. Nothing is left, and what was there stays.
+        Exception: Whatever ``fail`` makes: the target cannot be written. No part is left; an old target is unchanged.
     """
     target = _resolve_file(path, fail)
     with explained_writing(path, fail=fail):
@@ -159,9 +158,9 @@ def write_file(path: str | os.PathLike[str], data: str | bytes, *, fail: Fail) -
 
 @contextmanager
 def part_folder(target: Path) -> Iterator[Path]:
-    """Make a folder beside its target in which to write, and remove what is still there when the block ends.
+    """Create a folder beside its target for the block to write in, and remove it when the block ends.
 
-    The block calls :func:`replace_folder` when all of it is written.
+    The block calls :func:`replace_folder` when the folder is complete.
 
     Raises:
         OSError: It cannot be made.
@@ -177,12 +176,12 @@ def part_folder(target: Path) -> Iterator[Path]:
 
 
 def replace_folder(part: Path, target: Path) -> None:
-    """Give a part folder that is written its target's name, and the part's name to a folder that had it before.
+    """Rename a complete part folder to its target, and an existing target to the part's name.
 
-    The two are exchanged at once where the system can, so that not even a kill in between loses the old one.
+    The two are exchanged atomically where the system can, so that even a kill in between does not lose the old one.
 
     Raises:
-        OSError: The disk is full, or the target cannot be replaced; it is what it was.
+        OSError: The disk is full, or the target cannot be replaced; it is unchanged.
     """
     for path in (*part.rglob("*"), part):
         if not path.is_symlink():
@@ -196,7 +195,7 @@ def replace_folder(part: Path, target: Path) -> None:
 
 
 def remove_stale_parts(target: Path) -> None:
-    """Remove the parts of a target whose writers were killed; those of living writers are locked and stay."""
+    """Remove the parts that killed writers left beside a target; parts of running writers are locked and stay."""
     with suppress(OSError):
         for path in target.parent.iterdir():
             if path.name.startswith(f".{target.name[:_NAME_LENGTH]}.") and is_part(path):
@@ -204,7 +203,7 @@ def remove_stale_parts(target: Path) -> None:
 
 
 def _resolve_file(path: str | os.PathLike[str], fail: Fail) -> Path:
-    """Return the absolute path behind links; refuse what no regular file can be made of."""
+    """Return the absolute path behind links; raise if it cannot become a regular file."""
     target = Path(os.path.realpath(path))
     try:
         mode = os.stat(path).st_mode
@@ -224,7 +223,7 @@ def _resolve_file(path: str | os.PathLike[str], fail: Fail) -> Path:
 
 
 def _is_about(error: OSError, target: Path) -> bool:
-    """Whether an error of the system is about writing the target; where it names no file, a write failed."""
+    """Whether a system error is about writing the target; an error without a file name is a failed write."""
     if error.errno is None:
         return False
     # Copying and renaming name two files.
@@ -233,7 +232,7 @@ def _is_about(error: OSError, target: Path) -> bool:
 
 
 def _is_written_for(path: Path, target: Path) -> bool:
-    """Whether a path is the target, a folder above it, or in a hidden neighbor named after it: its part or its lock."""
+    """Whether a path is the target, a folder above it, or inside its part or lock beside it."""
     if target.is_relative_to(path):
         return True
     prefix = f".{target.name[:_NAME_LENGTH]}"
@@ -246,7 +245,7 @@ def _reason(error: OSError) -> str:
 
 
 def _remove_unlocked(path: Path) -> None:
-    with suppress(OSError):  # it is gone, or somebody writes it
+    with suppress(OSError):  # it is gone, or another writer has it
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             if _lock(handle):
@@ -256,7 +255,7 @@ def _remove_unlocked(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():  # a link that was replaced by a folder is one
+    if path.is_dir() and not path.is_symlink():  # a link that a folder replaced is also a part
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
@@ -265,11 +264,11 @@ def _remove(path: Path) -> None:
 def _create_locked(target: Path) -> tuple[Path, BinaryIO]:
     while True:
         path = _part_path(target)
-        # Not tempfile's: the umask is to decide who may read the file.
+        # Not a tempfile, whose mode is private: the umask decides who may read the file.
         file = open(path, "x+b")
         try:
             _lock(file.fileno())
-            if path.exists():  # else another writer took it for a stale one before it was locked
+            if path.exists():  # otherwise another writer removed it as stale before it was locked
                 return path, file
         except BaseException:
             path.unlink(missing_ok=True)
@@ -282,7 +281,7 @@ def _make_locked(target: Path) -> tuple[Path, int]:
     while True:
         path = _part_path(target)
         path.mkdir()
-        with suppress(FileNotFoundError):  # another writer took it for a stale one before it was locked
+        with suppress(FileNotFoundError):  # another writer removed it as stale before it was locked
             handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             _lock(handle)
             if path.exists():
@@ -295,7 +294,7 @@ def _part_path(target: Path) -> Path:
 
 
 def _lock(handle: int) -> bool:
-    """Lock an open file without waiting; False where somebody else has it, or the file system has no locks."""
+    """Lock an open file without waiting; False if another process holds the lock, or without support for locks."""
     import fcntl
 
     try:
@@ -306,7 +305,7 @@ def _lock(handle: int) -> bool:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names at once; False where the system or the file system cannot."""
+    """Exchange two names atomically; False where the system or the file system cannot."""
     import ctypes
 
     try:
@@ -337,7 +336,7 @@ def _sync(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 as hexadecimal digits, reading it piece by piece."""
+    """Return a file's SHA-256 as hexadecimal digits, reading it in blocks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

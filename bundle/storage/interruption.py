@@ -1,4 +1,4 @@
-"""Signals that end a process, put off where being interrupted would break what is written."""
+"""Deferral of signals that end a process, while an interruption would damage what is written."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Put off Ctrl-C, SIGTERM and SIGHUP until the block has ended; keep the block short.
+    """Defer Ctrl-C, SIGTERM and SIGHUP until the block has ended; keep the block short.
 
-    Signals that are ignored stay so. In a thread other than the main one, where Python handles no signals, it does
-    nothing.
+    Ignored signals stay ignored. Does nothing in threads other than the main one, where Python handles no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -27,7 +26,7 @@ def uninterrupted() -> Iterator[None]:
         stack.callback(_raise_first, caught)
         for number in _SIGNALS:
             before = signal.getsignal(number)
-            # None: a handler that is not Python's, which could not be put back.
+            # None: a handler that is not Python's, which could not be restored.
             if before not in (signal.SIG_IGN, None):
                 stack.callback(signal.signal, number, before)
                 signal.signal(number, lambda number, frame: caught.append(number))

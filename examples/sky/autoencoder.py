@@ -1,7 +1,7 @@
 """The picture autoencoder: each pixel frame, 3 x 64 x 64 in -1..1, to a latent frame, 4 x 16 x 16, and back.
 
-All convolutions run on the 16 x 16 grid, where sixteen pixels are one place: 4 x 4 pixels become channels at the one
-end and channels become pixels at the other.
+All convolutions run on a 16 x 16 grid: 4 x 4 pixels are rearranged to channels at the input, and channels to pixels at
+the output.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Encoder(Exportable):
         self.norm: nn.Module = nn.BatchNorm2d(LATENT_SHAPE[0], affine=False, momentum=0.02)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Encode; what the running statistics say is the scale of the latents."""
+        """Encode; the running statistics are the scale of the latents."""
         packed = pictures.reshape(-1, _COLOURS, _GRID, _SIDE, _GRID, _SIDE).permute(0, 1, 3, 5, 2, 4)
         packed = packed.reshape(-1, _PACKED, _GRID, _GRID)
         latent: Tensor = self.norm(self.leave(_silu(self.enter(packed))) + self.direct(packed))
@@ -80,7 +80,7 @@ class Decoder(Exportable):
 
 
 class _Residual(nn.Module):
-    """Two convolutions beside the plain way."""
+    """Residual block of two convolutions."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -93,5 +93,5 @@ class _Residual(nn.Module):
 
 
 def _silu(x: Tensor) -> Tensor:
-    """Written out: no opset that the parsers know has a SiLU."""
+    """Apply SiLU, in single operators: no opset of the supported parsers has it."""
     return x * torch.sigmoid(x)

@@ -1,4 +1,4 @@
-"""A training checkpoint: written whole or not at all, so that a killed run can go on."""
+"""Training checkpoints, written atomically so that a killed run can continue."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["load_checkpoint", "save_checkpoint"]
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` whole or not at all."""
+    """Write ``state`` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_file(path, fail=OSError) as file:
         torch.save(state, file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint to host memory, or return None where there is none."""
+    """Load a checkpoint to host memory, or return None if there is none."""
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

@@ -17,24 +17,24 @@ from torch import Tensor, nn
 __all__ = ["CodecTraining", "load_codec", "pictures_to_tensor"]
 
 TRAINING_SKIES = 1_000_000
-"""Skies from this seed on are for training; those below it stay unseen."""
+"""Skies from this seed on are for training; those below are for evaluation."""
 
 _BATCH = 64
 _SKIES = 600
 _FRAMES_EACH = 10
 _PEAK_RATE = 3e-3
-# Noise on the latents in training: the decoder must bear what a diffusion model leaves.
+# Noise on the latents in training: the decoder must tolerate the errors of a diffusion model.
 _LATENT_NOISE = 0.05
 
 
 @dataclass
 class CodecTraining:
-    """One training of the autoencoder, which goes on where its checkpoint stands.
+    """Training of the autoencoder, which continues from its checkpoint.
 
     Attributes:
         path: The checkpoint.
-        steps: How long it is to be.
-        seed: Of weights, batches and noise.
+        steps: Total number of training steps.
+        seed: Seed of weights, batches and noise.
         device: "cpu" or "cuda".
     """
 
@@ -100,7 +100,7 @@ class CodecTraining:
 
 
 def load_codec(path: Path) -> tuple[Encoder, Decoder]:
-    """Return the trained encoder, its scale folded in, and the decoder, both set to evaluation."""
+    """Return the trained encoder, with its scale folded in, and the decoder, both in evaluation mode."""
     state = load_checkpoint(path)
     if state is None:
         raise FileNotFoundError(f"no codec at '{path}'; train it first: train.py codec")
@@ -121,7 +121,7 @@ def render_frames(seed: int) -> Tensor:
 
 
 def pictures_to_tensor(pictures: Any) -> Tensor:
-    """Turn pictures, uint8 [n, 64, 64, 3], into what the encoder takes, float32 [n, 3, 64, 64] in -1..1."""
+    """Convert pictures, uint8 [n, 64, 64, 3], to the encoder's input, float32 [n, 3, 64, 64] in -1..1."""
     return _normalize(torch.from_numpy(np.asarray(pictures)).permute(0, 3, 1, 2))
 
 

@@ -1,4 +1,4 @@
-"""Loss curves as a small picture, drawn with Pillow alone."""
+"""Loss curves as a small picture, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def draw_curves(
 
     Args:
         path: The picture.
-        curves: Values by name; each as long as it is, all over the same width.
-        title: What is shown.
-        logarithmic: Whether the vertical axis is; values must be positive then.
+        curves: Values by name; lengths may differ, each curve has the full width.
+        title: Title of the picture.
+        logarithmic: Whether the vertical axis is logarithmic; values must be positive then.
         smooth: Length of a running mean, in values.
     """
     values = {

@@ -1,4 +1,4 @@
-"""The training objective: v-prediction with a learned range of variances, and a look ahead from the clean frames."""
+"""The training objective: v-prediction with a learned range of variances."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Losses(NamedTuple):
 
     Attributes:
         simple: Squared error of v.
-        variational: The bound on the likelihood, in bits; trains the variance alone.
+        variational: The bound on the likelihood, in bits; trains only the variance.
     """
 
     simple: Tensor
@@ -53,15 +53,15 @@ class Diffusion:
 
         Args:
             clean: Clean latents, [B, n, T, c, h, w].
-            noise: What was added, likewise.
-            timesteps: Of each chunk, integer [B, n].
-            predicted: v as the network says, as ``clean``.
-            variance: The variance value, -1..1 from the posterior variance to beta, as ``clean``.
+            noise: The added noise, shaped as ``clean``.
+            timesteps: Timestep of each chunk, integer [B, n].
+            predicted: The predicted v, shaped as ``clean``.
+            variance: The variance value, -1..1 from the posterior variance to beta, shaped as ``clean``.
         """
         signal, sigma, by_clean, least, most = self._rows(timesteps, clean)
         noisy = signal * clean + sigma * noise
         simple = (predicted - (signal * noise - sigma * clean)).square().mean()
-        # The mean is detached: the bound trains the variance and nothing else.
+        # The mean is detached: the bound trains only the variance.
         off = by_clean * (signal * noisy - sigma * predicted.detach() - clean)
         log_variance = least + (most - least) * (variance + 1.0) * 0.5
         bound = 0.5 * (log_variance - least - 1.0 + (least - log_variance).exp() + off.square() * (-log_variance).exp())

@@ -1,4 +1,4 @@
-"""What the shipped model must show, measured on skies that it never saw: exit 1 where a gate is missed."""
+"""Evaluation of the demo model on skies outside its training set; exit status 1 if a gate is missed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Pictures = npt.NDArray[np.uint8]
 
 @dataclass
 class Gates:
-    """What was wanted and what was found.
+    """Checked gates.
 
     Attributes:
         missed: Sentences about gates that were missed.
@@ -56,7 +56,10 @@ class Gates:
 
 @click.command()
 @click.option(
-    "--bundle", type=click.Path(path_type=Path), default=_HERE / "bundle", help="The bundle; the one that ships."
+    "--bundle",
+    type=click.Path(path_type=Path),
+    default=_HERE / "bundle",
+    help="The bundle.  [default: bundle/ beside this file]",
 )
 @click.option(
     "--output",
@@ -161,7 +164,7 @@ def _measure_without_model(skies: list[Sky], clips: list[Pictures]) -> dict[str,
 
 
 def _generate(model: Model, given: Pictures, seed: int) -> Pictures:
-    """Return 200 pixel frames after the given ones, with the bundle's own sampler."""
+    """Return 200 pixel frames after the given ones, with the bundle's default sampler."""
     with model.session(seed=seed) as session:
         session.start(given)
         return np.concatenate([chunk.pictures for chunk in session.stream(LASTING_FRAMES // CHUNK)])
@@ -201,7 +204,7 @@ def _draw_lasting(output: Path, real: Pictures, made: Pictures) -> None:
 
 
 def _paste_predictions(path: Path, clips: list[Pictures], made: list[Pictures]) -> None:
-    """Lay real and generated frames of some skies under each other: the last given one first."""
+    """Write real and generated frames of some skies in rows, each starting with the last given frame."""
     rows = []
     for clip, chunk in zip(clips, made, strict=True):
         last = clip[GIVEN - 1 : GIVEN]

@@ -1,4 +1,4 @@
-"""From the two checkpoints to the bundle that ships: FP16, autoencoder included."""
+"""Export of the two checkpoints to the demo's bundle: FP16, including the autoencoder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HERE = Path(__file__).parent
     "--output",
     type=click.Path(path_type=Path),
     default=_HERE / "bundle",
-    help="The bundle to make; the one that ships.",
+    help="The bundle to write.  [default: bundle/ beside this file]",
 )
 def main(runs: Path, output: Path) -> None:
     """Export the averaged transformer and the autoencoder as one bundle."""
@@ -41,7 +41,7 @@ def main(runs: Path, output: Path) -> None:
 
 
 def export_sky(runs: Path, output: Path) -> Bundle:
-    """Write the bundle, replacing one that is there."""
+    """Write the bundle, replacing an existing one."""
     model, steps = load_average(runs / "transformer.pt")
     options = ExportOptions(
         precisions=(FP16,),
@@ -58,7 +58,7 @@ def export_sky(runs: Path, output: Path) -> Bundle:
         "training": _training_commands(runs),
         "transformer": f"sha256 {sha256_of(runs / 'transformer.pt')}, {steps} training steps",
         "codec": f"sha256 {sha256_of(runs / 'codec.pt')}",
-        "data": "examples/sky/sky.py: rendered, nobody's pictures",
+        "data": "examples/sky/sky.py: rendered",
     }
     return export_bundle(
         model, output, options, name="sky", provenance=provenance, codec=load_codec(runs / "codec.pt"), replace=True
@@ -66,7 +66,7 @@ def export_sky(runs: Path, output: Path) -> Bundle:
 
 
 def _training_commands(runs: Path) -> str:
-    """Return the commands that make the two checkpoints from nothing."""
+    """Return the commands that train the two checkpoints from scratch."""
     commands = []
     for stage, extra in (("codec", ()), ("transformer", ("batch",))):
         state = load_checkpoint(runs / f"{stage}.pt")
@@ -77,7 +77,7 @@ def _training_commands(runs: Path) -> str:
 
 
 def _shorten(argument: str) -> str:
-    """Keep paths of the machine out of the bundle."""
+    """Return an argument without paths of this machine."""
     return Path(argument).name if Path(argument).is_absolute() else argument
 
 

@@ -1,7 +1,7 @@
-"""One clip, several chunks: the prefix lengths of the recipe in a single pass over shared clean latent frames.
+"""Packing of several chunks of a clip, one per prefix length, into a single pass over shared clean latent frames.
 
-Clean frames see only clean frames before them, so the same pass serves a noisy chunk after 1, after 9, after 17 and
-after 25 of them. Each chunk gets what ``predict_uncached`` would give it alone.
+Clean frames attend only to earlier clean frames, so one pass serves noisy chunks after 1, 9, 17 and 25 of them. Each
+chunk gets the same result as from ``predict_uncached`` alone.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["Packing", "run_packed"]
 
 @dataclass(frozen=True)
 class Packing:
-    """How the latent frames of one pass are laid out: clean ones, then one noisy chunk for each prefix length.
+    """Layout of the latent frames of one pass: clean ones, then one noisy chunk for each prefix length.
 
     Attributes:
-        clean: Clean latent frames.
-        prefixes: How many clean frames stand before each chunk.
+        clean: Number of clean latent frames.
+        prefixes: Number of clean frames before each chunk.
         chunk: Latent frames of a chunk.
     """
 
@@ -37,12 +37,12 @@ class Packing:
         return self.clean + len(self.prefixes) * self.chunk
 
     def numbers(self) -> Tensor:
-        """Return where each latent frame stands in its clip, [frames]."""
+        """Return the index of each latent frame in its clip, [frames]."""
         chunks = [torch.arange(prefix, prefix + self.chunk) for prefix in self.prefixes]
         return torch.cat([torch.arange(self.clean), *chunks])
 
     def bias(self) -> Tensor:
-        """Return what is added to the scores over time, [frames, frames]: 0 where a frame may be seen."""
+        """Return the bias of the temporal scores, [frames, frames]: 0 where a frame is visible."""
         seen = torch.zeros(self.frames, self.frames, dtype=torch.bool)
         seen[: self.clean, : self.clean] = True
         for place, prefix in enumerate(self.prefixes):
@@ -52,7 +52,7 @@ class Packing:
         return torch.zeros(seen.shape).masked_fill(~seen.tril(), MASKED)
 
     def context(self, count: int) -> Tensor:
-        """Return the ``count`` clean frames that each chunk sees across frames, [chunks, count]."""
+        """Return the ``count`` clean frames that each chunk's cross-frame attention reads, [chunks, count]."""
         return torch.tensor([[max(0, prefix - count + i) for i in range(count)] for prefix in self.prefixes])
 
 
@@ -65,8 +65,8 @@ def run_packed(
         model: With cyclic positions and the context of the previous frames, causal inside the chunk.
         packing: The layout.
         latents: [B, frames, c, h, w].
-        timesteps: Of each chunk, float32 [B, chunks]; clean frames have 0.
-        start: Absolute number of each clip's first latent frame, integer [B].
+        timesteps: Timestep of each chunk, float32 [B, chunks]; clean frames have 0.
+        start: Absolute index of each clip's first latent frame, integer [B].
 
     Returns:
         Tokens [B, frames, S, C], and the timestep embedding of each frame [B, frames, C].
@@ -90,7 +90,7 @@ def run_packed(
 
 
 class _PackedView:
-    """Every frame's keys are computed in this pass."""
+    """View of a packed pass, which computes the keys of every frame."""
 
     def __init__(self, model: CausalTransformer, packing: Packing) -> None:
         device = model.pos_embed.device
@@ -117,7 +117,7 @@ class _PackedView:
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention written out, all sides [batch, n, heads, d].
+    """Scaled dot-product attention in single operators; all tensors are [batch, n, heads, d].
 
     On the CPU the backward pass of torch's fused one takes eight times as long for heads and sequences this small
     (2026-11, Zen 4, bfloat16).

@@ -1,7 +1,6 @@
-"""A sky time-lapse: two layers of clouds that the wind carries over a dark horizon, without end and without a file.
+"""Renderer of sky time-lapses: two layers of clouds that move with the wind over a dark horizon, of any length.
 
-Nothing in a sky changes but what the wind moves, so that whoever has seen its wind knows what comes next, save at the
-edge where new clouds drift in.
+Only the wind changes a sky, so that the next frames are predictable, except at the edge where new clouds enter.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ SIZE = 64
 Floats = npt.NDArray[np.float32]
 Pictures = npt.NDArray[np.uint8]
 
-# The clouds repeat after so many pixels; the layers differ in speed, so that the sky itself does not.
+# Period of the clouds in pixels; the layers differ in speed, so that the sky itself does not repeat.
 _FIELD = (128, 256)
 # Wavelengths of the octaves in pixels, and their weights.
 _OCTAVES = ((64.0, 1.0), (32.0, 0.8), (16.0, 0.25))
@@ -38,7 +37,7 @@ class Layer(NamedTuple):
 
     Attributes:
         field: Periodic noise of about unit variance.
-        origin: Where the window stands in the field at frame 0: row, column.
+        origin: Position of the window in the field at frame 0: row, column.
         wind: Pixels per frame that the clouds move: down, right.
     """
 
@@ -70,12 +69,12 @@ class Sky:
         self._ground = _draw_ground(random)
 
     def frames(self, first: int, count: int) -> Pictures:
-        """Render pixel frames ``first`` to ``first + count``, uint8 [count, 64, 64, 3]; any number costs the same."""
+        """Render ``count`` pixel frames from ``first`` on, uint8 [count, 64, 64, 3]; any ``first`` costs the same."""
         numbers = np.arange(first, first + count)
         thickness = _look_at(self._low, numbers) + self._cover
         low = _smooth_step(thickness, -0.4, 1.4)
         high = _smooth_step(_look_at(self._high, numbers), 0.2, 2.0) * np.float32(0.5)
-        # Thick clouds are dark in their middle.
+        # Thick clouds are darker in the middle.
         shade = _smooth_step(thickness, 0.6, 2.6)[..., None]
         picture = _blend(self._backdrop, self._light, high[..., None])
         picture = _blend(picture, _blend(self._light, self._shade, shade), low[..., None] * np.float32(0.92))
@@ -90,7 +89,7 @@ def _make_layer(random: np.random.Generator, wind: tuple[float, float]) -> Layer
 
 
 def _make_noise(random: np.random.Generator) -> Floats:
-    """Return periodic noise of a few octaves, of unit variance; it is half again as wide as it is high."""
+    """Return periodic noise of a few octaves, of unit variance, stretched horizontally by half."""
     rows, columns = _FIELD
     frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None] * 1.5)
     frequency[0, 0] = np.inf
@@ -115,7 +114,7 @@ def _look_at(layer: Layer, numbers: npt.NDArray[np.int64]) -> Floats:
 
 
 def _grid(layer: Layer, numbers: npt.NDArray[np.int64], axis: int) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Return the field's indices that the window needs, [frames, 65], and the share of the later neighbor."""
+    """Return the field's indices in the window, [frames, 65], and the weight of the later neighbor."""
     start = (layer.origin[axis] - layer.wind[axis] * numbers) % _FIELD[axis]
     whole = np.floor(start)
     index = (whole.astype(np.int64)[:, None] + np.arange(SIZE + 1)) % _FIELD[axis]

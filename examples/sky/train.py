@@ -23,16 +23,16 @@ _CHECKPOINT_SECONDS = 300
 def main() -> None:
     """Train the picture autoencoder, then the transformer on its latents.
 
-    Both go on where their checkpoint stands, and both write their loss curves beside it.
+    Both continue from their checkpoint, and write their loss curves beside it.
     """
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add what both stages take."""
+    """Add the options of both stages."""
     for decorate in (
         click.option("--threads", default=2, show_default=True, help="Threads on the CPU."),
         click.option("--device", default="cpu", show_default=True, help="cpu or cuda."),
-        click.option("--seed", default=0, show_default=True, help="Of weights, data and noise."),
+        click.option("--seed", default=0, show_default=True, help="Seed of weights, data and noise."),
         click.option(
             "--output",
             type=click.Path(path_type=Path),
@@ -46,7 +46,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @main.command()
-@click.option("--steps", default=360, show_default=True, help="Training steps in all, a checkpoint's included.")
+@click.option("--steps", default=360, show_default=True, help="Total training steps, including a checkpoint's.")
 @_options
 def codec(steps: int, output: Path, seed: int, device: str, threads: int) -> None:
     """Train the autoencoder: minutes on two cores."""
@@ -60,7 +60,7 @@ def codec(steps: int, output: Path, seed: int, device: str, threads: int) -> Non
 
 
 @main.command()
-@click.option("--steps", default=760, show_default=True, help="Training steps in all, a checkpoint's included.")
+@click.option("--steps", default=760, show_default=True, help="Total training steps, including a checkpoint's.")
 @click.option("--batch", default=4, show_default=True, help="Short clips in a step; half as many long ones.")
 @_options
 def transformer(steps: int, batch: int, output: Path, seed: int, device: str, threads: int) -> None:
@@ -80,11 +80,11 @@ def transformer(steps: int, batch: int, output: Path, seed: int, device: str, th
 
 
 def _train(training: CodecTraining | TransformerTraining, name: str, describe: Callable[[Any], str]) -> None:
-    """Run to the end or to Ctrl-C, tell how it goes, and write the checkpoint every five minutes and at the end."""
+    """Train to the end or to Ctrl-C, print progress, and write the checkpoint every five minutes and at the end."""
     began, first = time.monotonic(), len(training.losses)
     saved = began
     stopped = threading.Event()
-    # Between two steps, so that the checkpoint is of a whole one.
+    # Stops between two steps, so that the checkpoint is consistent.
     signal.signal(signal.SIGINT, lambda *_: stopped.set())
     for losses in training.run():
         done, now = len(training.losses), time.monotonic()
@@ -94,7 +94,7 @@ def _train(training: CodecTraining | TransformerTraining, name: str, describe: C
             progress = f"{pace:.2f} s/step, {left:.0f} min left"
             click.echo(f"{name} {done}/{training.steps}  {describe(losses)}  {progress}", err=True)
         if stopped.is_set():
-            click.echo(f"stopped after {done} steps; the same command goes on from there", err=True)
+            click.echo(f"stopped after {done} steps; the same command continues from there", err=True)
             break
         if now - saved > _CHECKPOINT_SECONDS:
             training.save()
@@ -103,7 +103,7 @@ def _train(training: CodecTraining | TransformerTraining, name: str, describe: C
 
 
 def _prepare(threads: int) -> None:
-    """Set the threads, and keep freed memory: where pages are dear, giving it back costs most of each step."""
+    """Set the threads, and keep freed memory: returning it to the system can take most of a step."""
     torch.set_num_threads(threads)
     try:
         set_option = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Training of the transformer on latents of skies that are rendered as it goes."""
+"""Training of the transformer on latents of skies that are rendered on the fly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from vdmrt.export.families.ca2vdm.config import TransformerConfig
 from vdmrt.export.families.ca2vdm.transformer import CausalTransformer
 
-# The spatial attention of the CPU is faster where its products may stay in bfloat16.
+# Spatial attention on the CPU is faster with products in bfloat16.
 torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
 
 __all__ = ["CONFIG", "TransformerTraining", "load_average"]
@@ -38,7 +38,7 @@ CONFIG = TransformerConfig(
     context="previous",
     context_frames=3,
 )
-# First short clips of many skies, which show the wind best for their price, then what a long generation meets.
+# First short clips of many skies, which teach the wind at the lowest cost, then the prefixes of a long generation.
 _SHORT = Packing(9, (1, 9, 9))
 _GROWING = Packing(25, (1, 9, 17, 25))
 _FULL = Packing(25, (25, 25, 25, 25))
@@ -48,21 +48,21 @@ _LOOK_AHEAD = (4, 8)
 _LOOK_AHEAD_WEIGHT = 0.5
 _MUON_RATE, _ADAM_RATE = 3e-3, 2e-3
 _WARM_UP = 60
-# The rate falls over this last share of the steps.
+# The learning rate decays over this last share of the steps.
 _DECAY_SHARE = 0.35
 _AVERAGE = 0.996
 
 
 @dataclass
 class TransformerTraining:
-    """One training of the transformer, which goes on where its checkpoint stands.
+    """Training of the transformer, which continues from its checkpoint.
 
     Attributes:
         path: The checkpoint.
         codec: The autoencoder's checkpoint.
-        steps: How long it is to be; may differ from what it was before a restart.
+        steps: Total number of training steps; may change at a restart.
         batch: Short clips in a step; half as many long ones.
-        seed: Of weights, clips and noise.
+        seed: Seed of weights, clips and noise.
         device: "cpu" or "cuda".
         config: The architecture.
     """
@@ -81,7 +81,7 @@ class TransformerTraining:
         torch.manual_seed(self.seed)
         self.model = _initialize(CausalTransformer(self.config)).to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        # Says where the clouds will be, from clean frames: it teaches the prefix to see the wind, and is dropped.
+        # Predicts the motion of the clouds from clean frames: it teaches the prefix the wind, and is dropped later.
         width = self.config.patch_size**2 * self.config.latent_channels * len(_LOOK_AHEAD)
         self.look_ahead = nn.Sequential(
             nn.LayerNorm(self.config.hidden_size), nn.Linear(self.config.hidden_size, width)
@@ -99,7 +99,7 @@ class TransformerTraining:
             yield self.advance(self.make_batch(len(self.losses)))
 
     def choose_packing(self, step: int) -> Packing:
-        """Return the layout of a step: short at first, then growing and full windows by turns."""
+        """Return the layout of a step: short at first, then growing and full windows alternately."""
         if step < _SHORT_SHARE * self.steps:
             return _SHORT
         return (_GROWING, _FULL)[step % 2]
@@ -153,7 +153,7 @@ class TransformerTraining:
         return losses.simple, losses.variational, self._look_ahead(packing, x, clips)
 
     def _predict(self, packing: Packing, x: Tensor, embedding: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        """Return v and the variance value of the noisy frames; the bound trains no more than the final layer."""
+        """Return v and the variance value of the noisy frames; the bound trains only the final layer."""
         noisy, embedding = x[:, packing.clean :], embedding[:, packing.clean :]
         final, channels = self.model.final_layer, self.config.latent_channels
         out = final.unpatchify(final(noisy, embedding))
@@ -206,7 +206,7 @@ class TransformerTraining:
 
 
 def load_average(path: Path) -> tuple[CausalTransformer, int]:
-    """Return the averaged model of a checkpoint, set to evaluation, and how many steps it was trained."""
+    """Return the averaged model of a checkpoint, in evaluation mode, and its number of training steps."""
     state = load_checkpoint(path)
     if state is None:
         raise FileNotFoundError(f"no transformer at '{path}'; train it first: train.py transformer")
@@ -217,7 +217,7 @@ def load_average(path: Path) -> tuple[CausalTransformer, int]:
 
 @torch.no_grad()
 def _initialize(model: CausalTransformer) -> CausalTransformer:
-    """Open every gate, and let every branch begin at nothing."""
+    """Initialize every gate to be open, and the output of every branch to zero."""
     modulate = model.t_block[1]
     assert isinstance(modulate, nn.Linear)
     nn.init.zeros_(modulate.weight)
@@ -238,7 +238,7 @@ def _initialize(model: CausalTransformer) -> CausalTransformer:
 
 
 def _make_optimizers(modules: list[nn.Module]) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for all else."""
+    """Return Muon for the blocks' matrices and AdamW for everything else."""
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for module in modules:
@@ -253,20 +253,20 @@ def _make_optimizers(modules: list[nn.Module]) -> list[torch.optim.Optimizer]:
 
 
 def _rate(step: int, steps: int) -> float:
-    """Rise, stay, then fall in a straight line: the end may be put off while the rate stays."""
+    """Return the learning rate: warm-up, constant, then linear decay; ``steps`` may be raised before the decay."""
     left = (steps - step) / max(1.0, _DECAY_SHARE * steps)
     return min(1.0, (step + 1) / _WARM_UP, max(left, 0.01))
 
 
 def _spread_timesteps(shape: tuple[int, int], random: torch.Generator) -> Tensor:
-    """Draw timesteps that lie evenly over the process within each batch."""
+    """Draw timesteps that are spread evenly over the process within each batch."""
     count = math.prod(shape)
     strata = (torch.randperm(count, generator=random) + torch.rand(count, generator=random)) / count
     return (strata * TRAIN_STEPS).long().clamp(max=TRAIN_STEPS - 1).reshape(shape)
 
 
 def _patchify(frames: Tensor, p: int) -> Tensor:
-    """Lay [B, F, n, c, h, w] out as [B, F, S, p, p, n, c]."""
+    """Rearrange [B, F, n, c, h, w] to [B, F, S, p, p, n, c]."""
     rows, count, kinds, channels, height, width = frames.shape
     grid = frames.reshape(rows, count, kinds, channels, height // p, p, width // p, p)
     return grid.permute(0, 1, 4, 6, 5, 7, 2, 3).reshape(rows, count, -1, p, p, kinds, channels)

@@ -1,4 +1,4 @@
-"""The model families that can be exported, by name. A family's modules are imported when it is first asked for."""
+"""Registry of the model families that can be exported. A family's modules are imported on first use."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .family import Family
 
 __all__ = ["DEFAULT_FAMILY", "Family", "family_names", "find_family", "find_preset", "register_family"]
 
-# What a configuration is of that names no family.
+# Family of a configuration that names none.
 DEFAULT_FAMILY = "ca2vdm"
-# The module that holds a family of this package as ``FAMILY``.
+# Modules that define the families of this package as ``FAMILY``.
 _MODULES: Mapping[str, str] = {"ca2vdm": ".ca2vdm.family"}
 _registered: dict[str, Family[Any, Any]] = {}
 
 
 def register_family(family: Family[Any, Any]) -> None:
-    """Make a family known under its name; whoever calls it keeps the module imported.
+    """Register a family under its name; the caller keeps its module imported.
 
     Raises:
         ValueError: Another family has that name.
@@ -35,10 +35,10 @@ def family_names() -> tuple[str, ...]:
 
 
 def find_family(name: str) -> Family[Any, Any]:
-    """Return the family of a name.
+    """Return the family with a name.
 
     Raises:
-        ExportError: There is none.
+        ExportError: There is no such family.
     """
     if name in _MODULES:
         family: Family[Any, Any] = importlib.import_module(_MODULES[name], __name__).FAMILY
@@ -49,5 +49,5 @@ def find_family(name: str) -> Family[Any, Any]:
 
 
 def find_preset(name: str) -> Family[Any, Any] | None:
-    """Return the family that has a preset of that name; None where no family has."""
+    """Return the family that has a preset with that name, or None."""
     return next((family for family in map(find_family, family_names()) if name in family.presets), None)

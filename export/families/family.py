@@ -1,4 +1,4 @@
-"""What the exporter asks of a model family. All that is known of one family alone is behind this."""
+"""The interface of a model family. It hides everything that is specific to one family from the exporter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Architecture", "Family"]
 
 
 class Architecture(Protocol):
-    """The configuration of one model: what its torch module is built from.
+    """The configuration of a model, from which its torch module is built.
 
     Attributes:
         family: Name of its family.
@@ -25,7 +25,7 @@ class Architecture(Protocol):
     family: ClassVar[str]
 
     def describe(self) -> str:
-        """Return the sizes that the module's memory depends on, for an error."""
+        """Return the sizes that the module's memory depends on, for an error message."""
         ...
 
 
@@ -34,10 +34,10 @@ _M = TypeVar("_M", bound="nn.Module")
 
 
 class Family(Protocol[_A, _M]):
-    """A kind of model. Nothing but :meth:`build` and what takes a module needs torch.
+    """A model family. Only :meth:`build` and the methods that take a module need torch.
 
     Attributes:
-        name: As in model.json and in configurations.
+        name: Its name in model.json and in configurations.
         presets: Constructor arguments of published models, by name.
     """
 
@@ -45,10 +45,10 @@ class Family(Protocol[_A, _M]):
     presets: Mapping[str, Mapping[str, Any]]
 
     def read_config(self, arguments: Mapping[str, Any], latent_size: tuple[int, int] | None = None) -> _A:
-        """Translate constructor arguments, as a configuration file holds them.
+        """Convert the constructor arguments of a configuration file.
 
         Args:
-            arguments: By name; ``type`` may name a preset.
+            arguments: Arguments by name; ``type`` may name a preset.
             latent_size: Height and width of a latent frame instead of those in ``arguments``.
 
         Raises:
@@ -58,7 +58,7 @@ class Family(Protocol[_A, _M]):
         ...
 
     def make_geometry(self, config: _A, options: ExportOptions) -> Geometry:
-        """Return every size of the graphs, with cache layout, cache policy and position scheme.
+        """Return all sizes of the graphs, with cache layout, cache policy and position scheme.
 
         Raises:
             ValueError: The options do not fit the architecture.
@@ -66,11 +66,11 @@ class Family(Protocol[_A, _M]):
         ...
 
     def parameters(self, config: _A) -> ParameterNames:
-        """Return what the names of the module's parameters mean."""
+        """Return the roles of the module's parameters, by name."""
         ...
 
     def caution(self, geometry: Geometry) -> str | None:
-        """Return what a user should know of a bundle of these sizes, in a sentence; None for nothing."""
+        """Return a warning about a bundle of these sizes, in one sentence, or None."""
         ...
 
     def build(self, config: _A) -> _M:
@@ -82,12 +82,12 @@ class Family(Protocol[_A, _M]):
         ...
 
     def make_graphs(self, model: _M, geometry: Geometry, precision: Precision) -> Mapping[Stage, Exportable]:
-        """Return the graphs of a precision, fill and denoise at least; may round the module's own weights.
+        """Return the graphs of a precision, at least fill and denoise; may round the module's weights in place.
 
-        Float32 is asked for first.
+        The exporter requests float32 first.
         """
         ...
 
     def null_text(self, model: _M) -> Tensor | None:
-        """Return what the null row reads, float32 [tokens, width]; None for a model without text."""
+        """Return the embedding of the null prompt, float32 [tokens, width]; None for a model without text."""
         ...

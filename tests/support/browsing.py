@@ -1,4 +1,4 @@
-"""Debian's chromium, headless, for tests of what people see."""
+"""Headless chromium of Debian, for tests of rendered pages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def show(
 
 
 def contrast(browser: webdriver.Chrome, selector: str) -> float:
-    """Return the contrast of an element's text, or of a mark's fill, to the ground that it is on (WCAG 2)."""
+    """Return the contrast of an element's text, or of a mark's fill, with its background (WCAG 2)."""
     script = """
       const rgb = text => text.match(/[\\d.]+/g).slice(0, 3).map(Number);
       const light = text => { const [r, g, b] = rgb(text).map(v => v / 255)

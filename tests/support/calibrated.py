@@ -1,4 +1,4 @@
-"""Bundles that were calibrated once, for the tests of calibration and verification."""
+"""Calibrated bundles, for the tests of calibration and verification."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A recorded TensorRT that computes: what it enqueues runs the bundle's graph in ONNX Runtime, as a host function.
+"""A TensorRT recorder that computes: an enqueue runs the bundle's graph in ONNX Runtime, as a host function.
 
-On the fake driver device memory is host memory. It shows that all around TensorRT hands the right numbers on; it never
-counts as TensorRT having run.
+Device memory of the fake driver is host memory. It tests that the code around TensorRT passes on the right values; it
+does not test TensorRT.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def let_compute(
     error: float = 0.0,
     stages: Collection[str] | None = None,
 ) -> None:
-    """Have a recorder's contexts compute the graphs of a bundle.
+    """Make a recorder's contexts compute the graphs of a bundle.
 
     Args:
-        recorder: On an enabled fake driver.
-        bundle: Whose engines it runs.
-        precision: Of the graphs.
+        recorder: The recorder, on an enabled fake driver.
+        bundle: The bundle with the engines that it runs.
+        precision: Precision of the graphs.
         error: Relative error that is added to every floating output.
-        stages: Of which graphs; None for all.
+        stages: Stages to compute; None for all.
     """
     driver = ctypes.CDLL("libcuda.so.1")
     graphs = stage_graphs(bundle, Precision.parse(precision))
@@ -44,7 +44,7 @@ def let_compute(
         stage: onnxruntime.InferenceSession(str(bundle.locate(graph.file)), providers=["CPUExecutionProvider"])
         for stage, graph in graphs.items()
     }
-    kept: list[Any] = []  # a captured graph calls its function long after the enqueue
+    kept: list[Any] = []  # a captured graph calls its function after the enqueue has returned
 
     def enqueue(context: Any, stream: int) -> None:
         stage = context.engine.name

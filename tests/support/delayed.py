@@ -1,4 +1,4 @@
-"""A backend that takes longer than it must: what a profiler has to find."""
+"""A backend with artificial delays, which a profiler must find."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vdmrt.runtime.backends.stage_source import StageSource
 
 __all__ = ["Delay", "delayed_model"]
 
-# Of a stage and the number of its run, from 0: the seconds that it takes longer.
+# Returns the extra seconds for a stage and the number of its run, from 0.
 Delay = Callable[[str, int], float]
 
 
@@ -24,15 +24,15 @@ def delayed_model(bundle: Path, delay: Delay, took: dict[str, list[float]] | Non
 
     Args:
         bundle: The folder.
-        delay: How much longer.
-        took: Filled with the milliseconds of each run, by stage: on a busy machine a sleep is longer than was asked.
+        delay: Returns the extra seconds of a run.
+        took: Receives the milliseconds of each run, by stage: on a busy machine a sleep takes longer than requested.
     """
     delayed = _Delayed(OnnxRuntimeBackend(), delay, "", {} if took is None else took)
     return Model(open_bundle(bundle), cast(Backend, delayed), FP32)
 
 
 class _Delayed:
-    """Wraps a backend, a program or a call; what is enqueued through it sleeps first."""
+    """Wrapper of a backend, a program or a call; it sleeps before each enqueue."""
 
     def __init__(self, inner: Any, delay: Delay, stage: str, took: dict[str, list[float]]) -> None:
         self._inner, self._delay, self._stage, self._took = inner, delay, stage, took
@@ -56,5 +56,5 @@ class _Delayed:
 
     def _wrap(self, inner: Any) -> _Delayed:
         wrapped = _Delayed(inner, self._delay, self._stage, self._took)
-        wrapped._runs = self._runs  # one count for a stage, however many calls it has
+        wrapped._runs = self._runs  # one count for a stage, shared by all its calls
         return wrapped

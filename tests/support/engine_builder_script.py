@@ -1,7 +1,7 @@
-"""Builds engines in a process of its own: ``script BACKEND BUNDLE build``, ``script BACKEND BUNDLE kill TIMES SEED``.
+"""Builds engines in a separate process: ``script BACKEND BUNDLE build``, ``script BACKEND BUNDLE kill TIMES SEED``.
 
-TensorRT is the recorder. ``kill`` forks builders that each build the engine anew, kills them at random moments, and
-says after each what is found.
+TensorRT is the recorder. ``kill`` forks builders that each rebuild the engine, kills them at random moments, and prints
+the engines found after each.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def build(path: Path, *, force: bool, said: list[str]) -> str:
 
 
 def found(path: Path) -> list[str]:
-    """Return the keys of the engines that a run would find; every plan of theirs must be whole."""
+    """Return the keys of the engines that a run would find; raise if one of their plans is incomplete."""
     engines = list_engines(open_bundle(path))
     for engine in engines:
         for stage in engine.manifest.plans:
@@ -53,7 +53,7 @@ def found(path: Path) -> list[str]:
 def kill_at_random(builder: Callable[..., str], path: Path, times: int, seed: int) -> None:
     """Kill builders, one after the other."""
     moments = random.Random(seed)
-    builder(path, force=True, said=[])  # imports what a forked builder finds imported
+    builder(path, force=True, said=[])  # imports the modules for all forked builders
     started = time.monotonic()
     builder(path, force=True, said=[])
     took = time.monotonic() - started
@@ -69,7 +69,7 @@ def kill_at_random(builder: Callable[..., str], path: Path, times: int, seed: in
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     builder = {"tensorrt": build, "onnxruntime": build_onnxruntime}[sys.argv[1]]
     path, verb = Path(sys.argv[2]), sys.argv[3]
     if verb == "kill":

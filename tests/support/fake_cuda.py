@@ -1,7 +1,7 @@
-"""The fake CUDA driver of tests/fake_cuda: built once, loaded in the place of libcuda.so.1, and switched by tests.
+"""The fake CUDA driver of tests/fake_cuda: built once, loaded instead of libcuda.so.1, and enabled by tests.
 
-Once it is loaded, every `dlopen("libcuda.so.1")` of the process gets it. Until a test enables it, it plays a machine
-without a GPU.
+Once it is loaded, every `dlopen("libcuda.so.1")` of the process returns it. Until a test enables it, it simulates a
+machine without a GPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MEMORY_NBYTES = 1 << 30
 
 
 class Code(IntEnum):
-    """Codes that the driver returns, of those that tests speak of."""
+    """Error codes of the driver that tests use."""
 
     SUCCESS = 0
     INVALID_VALUE = 1
@@ -61,13 +61,13 @@ class Call:
 
     Attributes:
         name: Exported name, as "cuMemAlloc_v2".
-        code: What it returned.
+        code: The returned code.
         kind: "HtoD", "DtoH", "DtoD", "3D" or "memset"; "" if it moves nothing.
         nbytes: Bytes that it moves, or would at each launch.
         stream: Handle of its stream; 0 if it has none.
         captured: Whether it became a node of a graph.
         pageable: Whether it moves host memory that is not pinned.
-        injected: Whether an injected failure refused it.
+        injected: Whether an injected failure made it fail.
     """
 
     name: str
@@ -82,10 +82,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Live:
-    """What exists of the driver's objects; `Live()` is nothing.
+    """Counts of the driver's live objects; `Live()` has none.
 
     Attributes:
-        contexts: Retains of primary contexts that were not released.
+        contexts: Retained primary contexts that were not released.
         current: Contexts on the calling thread's stack.
     """
 
@@ -110,7 +110,7 @@ class _Moved(ctypes.Structure):
 
 
 class FakeCuda:
-    """The process's fake driver, the same behind every instance.
+    """The process's fake driver, shared by all instances.
 
     Attributes:
         library: Its functions, for tests that call the driver themselves.
@@ -120,15 +120,15 @@ class FakeCuda:
         self.library = _load()
 
     def enable(self, devices: int = 1, memory_nbytes: int = MEMORY_NBYTES) -> None:
-        """Play a fresh machine of 1 to 8 GPUs of `memory_nbytes` each, on which cuInit was not called.
+        """Simulate a fresh machine with 1 to 8 GPUs of `memory_nbytes` each, before cuInit.
 
-        Handles of the machine before are refused, its memory is not used again. Clears log, counters, violations,
+        Handles of the previous machine are invalid, and its memory is not reused. Clears log, counters, violations,
         failures and lag.
         """
         self.library.fake_cuda_enable(ctypes.c_int(devices), ctypes.c_uint64(memory_nbytes))
 
     def disable(self) -> None:
-        """Play a machine without a GPU."""
+        """Simulate a machine without a GPU."""
         self.library.fake_cuda_disable()
 
     def driver_version(self, version: int) -> None:
@@ -136,52 +136,52 @@ class FakeCuda:
         self.library.fake_cuda_driver_version(ctypes.c_int(version))
 
     def rename(self, device: int, name: str) -> None:
-        """Give a GPU a name of its own; "vdmrt fake GPU" after `enable`."""
+        """Set a GPU's name; "vdmrt fake GPU" after `enable`."""
         self.library.fake_cuda_rename(ctypes.c_int(device), ctypes.c_char_p(name.encode()))
 
     def lag(self, polls: int) -> None:
         """Keep graphs launched from now on pending, with all later work of their stream.
 
         Args:
-            polls: The query (cuEventQuery or cuStreamQuery) that ends it; a synchronization ends it at once.
+            polls: Number of the query (cuEventQuery or cuStreamQuery) that ends it; a synchronization ends it at once.
                 0 runs graphs when they are launched.
         """
         self.library.fake_cuda_lag(ctypes.c_uint(polls))
 
     def fail(self, code: int, nth: int = 1, name: str | None = None, sticky: bool = False) -> None:
-        """Let one call return `code` without doing its work; replaces the failure set before.
+        """Make one call return `code` without any effect; replaces an earlier injected failure.
 
-        cuStreamEndCapture ends the capture all the same. What a failed release did not release is no longer in
-        `live` but in `withheld`.
+        cuStreamEndCapture still ends the capture. Objects that a failed release did not release are counted in
+        `withheld` instead of `live`.
 
         Args:
-            code: What the call returns.
-            nth: Which call from now on; 1 is the next, 0 none.
+            code: The code to return.
+            nth: Number of the call, counted from now; 1 is the next, 0 none.
             name: Exported name of the function; None counts calls of all functions.
-            sticky: Whether later calls return `code` too, but for releases, the context stack, error names and
+            sticky: Whether later calls also return `code`, except releases, the context stack, error names and
                 versions, as after an illegal address.
         """
         chosen = None if name is None else ctypes.c_char_p(name.encode())
         self.library.fake_cuda_fail(chosen, ctypes.c_uint64(nth), ctypes.c_int(code), ctypes.c_int(sticky))
 
     def failed(self) -> str | None:
-        """Return the name of the call that the failure hit; None if it was not reached."""
+        """Return the name of the call that the injected failure made fail; None if it was not reached."""
         return self._text(self.library.fake_cuda_failed) or None
 
     def calls(self) -> list[Call]:
-        """Return the calls since `clear_calls` in the order in which they returned, at most 2^20."""
+        """Return the calls since `clear_calls` in the order of their return, at most 2^20."""
         return [_call(line) for line in self._text(self.library.fake_cuda_calls).splitlines()]
 
     def counts(self) -> dict[str, int]:
-        """Return how often each function was called since `clear_calls`."""
+        """Return the number of calls of each function since `clear_calls`."""
         lines = self._text(self.library.fake_cuda_counts).splitlines()
         return {name: int(calls) for name, calls in (line.split("\t") for line in lines)}
 
     def bytes_moved(self, by: Literal["all", "calls", "graphs"] = "all") -> dict[str, int]:
-        """Return the bytes of each kind of copy that ran since `clear_calls`.
+        """Return the bytes of each kind of copy since `clear_calls`.
 
         Args:
-            by: Count what calls moved, what nodes of launched graphs moved, or both.
+            by: Whether to count copies by calls, by nodes of launched graphs, or both.
         """
         moved = _Moved()
         self.library.fake_cuda_bytes_moved(ctypes.byref(moved))
@@ -189,20 +189,20 @@ class FakeCuda:
         return {kind: sum(getattr(moved, kind)[chosen]) for kind, *_ in _Moved._fields_}
 
     def clear_calls(self) -> None:
-        """Forget calls, counts and bytes moved."""
+        """Clear calls, counts and bytes moved."""
         self.library.fake_cuda_clear_calls()
 
     def live(self) -> Live:
-        """Return what exists and was not withheld."""
+        """Return the counts of live objects, without the withheld ones."""
         counted = self._count_live()
         return Live(**{name: getattr(counted, name) for name in Live.__dataclass_fields__})
 
     def withheld(self) -> int:
-        """Return how many objects exist only because an injected failure refused to release them."""
+        """Return the number of objects that exist only because an injected failure prevented their release."""
         return int(self._count_live().withheld)
 
     def violations(self) -> list[str]:
-        """Return what the callers did that no driver promises to survive, one sentence each, at most 256."""
+        """Return the callers' invalid uses of the driver, one sentence each, at most 256."""
         return self._text(self.library.fake_cuda_violations).splitlines()
 
     def _count_live(self) -> _Live:
@@ -220,7 +220,7 @@ class FakeCuda:
 
 @contextmanager
 def enabled_fake_cuda(devices: int = 1, memory_nbytes: int = MEMORY_NBYTES) -> Iterator[FakeCuda]:
-    """Play a machine with GPUs inside the block, and one without after it."""
+    """Simulate a machine with GPUs inside the block, and one without after it."""
     fake = FakeCuda()
     fake.enable(devices, memory_nbytes)
     try:
@@ -231,13 +231,13 @@ def enabled_fake_cuda(devices: int = 1, memory_nbytes: int = MEMORY_NBYTES) -> I
 
 @pytest.fixture
 def fake_cuda() -> Iterator[FakeCuda]:
-    """One fake GPU of 1 GiB for this test."""
+    """Enable one fake GPU of 1 GiB for this test."""
     with enabled_fake_cuda() as fake:
         yield fake
 
 
 def build_library() -> Path:
-    """Return the compiled driver, named by the hash of its sources in the folder for temporary files."""
+    """Return the compiled driver in the folder for temporary files, named by the hash of its sources."""
     sources = sorted(SOURCES.glob("*.[ch]"))
     flags = (*FLAGS, *chosen_flags())
     text = b"".join(path.read_bytes() for path in sources) + " ".join(flags + LINK_FLAGS).encode()
@@ -249,19 +249,19 @@ def build_library() -> Path:
             built = Path(scratch) / library.name
             inputs = [str(path) for path in sources if path.suffix == ".c"]
             subprocess.run(["gcc", *flags, *inputs, *LINK_FLAGS, "-o", str(built)], check=True)
-            built.replace(library)  # at once, so that another test run never sees half a file
+            built.replace(library)  # atomic, so that another test run never reads a partial file
     return library
 
 
 @functools.cache
 def _load() -> ctypes.CDLL:
-    # A library of that SONAME that is loaded already would go on being what dlopen("libcuda.so.1") finds.
+    # If a library of that SONAME is already loaded, dlopen("libcuda.so.1") returns that one.
     library = ctypes.CDLL(str(build_library()), mode=ctypes.RTLD_GLOBAL)
     if not hasattr(ctypes.CDLL("libcuda.so.1"), "fake_cuda_enable"):
         raise RuntimeError("libcuda.so.1 is a real driver here: load the fake one before anything opens the real one")
     for name in ("failed", "calls", "counts", "violations"):
         getattr(library, f"fake_cuda_{name}").restype = ctypes.c_size_t
-    # cuda-python looks up the driver's functions once a process: now, while the driver's version has them all.
+    # cuda-python looks up the driver's functions once per process: do it now, while the driver's version has them all.
     library.fake_cuda_disable()
     importlib.import_module("cuda.bindings.driver").cuDriverGetVersion()
     return library

@@ -1,4 +1,4 @@
-"""The recorded cases of the reference model: where they are, what is in them, and how to compare with them."""
+"""Recorded cases of the reference model: finding, reading and comparing them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Case:
         return load_file(self.folder / "io.safetensors")
 
     def text_mask(self, row: int) -> Array | None:
-        """Return which tokens of a row count, float32; guided rows repeat the prompts'. None where all do."""
+        """Return the text mask of a row, float32; guided rows repeat the prompts'. None where all tokens count."""
         mask = self.tensors.get("text.mask")
         return None if mask is None else mask[row % len(mask)].astype(np.float32)
 
@@ -67,7 +67,7 @@ def schedules() -> list[Case]:
 
 
 def rollouts() -> list[tuple[Case, str]]:
-    """Return every rollout that counts; for a first-frame context these are the fixed ones (reference, section 10)."""
+    """Return all valid rollouts; for a first-frame context only those with the fix (reference, section 10)."""
     return [
         (case, name)
         for case in cases()
@@ -77,12 +77,12 @@ def rollouts() -> list[tuple[Case, str]]:
 
 
 def frames_first(video: Array) -> Array:
-    """Turn [c, t, h, w] to contiguous [t, c, h, w]."""
+    """Transpose [c, t, h, w] to contiguous [t, c, h, w]."""
     return np.ascontiguousarray(video.swapaxes(0, 1))
 
 
 def assert_close(what: str, found: Array, wanted: Array, atol: float) -> None:
-    """Compare and say where the largest difference is and what share of the tolerance it takes."""
+    """Compare arrays, and print the largest difference, its position and its share of the tolerance."""
     assert found.shape == wanted.shape, f"{what}: {found.shape} against {wanted.shape}"
     difference = np.abs(found.astype(np.float64) - wanted)
     worst = np.unravel_index(int(difference.argmax()), difference.shape)

@@ -1,4 +1,4 @@
-"""Arrays in the fake GPU's memory, as torch and CuPy hand them on: a producer of DLPack and of its older cousin."""
+"""Arrays in the fake GPU's memory, exported by DLPack or ``__cuda_array_interface__`` as by torch and CuPy."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _CODES = {"i": 0, "u": 1, "f": 2}
 
 
 class _GpuArray:
-    """A copy of numbers on a GPU, in memory and on a stream of its own.
+    """A copy of an array on a GPU, in its own memory and on its own stream.
 
     Attributes:
-        device: Its queue.
+        device: Its device queue.
     """
 
     def __init__(self, values: npt.NDArray[Any], *, index: int = 0) -> None:
@@ -35,10 +35,10 @@ class _GpuArray:
 
 
 class DlpackArray(_GpuArray):
-    """Has ``__dlpack__``.
+    """An array with ``__dlpack__``.
 
     Attributes:
-        streams: What consumers said their streams are.
+        streams: Streams that consumers passed.
     """
 
     def __init__(self, values: npt.NDArray[Any], *, index: int = 0, code: int | None = None, kind: int = 2) -> None:
@@ -57,7 +57,7 @@ class DlpackArray(_GpuArray):
 
 
 class InterfaceArray(_GpuArray):
-    """Has ``__cuda_array_interface__`` alone."""
+    """An array with ``__cuda_array_interface__`` only."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""ONNX Runtime's CPU provider behind a CUDA stream: what it computes is enqueued as a host function.
+"""ONNX Runtime's CPU provider behind a CUDA stream: runs are enqueued as host functions.
 
-On the fake driver device memory is host memory, so that real numbers flow through every path of a lane on a GPU:
-streams, uploads, pitched copies, capture and replay.
+Device memory of the fake driver is host memory, so real values pass through every path of a lane on a GPU: streams,
+uploads, pitched copies, capture and replay.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class HostFunctionBackend:
     """Runs graphs on the CPU, in order on the stream of a GPU.
 
     Attributes:
-        capturable: Whether its programs say that they may be captured.
-        scratch_nbytes: What its programs ask for, without use for it.
-        escapes_capture: Whether its programs run beside the stream, as a library with a stream of its own does.
+        capturable: Whether its programs declare that they can be captured.
+        scratch_nbytes: Scratch memory that its programs request but do not use.
+        escapes_capture: Whether its programs run outside the stream, as a library with its own stream does.
     """
 
     name = "onnxruntime"
@@ -42,11 +42,11 @@ class HostFunctionBackend:
         self.escapes_capture = escapes_capture
 
     def describe(self) -> str:
-        """Describe what computes."""
+        """Return the backend's description."""
         return self._inner.describe()
 
     def open_device(self) -> Device:
-        """Open a stream of its own."""
+        """Open a new stream."""
         return cuda_device(self._index)
 
     def load(self, source: StageSource) -> Program:
@@ -54,7 +54,7 @@ class HostFunctionBackend:
         return _HostFunctionProgram(self, self._inner.load(source))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: it holds no resources."""
 
 
 class _HostFunctionProgram:

@@ -1,4 +1,4 @@
-"""The package's modules, what each imports, read from the source, and what it may import."""
+"""The package's modules, their imports, read from the source, and the table of allowed imports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 __all__ = ["ALLOWED", "FOLDERS", "MODULES", "ROOT", "defining_module", "imports_of", "longest_chain", "module_name"]
 
 ROOT = Path(__file__).parent.parent.parent
-# Rooms that a room may import.
+# Folders and root modules that each of them may import.
 ALLOWED = {
     "errors": set[str](),
     "bundle": {"errors"},
@@ -55,9 +55,9 @@ _PATHS = {module_name(path): path for path in MODULES}
 
 
 def imports_of(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the module and the name of every ``from … import`` of the package, inside functions too.
+    """Yield the module and the name of every ``from … import`` of the package, including those inside functions.
 
-    What only a type checker imports is left out, because it is never executed.
+    Imports for type checkers are left out, because they are never executed.
     """
     package = ["vdmrt", *path.relative_to(ROOT).parts[:-1]]
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def imports_of(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def defining_module(origin: str, name: str) -> str | None:
-    """Return the module that ``from origin import name`` takes the name from, through what folders offer."""
+    """Return the module that defines the name of ``from origin import name``, through the folders' exports."""
     if f"{origin}.{name}" in _PATHS:
         return f"{origin}.{name}"
     return _offered(origin).get(name, origin) if origin in _PATHS else None
@@ -83,13 +83,13 @@ def defining_module(origin: str, name: str) -> str | None:
 
 @cache
 def _offered(package: str) -> dict[str, str]:
-    """Return the names that a folder's ``__init__.py`` offers, and the modules that define them."""
+    """Return the names that a folder's ``__init__.py`` exports, and the modules that define them."""
     path = _PATHS[package]
     if path.name != "__init__.py":
         return {}
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = {}
-    for node in ast.walk(tree):  # those for type checkers too: their modules are imported on first use
+    for node in ast.walk(tree):  # including those for type checkers: their modules are imported on first use
         if isinstance(node, ast.ImportFrom) and node.level:
             origin = f"{package}.{node.module}" if node.module else package
             found.update({alias.name: defining_module(origin, alias.name) or origin for alias in node.names})
@@ -98,9 +98,9 @@ def _offered(package: str) -> dict[str, str]:
 
 @cache
 def longest_chain(module: str) -> tuple[str, ...]:
-    """Return the longest chain of modules, each imported by the one before it, that begins with a module."""
+    """Return the longest chain of modules that starts with a module, each imported by the previous one."""
     path = _PATHS[module]
-    if path.name == "__init__.py":  # what it offers is counted where it is taken from
+    if path.name == "__init__.py":  # its exports are counted in the modules that define them
         return (module,)
     found = {defining_module(*one) for one in imports_of(path)} - {None, module}
     return (module, *max((longest_chain(one) for one in found if one is not None), key=len, default=()))

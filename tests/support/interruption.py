@@ -1,4 +1,4 @@
-"""KeyboardInterrupt in a function, at each place where Python would handle a signal."""
+"""KeyboardInterrupt in a function, at each point where Python handles signals."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
-# After these CPython looks for signals; after a call that it does not run in the same loop, as that of a C function.
+# CPython checks for signals after these; after a call only if it leaves the interpreter loop, as to a C function.
 _LOOKS = {"CALL", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "RESUME"}
 
 
 def interrupt(codes: set[CodeType], place: int, call: Callable[[], object]) -> bool:
-    """Run ``call``, interrupted at the ``place``-th such place in ``codes``; return whether there are so many."""
+    """Run ``call``, interrupted at the ``place``-th such point in ``codes``; return whether it was reached."""
     last: tuple[FrameType, str] | None = None
     seen = 0
 

@@ -1,4 +1,4 @@
-"""The command line in a process that obeys permissions, also as root, and whose files cannot grow beyond a limit."""
+"""The command line in a process that obeys file permissions, also as root, and that has a limit of the file size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["run_limited"]
 
 _SCRIPT = """
 import ctypes, resource, sys
-# Without CAP_DAC_OVERRIDE root is held by the permissions of its own files.
+# Without CAP_DAC_OVERRIDE root must obey the permissions of its own files.
 header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
 libc = ctypes.CDLL(None)
 assert libc.capget(header, data) == 0

@@ -1,4 +1,4 @@
-"""A backend in a few dozen lines: ONNX's reference evaluator, in numpy, on the host."""
+"""A minimal backend: ONNX's reference evaluator, in numpy, on the host."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["ReferenceBackend"]
 
 
 class ReferenceBackend:
-    """Runs graphs in numpy: slow, and whatever the standard says."""
+    """Runs graphs in numpy, slowly and according to the standard."""
 
     name, device_name = "reference", "host"
 
     def describe(self) -> str:
-        """Name the library."""
+        """Return the library's name."""
         return f"ONNX's reference evaluator {onnx.__version__}"
 
     def open_device(self) -> Device:
@@ -35,7 +35,7 @@ class ReferenceBackend:
         return _Program(ReferenceEvaluator(str(source.file)), source.graph)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: it holds no resources."""
 
 
 class _Program:
@@ -50,7 +50,7 @@ class _Program:
         return _Call(self._evaluator, *sides)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: it holds no resources."""
 
 
 class _Call:
@@ -63,7 +63,7 @@ class _Call:
             place[...] = result
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: it holds no resources."""
 
 
 def _view(spec: TensorSpec, address: int) -> Any:

@@ -1,7 +1,7 @@
 """Run the C core's tests with an instrumented core and fake driver: ``sanitized_tests.py address thread``.
 
 The core is built in a temporary folder; runtime/_core.abi3.so is neither used nor replaced. As a pytest plugin, this
-module refuses to run tests with libraries that are not instrumented.
+module rejects libraries that are not instrumented.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OPTIONS = "--noconftest --capture=sys -p no:cacheprovider -p fake_cuda -p saniti
 
 
 def build_package(folder: Path, flags: Sequence[str]) -> None:
-    """Make a package `vdmrt` in a folder: links to the sources, and an instrumented core."""
+    """Create a package `vdmrt` in a folder: links to the sources, and an instrumented core."""
     runtime = folder / "vdmrt" / "runtime"
     runtime.mkdir(parents=True)
     for source in ROOT.iterdir():
@@ -56,7 +56,7 @@ def run_tests(name: str) -> int:
 
 
 def pytest_configure() -> None:
-    """Refuse to run tests with a core or a fake driver that was not compiled for the sanitizer."""
+    """Check that core and fake driver were compiled for the sanitizer."""
     from fake_cuda import build_library
 
     from vdmrt.runtime import _core
@@ -70,7 +70,7 @@ def pytest_configure() -> None:
 
 def main(names: Sequence[str]) -> int:
     """Run the tests of each sanitizer; return 1 if one failed."""
-    # Whoever starts this in the background leaves SIGINT ignored, and the tests that send it would inherit that.
+    # A background process starts with SIGINT ignored, which the tests that send it would inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     failed = []
     for name in names:

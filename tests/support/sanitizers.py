@@ -1,4 +1,4 @@
-"""The sanitizers that C is tested with: compiler flags, run-time libraries and environments."""
+"""The sanitizers of the C tests: compiler flags, run-time libraries and environments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 __all__ = ["SANITIZERS", "VARIABLE", "Sanitizer", "chosen_flags", "sanitized_environment"]
 
-# Names the sanitizer in the environment of the tests and of the processes that they start.
+# The environment variable with the sanitizer's name, for the tests and the processes that they start.
 VARIABLE = "VDMRT_SANITIZER"
 
 
@@ -18,7 +18,7 @@ class Sanitizer:
     """One way to instrument C.
 
     Attributes:
-        flags: For the compiler and the linker.
+        flags: Flags of the compiler and the linker.
         library: Its run-time library, which the uninstrumented interpreter has to load first.
         symbols: Names that every library compiled with these flags refers to.
         options: Environment variables.
@@ -36,7 +36,7 @@ SANITIZERS = {
         library="libasan.so",
         symbols=(b"__asan_init", b"__ubsan_handle"),
         options={
-            # The interpreter and numpy leak on purpose at exit; the C main (test_runtime_core_c.py) looks for leaks.
+            # The interpreter and numpy leak on purpose at exit; the C main (test_runtime_core_c.py) checks for leaks.
             "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
             "UBSAN_OPTIONS": "print_stacktrace=1",
         },
@@ -51,7 +51,7 @@ SANITIZERS = {
 
 
 def chosen_flags() -> tuple[str, ...]:
-    """Return the flags of the sanitizer that the tests run with; none without one."""
+    """Return the flags of the sanitizer that the tests run with; empty without one."""
     return SANITIZERS[os.environ[VARIABLE]].flags if VARIABLE in os.environ else ()
 
 
@@ -65,6 +65,6 @@ def sanitized_environment(name: str, package: Path | None = None) -> dict[str, s
     chosen = SANITIZERS[name]
     asked = subprocess.run(["gcc", f"-print-file-name={chosen.library}"], capture_output=True, text=True, check=True)
     path = os.pathsep.join(str(folder) for folder in (package, Path(__file__).parent) if folder is not None)
-    # Python's own allocator would hide the ends of objects.
+    # Python's allocator would hide the bounds of objects.
     added = {VARIABLE: name, "LD_PRELOAD": asked.stdout.strip(), "PYTHONMALLOC": "malloc", "PYTHONPATH": path}
     return os.environ | chosen.options | added

@@ -1,4 +1,4 @@
-"""The calls that tests of the recorder make of TensorRT, each as its release wants it."""
+"""TensorRT calls for the tests of the recorder, in the form of each release."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ SIDES = {"inputs": [("x", "float16", (2, 4))], "outputs": [("y", "float32", (2, 
 
 
 def tensorrt() -> Any:
-    """Return the module that is installed."""
+    """Return the installed module."""
     return importlib.import_module("tensorrt")
 
 
 def make_logger(said: list[str]) -> Any:
-    """Make a logger that adds each line to ``said``."""
+    """Create a logger that appends each line to ``said``."""
     trt = tensorrt()
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
@@ -47,7 +47,7 @@ def make_logger(said: list[str]) -> Any:
 
 
 def strong_flags() -> int:
-    """Return the flags of a strongly typed network, or of the nearest to it."""
+    """Return the flags of a strongly typed network, or the closest that the release has."""
     flags = tensorrt().NetworkDefinitionCreationFlag
     name = "STRONGLY_TYPED" if hasattr(flags, "STRONGLY_TYPED") else "EXPLICIT_BATCH"
     return 1 << int(getattr(flags, name))
@@ -63,13 +63,13 @@ def parse(logger: Any, data: bytes, flags: int | None = None) -> tuple[Any, Any,
 
 
 def graph_bytes(text: str = GRAPH) -> bytes:
-    """Return an ONNX file of a text."""
+    """Return the ONNX file of a graph in ONNX text."""
     model = onnx.parser.parse_model(text)
     return bytes(onnx.shape_inference.infer_shapes(model).SerializeToString())
 
 
 def build(config_of: Any = lambda trt, config: None, flags: int | None = None) -> Any:
-    """Build GRAPH; the plan, or None."""
+    """Build GRAPH and return the plan, or None."""
     trt = tensorrt()
     builder, network, parser, parsed = parse(make_logger([]), graph_bytes(), flags)
     assert parsed, parser.get_error(0)
@@ -86,7 +86,7 @@ def make_engine(recorder: Recorder, said: list[str] | None = None, **document: A
 
 
 def managed_context(engine: Any) -> Any:
-    """Make a context that waits for its device memory."""
+    """Create a context whose device memory the caller sets."""
     strategies = getattr(tensorrt(), "ExecutionContextAllocationStrategy", None)
     if strategies is None:
         return engine.create_execution_context_without_device_memory()

@@ -1,4 +1,4 @@
-"""Engines for tests of the TensorRT backend: written into a copy of a bundle, with the recorder's plans."""
+"""Engines for tests of the TensorRT backend, with the recorder's plans, in a copy of a bundle."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ __all__ = [
 
 @dataclass
 class Machinery:
-    """A machine with a fake GPU and a recorded TensorRT, and a bundle that has an fp16 engine for it."""
+    """A machine with a fake GPU and a TensorRT recorder, and a bundle with an fp16 engine for it."""
 
     cuda: FakeCuda
     recorder: Recorder
@@ -61,7 +61,7 @@ class Machinery:
 
 @dataclass
 class Tensors:
-    """Device memory for each tensor of a graph, and scratch; to be closed before the device is."""
+    """Device memory of each tensor of a graph, and scratch; close it before the device."""
 
     device: Device
     graph: Graph
@@ -79,11 +79,11 @@ class Tensors:
 
     @property
     def addresses(self) -> dict[str, int]:
-        """By tensor's name; the scratch is "scratch"."""
+        """Addresses by tensor name; the scratch memory is "scratch"."""
         return {name: memory.address for name, memory in self.memories.items()}
 
     def close(self) -> None:
-        """Free everything, also where freeing one fails."""
+        """Free everything, even if freeing one fails."""
         with contextlib.ExitStack() as stack:
             for memory in self.memories.values():
                 stack.callback(memory.close)
@@ -93,15 +93,15 @@ class Tensors:
 def tensorrt_machine(
     release: str, source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, devices: int = 1, **settings: Any
 ) -> Iterator[Machinery]:
-    """Play a machine with GPUs and a TensorRT release, with an fp16 engine beside a copy of a bundle.
+    """Simulate a machine with GPUs and a TensorRT release, with an fp16 engine in a copy of a bundle.
 
     Args:
-        release: Of TensorRT.
+        release: The TensorRT release.
         source: The bundle.
-        folder: Where the copy and the user's cache go.
-        monkeypatch: Moves the user's cache.
-        devices: GPUs.
-        settings: Of the recorder.
+        folder: Folder for the copy and the user's cache.
+        monkeypatch: Redirects the user's cache.
+        devices: Number of GPUs.
+        settings: Settings of the recorder.
     """
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     bundle = copy_bundle(source, folder / "bundle")
@@ -111,7 +111,7 @@ def tensorrt_machine(
 
 
 def clear_outputs(machinery: Machinery, context: Any, stream: int) -> None:
-    """Write zeros to every output on the stream, so that a capture has something to hold."""
+    """Write zeros to every output on the stream, so that a capture is not empty."""
     engine = context.engine
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
@@ -133,21 +133,21 @@ def copy_bundle(source: Path, folder: Path) -> Bundle:
 
 
 def machine_of(recorder: Recorder) -> Machine:
-    """Return the machine that a recorder plays."""
+    """Return the machine that a recorder simulates."""
     return Machine(recorder.version, recorder.compute_capability, recorder.gpu)
 
 
 def source_of(
     machinery: Machinery, stage: str, precision: Precision = FP16, *, engine: Engine | None = None, **lookup: Any
 ) -> StageSource:
-    """Return a stage of the newest engine that fits, as a model's loading resolves it.
+    """Return a stage of the newest engine that fits, as loading a model resolves it.
 
     Args:
-        machinery: Where.
-        stage: Which.
-        precision: Of the graphs.
-        engine: The engine; None looks for one.
-        lookup: What :func:`~vdmrt.bundle.find_engine` is to allow, as ``trust_plans``.
+        machinery: The machine and its bundle.
+        stage: The stage.
+        precision: Precision of the graphs.
+        engine: The engine; None finds one.
+        lookup: Options of :func:`~vdmrt.bundle.find_engine`, as ``trust_plans``.
     """
     found = engine or find_engine(machinery.bundle, precision, machine_of(machinery.recorder), **lookup)
     trust = bool(lookup.get("trust_plans"))
@@ -169,15 +169,15 @@ def write_engine(
     trusted: bool = True,
     **manifest: Any,
 ) -> Engine:
-    """Write an engine of a precision for the machine that the recorder plays.
+    """Write an engine of a precision for the machine that the recorder simulates.
 
     Args:
-        bundle: Where to.
-        recorder: Of the release.
-        precision: Of the graphs.
-        plans: Bytes by stage that stand for what is made otherwise.
-        trusted: Whether this user has a record of building it.
-        manifest: What stands in the manifest instead.
+        bundle: The bundle to write to.
+        recorder: The recorder of the release.
+        precision: Precision of the graphs.
+        plans: Bytes by stage that replace the default plans.
+        trusted: Whether it is recorded as built by this user.
+        manifest: Fields of the manifest to replace.
     """
     graphs = stage_graphs(bundle, Precision.parse(precision))
     key = str(manifest.pop("key", f"{precision}-{recorder.release}"))

@@ -1,4 +1,4 @@
-"""The smallest models that show everything: what the shared bundles are made of."""
+"""The smallest models with all features, for the shared bundles."""
 
 from __future__ import annotations
 

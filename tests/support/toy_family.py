@@ -34,7 +34,7 @@ HIDDEN = -30000.0
 
 @dataclass(frozen=True)
 class ToyConfig:
-    """A token for each place of the latent."""
+    """Configuration of a model with one token for each latent position."""
 
     family: ClassVar[str] = "toy"
 
@@ -49,7 +49,7 @@ class ToyConfig:
 
 
 class ToyModel(nn.Module):
-    """A transformer whose tokens attend to all tokens that they may see, in whichever frame."""
+    """A transformer with attention over all visible tokens of all frames."""
 
     def __init__(self, config: ToyConfig) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class ToyBlock(nn.Module):
         return flat.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
     def forward(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Advance x [B, n, C] by what its queries attended to, [B, H, n, d]."""
+        """Add the attention's output [B, H, n, d] and the MLP to x [B, n, C]."""
         x = x + self.o(attended.transpose(1, 2).reshape(-1, x.shape[-1])).reshape(x.shape)
         hidden = torch.tanh(self.up(nn.functional.layer_norm(x, x.shape[-1:]).flatten(0, 1)))
         advanced: Tensor = x + self.down(hidden).reshape(x.shape)
@@ -101,7 +101,7 @@ class ToyBlock(nn.Module):
 
 
 def attend(query: Tensor, keys: list[Tensor], values: list[Tensor], biases: list[Tensor]) -> Tensor:
-    """Attend to several groups of keys under one softmax, all [B, H, n, d]; no keys are copied."""
+    """Attend to several groups of keys in one softmax, all [B, H, n, d]; no keys are copied."""
     query = query * query.shape[-1] ** -0.5
     scores = torch.cat([query @ key.transpose(-1, -2) + bias for key, bias in zip(keys, biases, strict=True)], -1)
     parts = torch.split(scores.softmax(-1), [key.shape[2] for key in keys], -1)
@@ -109,7 +109,7 @@ def attend(query: Tensor, keys: list[Tensor], values: list[Tensor], biases: list
 
 
 class ToyGraph(Exportable):
-    """What cache fill and denoise share: the cache, and what of it may be seen."""
+    """Base class of both graphs: the cache and its visibility."""
 
     def __init__(self, model: ToyModel, geometry: Geometry, requests: int) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class ToyGraph(Exportable):
 
 
 class ToyFill(ToyGraph):
-    """Keys and values of clean frames, each of which sees the cache, the chunk's earlier frames and itself."""
+    """Computes keys and values of clean frames, with attention to the cache and causal attention within the chunk."""
 
     def __init__(self, model: ToyModel, geometry: Geometry) -> None:
         super().__init__(model, geometry, 1)
@@ -159,7 +159,7 @@ class ToyFill(ToyGraph):
 
 
 class ToyDenoise(ToyGraph):
-    """One denoising step of a noisy chunk, whose frames see the cache and one another."""
+    """One denoising step of a noisy chunk, with attention to the cache and within the chunk."""
 
     def __init__(self, model: ToyModel, geometry: Geometry) -> None:
         super().__init__(model, geometry, geometry.requests)
@@ -263,13 +263,13 @@ register_family(Toy())
 
 
 def roll_out(model: ToyModel, given: Tensor, noises: list[Tensor], slots: int, steps: int) -> Tensor:
-    """Generate without a cache: everything is computed anew from all frames so far, under one mask.
+    """Generate without a cache: recompute everything from all frames so far, under one mask.
 
     Args:
         model: The model.
         given: Clean frames, given in one chunk, [n, c, h, w].
-        noises: What each further chunk starts from, [T, c, h, w].
-        slots: Frames that a new chunk may see: the first two and the last ones.
+        noises: Initial noise of each further chunk, [T, c, h, w].
+        slots: Number of frames that are visible to a new chunk: the first two and the last ones.
         steps: Euler steps from noise to data.
 
     Returns:
@@ -300,7 +300,7 @@ def _flow(model: ToyModel, clean: Tensor, noisy: Tensor, timestep: float, starts
 
 
 def _mask(clean: int, frames: int, starts: list[int], slots: int) -> Tensor:
-    """Return the bias [frames, frames]: what frames saw when their chunk began, and the chunk."""
+    """Return the bias [frames, frames]: visible are the frames that were cached when the chunk began, and the chunk."""
     bias = torch.full((frames, frames), HIDDEN)
     for frame in range(frames):
         first = max(start for start in [*starts, clean] if start <= frame)

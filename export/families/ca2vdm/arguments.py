@@ -1,4 +1,4 @@
-"""Reading the architecture from the constructor arguments of the reference code."""
+"""Conversion of the reference code's constructor arguments to the architecture."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PRESETS: Mapping[str, Mapping[str, int]] = {
     "CausalSTDiT2-S/2": {"hidden_size": 384, "depth": 12, "num_heads": 6},
 }
 
-# What an uncustomized model of the paper has: three context frames, 25 cached + 8 new latent frames.
+# Defaults of the paper's models: three context frames, 25 cached + 8 new latent frames.
 _PRESET_DEFAULTS: Mapping[str, Any] = {
     "input_size": [8, 32, 32],
     "relative_tpe_mode": "cyclic",
@@ -37,7 +37,7 @@ _PRESET_DEFAULTS: Mapping[str, Any] = {
     "spatial_attn_enhance": "prev_frames_3",
 }
 
-# Attributes that the reference's constructor names otherwise.
+# Attributes with another name in the reference's constructor.
 _SPELLINGS: Mapping[str, str] = {
     "latent_size": "input_size",
     "latent_channels": "in_channels",
@@ -47,7 +47,7 @@ _SPELLINGS: Mapping[str, str] = {
     "position_count": "max_tpe_len",
 }
 
-# Constructor arguments of the reference that do not change what is computed when sampling.
+# Constructor arguments of the reference without effect on sampling.
 _WITHOUT_EFFECT = {
     "class_dropout_prob",
     "enable_flashattn",
@@ -87,7 +87,7 @@ def with_latent_size(arguments: Mapping[str, Any], latent_size: tuple[int, int])
 
     Raises:
         ExportError: The arguments' patch size is out of range.
-        ValueError: The size does not fit it.
+        ValueError: The size does not fit the patch size.
     """
     misfit = find_size_misfit(latent_size, _patch_size(arguments))
     if misfit is not None:
@@ -96,7 +96,7 @@ def with_latent_size(arguments: Mapping[str, Any], latent_size: tuple[int, int])
 
 
 def config_from_arguments(arguments: Mapping[str, Any]) -> TransformerConfig:
-    """Translate the reference's constructor arguments.
+    """Convert the reference's constructor arguments.
 
     Raises:
         ExportError: An argument is unknown, missing, of the wrong kind or out of range.
@@ -145,7 +145,7 @@ _N = TypeVar("_N", int, float)
 
 
 def _number(arguments: Mapping[str, Any], name: str, kind: type[_N], default: _N | None = None) -> _N:
-    """Return an argument as a number; absent or null stands for the default, where there is one."""
+    """Return an argument as a number; an absent or null one is the default, if there is one."""
     value = arguments[name] if default is None else arguments.get(name)
     if value is None and default is not None:
         return default

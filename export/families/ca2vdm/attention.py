@@ -1,8 +1,8 @@
-"""The four attentions of a block: inside a frame, across frames, over time, and to the text.
+"""The four attentions of a block: spatial, cross-frame, temporal, and text.
 
-Weights may be FP16 while the residual stream is float32: each attention casts at its two ends, never between its two
-matrix products, because a Cast there keeps TensorRT from fusing it. All attention is 4-D. Queries, and the keys and
-values of the same pass, are tokens first, as they were projected: [batch, n, heads, d].
+Weights may be FP16 while the residual stream is float32: each attention casts its input and output, never between its
+two matrix products, because a Cast there prevents TensorRT from fusing it. All attention is 4-D. Queries, and keys and
+values of the same pass, are tokens first, as projected: [batch, n, heads, d].
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = [
     "parts",
 ]
 
-# Large against any score, and finite in FP16: 0 × NaN would be NaN, and -inf - -inf too.
+# Large compared with any score, and finite in FP16: -inf - -inf would be NaN, and so would 0 × NaN.
 MASKED = -30000.0
 
 
@@ -48,7 +48,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
 
 
 def attend_context(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attend to keys and values that are stored heads first, as :func:`attend` does.
+    """Attend to keys and values that are stored heads first; otherwise as :func:`attend`.
 
     Args:
         query: [batch, n, heads, d].
@@ -64,13 +64,13 @@ def attend_context(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def attend_cached(query: Tensor, past: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], bias: Tensor) -> Tensor:
-    """Attend to the cache and to the chunk itself under one softmax.
+    """Attend to the cache and to the chunk itself in one softmax.
 
     Args:
         query: [B, T, heads, d].
         past: Keys and values of the cache, each [B, heads, K, d].
         own: Keys and values of the chunk, each [B, T, heads, d].
-        bias: [B, 1, 1 or T, K + T], 0 where a slot or a frame of the chunk may be seen.
+        bias: [B, 1, 1 or T, K + T], 0 where a slot or a frame of the chunk is visible.
 
     Returns:
         [B, T, heads, d].
@@ -88,23 +88,23 @@ def attend_heads(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None)
 
 
 def scale_of(query: Tensor) -> Tensor:
-    """Return what the query is multiplied by before the first product, so that FP16 scores cannot overflow."""
+    """Return the factor of the query, applied before the first product so that FP16 scores cannot overflow."""
     return torch.full((), query.shape[-1] ** -0.5, dtype=query.dtype, device=query.device)
 
 
 def rotate(x: Tensor, table: Tensor, heads: int = 2) -> Tensor:
     """Rotate pairs of channels (2m, 2m+1) by their position's angle (RoPE, Su et al. 2021, eq. 34).
 
-    The result holds all first members, then all second ones. Queries and keys share the order, and their product does
-    not depend on it.
+    The result holds the first channels of all pairs, then the second ones. The product of queries and keys does
+    not depend on this order, which they share.
 
     Args:
         x: [batch, n, heads, d], or with ``heads`` 1 [batch, heads, n, d].
         table: Cosines and sines, [2, batch or 1, n, d / 2].
-        heads: Dimension of the heads.
+        heads: Index of the heads' dimension.
 
     Returns:
-        As ``x``.
+        Shaped as ``x``.
     """
     cosine, sine = table[0].unsqueeze(heads), table[1].unsqueeze(heads)
     first, second = x[..., 0::2], x[..., 1::2]
@@ -112,7 +112,7 @@ def rotate(x: Tensor, table: Tensor, heads: int = 2) -> Tensor:
 
 
 class _Attention(nn.Module):
-    """What the attentions share: heads, and the output projection back to the residual stream's float32."""
+    """Base class of the attentions: heads, and the output projection back to the residual stream's float32."""
 
     def __init__(self, hidden_size: int, heads: int) -> None:
         super().__init__()
@@ -121,13 +121,13 @@ class _Attention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def project(self, linear: nn.Module, x: Tensor) -> Tensor:
-        """Apply ``linear`` to x [..., C] as one 2-D product, which exports as a Gemm with its weight's own name."""
+        """Apply ``linear`` to x [..., C] as one 2-D product, which exports as a Gemm that keeps its weight's name."""
         flat = x.reshape(-1, x.shape[-1]).to(self.proj.weight.dtype)
         projected: Tensor = linear(flat)
         return projected
 
     def split_heads(self, flat: Tensor, rows: int) -> Tensor:
-        """Split [rows * n, C], or anything laid out so, into heads: [rows, n, H, d]."""
+        """Split [rows * n, C], or any tensor with that layout, into heads: [rows, n, H, d]."""
         return flat.reshape(rows, -1, self.heads, self.head_size)
 
     def merge_heads(self, attended: Tensor, like: Tensor) -> Tensor:
@@ -137,14 +137,14 @@ class _Attention(nn.Module):
 
 
 class SelfAttention(_Attention):
-    """Spatial attention inside each latent frame."""
+    """Spatial attention within each latent frame."""
 
     def __init__(self, hidden_size: int, heads: int) -> None:
         super().__init__(hidden_size, heads)
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend inside each frame of x [B, F, S, C]."""
+        """Attend within each frame of x [B, F, S, C]."""
         frames = x.shape[0] * x.shape[1]
         query, key, value = (self.split_heads(part, frames) for part in split_projection(self.project(self.qkv, x)))
         return self.merge_heads(attend(query, key, value), x)
@@ -153,7 +153,7 @@ class SelfAttention(_Attention):
 class CrossFrameAttention(_Attention):
     """Spatial attention of each latent frame to the context frames.
 
-    The reference packs q, k and v into one weight. Here they are two, because a noisy chunk never uses its own keys;
+    The reference packs q, k and v into one weight. Here q is separate, because a noisy chunk never uses its own keys;
     ``state_dict`` keeps the reference's ``qkv``.
     """
 
@@ -165,7 +165,7 @@ class CrossFrameAttention(_Attention):
         self.register_state_dict_post_hook(_pack_split)  # type: ignore[no-untyped-call]
 
     def query(self, x: Tensor, *, rows: int) -> Tensor:
-        """Return the queries of x [B, F, S, C] as [rows, n, H, d]: ``rows`` B folds the frames in, B * F does not."""
+        """Return the queries of x [B, F, S, C] as [rows, n, H, d]; ``rows`` is B (frames folded into n) or B * F."""
         return self.split_heads(self.project(self.q, x), rows)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,7 +212,7 @@ def split_projection(packed: Tensor) -> tuple[Tensor, ...]:
 
 
 def parts(packed: Tensor, count: int, dim: int = -1) -> tuple[Tensor, ...]:
-    """Split into equal parts, by sizes: opset 16 does not know a Split by their number."""
+    """Split into equal parts by their sizes: opset 16 lacks a Split by the number of parts."""
     return torch.split(packed, [packed.shape[dim] // count] * count, dim=dim)
 
 

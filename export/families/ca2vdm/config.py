@@ -13,7 +13,7 @@ __all__ = ["Context", "Positions", "TransformerConfig", "check_values", "find_si
 Positions = Literal["cyclic", "rope", "absolute"]
 Context = Literal["previous", "first"]
 
-# Least and most of each number. The most are far beyond any model: they keep products of them within 64 bits.
+# Minimum and maximum of each number. The maxima are far beyond any model; they keep products within 64 bits.
 _BOUNDS: Mapping[str, tuple[int, int]] = {
     "patch_size": (1, 2**10),
     "latent_channels": (1, 2**12),
@@ -29,27 +29,27 @@ _LARGEST_SIDE, _LARGEST_FACTOR = 2**20, 2**10
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """The architecture, in vdmrt's words.
+    """The architecture, in vdmrt's terms.
 
     Attributes:
         latent_size: Height and width of a latent frame.
         latent_channels: Channels c of the latent.
-        patch_size: Side of the square patch that makes one token.
+        patch_size: Side of the square patch of one token.
         hidden_size: C = heads * head size.
         depth: Transformer blocks L.
         heads: Attention heads H.
-        mlp_ratio: Width of the MLP over C.
-        learned_variance: Whether the output has c more channels, the variance value.
+        mlp_ratio: Hidden width of the MLP over C.
+        learned_variance: Whether the output has c more channels with the variance value.
         text_width: Width of the text embeddings, 0 without text.
         text_tokens: Tokens of a prompt.
         space_scale: Divides the spatial positions.
         time_scale: Divides the temporal positions.
         mask_channel: Whether block 0 merges a clean/noisy mask into its temporal branch.
-        positions: How latent frames are positioned in time.
+        positions: Kind of the temporal positions.
         position_count: Rows of the temporal table (``max_tpe_len``).
-        context: Which latent frames the cross-frame attention of a noisy chunk sees; None without that branch.
-        context_frames: P, how many they are; 0 without that branch.
-        chunk_causal: Whether a noisy chunk is causal in itself; a clean chunk always is.
+        context: Latent frames that the cross-frame attention of a noisy chunk reads; None without that branch.
+        context_frames: Number P of these frames; 0 without that branch.
+        chunk_causal: Whether attention within a noisy chunk is causal; in a clean chunk it always is.
     """
 
     family: ClassVar[str] = "ca2vdm"
@@ -92,22 +92,22 @@ class TransformerConfig:
         return self.grid[0] * self.grid[1]
 
     def describe(self) -> str:
-        """Return the sizes that its memory depends on, for an error."""
+        """Return the sizes that its memory depends on, for an error message."""
         height, width = self.latent_size
         return f"a model of hidden size {self.hidden_size}, depth {self.depth} and latents of {height}x{width}"
 
     @property
     def output_channels(self) -> int:
-        """Channels of the network's output: the prediction and, where it is learned, the variance value."""
+        """Channels of the network's output: the prediction and, if learned, the variance value."""
         return self.latent_channels * (2 if self.learned_variance else 1)
 
 
 def check_values(values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> None:
-    """Check the attributes of a :class:`TransformerConfig` before it is made.
+    """Check the attributes of a :class:`TransformerConfig` before it is created.
 
     Args:
-        values: By attribute.
-        names: How errors name an attribute, where its user spells it otherwise.
+        values: Values by attribute.
+        names: Names of attributes in error messages, where the user's configuration has other names.
 
     Raises:
         ExportError: A value is out of range, or does not fit another one.

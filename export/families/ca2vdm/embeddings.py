@@ -1,4 +1,4 @@
-"""What turns latents, positions, timesteps and text into vectors (Ca2-VDM section 3, DiT section 3.2)."""
+"""Embeddings of latents, positions, timesteps and text (Ca2-VDM section 3, DiT section 3.2)."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def rope_table(count: int, head_size: int) -> Tensor:
 def gelu(x: Tensor) -> Tensor:
     """Apply GELU in its tanh form (Hendrycks & Gimpel 2016).
 
-    Written out when exporting: opset 18 has no Gelu, and ONNX Runtime fuses exactly this order of products. It does
-    not overflow in FP16 either: where x·x does, tanh has long been 1.
+    Exported as single operators: opset 18 has no Gelu, and ONNX Runtime fuses exactly this order of products. FP16 is
+    safe: tanh saturates at 1 long before x·x overflows.
     """
     if not torch.compiler.is_exporting():
         return nn.functional.gelu(x, approximate="tanh")
@@ -76,7 +76,7 @@ def gelu(x: Tensor) -> Tensor:
 
 
 class PatchEmbedding(nn.Module):
-    """Makes one token of each p × p patch: a convolution whose kernel is its stride."""
+    """Embeds each p × p patch as one token: a convolution with kernel size and stride p."""
 
     def __init__(self, channels: int, hidden_size: int, patch_size: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Ca2-VDM as the exporter sees it."""
+"""The Ca2-VDM family, for the exporter."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILY"]
 
-# Buffers are rebuilt from the configuration: an older checkpoint may hold them for another latent size.
+# Buffers are rebuilt from the configuration: a checkpoint may contain them for another latent size.
 _REBUILT = frozenset(
     {
         "pos_embed",
@@ -54,11 +54,11 @@ class Ca2Vdm:
     def read_config(
         self, arguments: Mapping[str, Any], latent_size: tuple[int, int] | None = None
     ) -> TransformerConfig:
-        """Translate the reference's constructor arguments."""
+        """Convert the reference's constructor arguments."""
         return config_from_arguments(arguments if latent_size is None else with_latent_size(arguments, latent_size))
 
     def make_geometry(self, config: TransformerConfig, options: ExportOptions) -> Geometry:
-        """Return every size of the graphs; the cache has no sinks."""
+        """Return all sizes of the graphs; the cache has no sinks."""
         return Geometry(
             layers=config.depth,
             heads=config.heads,
@@ -83,10 +83,10 @@ class Ca2Vdm:
         )
 
     def parameters(self, config: TransformerConfig) -> ParameterNames:
-        """Return where blocks and temporal attention are, and what stays in floating point.
+        """Return the names of blocks and temporal attention, and of the linears that stay in floating point.
 
-        The first and last layers, the timestep path, the text's projection and the merge of the mask channel are a few
-        percent of the work, and what they round is in every block's input.
+        The first and last layers, the timestep path, the text projection and the merge of the mask channel are a few
+        percent of the work, and their rounding errors reach the input of every block.
         """
         qkv = "blocks.{layer}.attn_temp.qkv"
         return ParameterNames(
@@ -98,13 +98,13 @@ class Ca2Vdm:
         )
 
     def caution(self, geometry: Geometry) -> str | None:
-        """Say where RoPE's queries stand apart from their own keys."""
+        """Return a warning if RoPE positions of queries will differ from those of their own keys."""
         count, seen = geometry.positions.count, geometry.slots + geometry.chunk_frames
         if not geometry.positions.rotates_past_keys or count == seen:
             return None
         return (
-            f"RoPE has {count} positions, slots + chunk frames are {seen}: once the cache is full, queries stand at "
-            "the table's end, as in the original code, and not where their own keys stand"
+            f"RoPE has {count} positions, slots + chunk frames are {seen}: once the cache is full, queries are at "
+            "the table's end, as in the original code, and not at the positions of their own keys"
         )
 
     def build(self, config: TransformerConfig) -> CausalTransformer:
@@ -114,7 +114,7 @@ class Ca2Vdm:
         return CausalTransformer(config)
 
     def select_weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Leave out buffers that follow from the configuration."""
+        """Return the weights without the buffers that the configuration determines."""
         return {name: tensor for name, tensor in tensors.items() if name.split(".")[-1] not in _REBUILT}
 
     def make_graphs(

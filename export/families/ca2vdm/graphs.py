@@ -1,4 +1,4 @@
-"""The two graphs as torch modules: cache fill and cached denoise, with the tensor table that the runtime binds."""
+"""The two graphs as torch modules: cache fill and cached denoise, with the tensors that the runtime binds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CacheType = Literal["float32", "float16"]
 
 
 class _Graph(Exportable):
-    """What both graphs share: rows made of requests, masks, positions, and the tensors they have in common."""
+    """Base class of both graphs: rows of requests, masks, positions, and common tensors."""
 
     def __init__(self, model: CausalTransformer, geometry: Geometry) -> None:
         super().__init__()
@@ -41,11 +41,11 @@ class _Graph(Exportable):
         self.cache_type: CacheType = "float16" if model.block_dtype == torch.float16 else "float32"
 
     def named(self, tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Name the inputs."""
+        """Return the inputs by name."""
         return {spec.name: tensor for spec, tensor in zip(self.inputs, tensors, strict=True)}
 
     def to_rows(self, per_request: Tensor) -> Tensor:
-        """Repeat [requests, ...] to rows, the rows of one request side by side."""
+        """Repeat [requests, ...] to rows; the rows of one request are adjacent."""
         group = self.geometry.rows_per_request
         if group == 1:
             return per_request
@@ -55,7 +55,7 @@ class _Graph(Exportable):
     def bias(self, slot_valid: Tensor, *, causal: bool) -> Tensor:
         """Return the bias of the slots and the chunk's frames, [B, 1, 1, K + T], or [B, 1, T, K + T] where causal.
 
-        It is 0 where a slot may be seen; a frame of the chunk is hidden from those before it where ``causal``.
+        It is 0 where a slot is visible; if ``causal``, a frame of the chunk is hidden from earlier ones.
         """
         chunk = self.geometry.chunk_frames
         past = ((1.0 - self.to_rows(slot_valid)) * MASKED)[:, None, None].to(getattr(torch, self.cache_type))
@@ -70,7 +70,7 @@ class _Graph(Exportable):
         return self.model.project_text(tensors["text"], tensors["text_mask"])
 
     def rotation(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
-        """Return RoPE's tables for the queries and for the slots' and the chunk's keys, or None without RoPE."""
+        """Return RoPE's tables for the queries and for the keys of slots and chunk, or None without RoPE."""
         if self.geometry.positions.kind != "rope":
             return None
         query, key = (self._angles(self.to_rows(tensors[name])) for name in ("positions", "key_positions"))
@@ -129,7 +129,7 @@ class _Graph(Exportable):
 
 
 class _TimeView:
-    """Temporal attention over the cache and the chunk, the same in both graphs."""
+    """Temporal attention over the cache and the chunk, for both graphs."""
 
     def __init__(self, tensors: dict[str, Tensor], bias: Tensor, rotation: tuple[Tensor, Tensor] | None) -> None:
         self.tensors = tensors
@@ -148,7 +148,7 @@ class _TimeView:
 
 
 class FillGraph(_Graph):
-    """Cache fill: one clean chunk at timestep 0 in, its K and V and the cross-frame context out (one request a run)."""
+    """Cache fill: computes K, V and the cross-frame context of one clean chunk at timestep 0 (one request a run)."""
 
     def __init__(self, model: CausalTransformer, geometry: Geometry) -> None:
         super().__init__(model, geometry)
@@ -179,7 +179,7 @@ class FillGraph(_Graph):
 
 
 class _FillView(_TimeView):
-    """Each clean frame sees itself across frames, and the past and itself over time; what it computes is kept."""
+    """View of a clean chunk: cross-frame attention to each frame itself, causal over time; keeps K, V and context."""
 
     def __init__(self, graph: FillGraph, tensors: dict[str, Tensor]) -> None:
         super().__init__(tensors, graph.bias(tensors["slot_valid"], causal=True), graph.rotation(tensors))
@@ -207,7 +207,7 @@ class _FillView(_TimeView):
 
 
 class DenoiseGraph(_Graph):
-    """Cached denoise: one denoising step of every request, guidance and the sampler's update included."""
+    """Cached denoise: one denoising step of every request, including guidance and the sampler's update."""
 
     def __init__(self, model: CausalTransformer, geometry: Geometry) -> None:
         super().__init__(model, geometry)
@@ -266,9 +266,9 @@ class DenoiseGraph(_Graph):
         return model.final_layer.unpatchify(model.final_layer(x, embedding))
 
     def guide(self, predicted: Tensor, named: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Split into prediction and variance value, and guide the prediction (Ho & Salimans 2022, eq. 6).
+        """Split the output into prediction and variance value, and apply guidance (Ho & Salimans 2022, eq. 6).
 
-        The variance value is the prompt row's.
+        The variance value is that of the prompt row.
         """
         channels = self.geometry.latent_channels
         if self.geometry.rows_per_request == 2:
@@ -290,13 +290,13 @@ def update(
     variance: Tensor | None,
     noise: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Apply one row of a sampler's table; every sampler in use is linear in these tensors.
+    """Apply one row of a sampler's table; every supported sampler is linear in these tensors.
 
     Args:
         coefficients: a_x, a_m, b_x, b_0, b_h, b_z, r0, r1 of each request, [R, 8].
-        latent: [R, T, c, h, w], as all that follow.
+        latent: [R, T, c, h, w], as the following tensors.
         prediction: The guided model output.
-        history: The estimate of the clean latent of the step before.
+        history: The previous step's estimate of the clean latent.
         variance: The variance value, in -1..1 where the model learned it, or None.
         noise: Standard normals, or None in a graph for deterministic samplers.
 
@@ -313,7 +313,7 @@ def update(
 
 
 class _DenoiseView(_TimeView):
-    """The noisy frames see the context frames only across frames, and the cache and the chunk over time."""
+    """View of a noisy chunk: cross-frame attention to the context frames, temporal attention to cache and chunk."""
 
     def __init__(self, graph: DenoiseGraph, tensors: dict[str, Tensor]) -> None:
         bias = graph.bias(tensors["slot_valid"], causal=graph.model.config.chunk_causal)

@@ -1,7 +1,7 @@
 """The causal spatial-temporal transformer of Ca2-VDM (ICML 2025, section 3.2), with the reference's weight names.
 
-What a frame may see differs between filling the cache, denoising with it and doing without it. The blocks do not know:
-they ask a :class:`View`.
+The frames that attention may read differ between filling the cache, denoising with it, and running without it. The
+blocks leave this to a :class:`View`.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ __all__ = ["CausalTransformer", "View"]
 
 
 class View(Protocol):
-    """What the frames of one pass see, layer by layer."""
+    """Visibility of frames in one pass: implements the attentions that differ between passes."""
 
     def attend_context(self, layer: int, attention: CrossFrameAttention, x: Tensor) -> Tensor:
         """Attend from x [B, F, S, C] to the context frames."""
         ...
 
     def attend_time(self, layer: int, attention: TemporalAttention, z: Tensor) -> Tensor | None:
-        """Attend over time; None ends the pass, because nothing after it is wanted."""
+        """Attend over time; None ends the pass, because later results are not needed."""
         ...
 
 
 class CausalTransformer(nn.Module):
-    """The transformer, without a forward of its own: see ``graphs.py`` (cached) and ``uncached.py``."""
+    """The transformer, without ``forward``: see ``graphs.py`` (cached) and ``uncached.py``."""
 
     pos_embed: Tensor
     pos_embed_temporal: Tensor
@@ -65,10 +65,10 @@ class CausalTransformer(nn.Module):
         self.final_layer = FinalLayer(config)
 
     def use_half_weights(self) -> CausalTransformer:
-        """Turn the blocks' linears to FP16, in place; the residual stream and all else stay float32.
+        """Convert the blocks' linears to FP16, in place; the residual stream and everything else stay float32.
 
         The embeddings, the timestep path with its tables, the merge of the mask channel and the final layer stay
-        float32 because at high noise the sampler's ``a_x·x`` amplifies the rounding of what they touch.
+        float32 because at high noise the sampler's ``a_x·x`` amplifies their rounding errors.
         """
         for block in self.blocks:
             for module in block.modules():
@@ -78,7 +78,7 @@ class CausalTransformer(nn.Module):
 
     @property
     def block_dtype(self) -> torch.dtype:
-        """Type of the blocks' weights, and so of K and V."""
+        """Type of the blocks' weights, and thus of K and V."""
         attention = next(module for module in self.modules() if isinstance(module, SelfAttention))
         return attention.proj.weight.dtype
 
@@ -93,7 +93,7 @@ class CausalTransformer(nn.Module):
         return self.t_block(embedding).reshape(-1, 6, self.config.hidden_size), embedding
 
     def temporal_embedding(self, positions: Tensor) -> Tensor | None:
-        """Return the vectors of ``positions`` [B, F], [B, F, 1, C], or None where RoPE does their work."""
+        """Return the embeddings [B, F, 1, C] of ``positions`` [B, F], or None with RoPE."""
         if self.config.positions == "rope":
             return None
         return nn.functional.embedding(positions, self.pos_embed_temporal[0])[:, :, None]
@@ -117,13 +117,13 @@ class CausalTransformer(nn.Module):
         Args:
             x: Tokens, float32, [B, F, S, C].
             modulation: [B, F or 1, 6, C].
-            view: What the frames see.
+            view: The visibility of frames.
             temporal: Temporal vectors, [B, F, 1, C], or None with RoPE.
             mask: 1 for a clean frame, 0 for a noisy one, [B, F].
             text: What :meth:`project_text` returned, or None.
 
         Returns:
-            [B, F, S, C], or None where the view ended the pass.
+            [B, F, S, C], or None if the view ended the pass.
         """
         for block in self.blocks:
             advanced = block(x, modulation, view, temporal, mask, text)
@@ -226,7 +226,7 @@ class FinalLayer(nn.Module):
         return out.reshape(x.shape[0], -1, out.shape[-1])
 
     def unpatchify(self, patches: Tensor) -> Tensor:
-        """Lay patches [B, F*S, p*p*o], channel fastest, out as [B, F, o, h, w]."""
+        """Rearrange patches [B, F*S, p*p*o], channel fastest, to [B, F, o, h, w]."""
         rows, columns = self.config.grid
         p, out = self.config.patch_size, self.config.output_channels
         grid = patches.reshape(-1, rows, columns, p, p, out).permute(0, 5, 1, 3, 2, 4)

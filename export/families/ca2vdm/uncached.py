@@ -1,4 +1,4 @@
-"""The forward without a cache: a timestep per frame, for training and for comparison (the reference, section 8)."""
+"""Forward pass without a cache, with a timestep per frame, for training and comparison (reference, section 8)."""
 
 from __future__ import annotations
 
@@ -26,22 +26,23 @@ def predict_uncached(
     text: Tensor | None = None,
     text_mask: Tensor | None = None,
 ) -> Tensor:
-    """Predict for a clean prefix and a noisy chunk in one pass.
+    """Run the network over a clean prefix and a noisy chunk in one pass.
 
-    Clean frames attend to themselves across frames and causally over time; noisy ones to the last context frames of
-    the prefix and, over time, to all of it. As long as no frame has left the cache this equals the cached pass.
+    Cross-frame attention of clean frames reads the frame itself, of noisy ones the last context frames of the prefix.
+    Temporal attention is causal for clean frames and reads the whole prefix for noisy ones. The result equals the
+    cached pass as long as no frame has been evicted from the cache.
 
     Args:
         model: The transformer.
         latents: Clean latent frames, then noisy ones, float32 [B, F, c, h, w].
-        timesteps: Of each frame, 0 for clean ones, float32 [B, F].
-        clean: How many frames are clean, 1 <= clean < F.
-        start: Absolute number of the first frame of each row, integer [B].
-        text: Text embeddings, float32 [B, tokens, width], where the model has text.
+        timesteps: Timestep of each frame, 0 for clean ones, float32 [B, F].
+        clean: Number of clean frames, 1 <= clean < F.
+        start: Absolute index of the first frame of each row, integer [B].
+        text: Text embeddings, float32 [B, tokens, width], for a model with text.
         text_mask: 1 for a token that counts, [B, tokens]; None counts all.
 
     Returns:
-        Prediction and, where it is learned, variance value of every frame, [B, F, output channels, h, w].
+        Prediction and, if learned, variance value of every frame, [B, F, output channels, h, w].
 
     Raises:
         ValueError: Too few frames, or absolute positions beyond the table.
@@ -78,7 +79,7 @@ def _positions(model: CausalTransformer, start: Tensor, frames: int) -> Tensor:
 
 
 class _UncachedView:
-    """Every frame's keys are computed in this pass."""
+    """View of an uncached pass, which computes the keys of every frame."""
 
     def __init__(self, model: CausalTransformer, clean: int, frames: int) -> None:
         self.config = model.config
@@ -118,7 +119,7 @@ class _UncachedView:
     def _attend(
         self, attention: CrossFrameAttention, query: Tensor, key: Tensor, value: Tensor, frames: list[int]
     ) -> Tensor:
-        """Attend from ``query`` [B, n, H, d] to the named frames of keys [B, F, S*C]; return [B, n, H, d]."""
+        """Attend from ``query`` [B, n, H, d] to the given frames of keys [B, F, S*C]; return [B, n, H, d]."""
         rows = key.shape[0]
         chosen = (
             attention.split_heads(torch.stack([part[:, frame] for frame in frames], dim=1), rows)

@@ -1,6 +1,6 @@
 """A stand-in for TensorRT for RTX's module: a plan is an ONNX file's path, and ONNX Runtime computes it.
 
-It has the names that the run-book of a GPU day uses and no others. A plan that begins with "refused" is not taken.
+It has only the names that benchmarks/gpu_day uses. A plan that begins with "refused" is rejected.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ILogger:
     ERROR = 1
 
     def log(self, severity: int, message: str) -> None:
-        """Take a line."""
+        """Receive a line."""
 
 
 class Runtime:
@@ -38,11 +38,11 @@ class Runtime:
         self._log = log
 
     def get_engine_validity(self, plan: bytes) -> tuple[EngineValidity, str]:
-        """Judge a plan."""
+        """Return whether a plan is valid."""
         return (EngineValidity.INVALID, "no kernels") if plan.startswith(b"refused") else (EngineValidity.VALID, "")
 
     def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
-        """Load a plan, or log why not."""
+        """Load a plan, or log the reason why it cannot be loaded."""
         if plan.startswith(b"refused"):
             self._log.log(1, "Error Code 9: this GPU's architecture is not supported")
             return None
@@ -75,7 +75,7 @@ class Engine:
         return list(self._nodes[name].shape)
 
     def create_execution_context(self) -> Context:
-        """Make what runs."""
+        """Create an execution context."""
         return Context(self)
 
 
@@ -93,7 +93,7 @@ class Context:
         self._views[name] = np.frombuffer(raw, dtype).reshape(shape)
 
     def execute_async_v3(self, stream: int) -> bool:
-        """Run once, at once."""
+        """Run once, immediately."""
         session = self._engine.session
         found = session.run(None, {node.name: self._views[node.name] for node in session.get_inputs()})
         for node, values in zip(session.get_outputs(), found, strict=True):
@@ -102,7 +102,7 @@ class Context:
 
 
 class Builder:
-    """Makes plans; none where the variable RTX_STAND_IN_BUILDS_NOTHING is set, as on a GPU that is not supported."""
+    """Builds plans; fails if the variable RTX_STAND_IN_BUILDS_NOTHING is set, as on a GPU that is not supported."""
 
     def __init__(self, log: ILogger) -> None:
         self._log = log
@@ -111,7 +111,7 @@ class Builder:
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
     def create_network(self, flags: int) -> list[str]:
-        """Make a network: where its path comes."""
+        """Create a network, which will hold the path."""
         return []
 
     def create_builder_config(self) -> Any:

@@ -1,7 +1,7 @@
-"""The strict recorder of TensorRT: a release's names and no other, the order of its calls, and its failures.
+"""The strict recorder of TensorRT: exactly a release's names, its checks of call order, and its failures.
 
-It computes nothing and never counts as TensorRT having run. ``with install("10.3") as recorder:`` puts it in the place
-of the module ``tensorrt``.
+It computes nothing and does not show that TensorRT works. ``with install("10.3") as recorder:`` replaces the module
+``tensorrt``.
 """
 
 from __future__ import annotations

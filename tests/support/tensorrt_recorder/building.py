@@ -1,4 +1,4 @@
-"""What the recorder's builder does: check, wait, and write a plan that says what it was asked."""
+"""The recorder's builder: checks, waits, and writes a plan that contains the request."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class _Builder:
         return True
 
     def reset(self: Any) -> None:
-        """Nothing is kept."""
+        """Do nothing: there is no state."""
 
     def build_serialized_network(self: Any, network: Any, config: Any, **_: Any) -> Any:
         recorder = self._recorder
@@ -131,7 +131,7 @@ def _document(recorder: Recorder, network: Any, config: Any) -> dict[str, Any]:
 
 
 def _dequantized(nodes: list[Node]) -> dict[str, str]:
-    """Return what each dequantized tensor was made from: a product is fused with its pairs and reads that."""
+    """Return the source of each dequantized tensor: a product is fused with its Q/DQ pairs and reads the source."""
     return {node.outputs[0].name: node.inputs[0].dtype for node in nodes if node.operator == "DequantizeLinear"}
 
 

@@ -1,4 +1,4 @@
-"""What the recorder's builder configuration keeps: flags, limits, profiles and the timing cache."""
+"""The recorder's builder configuration: flags, limits, profiles and the timing cache."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class _TimingCache:
 
 class _Monitor:
     def _start(self: Any) -> None:
-        """Python's own from here."""
+        """Do nothing: subclasses are Python code."""
 
 
 def _made_by(recorder: Recorder) -> str:

@@ -1,4 +1,4 @@
-"""What the recorder's network definition shows of a parsed graph: its layers and tensors."""
+"""The recorder's network definition: layers and tensors of a parsed graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the recorder's engines say of themselves, and how the inspector spells it in each release."""
+"""The recorder's engines and their inspector, in the format of each release."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ class _Inspector:
         return described
 
     def _side(self: Any, side: dict[str, Any]) -> dict[str, Any]:
-        """One tensor of a layer; the type is spelt in words at the borders in 8.5, and in one word since."""
+        """Return a tensor of a layer; 8.5 spells the types of inputs and outputs in words, later ones in one word."""
         words = f"Row major linear {_FORMATS.get(side['dtype'], side['dtype'])}"
         long = words + " format" if side["dtype"] in ("float16", "int8") else words
         text = long if self._recorder.major < 10 else _SHORT.get(side["dtype"], side["dtype"])
@@ -228,7 +228,7 @@ class _Inspector:
 
 
 def shown_layers(recorder: Any, document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the layers that an engine tells of: its own, or one opaque layer where the recorder fuses."""
+    """Return the layers that an engine reports: its own, or one opaque layer where the recorder fuses."""
     layers: list[dict[str, Any]] = document["layers"]
     if recorder.fuse and layers:
         name = f"{{ForeignNode[{layers[0]['name']}...{layers[-1]['name']}]}}"

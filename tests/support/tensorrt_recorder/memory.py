@@ -1,4 +1,4 @@
-"""Memory as TensorRT hands it out: a buffer, and nothing else of bytes."""
+"""TensorRT's host memory: a buffer without the methods of bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["host_memory", "host_memory_class"]
 
 
 def host_memory_class(recorder: Recorder) -> type:
-    """Build IHostMemory: a buffer that has neither a length nor bytes' own methods."""
+    """Create IHostMemory: a buffer without a length and without the methods of bytes."""
     names = recorder.names.classes["IHostMemory"]
 
     class IHostMemory(bytes):
@@ -43,5 +43,5 @@ def host_memory_class(recorder: Recorder) -> type:
 
 
 def host_memory(recorder: Recorder, data: bytes) -> Any:
-    """Return bytes as TensorRT hands them out."""
+    """Return bytes as IHostMemory."""
     return recorder.module.IHostMemory(data)

@@ -1,4 +1,4 @@
-"""The names of one TensorRT release, read from the text under tests/data/tensorrt_api."""
+"""The names of a TensorRT release, read from the texts in tests/data/tensorrt_api."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class EnumNames:
 
 @dataclass(frozen=True)
 class Signature:
-    """One way of calling: the names of the arguments, and which of them may be left out."""
+    """A call signature: names of the arguments, and which of them are optional."""
 
     arguments: tuple[str, ...]
     optional: frozenset[str]
@@ -32,7 +32,7 @@ class Signature:
 
 @dataclass
 class ClassNames:
-    """A class: what it extends, how it is made (never, where ``constructors`` is empty) and what it has."""
+    """A class: its base, constructors (empty if it cannot be constructed) and members."""
 
     name: str
     base: str | None

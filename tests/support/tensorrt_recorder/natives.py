@@ -1,4 +1,4 @@
-"""Classes and enumerations that have exactly the names of a release, and refuse all others as the real ones do."""
+"""Classes and enumerations with exactly the names of a release; others raise the same errors as in TensorRT."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Native", "RecorderError", "build_class", "build_enum"]
 
-# What an argument of this name must be; pybind11 takes every int-like object where it wants an int.
+# Type of an argument by its name; pybind11 accepts every int-like object for an int.
 _KINDS: Mapping[str, Callable[[Any], object]] = {
     "name": lambda value: isinstance(value, str),
     "memory": operator.index,
@@ -28,11 +28,11 @@ _BYTES_NAMES = frozenset({"__class__", "__dict__", "__doc__", "__module__"})
 
 
 class RecorderError(AssertionError):
-    """Code under test did what would crash or corrupt the process with TensorRT itself."""
+    """The code under test would crash or corrupt the process with the real TensorRT."""
 
 
 class _Enum:
-    """A pybind11 enumeration: no int, compares with its own kind only."""
+    """A pybind11 enumeration: not an int, and comparable only with its own members."""
 
     __members__: dict[str, Any] = {}
     _ordered = False
@@ -87,7 +87,7 @@ class _Enum:
 
 
 class _NativeType(type):
-    """Makes objects as pybind11 does: none without a constructor, none whose base was not initialized."""
+    """Metaclass with pybind11's rules: a class needs a constructor, and a subclass must initialize its base."""
 
     _names: ClassNames
 
@@ -124,11 +124,11 @@ class Native(metaclass=_NativeType):
         object.__setattr__(self, name, value)
 
     def _start(self, **state: Any) -> None:
-        """Begin life; behaviors replace it."""
+        """Initialize the object; behaviors override it."""
 
 
 def build_enum(names: EnumNames, extra: Mapping[str, Any] | None = None) -> type[_Enum]:
-    """Build an enumeration."""
+    """Create an enumeration."""
     body = {"__members__": {}, "_ordered": names.ordered, "__module__": "tensorrt.tensorrt", **(extra or {})}
     built: type[_Enum] = type(names.name, (_Enum,), body)
     for name, value in names.members.items():
@@ -141,7 +141,7 @@ def build_enum(names: EnumNames, extra: Mapping[str, Any] | None = None) -> type
 def build_class(
     names: ClassNames, base: type[Native] | None, behavior: type | None, recorder: Recorder
 ) -> type[Native]:
-    """Build a class with the release's names; ``behavior`` says what the known ones do."""
+    """Create a class with the release's names; ``behavior`` implements those that are modeled."""
     body: dict[str, Any] = {"_names": names, "_recorder": recorder, "__module__": "tensorrt.tensorrt"}
     known = vars(behavior) if behavior is not None else {}
     for name, value in known.items():

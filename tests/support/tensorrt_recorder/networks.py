@@ -1,4 +1,4 @@
-"""A network as the recorder's parser reads it: one layer for each ONNX node, types and shapes from the file."""
+"""The network that the recorder's parser reads: one layer for each ONNX node, types and shapes from the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LAYERS = {
     "MatMul": "MATRIX_MULTIPLY", "QuantizeLinear": "QUANTIZE", "Shape": "SHAPE", "Slice": "SLICE", "Softmax": "SOFTMAX",
     "Split": "SLICE", "Where": "SELECT",
 }  # fmt: skip
-# What parsers lack: operator, and the first release that has it.
+# Operators that older parsers lack, and the first release that has them.
 _SINCE = {
     "LayerNormalization": (8, 6), "GroupNormalization": (10, 0), "Gelu": (10, 0), "Attention": (10, 14),
     "RMSNormalization": (10, 15), "RotaryEmbedding": (10, 15), "TensorScatter": (10, 15), "Swish": (10, 15),
@@ -33,7 +33,7 @@ _NEWEST_OPSET = {(8, 5): 17, (10, 3): 20, (10, 16): 24, (11, 4): 24}
 
 @dataclass
 class Tensor:
-    """A tensor of the graph; a shape that the file does not say is empty."""
+    """A tensor of the graph; the shape is empty if the file does not have it."""
 
     name: str
     dtype: str
@@ -42,7 +42,7 @@ class Tensor:
 
 @dataclass
 class Node:
-    """A node: its operator and what it reads and writes."""
+    """A node: its operator, inputs and outputs."""
 
     name: str
     operator: str
@@ -52,7 +52,7 @@ class Node:
 
 @dataclass
 class ParsedGraph:
-    """What a file says."""
+    """The content of an ONNX file."""
 
     name: str
     inputs: list[Tensor]
@@ -62,7 +62,7 @@ class ParsedGraph:
 
 
 class Unsupported(ValueError):
-    """The parser refuses: which node, and why."""
+    """The parser rejects a node; has the node and the reason."""
 
     def __init__(self, index: int, name: str, operator: str, code: str, text: str) -> None:
         super().__init__(text)
@@ -74,12 +74,12 @@ def parse_graph(data: bytes, folder: Path | None, release: tuple[int, int], lack
 
     Args:
         data: The file.
-        folder: Where its external data lies, or None where the caller did not say.
-        release: Which parser reads it.
-        lacking: Operators that it lacks beside its own.
+        folder: Folder of its external data, or None if the caller did not pass it.
+        release: Release of the parser.
+        lacking: Further operators that the parser lacks.
 
     Raises:
-        Unsupported: It is no ONNX file, its weights are not there, or a node is not supported.
+        Unsupported: The data is not an ONNX file, its weights are missing, or a node is not supported.
     """
     import onnx
 
@@ -110,7 +110,7 @@ def is_supported(operator: str, release: tuple[int, int], lacking: set[str]) -> 
 
 
 def layer_type_of(operator: str, release: tuple[int, int]) -> str:
-    """Return the LayerType that a parser makes of an operator."""
+    """Return the LayerType that a parser creates for an operator."""
     if operator == "Cast":
         return "CAST" if release >= (8, 6) else "IDENTITY"
     if operator == "LayerNormalization":
@@ -152,7 +152,7 @@ def _nodes(graph: Any, known: dict[str, Tensor], release: tuple[int, int], lacki
             raise Unsupported(index, node.name, node.op_type, "UNSUPPORTED_NODE", text)
         inputs = [known.get(name) or Tensor(name, "float32", []) for name in node.input if name]
         for name in node.output:
-            # Where the file does not say it, a node writes what its first input is.
+            # Without a type in the file, an output has the type of the first input.
             known.setdefault(name, Tensor(name, inputs[0].dtype if inputs else "float32", []))
         yield Node(node.name, node.op_type, inputs, [known[name] for name in node.output])
 

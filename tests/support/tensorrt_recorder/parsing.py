@@ -1,4 +1,4 @@
-"""What the recorder's ONNX parser and its refitters do: read a file, and refuse it with the node."""
+"""The recorder's ONNX parser and refitters: read a file, or report the node that is not supported."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Parser:
         return is_supported(op_name, (recorder.major, recorder.minor), recorder.unsupported)
 
     def set_flag(self: Any, flag: Any) -> None:
-        """Flags change nothing here."""
+        """Do nothing: flags have no effect on the recorder."""
 
     def set_builder_config(self: Any, builder_config: Any) -> bool:
         return True

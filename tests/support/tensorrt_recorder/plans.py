@@ -1,4 +1,4 @@
-"""The recorder's plans: bytes that carry, as JSON, what an engine of them has to say."""
+"""The recorder's plans: bytes that contain the engine's description as JSON."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["ONNX_TYPES", "TRT_TYPES", "decode_plan", "encode_plan", "make_plan",
 
 _MAGIC = b"vdmrt recorder plan\n"
 _END = b"\nend of plan\n"
-# TensorRT's names of the types that plans write as NumPy does.
+# TensorRT's names of the types, by NumPy's names, which plans use.
 TRT_TYPES = {
     "float32": "FLOAT", "float16": "HALF", "int8": "INT8", "int32": "INT32", "bool": "BOOL", "uint8": "UINT8",
     "int64": "INT64", "bfloat16": "BF16", "float8": "FP8",
 }  # fmt: skip
-# ONNX's numbers of them (TensorProto.DataType).
+# ONNX's numbers of the types (TensorProto.DataType).
 ONNX_TYPES = {
     1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 16: "bfloat16", 17: "float8",
 }  # fmt: skip
@@ -30,15 +30,15 @@ def type_name(member: Any) -> str:
 
 
 def encode_plan(document: Mapping[str, Any]) -> bytes:
-    """Write a plan."""
+    """Return the plan of a document."""
     return _MAGIC + json.dumps(document).encode() + _END
 
 
 def decode_plan(data: bytes) -> dict[str, Any]:
-    """Read a plan.
+    """Return the document of a plan.
 
     Raises:
-        ValueError: It is none, or is cut short; the text is TensorRT's own for that.
+        ValueError: The data is not a plan, or is truncated; the message is TensorRT's.
     """
     if not data.startswith(_MAGIC):
         raise ValueError("Serialization assertion plan->header.magicTag == rt::kPLAN_MAGIC_TAG failed.")
@@ -54,13 +54,13 @@ def make_plan(
     outputs: Iterable[tuple[str, str, tuple[int, ...]]],
     **other: Any,
 ) -> bytes:
-    """Make a plan without a builder.
+    """Return a plan without using a builder.
 
     Args:
-        recorder: Whose release and GPU it is built for.
-        inputs: (name, dtype as "float32", shape) of each.
-        outputs: Likewise.
-        other: What else its document says.
+        recorder: The recorder of the release and GPU that it is built for.
+        inputs: (name, dtype as "float32", shape) of each input.
+        outputs: The same of each output.
+        other: Further fields of its document.
     """
     sides = {
         side: [{"name": name, "dtype": dtype, "shape": list(shape)} for name, dtype, shape in tensors]
@@ -70,7 +70,7 @@ def make_plan(
 
 
 def new_document(recorder: Recorder) -> dict[str, Any]:
-    """Return what every plan of a recorder says, before anything is known of its graph."""
+    """Return the fields that every plan of a recorder has, independent of its graph."""
     return {
         "version": recorder.version, "gpu": recorder.gpu, "compute_capability": recorder.compute_capability,
         "hardware_compatibility": "NONE", "flags": [], "strongly_typed": recorder.major >= 11, "verbosity": "DETAILED",

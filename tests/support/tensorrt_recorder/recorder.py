@@ -1,4 +1,4 @@
-"""Stands in for the module ``tensorrt`` of one release: its names exactly, every call recorded, nothing computed."""
+"""Replacement of the module ``tensorrt`` of one release: has its exact names, records all calls, computes nothing."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _DEFAULT_ITEMSIZE = {"FLOAT": 4, "INT32": 4, "HALF": 2, "BF16": 2, "INT64": 8, "
 
 @dataclass(frozen=True)
 class Call:
-    """A call: on what ("IExecutionContext#1"), which ("execute_async_v3", "device_memory="), with what by name.
+    """A call: object ("IExecutionContext#1"), method ("execute_async_v3", "device_memory="), arguments by name.
 
-    Objects of TensorRT among the arguments stand there by their labels, so that the record keeps none alive.
+    TensorRT objects among the arguments are replaced by their labels, so that the record keeps none alive.
     """
 
     subject: str
@@ -46,28 +46,28 @@ class _Failure:
 
 @dataclass
 class Recorder:
-    """One release of TensorRT, recorded. Its attributes may be set at any time; they say what the release meets.
+    """Recorder of one TensorRT release. Its attributes configure the simulated machine and may be set at any time.
 
     Attributes:
         release: "8.5", "10.3", "10.16" or "11.4".
         driver: Whether there is a driver; without one the factories fail as the release's do.
         gpu: Name of the GPU that plans are built on and run on.
-        compute_capability: Of that GPU.
-        scratch_nbytes: Device memory that the contexts of plans built from now on want.
-        workspace_nbytes: Workspace that a build wants; less makes it fail.
-        build_seconds: How long a build takes, in ``build_steps`` steps. As in TensorRT's own code no signal is
-            seen meanwhile, save in a progress monitor.
-        build_steps: Steps that a progress monitor hears of.
-        unsupported: Operators that the parser lacks, beside those that the release lacks.
+        compute_capability: Compute capability of that GPU.
+        scratch_nbytes: Device memory that contexts need, for plans built from now on.
+        workspace_nbytes: Workspace that a build needs; less makes it fail.
+        build_seconds: How long a build takes, in ``build_steps`` steps. As in TensorRT's own code, signals are only
+            handled in a progress monitor meanwhile.
+        build_steps: Steps that a progress monitor is called for.
+        unsupported: Operators that the parser lacks, in addition to those that the release lacks.
         layer_type: Given a layer's ONNX operator and the type that it would run in, the type it does run in:
             "float32", "float16", ...; for engines that silently become another type.
-        fuse: Whether the inspector shows one opaque layer, as it does where all of a transformer was fused.
-        layer_ms: Given a layer's name and the number of the run that a profiler watches, from 1: the milliseconds that
-            it is said to have taken.
-        on_enqueue: Called with the context and the stream wherever a run would be enqueued.
-        before: Called with each call before anything else is done.
-        calls: What was called, in order; destruction stands there as ``__del__``.
-        log: What was logged: (severity's name, message).
+        fuse: Whether the inspector shows one opaque layer, as for a transformer that was fused completely.
+        layer_ms: Given a layer's name and the number of the profiled run, from 1: the milliseconds to report for
+            the layer.
+        on_enqueue: Called with the context and the stream instead of enqueuing a run.
+        before: Called with each call before anything else.
+        calls: Recorded calls, in order; destruction is recorded as ``__del__``.
+        log: Logged messages: (severity's name, message).
     """
 
     release: str
@@ -96,7 +96,7 @@ class Recorder:
 
     @property
     def version(self) -> str:
-        """The release's whole version, as in ``tensorrt.__version__``."""
+        """The release's full version, as in ``tensorrt.__version__``."""
         return self.names.version
 
     @property
@@ -110,7 +110,7 @@ class Recorder:
         return int(self.release.partition(".")[2])
 
     def named(self, name: str) -> list[Call]:
-        """Return the calls of a name, or of a class and name as "IExecutionContext.execute_async_v3"."""
+        """Return the calls with a name, or with class and name as "IExecutionContext.execute_async_v3"."""
         owner, _, method = name.rpartition(".")
         return [
             call
@@ -119,7 +119,7 @@ class Recorder:
         ]
 
     def alive(self, owner: str) -> int:
-        """Count the objects of a class that live."""
+        """Return the number of live objects of a class."""
         return sum(thing._names.name == owner for thing in self._alive.values())
 
     def fail(
@@ -129,17 +129,17 @@ class Recorder:
 
         Args:
             name: The method, or class and method.
-            at: The how manieth call from now on fails; 0 for all.
-            returns: What it returns then, unless ``error`` is given.
-            error: What it raises.
-            log: What it logs as an error before that.
+            at: Number of the call that fails, counted from now; 0 for all.
+            returns: The value that it returns, unless ``error`` is given.
+            error: The exception that it raises.
+            log: Error message that it logs first.
         """
         self._failures.append(_Failure(name, at, returns, error, log))
 
-    # What the classes use.
+    # Used by the classes.
 
     def make(self, thing: Native, bound: dict[str, Any]) -> None:
-        """Begin the life of an object: from its constructor, or from a factory through ``create``."""
+        """Initialize an object, from its constructor or from a factory through ``create``."""
         owner = thing._names.name
         self._counts[owner] += 1
         thing._label = f"{owner}#{self._counts[owner]}"
@@ -152,7 +152,7 @@ class Recorder:
         thing._made = True
 
     def create(self, owner: str, **state: Any) -> Any:
-        """Make an object that has no constructor."""
+        """Create an object of a class without a constructor."""
         built: Any = getattr(self.module, owner)
         thing = built.__new__(built)
         self._counts[owner] += 1
@@ -163,7 +163,7 @@ class Recorder:
         return thing
 
     def run(self, thing: Native, owner: str, name: str, bound: dict[str, Any], behavior: Any) -> Any:
-        """Record a call, let it fail where it shall, else do what is known of it."""
+        """Record a call, then fail if configured, otherwise run its behavior."""
         if not thing._made:
             raise RecorderError(f"{owner}.{name} was called before {owner}.__init__()")
         call = _record(thing, name, bound)
@@ -175,7 +175,7 @@ class Recorder:
             if failure.log:
                 self.say(thing, "ERROR", failure.log)
             if failure.error is not None:
-                # A new one each time: its traceback would keep alive what the call was made on.
+                # A new exception each time, because a traceback would keep the called object alive.
                 raise type(failure.error)(*failure.error.args)
             return failure.returns
         if behavior is None:
@@ -183,11 +183,11 @@ class Recorder:
         return behavior(thing, **bound)
 
     def ended(self, thing: Native) -> None:
-        """Record that an object died."""
+        """Record an object's destruction."""
         self.calls.append(Call(thing._label, "__del__", {}))
 
     def say(self, thing: Native, severity: str, message: str) -> None:
-        """Log through the logger that the object was made with."""
+        """Log through the logger that the object was created with."""
         self.log.append((severity, message))
         logger: Any = getattr(thing, "_logger", None)
         if logger is None:
@@ -242,7 +242,7 @@ class Recorder:
             if name == "volume":
                 return _volume(*arguments)
             if name == "nptype" and self.major < 10:
-                # What 8.5's own code does with every NumPy from 1.24 on.
+                # 8.5's own code fails so with NumPy 1.24 and later.
                 raise AttributeError("module 'numpy' has no attribute 'bool'")
             raise NotImplementedError(f"the recorder does not model tensorrt.{name}")
 
@@ -252,7 +252,7 @@ class Recorder:
 
 @contextmanager
 def install(release: str, **settings: Any) -> Iterator[Recorder]:
-    """Put a release in the place of the module ``tensorrt``; what was there comes back at the end.
+    """Replace the module ``tensorrt`` by a release's recorder inside the block, and restore it afterwards.
 
     Args:
         release: "8.5", "10.3", "10.16" or "11.4".
@@ -271,7 +271,7 @@ def install(release: str, **settings: Any) -> Iterator[Recorder]:
 
 
 def _record(thing: Native, name: str, bound: dict[str, Any]) -> Call:
-    """Note a call without keeping alive what it was given: objects stand there by their labels."""
+    """Return the record of a call, with labels instead of objects, so that none is kept alive."""
     noted = {key: value._label if isinstance(value, Native) else value for key, value in bound.items()}
     return Call(thing._label, name, noted)
 

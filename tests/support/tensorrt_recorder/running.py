@@ -1,4 +1,4 @@
-"""What the recorder's runtime and execution contexts do: look at order and lifetime, and run nothing."""
+"""The recorder's runtime and execution contexts: check order and lifetimes, and run nothing."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class _Logger:
         self._p_min_severity = None
 
     def log(self: Any, severity: Any, msg: str) -> None:
-        """Print, in TensorRT; kept by the recorder anyway."""
+        """Do nothing; TensorRT prints here, and the recorder keeps the call anyway."""
 
 
 class _Dims:
-    """Compares with lists and tuples only."""
+    """Dimensions; comparable only with lists and tuples."""
 
     def _start(self, **sides: Any) -> None:
         shape = sides.get("shape", tuple(sides.values()))
@@ -59,7 +59,7 @@ class _Runtime:
         self._p_max_threads = 1
 
     def load_runtime(self: Any, path: str) -> Any:
-        """Load a lean runtime; here a file that holds its version."""
+        """Load a lean runtime; here a file that contains its version."""
         try:
             version = Path(path).read_text()
         except OSError as error:
@@ -89,7 +89,7 @@ class _Runtime:
         recorder = self._recorder
         compatible = "VERSION_COMPATIBLE" in document["flags"]
         here = self._lean or recorder.version
-        # A plan without a runtime of its own is for the runtime of its release, and of that alone.
+        # A plan that contains no runtime needs the runtime of its own release.
         carried = compatible and "EXCLUDE_LEAN_RUNTIME" not in document["flags"] and _reads(here, document)
         if document["version"] != here and not carried:
             raise ValueError(
@@ -112,10 +112,10 @@ class _Runtime:
 
 class _Profiler:
     def _start(self) -> None:
-        """It holds nothing."""
+        """Do nothing: there is no state."""
 
     def report_layer_time(self: Any, layer_name: str, ms: float) -> None:
-        """Print, in TensorRT; kept by the recorder anyway."""
+        """Do nothing; TensorRT prints here, and the recorder keeps the call anyway."""
 
 
 class _RuntimeConfig:
@@ -197,7 +197,7 @@ class _Context:
         return True
 
     def _report_layers(self: Any) -> None:
-        """Tell the profiler of the last run, in times that were given: nothing ran."""
+        """Report the last run's layers to the profiler, with configured times."""
         recorder = self._recorder
         for layer in shown_layers(recorder, self._engine._document):
             try:

@@ -1,4 +1,4 @@
-"""The time that a build takes: what a progress monitor hears meanwhile, and that no signal is seen."""
+"""Simulated build time: calls of a progress monitor, without handling of signals."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _PHASE = "Building engine"
 
 
 def wait_for_build(recorder: Recorder, config: Any) -> bool:
-    """Take the build's time; report to a progress monitor; return False where that cancels.
+    """Wait for the build's time and report to a progress monitor; return False if the monitor cancels.
 
-    TensorRT's own code sees no signal: Ctrl-C reaches a monitor, where any exception is printed and cancels, or else
-    whoever called the build, once it is over.
+    TensorRT's own code handles no signals: Ctrl-C reaches a monitor, where any exception is printed and cancels, or
+    the caller of the build, after it has ended.
     """
     monitor = vars(config).get("_p_progress_monitor")
     steps = recorder.build_steps if monitor is not None else 1
