@@ -193,7 +193,7 @@ def test_ctrl_c_stops_the_bisection_and_the_verdict_stands(
     assert asked.exit_code == 130
     assert "fp16 against fp32, 1 rollout of 1 chunk" in asked.stdout
     assert done.exit_code == 3, done.output
-    assert "no group could be named: it was stopped" in done.stderr
+    assert "the bisection found no group: it was stopped" in done.stderr
     assert json.loads(done.stdout)["missed"]
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
@@ -230,7 +230,7 @@ def test_fp16_that_misses_a_gate_is_bisected_by_itself(cancelling: Path, tmp_pat
 
     assert (done.exit_code, left_out.exit_code) == (3, 3)
     assert "bisecting, which takes a while; Ctrl-C stops it" in done.stderr
-    assert "no group could be named: fp16 has" in done.stderr
+    assert "the bisection found no group: fp16 has" in done.stderr
     assert json.loads(done.stdout)["missed"]
     assert "bisecting" not in left_out.stderr
     assert "bisection" not in json.loads(left_out.stdout)
@@ -248,7 +248,7 @@ def test_fp16_whose_largest_value_is_too_large_is_bisected_by_itself(cancelling:
 def test_what_cannot_be_bisected_says_why(tiny_bundle: Path) -> None:
     bundle = open_bundle(tiny_bundle)
 
-    with pytest.raises(CalibrationError, match="fp32 has nothing narrower than float32, so there is nothing to bisect"):
+    with pytest.raises(CalibrationError, match="fp32 computes nothing below float32, so there is nothing to bisect"):
         bisect(bundle, FP32, NOTHING, 35.0, FLOAT)
     with pytest.raises(
         CalibrationError, match=r"fp16 has 1\d\d\.\d dB with every group of layers in float32, wanted 151"

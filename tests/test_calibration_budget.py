@@ -55,7 +55,7 @@ def test_a_tight_budget_keeps_the_most_sensitive_groups(loose: Path, tiny_bundle
 
 
 def test_a_budget_that_nothing_meets_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match=r"--budget 149 dB does not hold with one group of 8 in 8 bits"):
+    with pytest.raises(CalibrationError, match=r"--budget 149 dB does not hold even with one group of 8 in 8 bits"):
         calibrate_copy(tiny_bundle, tmp_path, budget=149.0)
 
 

@@ -77,4 +77,4 @@ def test_what_would_take_minutes_is_left_out_and_said(
     assert checks_of(engine)["runs"].detail.startswith("1 chunk of 4 denoising steps, cache filling, ")
     said = "not compared with ONNX Runtime, which would take minutes; ask for it with --check full" in caplog.text
     assert ("agrees" in checks_of(engine), said) == (compared, not compared)
-    assert "which does not fill the cache; --check full goes on until it has wrapped" in caplog.text
+    assert "which does not fill the cache; --check full runs until it has wrapped" in caplog.text

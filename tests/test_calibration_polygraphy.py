@@ -68,4 +68,4 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tiny_bundle: Path, tmp_pat
     done = CliRunner().invoke(main, ["inspect", str(tiny_bundle), "--polygraphy", str(tmp_path / "file" / "inputs")])
 
     assert done.exit_code == 1
-    assert "file/inputs: cannot be made: Not a directory" in done.stderr
+    assert "file/inputs: cannot be created: Not a directory" in done.stderr

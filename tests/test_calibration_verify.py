@@ -112,7 +112,7 @@ def test_drift_is_judged_beside_that_of_fp16_where_a_gate_asks_for_it(calibrated
     figures = quantized.accuracy.figures
     assert [(one.figure, one.limit) for one in quantized.gates] == [("drift-over-fp16", "at most 1.15")]
     assert figures["drift-over-fp16"] == pytest.approx(figures["drift"] / half.accuracy.figures["drift"])
-    with pytest.raises(CalibrationError, match="'drift-over-fp16' is no figure of this comparison"):
+    with pytest.raises(CalibrationError, match="'drift-over-fp16' is not a figure of this comparison"):
         verify(quick(calibrated, precision="fp16", gates={"drift-over-fp16": 1.15}))
 
 
@@ -203,7 +203,7 @@ def test_bundles_of_other_models_are_not_compared(calibrated: Path, text_bundle:
 
 
 def test_a_gate_on_nothing_is_refused_by_its_name(calibrated: Path) -> None:
-    with pytest.raises(CalibrationError, match="'beauty' is no figure of this comparison; there are free-psnr"):
+    with pytest.raises(CalibrationError, match="'beauty' is not a figure of this comparison; it has free-psnr"):
         verify(quick(calibrated, chunks=1, seeds=1, gates={"beauty": 1.0}))
     with pytest.raises(ValueError, match="must be FIGURE=NUMBER"):
         parse_gate("psnr")
