@@ -111,7 +111,7 @@ def test_a_half_product_that_runs_in_float32_is_named() -> None:
     products = {"node_a": "float16", "node_b": "float16"}
 
     with pytest.raises(
-        EngineError, match="denoise: fp16 was asked for, and 1 of 2 matrix products run in float32, .*b'"
+        EngineError, match="denoise: fp16 was requested, but 1 of 2 matrix products run in float32, .*b'"
     ):
         check_precision("denoise", layers, products, wanted=True)
 
@@ -137,7 +137,7 @@ def test_a_plan_all_in_float32_is_refused_though_no_node_is_known() -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", "[3]", '{"Layers": 4}'])
 def test_what_is_no_inspection_is_refused(text: str) -> None:
-    with pytest.raises(EngineError, match="inspector said nothing that can be read"):
+    with pytest.raises(EngineError, match="inspector returned no readable JSON"):
         read_layers(text)
 
 
@@ -147,7 +147,7 @@ def test_a_plan_that_lost_its_eight_bits_is_refused() -> None:
     hidden = read(layer("{ForeignNode[x]}", "Myelin", [side("a", "Half")], [side("b", "Half")]))
 
     with pytest.raises(
-        EngineError, match="denoise: int8 was asked for, and none of 1 matrix products reads it, but fp16; the plan is"
+        EngineError, match="int8 was requested, but none of 1 matrix products reads it; they read fp16; the plan is"
     ):
         check_quantized("denoise", lost, "int8")
     check_quantized("denoise", kept, "int8")

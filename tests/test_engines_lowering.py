@@ -219,7 +219,7 @@ def test_an_altered_exported_graph_is_not_lowered(bundle: Path) -> None:
     data[-1] ^= 1
     path.write_bytes(bytes(data))
 
-    with pytest.raises(EngineError, match="is not the graph that model.json records"):
+    with pytest.raises(EngineError, match="differs from the graph that model.json records"):
         lower_graphs(open_bundle(bundle), FP16)
 
 

@@ -183,7 +183,7 @@ def test_a_bundle_without_that_precision_is_refused(bundle: Bundle) -> None:
 
 
 def test_a_release_that_is_too_old_is_refused() -> None:
-    with pytest.raises(BackendError, match=r"engines need ONNX Runtime 1\.21 or newer, here is 1\.20\.1; pip install"):
+    with pytest.raises(BackendError, match=r"engines need ONNX Runtime 1\.21 or newer, found 1\.20\.1; pip install"):
         check_version("1.20.1")
     check_version("1.32.0")
 

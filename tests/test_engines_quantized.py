@@ -70,7 +70,7 @@ def test_fp8_needs_a_gpu_that_has_it(bundle: Bundle) -> None:
 
     with pytest.raises(
         EngineError,
-        match=r"need compute capability 8\.9 or newer, NVIDIA A100 has 8\.0; take int8-fp16",
+        match=r"need compute capability 8\.9 or newer, NVIDIA A100 has 8\.0; use int8-fp16",
     ):
         _check_fp8(bundle.manifest.graphs[Precision.parse("fp8")], old)
     with pytest.raises(EngineError, match=r"FP8 products and an FP8 cache need"):
@@ -111,7 +111,7 @@ def test_8_5_is_held_to_float32_in_kept_layers_and_to_fp16_in_others(bundle: Bun
 @pytest.mark.parametrize("precision", ["int8-fp16", "fp8", "int8-kvf8"])
 def test_8_5_refuses_what_is_quantized_around_fp16_or_is_fp8(bundle: Bundle, precision: str) -> None:
     with enabled_fake_cuda(), install("8.5", gpu="vdmrt fake GPU", compute_capability="9.0"):
-        with pytest.raises(EngineError, match=r"of opset 19, as FP8 and quantized FP16 need, and has no form"):
+        with pytest.raises(EngineError, match="uses opset 19, which FP8 and quantized FP16 need, and cannot be"):
             build_engines(bundle, precision=precision)
 
 

@@ -98,7 +98,7 @@ class _Trial:
 
     @classmethod
     def of(cls, bundle: Bundle, engine: Engine, device: str, full: bool) -> _Trial:
-        """Return settings: everything if requested, else what a CPU does quickly; without a comparison a GPU wraps."""
+        """Return settings: all if requested, else what a CPU does quickly; a GPU without comparison wraps the cache."""
         graphs, chunks = bundle.manifest.graphs[engine.manifest.precision], wrapping_chunks(bundle.manifest.geometry)
         chunk_flops = graphs[Stage.FILL].flops + _steps(bundle) * graphs[Stage.DENOISE].flops
         compares = full or chunk_flops <= _QUICK_FLOPS
