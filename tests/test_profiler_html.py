@@ -26,7 +26,7 @@ def test_the_page_holds_every_section_and_refers_to_nothing_outside(report: Repo
     page = render_html(report)
 
     for title in ("Where the time of a chunk goes", "autoregressive steps", "Time between chunks", "Two chunks",
-                  "Stages", "Layers", "Transformer blocks and operators", "What it ran on"):  # fmt: skip
+                  "Stages", "Layers", "Transformer blocks and operators", "Environment"):  # fmt: skip
         assert title in page
     assert not re.search(r"(?:src|href)=\"(?!data:,)|url\(|@import|https?://", page)
 
