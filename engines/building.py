@@ -183,7 +183,7 @@ def _build_into(work: Path, job: BuildJob, sources: Mapping[str, GraphSource]) -
 
 
 def _report(job: BuildJob, stage: str, plan: Plan) -> None:
-    """Report a plan that was built, the forms of its functions, and kernels that the builder skipped."""
+    """Report a built plan, the forms of its functions, and kernels that the builder skipped."""
     job.progress(_summary(stage, plan))
     for line in describe_forms(plan.forms or {}):
         job.progress(f"{stage}: {line}")
