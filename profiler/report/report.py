@@ -105,7 +105,7 @@ class FirstFrame:
     Attributes:
         load_ms: Time to load the bundle; None for a model that was loaded already.
         cold_ms: Time from the request of a session to the first chunk, on a new lane; decoded where a codec ran.
-        cold_with_load_ms: Sum of both; None without ``load_ms``.
+        cold_with_load_ms: Sum of ``load_ms`` and ``cold_ms``; None without ``load_ms``.
         warm_ms: Time from the given frames of a warm session to its first chunk.
     """
 
@@ -263,7 +263,7 @@ class Layer:
     Attributes:
         stage: "denoise" or "fill".
         block: Number of the transformer block, or -1 before the first, after the last, and where it spans several.
-        name: The backend's name.
+        name: Name given by the backend.
         operator: The node's operator, or TensorRT's type of layer.
         milliseconds: Median time of one run.
         share: Share of the time of all layers of the stage.
