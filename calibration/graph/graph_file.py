@@ -34,7 +34,7 @@ class GraphFile:
         weights: Initializers, read from their file on access.
         float8: Names of initializers that hold E4M3 values as bytes, because numpy has no such type.
         specs: Roles of its inputs and outputs; their types are those of the graph.
-        parameters: Names of the model's parameters by the names of its weights.
+        parameters: Naming of the model's parameters: blocks, linears to keep, and projections around the cache.
     """
 
     model: onnx.ModelProto

@@ -63,7 +63,7 @@ def render_report(title: str, told: Mapping[str, str], comparison: Comparison, f
     """Return the page.
 
     Args:
-        title: What was compared.
+        title: Title of the page.
         told: Further facts by name.
         comparison: The comparison's result.
         figures: Measured figures, with their limits if any.
