@@ -1,3 +1,3 @@
-"""Lower precision that holds over a whole rollout: observation, Q/DQ graphs, and gates that measure the drift."""
+"""Calibration and verification of lower precision: observation of rollouts, Q/DQ graphs, accuracy gates."""
 
 from __future__ import annotations

@@ -32,10 +32,12 @@ _GATE_MISSED = 3
 
 
 def _request(**given: Any) -> CalibrationRequest | MixedRequest:
-    """Return what is asked for; ``--precision fp16`` observes nothing and takes ``--keep`` alone."""
+    """Return the request of the options; ``--precision fp16`` observes nothing and takes ``--keep`` alone."""
     if given["precision"] != str(FP16):
         if given["data"] is None:
-            raise click.UsageError(f"--precision {given['precision']} observes rollouts: give it clips with --data")
+            raise click.UsageError(
+                f"--precision {given['precision']} observes rollouts and needs clips; name them with --data"
+            )
         return CalibrationRequest(**given)
     from .graph.mixed import MixedRequest
 
@@ -44,9 +46,9 @@ def _request(**given: Any) -> CalibrationRequest | MixedRequest:
     named = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     for name in sorted(set(named) - set(taken)):
         option = f"--{name.replace('_', '-')}"
-        raise click.UsageError(f"--precision fp16 observes nothing: beside --keep it takes no {option}")
+        raise click.UsageError(f"--precision fp16 observes nothing: it takes --keep, but not {option}")
     if not given["keep"]:
-        raise click.UsageError("--precision fp16 wants the layers that are computed in float32: name them with --keep")
+        raise click.UsageError("--precision fp16 needs the layers to compute in float32; name them with --keep")
     return MixedRequest(given["bundle"], given["keep"])
 
 
@@ -56,32 +58,37 @@ def _request(**given: Any) -> CalibrationRequest | MixedRequest:
     CalibrationRequest,
     data=Option("Clips or latents: a file, or a folder of them.", click.Path(path_type=Path)),
     precision=Option(
-        "Of the blocks' linears; none for the cache alone; fp16 for FP16 with some layers in float32.",
+        "Precision of the blocks' linears; none for the cache alone; fp16 for FP16 with some layers in float32.",
         click.Choice([*EIGHT_BITS, "none", str(FP16)]),
     ),
-    samples=Option("Denoising runs to observe at least, in whole rollouts.", click.IntRange(1)),
+    samples=Option("Least number of denoising runs to observe, in whole rollouts.", click.IntRange(1)),
     method=Option("How ranges are chosen.", click.Choice(["max", "percentile", "mse", "entropy"])),
     rounding=Option(
-        "Of weights: GPTQ makes up for the error of each in those that follow.", click.Choice(["gptq", "nearest"])
+        "Rounding of weights: gptq compensates each channel's error in the channels that follow.",
+        click.Choice(["gptq", "nearest"]),
     ),
-    smooth=Option("Of SmoothQuant, 0 to 1; 0 for none.", Number(0, 1), metavar="ALPHA"),
+    smooth=Option("SmoothQuant's alpha, 0 to 1; 0 turns it off.", Number(0, 1), metavar="ALPHA"),
     keep=Option(
-        "What stays in floating point, of fp16 in float32; repeatable.", click.STRING, metavar="PATTERN", multiple=True
+        "Layers that stay in floating point, for fp16 in float32; repeatable.",
+        click.STRING,
+        metavar="PATTERN",
+        multiple=True,
     ),
-    keep_fill=Option("Leave the cache fill in floating point: a little slower and a little nearer."),
+    keep_fill=Option("Leave the cache fill in floating point: a little slower and a little more accurate."),
     budget=Option(
-        "Keep the most sensitive groups in floating point until PSNR is so high, in dB.",
+        "Keep the most sensitive groups in floating point until PSNR reaches this many dB.",
         Number(above=0),
         metavar="DB",
     ),
     kv=Option("Quantize the cache too; int8 costs less accuracy.", click.Choice(EIGHT_BITS)),
     seed=Option("Seed of all noise and choices.", SEED),
     observations=Option(
-        "Folder that keeps what was observed, for further calibrations on the same data.", click.Path(path_type=Path)
+        "Folder that keeps the observed statistics, for further calibrations on the same data.",
+        click.Path(path_type=Path),
     ),
 )
 @click.option("--accept-slower", is_flag=True, help="Add INT8 graphs that are not shown to be faster too.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @sampling_options
 @threads_option(CalibrationRequest)
 @gather("request", CalibrationRequest, make=_request)
@@ -89,9 +96,9 @@ def calibrate(request: CalibrationRequest | MixedRequest, as_json: bool, accept_
     """Observe real rollouts of BUNDLE and add graphs of lower precision to it.
 
     int8 adds "int8" (float32 around it: ONNX Runtime, TensorRT 8.5) and, where the bundle has FP16 graphs,
-    "int8-fp16" (TensorRT 10 and 11); fp8 adds "fp8". A run that was stopped goes on where it was. INT8 is timed against
-    floating point on this CPU before it is added; exit status 3 where it is not shown to be faster. fp16 observes
-    nothing: it adds "fp16-mixed", the FP16 graphs with what --keep names in float32.
+    "int8-fp16" (TensorRT 10 and 11); fp8 adds "fp8". An interrupted run resumes after its last rollout. INT8 is
+    timed against floating point on this CPU before it is added; exit status 3 where it is not shown to be faster. fp16
+    observes nothing: it adds "fp16-mixed", the FP16 graphs with the layers of --keep in float32.
     """
     from ..console.progress import show_progress
     from .calibrating import calibrate as run
@@ -115,7 +122,7 @@ def calibrate(request: CalibrationRequest | MixedRequest, as_json: bool, accept_
 
 
 def _verify_request(*, gates: tuple[str, ...], **given: Any) -> VerifyRequest:
-    """Return what is asked for, with the gates parsed."""
+    """Return the request of the options, with the gates parsed."""
     from .gates import parse_gate
 
     wanted = {gate.figure: gate.bound for gate in map(parse_gate, gates)}
@@ -126,13 +133,13 @@ def _verify_request(*, gates: tuple[str, ...], **given: Any) -> VerifyRequest:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @options_of(
     VerifyRequest,
-    precision=Option("What is measured.  [default: the last that the bundle got]", PRECISION, metavar="PRECISION"),
+    precision=Option("Precision to measure.  [default: the one added last]", PRECISION, metavar="PRECISION"),
     against=Option("fp32, or another bundle.", click.STRING),
-    data=Option("Clips or latents to go on from.  [default: noise]", click.Path(path_type=Path)),
+    data=Option("Clips or latents that rollouts continue from.  [default: noise]", click.Path(path_type=Path)),
     chunks=Option("Autoregressive steps.", click.IntRange(1)),
     seeds=Option("Rollouts, each with its own seed.", click.IntRange(1)),
     gates=Option(
-        "A bound, as teacher-psnr=35, instead of the default ones; repeatable.",
+        "A bound such as teacher-psnr=35, in place of the default ones; repeatable.",
         click.STRING,
         names=("--gate",),
         metavar="FIGURE=NUMBER",
@@ -142,7 +149,7 @@ def _verify_request(*, gates: tuple[str, ...], **given: Any) -> VerifyRequest:
 @click.option(
     "--bisect/--no-bisect",
     default=None,
-    help="Find the groups of layers at fault and their price.  [default: where FP16 misses a gate]",
+    help="Find the groups of layers at fault and the cost of keeping them.  [default: where FP16 misses a gate]",
 )
 @click.option("--report", type=OutputFile(), help="Write a page with curves and frames, .html; replaces an older one.")
 @click.option("--json", "as_json", is_flag=True, help="Print figures and curves as JSON.")
@@ -150,13 +157,13 @@ def _verify_request(*, gates: tuple[str, ...], **given: Any) -> VerifyRequest:
 @backend_options
 @gather("request", VerifyRequest, make=_verify_request)
 def verify(request: VerifyRequest, bisect: bool | None, report: Path | None, as_json: bool) -> None:
-    """Measure what a precision of BUNDLE costs over long rollouts; exit status 3 where a gate is missed.
+    """Measure the accuracy of a precision of BUNDLE over long rollouts; exit status 3 where a gate is missed.
 
-    What runs is what would be deployed: an engine where one fits. The reference is float32 in ONNX Runtime on the CPU.
-    Both sides get the same noise. Free-running, each goes on from what it made; teacher-forced, each chunk is made
+    The precision runs as deployed: on an engine where one fits. The reference is float32 in ONNX Runtime on the CPU.
+    Both get the same noise. Free-running, each continues from its own chunks; teacher-forced, each chunk is made
     from the reference's cache. The result is written into model.json where that can be written. With --bisect, and by
-    itself where an FP16 precision misses a gate, layers are kept in float32 by halves until those are found that keep
-    the bound on PSNR from being held.
+    default where an FP16 precision misses a gate, a bisection keeps layers in float32 to find those that violate the
+    bound on PSNR.
     """
     from ..console.progress import show_progress
     from .verify.verification import verify as run
@@ -168,10 +175,10 @@ def verify(request: VerifyRequest, bisect: bool | None, report: Path | None, as_
         _report(verdict, report, in_words=not as_json)
         if bisect or by_itself:
             found = _bisect(request, by_itself)
-    finally:  # whatever failed or was stopped: the verdict took minutes
+    finally:  # also after a failure or Ctrl-C: the verdict took minutes
         if as_json:
-            told = {"bisection": encode(found)} if found is not None else {}
-            click.echo(json.dumps({**json.loads(verdict.to_json()), **told}, indent=1))
+            extra = {"bisection": encode(found)} if found is not None else {}
+            click.echo(json.dumps({**json.loads(verdict.to_json()), **extra}, indent=1))
     if found is not None and not as_json:
         click.echo(found.describe())
     if verdict.missed:
@@ -179,7 +186,7 @@ def verify(request: VerifyRequest, bisect: bool | None, report: Path | None, as_
 
 
 def _is_half(precision: Precision) -> bool:
-    """Whether FP16 may be at fault: of FP8 the linears are the first to suspect."""
+    """Whether FP16 may be at fault: in FP8 precisions the linears are the likelier cause."""
     return precision.around == FP16.around and precision.linears != FP8
 
 
@@ -196,22 +203,20 @@ def _report(verdict: Verdict, page: Path | None, *, in_words: bool) -> None:
 
 
 def _bisect(request: VerifyRequest, by_itself: bool) -> Bisection | None:
-    """Bisect; where nobody asked for it, a failure or Ctrl-C is a line on stderr and the verdict stands.
+    """Bisect; where it was not asked for, a failure or Ctrl-C prints a line on stderr and the verdict remains.
 
-    A signal that ends the process, as SIGTERM does, is never taken for Ctrl-C.
+    A signal that ends the process, such as SIGTERM, is never treated as Ctrl-C.
     """
     from ..console.progress import show_progress
     from .choose.bisection import bisect_request
 
     if by_itself:
-        click.echo(
-            "a gate was missed: bisecting, which takes a while; Ctrl-C stops it, --no-bisect leaves it out", err=True
-        )
+        click.echo("a gate was missed: bisecting, which takes a while; Ctrl-C stops it, --no-bisect skips it", err=True)
     try:
         with show_progress("bisecting, variants") as on_progress:
             return bisect_request(request, on_progress=on_progress)
     except (CalibrationError, KeyboardInterrupt) as error:
         if not by_itself or isinstance(error, Terminated):
             raise
-        click.echo(f"no group could be named: {str(error) or 'it was stopped'}", err=True)
+        click.echo(f"the bisection found no group: {str(error) or 'it was stopped'}", err=True)
     return None

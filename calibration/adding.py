@@ -1,4 +1,4 @@
-"""Quantized graphs added to a bundle: written beside it, timed if asked for, and taken whole or not at all."""
+"""Adding quantized graphs to a bundle: they are written beside it, timed on request and added atomically."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["added_nbytes", "publish"]
 
-# Options that are no part of what was made.
-_NOT_TOLD = ("bundle", "data", "text", "threads", "observations")
+# Options that do not affect the graphs.
+_NOT_RECORDED = ("bundle", "data", "text", "threads", "observations")
 _STAGES = (Stage.FILL, Stage.DENOISE)
 
 
@@ -61,17 +61,17 @@ def publish(
     judge: Judge | None = None,
     show: Show = hide_progress,
 ) -> CalibrationSummary:
-    """Write every rendering of a quantization into the bundle, and how it came about.
+    """Write every rendering of a quantization into the bundle, with its report.
 
     Args:
-        bundle: Gets the graphs, all of them or none.
-        graphs: In float32.
+        bundle: Bundle that receives the graphs, all or none.
+        graphs: Float32 graphs by stage.
         quantization: Every scale.
-        request: What was asked for.
-        data: What was observed on.
-        seen: What was observed.
-        sensitivity: What the search for a budget found.
-        judge: Times the new graphs before the bundle takes them, and may refuse them.
+        request: The calibration's options.
+        data: The calibration set.
+        seen: Observed statistics.
+        sensitivity: Result of the search for a budget.
+        judge: Times the new graphs before they are added, and may refuse them.
         show: Shows the progress.
 
     Raises:
@@ -100,7 +100,7 @@ def publish(
 
 
 def _replaced(bundle: Bundle, request: CalibrationRequest, labels: Iterable[Precision]) -> set[str]:
-    """Return the files that are written again, and what was kept for a run that is stopped."""
+    """Return the files to replace or remove: older graphs of these precisions, and the statistics kept for resuming."""
     return {
         *(f"graphs/{stage}.{label}.onnx" for label in labels for stage in _STAGES),
         f"graphs/weights.{request.stem}.bin",
@@ -144,7 +144,7 @@ def _write_records(
     labels: Sequence[Precision],
     patterns: Sequence[str],
 ) -> Iterator[Calibration]:
-    """Write the scales, the report and the picture of the budget; yield what the manifest says of each precision."""
+    """Write the scales, the report and the budget's chart; yield the manifest's entry for each precision."""
     stem = f"calibration/{request.stem}"
     texts = {
         "scales.json": quantization.to_json(),
@@ -161,7 +161,7 @@ def _write_records(
 
 
 def added_nbytes(bundle: Bundle, graphs: Mapping[str, GraphFile], request: CalibrationRequest) -> int:
-    """Return about how many bytes are added: the new weights, and the statistics that are kept meanwhile."""
+    """Return an estimate of the bytes added: the new weights, and the statistics kept during the run."""
     linears = _linears(graphs) if request.precision != "none" else []
     codes = {linear.weight: linear.inputs * linear.outputs for linear in linears}
     others = 0
@@ -178,7 +178,7 @@ def _linears(graphs: Mapping[str, GraphFile]) -> list[Linear]:
 def _renderings(
     bundle: Bundle, graphs: Mapping[str, GraphFile], request: CalibrationRequest
 ) -> dict[Precision, dict[str, tuple[Graph, GraphFile]]]:
-    """Return what each new precision is made from: by label, by stage, as model.json has it and opened."""
+    """Return the source graphs of each new precision: by label, by stage, as in model.json and opened."""
     known = bundle.manifest.graphs
     single = {stage: (known[source_precision(bundle)][stage], graph) for stage, graph in graphs.items()}
     half = (
@@ -223,7 +223,7 @@ def _report(
     sensitivity: Sensitivity | None,
     patterns: Sequence[str],
 ) -> dict[str, Any]:
-    """Return what is worth keeping."""
-    options = {name: value for name, value in vars(request).items() if name not in _NOT_TOLD}
-    told = {**summary.to_report(), "options": options, "patterns": patterns}
-    return told | ({"sensitivity": dataclasses.asdict(sensitivity)} if sensitivity else {})
+    """Return the calibration's report, as stored in the bundle."""
+    options = {name: value for name, value in vars(request).items() if name not in _NOT_RECORDED}
+    report = {**summary.to_report(), "options": options, "patterns": patterns}
+    return report | ({"sensitivity": dataclasses.asdict(sensitivity)} if sensitivity else {})

@@ -1,4 +1,4 @@
-"""A calibration from a bundle and clips to further precisions in the same bundle, as ``vdmrt calibrate`` does it."""
+"""The calibration behind ``vdmrt calibrate``: from a bundle and clips to further precisions in the same bundle."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ def calibrate(
 ) -> CalibrationSummary:
     """Observe, choose every scale, and add the quantized graphs to the bundle.
 
-    What was observed is kept in the bundle's ``calibration/`` until the graphs are added, so that a run that was
-    stopped goes on after its last whole rollout.
+    The statistics are kept in the bundle's ``calibration/`` until the graphs are added, so that an interrupted run
+    resumes after its last whole rollout.
 
     Args:
-        request: What to make.
-        judge: Times the new graphs before the bundle takes them, and may refuse them; None takes them untimed.
+        request: The options.
+        judge: Times the new graphs before they are added, and may refuse them; None adds them untimed.
         show: Shows the progress of each phase.
 
     Raises:
         CalibrationError: The data or an option does not fit the model, or temporary files cannot be written.
-        NotFasterError: The judge refuses the graphs; the bundle is what it was.
+        NotFasterError: The judge refuses the graphs; the bundle is unchanged.
         BundleError: The bundle is altered or cannot be written.
         MediaError: A file of the data cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Figures of an accuracy comparison, and the limits that they are judged by."""
+"""Gates: limits on the figures of an accuracy comparison."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ..errors import CalibrationError
 
 __all__ = ["DEFAULT_GATES", "OVER_FP16", "SAFE", "Gate", "Judged", "judge", "parse_gate", "select_gates"]
 
-# Half of what FP16 holds, rounded down: what passes it on a few rollouts may pass the end on others.
+# Half of FP16's maximum, rounded down: a tensor above it on a few rollouts may overflow on others.
 SAFE = 30_000.0
 DEFAULT_GATES: Mapping[str, float] = {"teacher-psnr": 35.0, "teacher-drift": 1.25, "largest-fp16": SAFE}
 # Free-running drift over that of FP16 from the same seeds, measured only where a gate asks for it: it takes rollouts in
 # FP16 too, and over the four rollouts of a default run it is chance.
 OVER_FP16 = "drift-over-fp16"
-# Drift is the error from the 11th chunk on over that of earlier ones; in fewer chunks it is not what it says.
+# Drift is the error from the 11th chunk on over that of earlier ones; fewer chunks do not show it.
 _DRIFT_CHUNKS = 11
-# What may grow no larger; every other figure may fall no lower.
+# Figures with an upper bound; all others have a lower bound.
 _MOST = ("drift", OVER_FP16, "relative-l2", "largest-fp16")
 
 
@@ -31,8 +31,8 @@ class Gate:
     """A bound on a figure.
 
     Attributes:
-        figure: Its name.
-        bound: The least, or for drift and relative errors the most.
+        figure: The figure's name.
+        bound: Least value; for drift and relative errors the largest.
     """
 
     figure: str
@@ -44,7 +44,7 @@ class Gate:
         return f"at {'most' if self.figure.endswith(_MOST) else 'least'} {self.bound:g}"
 
     def holds(self, found: float) -> bool:
-        """Whether a figure keeps within the bound; NaN never does."""
+        """Whether a value is within the bound; NaN never is."""
         return found <= self.bound if self.figure.endswith(_MOST) else found >= self.bound
 
 
@@ -54,9 +54,9 @@ class Judged:
 
     Attributes:
         figure: The figure's name.
-        measured: What was measured.
-        limit: The bound in words, as "at least 35".
-        passed: Whether the figure keeps within it.
+        measured: The measured value.
+        limit: The bound in words, such as "at least 35".
+        passed: Whether the value is within it.
     """
 
     figure: str
@@ -65,15 +65,15 @@ class Judged:
     passed: bool
 
     def describe(self) -> str:
-        """Describe it in a line of a table."""
+        """Return the line of a table."""
         return f"{self.figure:24}{self.measured:<12.4g}{self.limit:18}{'passed' if self.passed else 'FAILED'}"
 
 
 def parse_gate(text: str) -> Gate:
-    """Read ``FIGURE=BOUND``.
+    """Parse ``FIGURE=BOUND``.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The text has another form.
     """
     figure, equals, bound = text.partition("=")
     try:
@@ -81,17 +81,17 @@ def parse_gate(text: str) -> Gate:
     except ValueError:
         value = math.nan
     if not equals or not math.isfinite(value):
-        raise ValueError(f"--gate must be FIGURE=NUMBER, as teacher-psnr=35, got {text!r}")
+        raise ValueError(f"--gate must be FIGURE=NUMBER, such as teacher-psnr=35, got {text!r}")
     return Gate(figure.strip(), value)
 
 
 def select_gates(given: Mapping[str, float] | None, figures: Collection[str], chunks: int) -> list[Gate]:
-    """Return the gates of a comparison: those given, or the default ones on figures that it has.
+    """Return the gates of a comparison: the given ones, or the default ones on its figures.
 
     Args:
-        given: Bounds by figure; None takes the default ones.
+        given: Bounds by figure; None selects the default ones.
         figures: Names of the figures that will be measured.
-        chunks: Autoregressive steps of a rollout; in a short one drift has no default limit.
+        chunks: Autoregressive steps of a rollout; drift has no default limit in a short one.
 
     Raises:
         CalibrationError: A gate is given on something that is not measured.
@@ -104,7 +104,7 @@ def select_gates(given: Mapping[str, float] | None, figures: Collection[str], ch
         return [Gate(name, bound) for name, bound in defaults.items() if not (is_short and name.endswith("drift"))]
     for name in given:
         if name not in figures:
-            raise CalibrationError(f"--gate {name!r} is no figure of this comparison; there are {', '.join(figures)}")
+            raise CalibrationError(f"--gate {name!r} is not a figure of this comparison; it has {', '.join(figures)}")
     return [Gate(name, bound) for name, bound in given.items()]
 
 

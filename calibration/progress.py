@@ -1,4 +1,4 @@
-"""Progress of the phases of long work, as whoever asks for the work has it shown."""
+"""Progress callbacks for the phases of long work."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from contextlib import AbstractContextManager, contextmanager
 
 __all__ = ["OnProgress", "Show", "hide_progress"]
 
-# Called with what is done and the total.
+# Called with the amount done and the total.
 OnProgress = Callable[[int, int], None]
-# Called with the title of a phase; what it returns yields the function to call during the phase.
+# Called with the title of a phase; returns a context manager that yields the function to call during the phase.
 Show = Callable[[str], AbstractContextManager[OnProgress]]
 
 
 @contextmanager
 def hide_progress(title: str) -> Iterator[OnProgress]:
-    """Show nothing."""
+    """Ignore progress; the default."""
     yield lambda done, total: None

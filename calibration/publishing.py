@@ -1,4 +1,4 @@
-"""Quantized graphs as a further precision of a bundle: files, tensor table, costs and hashes."""
+"""Writer of quantized graphs as a further precision of a bundle: files, tensor table, costs and hashes."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def write_precision(
     """Write the graphs of a precision.
 
     Args:
-        writer: The bundle in the making.
+        writer: Writer of the bundle.
         label: The precision's name.
-        graphs: By stage.
-        sources: By stage: the graph that each was made from, as model.json has it and opened.
-        weights: Takes the weights, under ``graphs/`` of the bundle; may be shared with another precision.
+        graphs: Graphs to write, by stage.
+        sources: Source of each graph by stage, as in model.json and opened.
+        weights: File for the weights, under ``graphs/`` of the bundle; may be shared with another precision.
         quantized: The 8 bit type of the linears.
 
     Returns:
-        The graphs by stage; their weights are recorded by the caller when all precisions are written.
+        The graphs by stage; the caller records their weights after writing all precisions.
 
     Raises:
         CalibrationError: ONNX's checker refuses a graph.
@@ -90,7 +90,7 @@ def _retyped(spec: TensorSpec, graph: GraphFile) -> TensorSpec:
 
 
 def _dequantized(graph: GraphFile, inputs: tuple[TensorSpec, ...]) -> list[CacheCopy]:
-    """Count an 8 bit cache as copied where it is dequantized: a backend that does not fuse the two does copy it."""
+    """Return a copy for each dequantization of an 8 bit cache: backends that do not fuse it write a copy."""
     specs = {spec.name: spec for spec in inputs if spec.dtype in _EIGHT_BITS}
     return [
         CacheCopy(

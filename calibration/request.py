@@ -1,4 +1,4 @@
-"""What to calibrate and how; the names are the options of ``vdmrt calibrate``."""
+"""Request of a calibration: the options of ``vdmrt calibrate``."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ Target = EightBits | Literal["none"]
 
 @dataclass(frozen=True)
 class CalibrationRequest(SamplingOptions):
-    """What to make; the names are the options of ``vdmrt calibrate``. Those of sampling are of the rollouts.
+    """Options of ``vdmrt calibrate``; those of sampling apply to the observed rollouts.
 
     Attributes:
         bundle: The bundle's folder.
         data: Clips or latents, a file or a folder.
         precision: "int8" or "fp8" for the linears, "none" for the cache alone.
-        samples: Denoising runs to observe.
-        method: How ranges are chosen.
+        samples: Least number of denoising runs to observe.
+        method: Method by which ranges are chosen.
         smooth: SmoothQuant's alpha, 0 for none.
-        rounding: How weights are rounded: "gptq", each making up for those before it, or "nearest".
+        rounding: Rounding of weights: "gptq", which compensates earlier errors, or "nearest".
         keep: Patterns of linears that stay in floating point.
         budget: Least PSNR in dB against float32 over short rollouts, for which the most sensitive groups of layers
             stay in floating point; None for no such search.
-        keep_fill: Whether the linears of the cache fill stay in floating point: it runs once a chunk, and what it
-            rounds stays in the cache.
+        keep_fill: Whether the linears of the cache fill stay in floating point: it runs once a chunk, and its
+            rounding errors stay in the cache.
         kv: "int8" or "fp8" for a quantized cache, or None.
-        seed: Of all noise and choices.
+        seed: Seed of all noise and choices.
         threads: Threads of the CPU provider.
-        observations: Folder in which statistics are kept for further calibrations on the same data; None keeps them in
+        observations: Folder that keeps the statistics for further calibrations on the same data; None keeps them in
             the bundle until the graphs are written.
     """
 
@@ -63,16 +63,16 @@ class CalibrationRequest(SamplingOptions):
         if self.budget is not None and not 0 < self.budget < math.inf:
             raise ValueError(f"--budget must be a finite number of dB above 0, got {self.budget}")
         if self.precision == "none" and self.kv is None:
-            raise ValueError("--precision none quantizes no linear, so it goes with --kv int8 or fp8")
+            raise ValueError("--precision none quantizes no linear, so it needs --kv int8 or fp8")
         if self.budget is not None and self.precision == "none":
-            raise ValueError("--budget chooses among linears, so it goes with --precision int8 or fp8")
+            raise ValueError("--budget chooses among linears, so it needs --precision int8 or fp8")
 
     def quantized(self, floating: Precision) -> Precision:
-        """Return what is made of the graphs of a floating-point precision."""
+        """Return the precision that results from the graphs of a floating-point precision."""
         linears = floating.linears if self.precision == "none" else self.precision
         return Precision(linears, floating.around, self.kv)
 
     @property
     def stem(self) -> str:
-        """What the files that all renderings share are called by."""
+        """Stem of the names of files that all renderings share."""
         return str(self.quantized(FP16 if self.precision == FP8 else FP32)).removeprefix(f"{FP32}-")

@@ -1,4 +1,4 @@
-"""A temporary folder for graphs in the making."""
+"""Temporary folders for graphs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["scratch_folder"]
 
 @contextmanager
 def scratch_folder(purpose: str) -> Iterator[Path]:
-    """Make a temporary folder and remove it when the block ends.
+    """Create a temporary folder and remove it when the block ends.
 
     Args:
         purpose: A word for its name.
 
     Raises:
-        CalibrationError: The disk that it is on is full.
+        CalibrationError: Its disk is full.
     """
     try:
         with tempfile.TemporaryDirectory(prefix=f"vdmrt-{purpose}-") as folder:

@@ -1,4 +1,4 @@
-"""What a calibration made, in words and as what is kept of it in the bundle."""
+"""Summary of a calibration, as text and as the report in the bundle."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
 
 __all__ = ["CalibrationSummary"]
 
-# Paths and times: the same calibration gives the same bytes.
+# Paths and times stay out of the report, so that the same calibration gives the same bytes.
 _NOT_KEPT = ("bundle", "speeds")
 
 
 @dataclass(frozen=True)
 class CalibrationSummary:
-    """What was made.
+    """Result of a calibration.
 
     Attributes:
         bundle: The bundle's folder.
         precisions: Precisions that were added to it or replaced.
-        quantized: Linears that are 8 bit, and all there are.
+        quantized: Number of 8 bit linears, and of all linears.
         kept: Groups that the budget keeps in floating point.
-        migrated: Sites whose outlier channels went into the weights.
+        migrated: Sites with outlier channels migrated into the weights.
         data: The calibration set in one line.
-        strata: How often each state was observed.
-        statistics_nbytes: Memory of the statistics.
+        strata: Number of observations of each state.
+        statistics_nbytes: Size of the statistics in bytes.
         rollouts: Whole rollouts that were observed.
-        speeds: How fast they are beside floating point; empty where nothing was timed.
+        speeds: Speeds relative to floating point; empty where nothing was timed.
     """
 
     bundle: str
@@ -46,21 +46,21 @@ class CalibrationSummary:
     speeds: tuple[Speed, ...] = ()
 
     def describe(self) -> str:
-        """Describe it in a few lines."""
+        """Return a summary in a few lines."""
         of, all_ = self.quantized
         lines = [
             f"{self.bundle}: now has {', '.join(map(str, self.precisions))}",
             f"{of} of {all_} linears in 8 bits, outlier channels migrated at {len(self.migrated)} places",
             *([f"the budget keeps {', '.join(self.kept)} in floating point"] if self.kept else []),
             f"observed {self._runs(Stage.DENOISE)} denoising runs and {self._runs(Stage.FILL)} cache fills in "
-            f"{format_count(self.rollouts, 'whole rollout')}, the fewest that have the --samples asked for, "
+            f"{format_count(self.rollouts, 'whole rollout')}, the fewest with the requested --samples, "
             f"of {self.data}",
             *(one.describe() for one in self.speeds),
         ]
         return "\n".join(lines)
 
     def to_report(self) -> dict[str, Any]:
-        """Return what is kept in the bundle."""
+        """Return the report for the bundle."""
         return {name: value for name, value in encode(self).items() if name not in _NOT_KEPT}
 
     def _runs(self, stage: str) -> int:

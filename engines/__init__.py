@@ -1,4 +1,4 @@
-"""From bundles to engines: what they cost, how they are built, and whether they are what was asked."""
+"""Engines built from bundles: planning of their cost, builds, and audits of the result."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
 class Size(click.ParamType[Any]):
-    """A number of bytes as ``4GiB``, ``512M`` or ``1073741824``."""
+    """A number of bytes such as ``4GiB``, ``512M`` or ``1073741824``."""
 
     name = "SIZE"
 
@@ -45,33 +45,35 @@ class Size(click.ParamType[Any]):
     default="tensorrt",
     show_default=True,
     type=click.Choice(["tensorrt", "onnxruntime"]),
-    help="What is to run the engine: on this GPU, or on this CPU.",
+    help="Backend that runs the engine, on this GPU or on this CPU.",
 )
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
     metavar="PRECISION",
-    help="Of the graphs.  [default: for TensorRT fp16, for ONNX Runtime fp32, where the bundle has it]",
+    help="Precision of the graphs.  [default: for TensorRT fp16, for ONNX Runtime fp32, where the bundle has it]",
 )
-@click.option("--gpu", default=0, show_default=True, type=click.IntRange(0), help="Which GPU, in the driver's order.")
-@click.option("--builder-optimization-level", type=click.IntRange(0, 5), help="How long to look for faster kernels.")
-@click.option("--workspace", type=Size(), help="Most scratch memory that a layer may take, as 4GiB.")
-@click.option("--timing-cache", type=click.Path(path_type=Path), help="Kernel timings, kept from build to build.")
+@click.option(
+    "--gpu", default=0, show_default=True, type=click.IntRange(0), help="Index of the GPU, in the driver's order."
+)
+@click.option("--builder-optimization-level", type=click.IntRange(0, 5), help="How long to search for faster kernels.")
+@click.option("--workspace", type=Size(), help="Most scratch memory that a layer may use, such as 4GiB.")
+@click.option("--timing-cache", type=click.Path(path_type=Path), help="File of kernel timings, reused by later builds.")
 @click.option(
     "--hardware-compatibility",
     default="none",
     show_default=True,
     type=click.Choice(["none", "ampere_plus", "same_compute_capability"]),
-    help="On which other GPUs the plans run.",
+    help="Other GPUs on which the plans run.",
 )
 @click.option(
     "--version-compatible",
     is_flag=True,
     help="Newer TensorRT, up to the next major, may run the plans with a lean runtime.",
 )
-@click.option("--strip-weights", is_flag=True, help="Leave the weights out of the plans; loading puts them back.")
+@click.option("--strip-weights", is_flag=True, help="Leave the weights out of the plans; loading restores them.")
 @click.option("--refit", is_flag=True, help="Weights may be replaced in the plans.")
-@click.option("--weight-streaming-fill", is_flag=True, help="Fill's weights may lie in host memory.")
+@click.option("--weight-streaming-fill", is_flag=True, help="The weights of the cache fill may be kept in host memory.")
 @click.option("--tf32", is_flag=True, help="Float32 products may be rounded to TF32.")
 @click.option("--external-tactics", is_flag=True, help="Use cuBLAS and cuDNN (before TensorRT 11).")
 @click.option(
@@ -86,14 +88,12 @@ class Size(click.ParamType[Any]):
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "full", "off"]),
-    help="After the build: does it run, agree with ONNX Runtime, go faster? auto leaves out what takes minutes.",
+    help="Check that the built engine runs, agrees with ONNX Runtime and is faster; auto skips long checks.",
 )
+@click.option("--dry-run", is_flag=True, help="Print what would be built, and the closest trtexec commands.")
+@click.option("--force", is_flag=True, help="Build an engine that exists already, or does not seem to fit.")
 @click.option(
-    "--dry-run", is_flag=True, help="Print what would be built, and the trtexec lines that are nearest to it."
-)
-@click.option("--force", is_flag=True, help="Build what is there already, or what does not seem to fit.")
-@click.option(
-    "--accept-slower", is_flag=True, help="Exit with 0 also where a quantized engine is not shown to be faster."
+    "--accept-slower", is_flag=True, help="Exit with 0 even where a quantized engine is not shown to be faster."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the engine's manifest as JSON.")
 def build(
@@ -109,7 +109,7 @@ def build(
 ) -> None:
     """Build an engine of BUNDLE for this machine, TensorRT's for its GPU or ONNX Runtime's for its CPU.
 
-    Prints its folder. An engine that is there already is taken. Ctrl-C leaves nothing behind.
+    Prints its folder. An engine that exists already is not built again. Ctrl-C leaves no files behind.
     A quantized engine is timed against a floating point one of this bundle; exit status 3 where it is not
     shown to be faster.
     """
@@ -141,7 +141,7 @@ def build(
 
 
 def _refuse_tensorrt_options(given: dict[str, Any]) -> None:
-    """Refuse what would be without effect."""
+    """Refuse options that would have no effect."""
     context = click.get_current_context()
     for name in given:
         source = context.get_parameter_source(name)
@@ -158,7 +158,7 @@ def _options(given: dict[str, Any]) -> Any:
 
 
 def _print_models(bundle: Bundle, precision: Precision | None) -> None:
-    """Print what a build of ONNX Runtime's engine would do."""
+    """Print the plan of an ONNX Runtime build."""
     from ..bundle import ENGINES_FOLDER, format_nbytes
     from ..hosts.onnxruntime import describe_machine
     from .onnxruntime.models import ModelOptions, load_onnxruntime, model_key
@@ -175,7 +175,7 @@ def _print_models(bundle: Bundle, precision: Precision | None) -> None:
 
 
 def _print_plan(bundle: Bundle, precision: Precision | None, options: Any, gpu_index: int) -> None:
-    """Print what a build would do; what hangs on a GPU or on TensorRT only where they are."""
+    """Print the plan of a TensorRT build; lines that depend on a GPU or on TensorRT only where they are available."""
     from ..bundle import ENGINES_FOLDER, stage_graphs
     from ..hosts.driver import find_gpu
     from ..hosts.tensorrt import open_tensorrt
@@ -204,6 +204,6 @@ def _print_plan(bundle: Bundle, precision: Precision | None, options: Any, gpu_i
         if version is not None:
             try:
                 source = find_source(bundle, graph, version).path
-            except EngineError as error:  # to be lowered first, which a build does
+            except EngineError as error:  # not lowered yet; a build does that first
                 _log.info("%s", error)
         click.echo(trtexec_line(source, stage, chosen, options, version))

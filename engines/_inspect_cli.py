@@ -52,11 +52,11 @@ _FIGURES = ("plan", "scratch", "built in", "layers", "layers by type", "products
     "--polygraphy",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Print commands of Polygraphy that inspect and compare graphs and plans, and write the inputs that they use "
-    "into FOLDER: those of a short rollout past a full cache.",
+    help="Print Polygraphy commands that inspect and compare graphs and plans, and write their inputs, taken from a "
+    "short rollout past a full cache, into FOLDER.",
 )
 def inspect(bundle: Path, as_json: bool, verify: bool, polygraphy: Path | None) -> None:
-    """Show what BUNDLE is: geometry, tensors, cache bytes, FLOPs, weights, nodes that copy the cache, engines."""
+    """Show BUNDLE's geometry, tensors, cache bytes, FLOPs, weights, nodes that copy the cache, and engines."""
     opened = open_bundle(bundle)
     if verify:
         opened.verify()
@@ -73,7 +73,7 @@ def inspect(bundle: Path, as_json: bool, verify: bool, polygraphy: Path | None) 
 
 
 def _print_bundle(bundle: Bundle, console: Console) -> None:
-    """Print a bundle for people.
+    """Print a bundle as tables.
 
     Raises:
         EngineError: An engine's manifest is damaged.
@@ -81,7 +81,7 @@ def _print_bundle(bundle: Bundle, console: Console) -> None:
     m = bundle.manifest
     _print_line(console, f"{m.name} ({m.family}, predicts {m.prediction}) at {bundle.path}", style="bold")
     if m.random_weights:
-        _print_line(console, "random weights: whatever it makes means nothing", style="yellow")
+        _print_line(console, "random weights: the output is meaningless", style="yellow")
     console.print(make_table("", _model_rows(m)))
     _print_table(console, _cost_table(bundle))
     measured = read_measured(bundle)
@@ -99,7 +99,7 @@ def _print_bundle(bundle: Bundle, console: Console) -> None:
 
 
 def _print_line(console: Console, line: str, *, style: str | None = None) -> None:
-    """Print what may hold brackets, which rich would take for markup, and paths, which it would break."""
+    """Print a line without rich's markup and wrapping: it may contain brackets and paths."""
     console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -125,13 +125,13 @@ def _model_rows(m: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _cost_table(bundle: Bundle) -> Table:
-    """Return what a lane takes and a run costs, a column for each precision."""
+    """Return the memory of a lane and the cost of a run, a column for each precision."""
     graphs = bundle.manifest.graphs
     fill, denoise = ([stages[stage] for stages in graphs.values()] for stage in (Stage.FILL, Stage.DENOISE))
     figures = {
         "KV cache": [format_nbytes(cache_nbytes(bundle, precision)) for precision in graphs],
-        "written to it per chunk": [format_nbytes(scatter_nbytes(bundle, precision)) for precision in graphs],
-        "copied of it per step": [format_nbytes(sum(copy.nbytes for copy in graph.cache_copies)) for graph in denoise],
+        "cache written per chunk": [format_nbytes(scatter_nbytes(bundle, precision)) for precision in graphs],
+        "cache copied per step": [format_nbytes(sum(copy.nbytes for copy in graph.cache_copies)) for graph in denoise],
         "weights": [format_nbytes(weights_nbytes(graph)) for graph in denoise],
         "cache fill": [format_flops(graph.flops) for graph in fill],
         "denoising step": [format_flops(graph.flops) for graph in denoise],
@@ -147,7 +147,7 @@ def _print_copies(console: Console, stage: str, graph: Graph) -> None:
 
 
 def _tensor_rows(graphs: Mapping[str, Graph]) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each tensor; of those that every layer has, for the first layer's."""
+    """Yield a row for each tensor; of tensors that every layer has, only the first layer's."""
     for stage, graph in graphs.items():
         for side, specs in (("in", graph.inputs), ("out", graph.outputs)):
             for spec in specs:
@@ -189,7 +189,7 @@ def _describe_machine(machine: Machine) -> str:
 
 
 def _plan_table(plans: Mapping[str, Plan]) -> Table:
-    """Return what was built, a column for each stage."""
+    """Return the figures of the plans, a column for each stage."""
     figures = [_plan_figures(plan) for plan in plans.values()]
     rows = [(name, *(each.get(name, "") for each in figures)) for name in _FIGURES if any(name in e for e in figures)]
     return make_table("", rows, header=("", *plans))
@@ -205,7 +205,7 @@ def _plan_figures(plan: Plan) -> dict[str, str]:
         return figures
     audit, products = plan.audit, dict(plan.audit.products)
     if audit.unknown_products:
-        products["out of sight"] = audit.unknown_products
+        products["unknown"] = audit.unknown_products
     return figures | {
         "layers": str(audit.layers),
         "layers by type": _describe_counts(audit.precisions),

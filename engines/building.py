@@ -1,4 +1,4 @@
-"""From a bundle to an engine: planned, built stage by stage, audited, and put in its place whole or not at all."""
+"""TensorRT engine builds: planned, built stage by stage, audited, and placed atomically."""
 
 from __future__ import annotations
 
@@ -68,26 +68,26 @@ def build_engines(
     force: bool = False,
     progress: Progress = _log.info,
 ) -> Engine:
-    """Build the plans of every stage for a GPU of this machine, unless they are there.
+    """Build the plans of every stage for a GPU of this machine, unless they exist.
 
-    Of two that build the same engine one builds, and the other waits and takes it. After an exception, a Ctrl-C or a
-    kill no half engine is ever found.
+    Of two processes that build the same engine, one builds; the other waits and uses the result. An exception, Ctrl-C
+    or a kill never leaves an incomplete engine.
 
     Args:
-        bundle: Gets ``engines/<key>``.
-        precision: Of the graphs, or its name; None takes what :func:`~vdmrt.bundle.choose_precision` takes for
-            TensorRT.
-        options: How to build; None takes every default.
-        gpu: Which GPU, in the driver's order.
-        force: Whether to build what is there already, and what the planner says does not fit.
-        progress: Called with a line of text now and then, from any thread.
+        bundle: Bundle; the engine is written to its ``engines/<key>``.
+        precision: Precision of the graphs, or its name; None selects that of
+            :func:`~vdmrt.bundle.choose_precision` for TensorRT.
+        options: Options of the build; None selects every default.
+        gpu: Index of the GPU, in the driver's order.
+        force: Whether to build an engine that exists already, or that the planner estimates not to fit.
+        progress: Called with lines of text, from any thread.
 
     Raises:
-        BackendError: There is no such GPU or no TensorRT, or TensorRT refuses.
-        BundleError: The bundle does not have that precision, or a file of it was altered.
-        EngineError: It does not fit, cannot be written, or is not what was asked.
-        KeyboardInterrupt: It was interrupted.
-        ValueError: There is no such precision.
+        BackendError: The GPU or TensorRT is missing, or TensorRT refuses the graph.
+        BundleError: The bundle does not contain that precision, or a file of it was altered.
+        EngineError: The engine does not fit, cannot be written, or differs from the request.
+        KeyboardInterrupt: The build was interrupted.
+        ValueError: ``precision`` is not a precision's name.
     """
     wanted = None if precision is None else Precision.parse(precision)
     found_gpu = find_gpu(gpu, "building TensorRT engines")
@@ -118,12 +118,12 @@ def _check_fp8(graphs: Mapping[str, Graph], gpu: Gpu) -> None:
     if version_numbers(gpu.compute_capability) < _FIRST_FP8 and any(graph.has_fp8 for graph in graphs.values()):
         raise EngineError(
             f"FP8 products and an FP8 cache need compute capability {'.'.join(map(str, _FIRST_FP8))} or newer, "
-            f"{gpu.name} has {gpu.compute_capability}; take int8-fp16 or fp16"
+            f"{gpu.name} has {gpu.compute_capability}; use int8-fp16 or fp16"
         )
 
 
 def trtexec_line(source: Path, stage: str, precision: Precision, options: BuildOptions, version: str | None) -> str:
-    """Return the trtexec command that builds the same plan, as near as it can be said."""
+    """Return the trtexec command that builds the closest plan."""
     words = ["trtexec", f"--onnx={source}", f"--saveEngine={stage}.plan", "--profilingVerbosity=detailed"]
     if version is not None and needs_lowering(version):
         words += ["--fp16"] * (precision == FP16) + [f"--precisionConstraints={options.precision_constraints}"]
@@ -147,7 +147,7 @@ def trtexec_line(source: Path, stage: str, precision: Precision, options: BuildO
 
 
 def _find_sources(bundle: Bundle, job: BuildJob) -> dict[str, GraphSource]:
-    """Return what to parse for each stage; lowers graphs that were not lowered yet."""
+    """Return the file to parse for each stage; lower graphs that were not lowered yet."""
     release = job.tensorrt.version
     try:
         return {stage: find_source(bundle, graph, release) for stage, graph in job.graphs.items()}
@@ -157,7 +157,7 @@ def _find_sources(bundle: Bundle, job: BuildJob) -> dict[str, GraphSource]:
 
 
 def _build_into(work: Path, job: BuildJob, sources: Mapping[str, GraphSource]) -> EngineManifest:
-    """Build every stage, write plans, layers and timing cache into ``work``, and trust the plans."""
+    """Build every stage, write plans, layers and timing cache into ``work``, and record trust in the plans."""
     options, machine = job.options, job.tensorrt.machine
     cache_path = timing_cache_path(machine, options.timing_cache)
     timings = read_timing_cache(cache_path)
@@ -191,7 +191,7 @@ def _build_into(work: Path, job: BuildJob, sources: Mapping[str, GraphSource]) -
 
 
 def _report(job: BuildJob, stage: str, plan: Plan) -> None:
-    """Report a plan that was built, the forms of its functions, and kernels that the builder skipped."""
+    """Report a built plan, the forms of its functions, and kernels that the builder skipped."""
     job.progress(_summary(stage, plan))
     for line in describe_forms(plan.forms or {}):
         job.progress(f"{stage}: {line}")
@@ -220,23 +220,23 @@ def _write_plan(work: Path, stage: str, graph: Graph, source: GraphSource, built
 
 
 def _keep_timings(path: Path, timings: bytes, progress: Progress) -> None:
-    """Keep what was measured, whatever becomes of the build; a cache that cannot be kept costs time, no more."""
+    """Save the timing cache, also if the build fails later; report a failure to write it, which only costs time."""
     try:
         save_timing_cache(path, timings)
     except EngineError as error:
-        progress(f"the timing cache is not kept: {error}")
+        progress(f"the timing cache is not saved: {error}")
 
 
 def _explain_skipped(count: int) -> str:
-    """Say what TensorRT's warnings of skipped tactics mean."""
+    """Return an explanation of TensorRT's warnings about skipped tactics."""
     return (
-        f"TensorRT left {count} kernels untried for want of GPU memory: the plan is right and may be slower; free "
-        "memory, or raise --workspace where it was given"
+        f"TensorRT skipped {count} kernels for lack of GPU memory: the plan is correct but may be slower; free "
+        "memory, or raise --workspace if it was given"
     )
 
 
 def _parsed(inspection: str) -> object:
-    """Return the inspector's JSON, or its text where it is none."""
+    """Return the inspector's output parsed as JSON, or as text if it is not JSON."""
     try:
         return json.loads(inspection, strict=False)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Who builds: one process at a time for each key, in a folder that is renamed to its place when it is whole."""
+"""Build locks: one process at a time builds each key, in a folder that is renamed to its place when complete."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _POLL_S = 0.2
 
 @contextmanager
 def claim(folder: Path, key: str, waiting: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """Hold the right to write ``folder/key``, and give a folder to write in; nothing of it is left afterwards.
+    """Hold the lock on ``folder/key``, and yield a temporary folder to write in, removed at the end.
 
-    The system drops the right when the process dies, so that a killed build blocks nobody; what it left behind is
-    removed by the next one.
+    The system releases the lock when the process dies, so that a killed build blocks no other; the next build removes
+    its files.
 
     Args:
-        folder: Where engines lie; made if it is not there.
+        folder: Folder of the engines; created if missing.
         key: The engine's name.
-        waiting: Called once when somebody else is building the same engine.
+        waiting: Called once when another process is building the same engine.
 
     Yields:
         An empty folder beside the engine's place, on the same file system.
 
     Raises:
-        EngineError: The place cannot be written.
+        EngineError: ``folder`` cannot be written.
     """
     lock = folder / f".{key}.lock"
     with explained_writing(folder / key, fail=EngineError):
@@ -42,17 +42,17 @@ def claim(folder: Path, key: str, waiting: Callable[[], None] = lambda: None) ->
             with part_folder(folder / key) as work:
                 yield work
         finally:
-            # Removed before it is released, so that nobody who waits takes a lock that has no name any more (_lock).
+            # Removed before it is released; a process that waited for it detects the removal (_lock).
             with uninterrupted():
                 lock.unlink(missing_ok=True)
                 os.close(handle)
 
 
 def _lock(path: Path, waiting: Callable[[], None]) -> int:
-    """Take the lock file, and return its descriptor."""
+    """Acquire the lock file, and return its descriptor."""
     import fcntl
 
-    said = False
+    reported = False
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -60,9 +60,9 @@ def _lock(path: Path, waiting: Callable[[], None]) -> int:
             if _is_at(handle, path):
                 return handle
         except BlockingIOError:
-            if not said:
+            if not reported:
                 waiting()
-                said = True
+                reported = True
             time.sleep(_POLL_S)
         except BaseException:
             os.close(handle)
@@ -71,7 +71,7 @@ def _lock(path: Path, waiting: Callable[[], None]) -> int:
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Whether an open file still has its name: who held the lock before removed the one that we opened."""
+    """Whether an open file still has its name: the previous holder of the lock may have removed it."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The form that a builder gives to each function that the graphs call: counted, recorded, and never silently none."""
+"""Forms that a builder substitutes for the functions that graphs call: counted, recorded and checked."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 __all__ = ["AS_EXPORTED", "Forms", "check_forms", "describe_forms"]
 
-# How many calls took which form, by the function's name.
+# Number of calls replaced by each form, by the function's name.
 Forms = Mapping[str, Mapping[str, int]]
 AS_EXPORTED = "the exported body"
 
 
 def check_forms(stage: str, graph: Graph, forms: Forms) -> None:
-    """Refuse a build that replaced fewer calls, or others, than the graph has.
+    """Check that a build replaced as many calls of each function as the graph has.
 
     Raises:
-        BuildError: Says both numbers.
+        BuildError: The numbers differ.
     """
     for name in sorted({*graph.calls, *forms}):
         wanted, found = graph.calls.get(name, 0), sum(forms.get(name, {}).values())
@@ -34,6 +34,6 @@ def check_forms(stage: str, graph: Graph, forms: Forms) -> None:
 
 
 def describe_forms(forms: Forms) -> Iterator[str]:
-    """Yield a line for each function, as ``2 Attention as com.microsoft.Attention``."""
+    """Yield a line for each function, such as ``2 Attention as com.microsoft.Attention``."""
     for name, found in forms.items():
         yield ", ".join(f"{count} {name} as {form}" for form, count in found.items())

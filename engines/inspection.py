@@ -1,4 +1,4 @@
-"""What a bundle is, what a run of it costs, and what its engines are, from its ``model.json`` and their manifests."""
+"""Inspection of a bundle, its cost and its engines, from ``model.json`` and the engines' manifests."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
 
 
 def cache_nbytes(bundle: Bundle, precision: Precision) -> int:
-    """Return the bytes of the KV cache of one lane: 2·L·K·B·S·C elements."""
+    """Return the size in bytes of the KV cache of one lane: 2·L·K·B·S·C elements."""
     return bundle.manifest.geometry.cache_elements * _element_nbytes(bundle, precision)
 
 
@@ -52,10 +52,10 @@ def scatter_nbytes(bundle: Bundle, precision: Precision) -> int:
 
 
 def weights_nbytes(graph: Graph) -> int:
-    """Return the bytes of a graph's weights file."""
+    """Return the size of a graph's weights file in bytes."""
     return graph.weights.nbytes if graph.weights else 0
 
 
 def _element_nbytes(bundle: Bundle, precision: Precision) -> int:
-    """Return the bytes of one element of the cache."""
+    """Return the size of one element of the cache in bytes."""
     return bundle.manifest.graphs[precision][Stage.FILL].cache_element_nbytes

@@ -1,4 +1,4 @@
-"""An engine's name: short and readable, with a hash of everything that would make another plan."""
+"""Names of engines: short and readable, with a hash of everything that affects the plans."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _DIGITS = 12
 
 
 def engine_key(precision: Precision, graphs: Mapping[str, Graph], machine: Machine, options: Mapping[str, str]) -> str:
-    """Return the name of an engine's folder, as ``trt10.3.0-sm90-h100-80gb-hbm3-fp16-1f2e3d4c5b6a``.
+    """Return the name of an engine's folder, such as ``trt10.3.0-sm90-h100-80gb-hbm3-fp16-1f2e3d4c5b6a``.
 
-    The hash covers the SHA-256 of every graph and of its weights, the options, and of the machine TensorRT, CUDA,
-    driver, compute capability and GPU, or ONNX Runtime, provider and CPU, as ``ort1.32.0-cpu-fp16-1f2e3d4c5b6a``.
+    The hash covers the SHA-256 of every graph and of its weights, the options, and the machine: TensorRT, CUDA, driver,
+    compute capability and GPU; or ONNX Runtime, provider and CPU (``ort1.32.0-cpu-fp16-1f2e3d4c5b6a``).
     """
     described: dict[str, Any] = {
         "precision": str(precision),
@@ -41,6 +41,6 @@ def engine_key(precision: Precision, graphs: Mapping[str, Graph], machine: Machi
 
 
 def _plain(text: str) -> str:
-    """Keep what is safe in a file name everywhere, and not too much of it."""
+    """Return text reduced to characters that are safe in a file name, and shortened."""
     text = re.sub(r"^nvidia\s+(geforce\s+)?", "", text, flags=re.IGNORECASE)
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:40] or "gpu"

@@ -1,4 +1,4 @@
-"""An engine put in its place: whole or not at all, by one process at a time, whatever backend it is for."""
+"""Atomic placement of engines of any backend in a bundle, by one process at a time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _log = logging.getLogger("vdmrt")
 
 
 def find_built(bundle: Bundle, key: str, machine: Machine) -> Engine | None:
-    """Return an engine that is there, whole, fits, and was built by this user."""
+    """Return an existing engine that is complete, fits the machine, and was built by this user; None without one."""
     path = bundle.path / ENGINES_FOLDER / key
     if not (path / ENGINE_MANIFEST).is_file():
         return None
@@ -62,21 +62,21 @@ def place_engine(
     force: bool,
     progress: Progress,
 ) -> Engine:
-    """Have an engine written into a folder, and rename that to ``engines/<key>`` when all of it is there.
+    """Build an engine in a temporary folder, and rename it to ``engines/<key>`` when it is complete.
 
-    Of two that build the same engine one builds, and the other waits and takes it. After an exception or a kill no
-    half engine is ever found.
+    Of two processes that build the same engine, one builds; the other waits and uses the result. An exception or a kill
+    never leaves an incomplete engine.
 
     Args:
-        bundle: Gets the engine.
+        bundle: Bundle that receives the engine.
         key: The engine's name.
-        machine: What it is built for.
-        build: Writes every file but the manifest into the folder that it is given, and returns the manifest.
-        force: Whether to build what is there already; it is then said whether its plans are the same bytes.
+        machine: Machine that it is built for.
+        build: Function that writes every file but the manifest into the given folder, and returns the manifest.
+        force: Whether to build an engine that exists already; ``progress`` then reports whether the plans are the same.
         progress: Called with lines of text.
 
     Raises:
-        EngineError: It cannot be written.
+        EngineError: The engine cannot be written.
     """
     folder = bundle.path / ENGINES_FOLDER
     with claim(folder, key, lambda: progress(f"another process builds {key}; waiting for it")) as work:
@@ -95,7 +95,7 @@ def place_engine(
 
 
 def compare_plans(before: Engine, after: Engine) -> str:
-    """Say in one line whether an engine that was built again is the same, byte for byte."""
+    """Return in one line whether an engine that was built again is the same, byte for byte."""
     found, wanted = (
         {stage: (plan.file.sha256, plan.weights) for stage, plan in engine.manifest.plans.items()}
         for engine in (after, before)
@@ -103,14 +103,14 @@ def compare_plans(before: Engine, after: Engine) -> str:
     other = [stage for stage in found if found[stage] != wanted.get(stage)]
     if not other:
         return "built again: every plan is the same, byte for byte"
-    return f"built again: {', '.join(other)} differ from what was there; the same timing cache gives the same kernels"
+    return f"built again: {', '.join(other)} differ from the older ones; the same timing cache gives the same kernels"
 
 
 def verify_graphs(bundle: Bundle, graphs: Mapping[str, Graph]) -> None:
-    """Check where weights lie, and the SHA-256 of every graph and of its weights: a plan is signed with them.
+    """Check the location of weights, and the SHA-256 of every graph and its weights, which the manifest records.
 
     Raises:
-        BundleError: A file is missing, or is not the one that was recorded.
+        BundleError: A file is missing, or differs from the recorded one.
     """
     for graph in graphs.values():
         weights = bundle.locate(graph.weights).name if graph.weights else None
@@ -127,12 +127,12 @@ def verify_graphs(bundle: Bundle, graphs: Mapping[str, Graph]) -> None:
 
 
 def utc_now() -> str:
-    """Return the time for a manifest: the newest engine that fits is the one that runs."""
+    """Return the time for a manifest; the newest engine that fits is the one that runs."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 def _opened(path: Path) -> Engine | None:
-    """Return the engine that is about to be replaced, None where there is none that can be read."""
+    """Return the engine that is about to be replaced, or None if none can be read."""
     try:
         return open_engine(path)
     except EngineError:

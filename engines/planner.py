@@ -1,4 +1,4 @@
-"""What an engine will take, before minutes go into building it: memory, operations, and how many lanes fit."""
+"""Planner of engines: estimates of memory, operations, and the number of lanes that fit, before a build."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 
 __all__ = ["EnginePlan", "check_fit", "plan_engine"]
 
-# A transformer block's hidden layer is so many times as wide as its input.
+# Ratio of the width of a transformer block's hidden layer to its input.
 _MLP = 4
 
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """What an engine and its first lane take.
+    """Cost of an engine and its lanes.
 
     Attributes:
-        precision: Of the graphs.
-        weights_nbytes: Of all stages' plans together: each holds its own.
+        precision: Precision of the graphs.
+        weights_nbytes: Weights of all stages' plans together; each plan contains its own copy.
         cache_nbytes: KV cache of a lane, exact.
-        staging_nbytes: Where fill writes a lane's new keys and values, exact.
+        staging_nbytes: Buffers for a lane's new keys and values, written by fill, exact.
         sides_nbytes: All other inputs and outputs of a lane, exact.
         scratch_nbytes: Scratch memory of a lane's contexts: an estimate, without fused attention.
-        memory_nbytes: The GPU's; None without one.
-        lanes: How many lanes fit beside the weights; None without a GPU.
+        memory_nbytes: Memory of the GPU; None without one.
+        lanes: Number of lanes that fit beside the weights; None without a GPU.
         flops: Operations by stage.
         nbytes_moved: Bytes that each stage must read and write.
-        compute_seconds: Time of a denoising step at the GPU's peak of operations; None where that is not known.
+        compute_seconds: Time of a denoising step at the GPU's peak of operations; None if the peak is unknown.
         memory_seconds: Time of a denoising step at the GPU's memory bandwidth; None without a GPU.
     """
 
@@ -71,13 +71,13 @@ class EnginePlan:
 
     @property
     def roofline_seconds(self) -> float | None:
-        """The least time of a denoising step; None where the GPU is not known."""
+        """Lower bound of the time of a denoising step; None if the GPU is unknown."""
         if self.compute_seconds is None or self.memory_seconds is None:
             return None
         return max(self.compute_seconds, self.memory_seconds)
 
     def lines(self) -> list[str]:
-        """Return it for people."""
+        """Return the plan as lines of text."""
         step = self.roofline_seconds
         bound = "memory" if (self.memory_seconds or 0) > (self.compute_seconds or 0) else "arithmetic"
         moved = format_nbytes(self.nbytes_moved[Stage.DENOISE])
@@ -97,19 +97,19 @@ class EnginePlan:
 
 
 def plan_engine(bundle: Bundle, precision: Precision, gpu: Gpu | None) -> EnginePlan:
-    """Say what an engine of a bundle will take.
+    """Estimate the cost of an engine of a bundle.
 
     Args:
-        bundle: Its manifest says all; no file is read.
-        precision: Of the graphs.
-        gpu: Where it is to run; None leaves out what hangs on it.
+        bundle: Bundle; only its manifest is used, no file is read.
+        precision: Precision of the graphs.
+        gpu: GPU that will run the engine; None omits the figures that depend on it.
 
     Raises:
-        BundleError: The bundle does not have that precision.
+        BundleError: The bundle does not contain that precision.
     """
     graphs = stage_graphs(bundle, precision)
     geometry = bundle.manifest.geometry
-    element = 4 if precision.around == FP32.around else 2  # of what a block computes with; the cache may be smaller
+    element = 4 if precision.around == FP32.around else 2  # of a block's activations; the cache's may be smaller
     cache = geometry.cache_elements * graphs[Stage.FILL].cache_element_nbytes
     weights = sum(graph.weights.nbytes if graph.weights else graph.file.nbytes for graph in graphs.values())
     staging = cache // geometry.slots * geometry.chunk_frames
@@ -117,7 +117,7 @@ def plan_engine(bundle: Bundle, precision: Precision, gpu: Gpu | None) -> Engine
     scratch = _scratch_nbytes(geometry, element)
     lane = cache + staging + sides + scratch
     denoise = graphs[Stage.DENOISE]
-    # What 8 bit products reach is not in the tables.
+    # The tables lack the peaks of 8 bit products.
     peak = gpu.peak_flops(precision) if gpu and denoise.quantized is None else None
     return EnginePlan(
         precision=precision,
@@ -136,10 +136,10 @@ def plan_engine(bundle: Bundle, precision: Precision, gpu: Gpu | None) -> Engine
 
 
 def check_fit(plan: EnginePlan) -> None:
-    """Refuse to build what the GPU cannot hold with one lane.
+    """Check that the GPU's memory holds the engine with one lane.
 
     Raises:
-        EngineError: Names every part.
+        EngineError: It does not; the message lists every part.
     """
     if plan.lanes != 0 or plan.memory_nbytes is None:
         return
@@ -153,14 +153,14 @@ def check_fit(plan: EnginePlan) -> None:
 
 
 def _sides_nbytes(graph: Graph) -> int:
-    """Count inputs and outputs that are not the lane's cache or staging."""
+    """Return the bytes of inputs and outputs other than the lane's cache and staging."""
     return sum(spec.nbytes for spec in (*graph.inputs, *graph.outputs) if spec.role not in CACHE_ROLES)
 
 
 def _scratch_nbytes(g: Geometry, element: int) -> int:
-    """Estimate what is alive at the worst place of a block: residual stream, normed copy, and the widest operator.
+    """Estimate the peak of live activations in a block: residual stream, normed copy, and the widest operator.
 
-    Scores and probabilities of an attention are counted whole, as without a fused kernel.
+    Scores and probabilities of an attention are counted in full, as without a fused kernel.
     """
     rows = g.rows * g.chunk_frames * g.tokens_per_frame
     width = g.heads * g.head_size

@@ -1,4 +1,4 @@
-"""Signs of life from a build that takes minutes, and a way to stop it."""
+"""Progress reports and cancellation of builds, which take minutes."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ HEARTBEAT_S, _POLL_S = 10.0, 0.1
 
 
 class Cancelled(threading.Event):
-    """Set when somebody wants the build to stop."""
+    """Event that requests the build to stop."""
 
 
 def make_monitor(tensorrt: TensorRT, stage: str, progress: Progress, cancelled: Cancelled) -> Any:
-    """Return a progress monitor that says how far the builder is and stops it when asked; None before release 10.
+    """Return a monitor that reports the builder's progress and stops it on request; None before TensorRT 10.
 
-    The config keeps no reference that Python sees: hold it until the build is over.
+    The config holds no Python reference to it: keep it alive until the build ends.
     """
     if not tensorrt.has_monitor:
         return None
 
     class Monitor(tensorrt.module.IProgressMonitor):  # type: ignore[misc, name-defined]
-        """Called from several of the builder's threads; an exception in here would end the build unsaid."""
+        """Monitor called from several of the builder's threads; exceptions here would end the build silently."""
 
         def __init__(self) -> None:
             tensorrt.module.IProgressMonitor.__init__(self)
@@ -40,12 +40,12 @@ def make_monitor(tensorrt: TensorRT, stage: str, progress: Progress, cancelled: 
             self._said = 0.0
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            """Remember how many steps a phase has."""
+            """Record the number of steps of a phase."""
             with self._lock:
                 self._steps[phase_name] = num_steps
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            """Say it every few seconds; return whether to go on."""
+            """Report progress every few seconds; return whether to continue."""
             with self._lock:
                 now = time.monotonic()
                 steps = self._steps.get(phase_name, 0)
@@ -55,7 +55,7 @@ def make_monitor(tensorrt: TensorRT, stage: str, progress: Progress, cancelled: 
             return not cancelled.is_set()
 
         def phase_finish(self, phase_name: str) -> None:
-            """Forget a phase."""
+            """Remove a phase."""
             with self._lock:
                 self._steps.pop(phase_name, None)
 
@@ -65,19 +65,19 @@ def make_monitor(tensorrt: TensorRT, stage: str, progress: Progress, cancelled: 
 def run_beside(
     work: Callable[[], _T], stage: str, progress: Progress, cancelled: Cancelled, every: float = HEARTBEAT_S
 ) -> _T:
-    """Run what does not listen to signals in a thread, so that Ctrl-C is heard; return what it returns.
+    """Run work that ignores signals in a thread, so that Ctrl-C takes effect; return its result.
 
-    Ctrl-C asks the work to stop and waits for it, because it uses memory that is about to go. A second one does not
-    wait.
+    Ctrl-C requests the work to stop and waits for it, because it uses memory that is about to be freed. A second Ctrl-C
+    does not wait.
 
     Raises:
-        KeyboardInterrupt: It was interrupted.
-        Exception: Whatever the work raised.
+        KeyboardInterrupt: The work was interrupted.
+        Exception: The exception that the work raised.
     """
     results: list[_T] = []
     errors: list[BaseException] = []
 
-    # Not by joining the thread: an interrupted join takes it for ended (CPython issue 90882).
+    # Not by joining the thread: an interrupted join marks it as ended (CPython issue 90882).
     done = threading.Event()
 
     def run() -> None:
@@ -99,7 +99,7 @@ def run_beside(
             progress(f"{stage}: stopping; the builder ends its step first (Ctrl-C again does not wait for it)")
             while not done.wait(_POLL_S):
                 pass
-            errors.clear()  # or its traceback would keep the builder
+            errors.clear()  # its traceback would keep the builder alive
             raise
     if errors:
         raise errors[0]
@@ -108,7 +108,7 @@ def run_beside(
 
 @contextmanager
 def _heartbeat(stage: str, progress: Progress, every: float) -> Iterator[None]:
-    """Say every so many seconds for how long a stage has been at it."""
+    """Report the elapsed time of a stage every ``every`` seconds."""
     done = threading.Event()
     started = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""The profiler: what a stream of chunks costs, where the time goes, and how sure that is."""
+"""The profiler: latency, memory and layer times of a stream of chunks, with confidence intervals."""
 
 from __future__ import annotations
 

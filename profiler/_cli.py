@@ -27,25 +27,25 @@ _log = logging.getLogger("vdmrt")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @options_of(
     Settings,
-    chunks=Option("Autoregressive steps, at least.  [default: past a full cache, 10 or more]", click.IntRange(1)),
-    duration=Option("Seconds to measure, at least.", Number(above=0), metavar="SECONDS"),
-    warmup=Option("Chunks made first and not counted, after a cold one.", click.IntRange(0)),
-    decoding=Option("After each chunk, overlapped with the next one, or off.", click.Choice(DECODING)),
-    target_fps=Option("Frames a second wanted; judges deadlines.", Number(above=0), metavar="FPS"),
+    chunks=Option("Least number of autoregressive steps.  [default: past a full cache, 10 or more]", click.IntRange(1)),
+    duration=Option("Least number of seconds to measure.", Number(above=0), metavar="SECONDS"),
+    warmup=Option("Warm-up chunks, not counted, after a cold one.", click.IntRange(0)),
+    decoding=Option("Decode after each chunk, overlapped with the next one, or not.", click.Choice(DECODING)),
+    target_fps=Option("Target rate in frames a second, for deadlines.", Number(above=0), metavar="FPS"),
     percentiles=Option(
-        "Percentiles, in percent, between commas.", Numbers(Number(above=0, high=100)), names=("--percentile",)
+        "Percentiles in percent, separated by commas.", Numbers(Number(above=0, high=100)), names=("--percentile",)
     ),
-    seed=Option("Seed of the noise and of the frames to go on from.", SEED),
+    seed=Option("Seed of the noise and of the given frames.", SEED),
 )
 @click.option("--trace", "trace_file", type=OutputFile(), help="Write a trace for ui.perfetto.dev or chrome://tracing.")
 @click.option(
     "--against",
     metavar="OTHER",
-    help="Compare in turn: another bundle, or options of sampling and of what runs it, as precision=int8,engine=off.",
+    help="Compare, in alternation, with another bundle, or with other options such as precision=int8,engine=off.",
 )
 @options_of(
     Settings,
-    layers=Option("Time every layer of the graphs, in a pass of its own."),
+    layers=Option("Time every layer of the graphs, in a separate pass."),
     nvtx=Option("Mark the stages for Nsight Systems: nsys profile vdmrt profile ..."),
     roofline=Option("Measure the device's ceilings.  [default: roofline]"),
 )
@@ -56,7 +56,10 @@ _log = logging.getLogger("vdmrt")
     help="Exit 3 if the median chunk takes more milliseconds, codec included.",
 )
 @click.option(
-    "--fail-below", type=Number(above=0), metavar="FPS", help="Exit 3 if fewer frames a second come, codec included."
+    "--fail-below",
+    type=Number(above=0),
+    metavar="FPS",
+    help="Exit 3 if the rate is lower, in frames a second, codec included.",
 )
 @click.option("--json", "json_file", type=OutputFile(), help="Write the report as JSON.")
 @click.option("--html", "html_file", type=OutputFile(), help="Write the report as one HTML page.")
@@ -74,8 +77,8 @@ def profile(
 ) -> None:
     """Measure BUNDLE: first frame, stages, rates, deadlines, memory.
 
-    Medians come first, warm-up is excluded and said, and a figure that cannot be trusted says why. With --fail-above or
-    --fail-below it gates a CI job. Files that are written replace those of an earlier run.
+    Medians come first, warm-up is excluded, and warnings name doubtful figures. With --fail-above or --fail-below it
+    gates a CI job. Files replace those of an earlier run.
     """
     from .analysis.gates import judge_gates
     from .layers.trace import render_trace
@@ -89,7 +92,7 @@ def profile(
     report = measure(settings, against=against, say=_log.info)
     gates = judge_gates(report, fail_above=fail_above, fail_below=fail_below)
     missed = [gate for gate in gates if not gate.passed]
-    # The files first, because whoever reads stdout may have closed it; the figures also where a file cannot be written.
+    # The files first, because the reader may have closed stdout; the figures also where a file cannot be written.
     try:
         _write(json_file, report.to_json)
         _write(html_file, lambda: render_html(report, gates))

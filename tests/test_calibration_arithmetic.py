@@ -26,7 +26,7 @@ def test_int8_rounds_ties_to_even_and_saturates() -> None:
     assert INT8.encode(np.array([0.5, 1.5, 2.5, -0.5, 300, -300])).tolist() == [0, 2, 2, 0, 127, -127]
 
 
-def test_e4m3_is_what_the_onnx_package_says_it_is() -> None:
+def test_e4m3_values_equal_those_of_the_onnx_package() -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     every = FP8.decode(np.arange(127, dtype=np.uint8))
     between = (every[1:] + every[:-1]) / 2
@@ -37,7 +37,7 @@ def test_e4m3_is_what_the_onnx_package_says_it_is() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(arrays(np.float32, st.integers(1, 40), elements=MODERATE))
-def test_int8_errs_by_half_a_step_at_most(values: np.ndarray) -> None:
+def test_the_error_of_int8_is_at_most_half_a_step(values: np.ndarray) -> None:
     scale = fp16_scale(np.array(np.abs(values).max()), INT8.largest)
 
     restored = INT8.decode(INT8.encode(values / scale)) * scale
@@ -47,7 +47,7 @@ def test_int8_errs_by_half_a_step_at_most(values: np.ndarray) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(arrays(np.float32, st.integers(1, 40), elements=MODERATE))
-def test_fp8_errs_by_a_sixteenth_of_the_value_or_half_its_least_step(values: np.ndarray) -> None:
+def test_the_error_of_fp8_is_at_most_a_sixteenth_of_the_value_or_half_its_least_step(values: np.ndarray) -> None:
     scale = fp16_scale(np.array(np.abs(values).max()), FP8.largest)
 
     restored = FP8.decode(FP8.encode(values / scale)) * scale
@@ -57,7 +57,7 @@ def test_fp8_errs_by_a_sixteenth_of_the_value_or_half_its_least_step(values: np.
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(1e-9, 1e4), st.sampled_from([127.0, 448.0]))
-def test_scale_is_held_by_fp16_and_never_clips(amax: float, largest: float) -> None:
+def test_scales_are_fp16_numbers_and_never_clip(amax: float, largest: float) -> None:
     scale = fp16_scale(np.array(amax), largest)
 
     assert float(np.float16(scale)) == float(scale)
@@ -79,7 +79,7 @@ def test_max_keeps_everything_and_percentile_cuts_an_outlier() -> None:
 
 
 @pytest.mark.parametrize("method", ["mse", "entropy"])
-def test_clipping_is_worth_a_rare_outlier(method: str) -> None:
+def test_mse_and_entropy_clip_a_rare_outlier(method: str) -> None:
     rows = np.random.default_rng(1).standard_normal((2000, 64)).astype(np.float32)
     rows[0, 0] = 40
     seen = statistics_of(rows)
@@ -90,7 +90,7 @@ def test_clipping_is_worth_a_rare_outlier(method: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [INT8, FP8])
-def test_expected_error_is_what_rounding_costs(kind: object) -> None:
+def test_the_expected_error_equals_the_measured_error_of_rounding(kind: object) -> None:
     assert kind in (INT8, FP8)
     chosen = INT8 if kind is INT8 else FP8
     rows = np.random.default_rng(2).standard_normal((4000, 16)).astype(np.float32)
@@ -115,14 +115,14 @@ def test_scaling_moves_statistics_as_it_moves_values() -> None:
     assert moved.mean_products() == pytest.approx(wanted.mean_products(), rel=1e-5)
 
 
-def test_mean_square_comes_back_from_the_histogram() -> None:
+def test_the_mean_square_is_estimated_from_the_histogram() -> None:
     rows = np.random.default_rng(4).standard_normal((5000, 3)).astype(np.float32)
 
     assert statistics_of(rows).squares() == pytest.approx(np.square(rows).mean(0), rel=0.02)
 
 
 @pytest.mark.parametrize(("channels", "blocks"), [(6, 1), (256, 1), (257, 2), (600, 3)])
-def test_products_of_channels_are_numpys_within_blocks(channels: int, blocks: int) -> None:
+def test_products_of_channels_equal_numpys_within_blocks(channels: int, blocks: int) -> None:
     rows = np.random.default_rng(5).standard_normal((50, channels)).astype(np.float32)
     size = -(-channels // blocks)
 

@@ -1,4 +1,4 @@
-"""The groups of layers at fault are found by halves, named, and priced."""
+"""Bisection: groups of layers at fault, their cost, and the command that keeps them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FLOAT = Quantization("int8", "max", {}, {})
 
 @pytest.fixture(scope="module")
 def cancelling(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with a difference of two large numbers in one block: exact in float32, lost in FP16's steps of 16."""
+    """Return a bundle with a difference of two large numbers in one block: exact in float32, lost in FP16."""
     path = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("cancelling") / "bundle"))
     bundle = open_bundle(path)
     graphs = {}
@@ -60,7 +60,7 @@ def cancelling(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-def test_the_block_that_fp16_spoils_is_named_and_priced(cancelling: Path) -> None:
+def test_a_block_that_loses_accuracy_in_fp16_is_named_with_its_cost(cancelling: Path) -> None:
     found = bisect(open_bundle(cancelling), FP16, NOTHING, 45.0, FLOAT, threads=1)
 
     assert found.groups == ("blocks.0.mlp",)
@@ -71,7 +71,7 @@ def test_the_block_that_fp16_spoils_is_named_and_priced(cancelling: Path) -> Non
     assert "at fault: blocks.0.mlp" in found.describe()
 
 
-def test_a_model_that_fp16_does_not_spoil_has_none_at_fault(tiny_bundle: Path) -> None:
+def test_a_model_that_is_accurate_in_fp16_has_no_group_at_fault(tiny_bundle: Path) -> None:
     found = bisect(open_bundle(tiny_bundle), FP16, NOTHING, 45.0, FLOAT, threads=1)
 
     assert (found.groups, found.tried, found.share, found.slower) == ((), 1, 0.0, 1.0)
@@ -91,7 +91,7 @@ def test_the_command_bisects_a_quantized_precision(tiny_bundle: Path, tmp_path: 
     assert told["groups"]
 
 
-def test_what_keeps_the_groups_of_a_quantized_precision_is_told_with_the_options_it_was_made_with(
+def test_the_command_that_keeps_groups_repeats_the_options_of_the_calibration(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
     calibrate_copy(tiny_bundle, tmp_path, kv="int8", method="max", keep=("blocks.1.attn.*",), keep_fill=True)
@@ -107,7 +107,7 @@ def test_what_keeps_the_groups_of_a_quantized_precision_is_told_with_the_options
         f"vdmrt calibrate {bundle.path} --data 'my clips' --precision int8 --keep 'blocks.1.attn.*' "
         "--keep 'blocks.0.mlp.*' --samples 12 --method max --keep-fill"
     )
-    # A pattern for the group would take the whole block.
+    # A pattern for the group would match the whole block.
     assert "--kv int8 --keep 'blocks.1.attn.*' --keep blocks.0.proj --samples" in cache
     assert "--data CLIPS" in cache
 
@@ -128,7 +128,7 @@ def test_a_report_older_than_an_option_has_its_default(tiny_bundle: Path, tmp_pa
     assert command.endswith("--precision int8 --keep 'blocks.0.mlp.*' --samples 12")
 
 
-def test_the_remedy_of_a_cache_alone_is_none(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_no_command_keeps_the_groups_of_a_precision_with_only_an_8_bit_cache(tiny_bundle: Path, tmp_path: Path) -> None:
     calibrate_copy(tiny_bundle, tmp_path, precision="none", kv="int8")
 
     assert (
@@ -137,7 +137,7 @@ def test_the_remedy_of_a_cache_alone_is_none(tiny_bundle: Path, tmp_path: Path) 
     )
 
 
-def test_the_remedy_of_fp16_is_a_command_that_brings_it_over_the_bound(cancelling: Path, tmp_path: Path) -> None:
+def test_the_command_for_fp16_makes_it_meet_the_bound(cancelling: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(cancelling, tmp_path / "the bundle"))
     told = json.loads(missed(bundle, 45, "--gate", "largest-fp16=1").stdout)["bisection"]
     assert told["remedy"] == f"vdmrt calibrate '{bundle}' --precision fp16 --keep 'blocks.0.mlp.*'"
@@ -150,7 +150,7 @@ def test_the_remedy_of_fp16_is_a_command_that_brings_it_over_the_bound(cancellin
     assert found.before >= 45 > told["before"]
 
 
-def test_the_remedy_of_what_is_mixed_keeps_what_was_kept(cancelling: Path, tmp_path: Path) -> None:
+def test_the_command_for_a_mixed_precision_keeps_the_layers_that_it_keeps(cancelling: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(cancelling, tmp_path / "bundle"))
     mix_precisions(MixedRequest(path, ("blocks.1.attn.*",)))
 
@@ -163,7 +163,7 @@ def test_the_remedy_of_what_is_mixed_keeps_what_was_kept(cancelling: Path, tmp_p
     assert found.describe().endswith(f"to keep them: {found.remedy}")
 
 
-def test_bisecting_tells_how_far_it_is(cancelling: Path) -> None:
+def test_a_bisection_reports_its_progress(cancelling: Path) -> None:
     told: list[tuple[int, int]] = []
 
     found = bisect(
@@ -174,7 +174,7 @@ def test_bisecting_tells_how_far_it_is(cancelling: Path) -> None:
     assert all(done < total for done, total in told)
 
 
-def test_ctrl_c_stops_the_bisection_and_the_verdict_stands(
+def test_ctrl_c_stops_the_bisection_but_keeps_the_verdict(
     cancelling: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = Path(shutil.copytree(cancelling, tmp_path / "bundle"))
@@ -193,7 +193,7 @@ def test_ctrl_c_stops_the_bisection_and_the_verdict_stands(
     assert asked.exit_code == 130
     assert "fp16 against fp32, 1 rollout of 1 chunk" in asked.stdout
     assert done.exit_code == 3, done.output
-    assert "no group could be named: it was stopped" in done.stderr
+    assert "the bisection found no group: it was stopped" in done.stderr
     assert json.loads(done.stdout)["missed"]
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
@@ -222,7 +222,7 @@ def missed(bundle: Path, bound: float, *more: str) -> Result:
     return CliRunner().invoke(main, [*command, "--gate", f"teacher-psnr={bound}", "--json", *more])
 
 
-def test_fp16_that_misses_a_gate_is_bisected_by_itself(cancelling: Path, tmp_path: Path) -> None:
+def test_fp16_that_misses_a_gate_is_bisected_by_default(cancelling: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(cancelling, tmp_path / "bundle"))
 
     done = missed(bundle, 1000)
@@ -230,13 +230,13 @@ def test_fp16_that_misses_a_gate_is_bisected_by_itself(cancelling: Path, tmp_pat
 
     assert (done.exit_code, left_out.exit_code) == (3, 3)
     assert "bisecting, which takes a while; Ctrl-C stops it" in done.stderr
-    assert "no group could be named: fp16 has" in done.stderr
+    assert "the bisection found no group: fp16 has" in done.stderr
     assert json.loads(done.stdout)["missed"]
     assert "bisecting" not in left_out.stderr
     assert "bisection" not in json.loads(left_out.stdout)
 
 
-def test_fp16_whose_largest_value_is_too_large_is_bisected_by_itself(cancelling: Path, tmp_path: Path) -> None:
+def test_fp16_with_a_too_large_value_is_bisected_by_default(cancelling: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(cancelling, tmp_path / "bundle"))
 
     done = missed(bundle, 45, "--gate", "largest-fp16=1")
@@ -245,10 +245,10 @@ def test_fp16_whose_largest_value_is_too_large_is_bisected_by_itself(cancelling:
     assert json.loads(done.stdout)["bisection"]["groups"] == ["blocks.0.mlp"]
 
 
-def test_what_cannot_be_bisected_says_why(tiny_bundle: Path) -> None:
+def test_a_precision_that_cannot_be_bisected_is_refused_with_the_reason(tiny_bundle: Path) -> None:
     bundle = open_bundle(tiny_bundle)
 
-    with pytest.raises(CalibrationError, match="fp32 has nothing narrower than float32, so there is nothing to bisect"):
+    with pytest.raises(CalibrationError, match="fp32 computes nothing below float32, so there is nothing to bisect"):
         bisect(bundle, FP32, NOTHING, 35.0, FLOAT)
     with pytest.raises(
         CalibrationError, match=r"fp16 has 1\d\d\.\d dB with every group of layers in float32, wanted 151"
@@ -265,7 +265,7 @@ def test_the_smallest_cause_is_found(cause: list[int]) -> None:
     assert smallest_cause(groups, lambda kept: False) is None
 
 
-def test_one_culprit_among_many_takes_few_trials() -> None:
+def test_one_group_at_fault_among_many_takes_few_trials() -> None:
     tried: list[int] = []
     groups = [str(place) for place in range(64)]
 
@@ -278,5 +278,5 @@ def test_one_culprit_among_many_takes_few_trials() -> None:
     assert len(tried) <= 2 + 2 * 6
 
 
-def test_what_is_not_finite_is_as_bad_as_can_be() -> None:
+def test_results_that_are_not_finite_have_the_worst_psnr() -> None:
     assert psnr(np.array([np.nan, 1.0]), np.ones(2), 1.0) == 0.0

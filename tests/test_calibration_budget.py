@@ -1,4 +1,4 @@
-"""Which groups of layers stay in floating point for a budget of error."""
+"""The choice of groups of layers that stay in floating point for an error budget."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_a_tight_budget_keeps_the_most_sensitive_groups(loose: Path, tiny_bundle
     assert picture is not None and bundle.locate(picture).read_text().startswith("<svg")
 
 
-def test_a_budget_that_nothing_meets_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match=r"--budget 149 dB does not hold with one group of 8 in 8 bits"):
+def test_a_budget_that_cannot_be_met_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"--budget 149 dB does not hold even with one group of 8 in 8 bits"):
         calibrate_copy(tiny_bundle, tmp_path, budget=149.0)
 
 

@@ -1,4 +1,4 @@
-"""Rollouts are compared between bundles of one model only."""
+"""Comparison of bundles of different models, which is refused."""
 
 from __future__ import annotations
 

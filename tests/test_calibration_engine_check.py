@@ -1,4 +1,4 @@
-"""The check after a build: the engine that is deployed, past a full cache, compared with its graphs."""
+"""The check after a build: the engine is run past a full cache and compared with its graphs."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def test_building_from_python_checks_past_a_full_cache(bundle: Bundle) -> None:
     assert list_engines(bundle)[0].manifest.checks == engine.manifest.checks
 
 
-def test_a_check_can_be_left_out(bundle: Bundle) -> None:
+def test_a_check_can_be_skipped(bundle: Bundle) -> None:
     engine = build_engine(bundle, backend="onnxruntime", check="off", progress=list[str]().append)
 
     assert engine.manifest.checks == ()
 
 
-def test_an_engine_whose_fill_is_wrong_is_found(bundle: Bundle, recorder: Recorder) -> None:
-    """The chunks are made from the reference's cache: what a fill writes is compared by itself."""
+def test_an_engine_with_a_wrong_fill_fails_the_check(bundle: Bundle, recorder: Recorder) -> None:
+    """Chunks are made from the reference's cache, so the K and V that a fill writes are compared separately."""
     graphs = stage_graphs(bundle, FP32)
     plans = {stage: plan_of(recorder, graph, name=stage) for stage, graph in graphs.items()}
     engine = write_engine(bundle, recorder, str(FP32), plans=plans)
@@ -77,4 +77,4 @@ def test_what_would_take_minutes_is_left_out_and_said(
     assert checks_of(engine)["runs"].detail.startswith("1 chunk of 4 denoising steps, cache filling, ")
     said = "not compared with ONNX Runtime, which would take minutes; ask for it with --check full" in caplog.text
     assert ("agrees" in checks_of(engine), said) == (compared, not compared)
-    assert "which does not fill the cache; --check full goes on until it has wrapped" in caplog.text
+    assert "which does not fill the cache; --check full runs until it has wrapped" in caplog.text

@@ -1,4 +1,4 @@
-"""Where Q/DQ pairs stand in the graphs, and what the graphs compute."""
+"""Quantized graphs: placement of Q/DQ pairs, and results."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STAGES = ("fill", "denoise")
 
 @pytest.fixture(scope="module")
 def calibrated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The tiny bundle with int8 and int8-fp16, an INT8 cache, and mlp.fc2 of block 1 kept."""
+    """Return the tiny bundle with int8 and int8-fp16, an INT8 cache, and mlp.fc2 of block 1 kept."""
     folder = tmp_path_factory.mktemp("calibrated")
     calibrate_copy(tiny_bundle, folder, keep=("blocks.1.mlp.fc2",))
     for kv in ("int8", "fp8"):
@@ -86,7 +86,7 @@ def test_each_quantized_linear_reads_one_pair_and_adds_its_bias_afterwards(calib
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-fp16"])
-def test_nothing_is_quantized_around_what_is_kept(calibrated: Bundle, precision: str) -> None:
+def test_no_pair_is_placed_around_kept_linears(calibrated: Bundle, precision: str) -> None:
     for stage in STAGES:
         kept = [node for node in opened(calibrated, precision, stage).nodes if node.op_type == "Gemm"]
         kept = [node for node in kept if not node.input[1].endswith(".dequantized")]
@@ -101,7 +101,7 @@ def test_nothing_is_quantized_around_what_is_kept(calibrated: Bundle, precision:
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-fp16"])
-def test_no_pair_stands_inside_an_attention(calibrated: Bundle, precision: str) -> None:
+def test_no_pair_is_placed_inside_an_attention(calibrated: Bundle, precision: str) -> None:
     for stage in STAGES:
         graph = opened(calibrated, precision, stage).inlined()
         written = nodes_by_output(graph)
@@ -146,7 +146,7 @@ def test_both_renderings_share_their_8_bit_weights(calibrated: Bundle) -> None:
     )
 
 
-def test_a_weight_that_is_rounded_to_the_nearest_is_numpys(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_weights_rounded_to_nearest_equal_numpys(tiny_bundle: Path, tmp_path: Path) -> None:
     calibrate_copy(tiny_bundle, tmp_path, rounding="nearest")
     nearest = open_bundle(tmp_path / "bundle")
     quantization = scales_of(nearest, "int8")
@@ -159,7 +159,7 @@ def test_a_weight_that_is_rounded_to_the_nearest_is_numpys(tiny_bundle: Path, tm
     assert np.array_equal(opened(nearest, "int8", "fill").weights["blocks.0.attn.qkv.weight.quantized"], wanted)
 
 
-def test_a_weight_is_rounded_to_one_of_its_neighbors_as_a_rule(calibrated: Bundle) -> None:
+def test_gptq_rounds_most_weights_to_a_neighboring_value(calibrated: Bundle) -> None:
     weight = np.array(opened(calibrated, "fp32", "fill").weights["blocks.0.attn.qkv.weight"])
     scales = np.array(scales_of(calibrated, "int8").linears["blocks.0.attn.qkv"].weight, np.float32)[:, None]
 
@@ -172,7 +172,7 @@ def test_a_weight_is_rounded_to_one_of_its_neighbors_as_a_rule(calibrated: Bundl
 
 @pytest.mark.parametrize("precision", ["int8", "int8-fp16", "fp32-kv8", "fp16-kv8", "fp32-kvf8", "fp16-kvf8"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_checker_takes_every_graph(calibrated: Bundle, precision: str, stage: str) -> None:
+def test_the_onnx_checker_accepts_every_graph(calibrated: Bundle, precision: str, stage: str) -> None:
     path = calibrated.locate(calibrated.manifest.graphs[Precision.parse(precision)][stage].file)
 
     onnx.checker.check_model(str(path), full_check=True)
@@ -267,7 +267,7 @@ def test_a_cache_whose_projections_are_not_named_has_no_factors(tiny_bundle: Pat
     assert all(np.array_equal(graph.weights[name], data) for name, data in before.items())
 
 
-def test_an_fp8_cache_has_room_for_larger_values_and_no_factors() -> None:
+def test_an_fp8_cache_has_headroom_and_no_factors() -> None:
     seen = ChannelStatistics.empty(8)
     rows = np.random.default_rng(9).standard_normal((64, 8)).astype(np.float32) * np.float32(3)
     seen.add(rows, amax=np.abs(rows).max(0), mean=rows.mean(0))
@@ -305,7 +305,7 @@ def test_linears_that_read_the_same_tensor_share_a_site(tiny_bundle: Path) -> No
 def test_a_pattern_that_matches_nothing_is_refused(tiny_bundle: Path) -> None:
     linears = find_linears(reference_graphs(open_bundle(tiny_bundle))["fill"])
 
-    with pytest.raises(CalibrationError, match=r"--keep 'blocks.9.\*' matches no linear; there are blocks.0"):
+    with pytest.raises(CalibrationError, match=r"--keep 'blocks.9.\*' matches no linear; the names are blocks.0"):
         choose_linears(linears, ["blocks.9.*"])
     with pytest.raises(CalibrationError, match="nothing to quantize"):
         choose_linears(linears, ["*"])
@@ -317,19 +317,19 @@ def test_a_graph_is_not_quantized_twice(calibrated: Bundle) -> None:
     quantization = dataclasses.replace(scales_of(calibrated, "int8"), codes=codes)
     once = render(graph, "fill", quantization)
 
-    with pytest.raises(CalibrationError, match="has none of the quantized linears"):
+    with pytest.raises(CalibrationError, match="contains none of the quantized linears"):
         render(once, "fill", quantization)
     graph.weights["blocks.0.attn.qkv.weight.quantized"] = np.zeros(1, np.int8)
     with pytest.raises(BundleError, match="calibrate a graph that was not quantized"):
         render(graph, "fill", quantization)
 
 
-def test_a_quantization_comes_back_from_its_file(calibrated: Bundle) -> None:
+def test_a_quantization_is_loaded_as_it_was_saved(calibrated: Bundle) -> None:
     quantization = scales_of(calibrated, "int8")
 
     assert Quantization.from_json(quantization.to_json()) == quantization
     assert Quantization.from_json(scales_of(calibrated, "fp32-kvf8").to_json()) == scales_of(calibrated, "fp32-kvf8")
-    with pytest.raises(CalibrationError, match="is no quantization of vdmrt"):
+    with pytest.raises(CalibrationError, match="not a quantization of vdmrt"):
         Quantization.from_json("{}")
 
 

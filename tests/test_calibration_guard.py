@@ -1,4 +1,4 @@
-"""What comes near FP16's end is found, and named by its layer."""
+"""FP16 range guard: tensors near FP16's maximum are reported with their layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vdmrt.calibration.verify.verification import verify
 
 @pytest.fixture
 def overflowing(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """The tiny bundle with a bias of 40,000 in one layer, taken away again by the next one's weights of zero."""
+    """Return the tiny bundle with a bias of 40,000 in one layer, canceled by weights of zero in the next one."""
     path = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     bundle = open_bundle(path)
     graphs = {}
@@ -46,7 +46,7 @@ def overflowing(tiny_bundle: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_layer_that_nears_the_end_of_fp16_is_named(overflowing: Path) -> None:
+def test_a_layer_near_the_maximum_of_fp16_is_reported(overflowing: Path) -> None:
     verdict = verify(VerifyRequest(bundle=overflowing, precision=FP16, chunks=1, seeds=1, threads=1))
 
     assert verdict.missed and verdict.missed[-1].startswith("largest-fp16: ")
@@ -54,7 +54,7 @@ def test_a_layer_that_nears_the_end_of_fp16_is_named(overflowing: Path) -> None:
     assert "blocks.0.mlp.fc1 (fill" in verdict.describe()
 
 
-def test_a_model_that_stays_small_has_nothing_to_name(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_model_with_small_values_has_nothing_to_report(tiny_bundle: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
     verdict = verify(VerifyRequest(bundle=path, precision=FP16, chunks=1, seeds=1, threads=1))
@@ -63,13 +63,13 @@ def test_a_model_that_stays_small_has_nothing_to_name(tiny_bundle: Path, tmp_pat
     assert 0 < verdict.accuracy.figures["largest-fp16"] < 30_000
 
 
-def test_nothing_is_watched_where_nothing_is_fp16(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_precision_without_fp16_tensors_is_not_watched(tiny_bundle: Path, tmp_path: Path) -> None:
     guard = Guard(open_bundle(tiny_bundle), FP32, tmp_path)
 
     assert (guard.highest, guard.over(), list(tmp_path.iterdir())) == (0.0, [], [])
 
 
-def test_nan_is_named_like_the_largest_value(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_nan_is_reported_as_the_largest_value(tiny_bundle: Path, tmp_path: Path) -> None:
     guard = Guard(open_bundle(tiny_bundle), FP16, tmp_path)
     fill = open_bundle(tiny_bundle).manifest.graphs[FP32]["fill"]
     feeds = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in fill.inputs}

@@ -1,4 +1,4 @@
-"""FP16 graphs with some layers in float32: what stands in which type, and what runs."""
+"""FP16 graphs with some layers in float32: types of tensors, and results."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def kept_linears(graph: GraphFile) -> list[str]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_kept_layers_read_and_write_float32_and_the_others_what_they_did(mixed: Bundle, stage: str) -> None:
+def test_kept_layers_read_and_write_float32_and_other_layers_are_unchanged(mixed: Bundle, stage: str) -> None:
     before, after = opened(mixed, "fp16", stage), opened(mixed, "fp16-mixed", stage)
     kept, layers, types, were = kept_linears(before), layers_of(after), tensor_types(after), tensor_types(before)
     outputs = {node.name: node.output[0] for node in before.nodes}
@@ -66,7 +66,7 @@ def test_kept_layers_read_and_write_float32_and_the_others_what_they_did(mixed: 
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_node_that_computes_is_there_once_and_no_cast_is_idle(mixed: Bundle, stage: str) -> None:
+def test_every_computing_node_occurs_once_and_no_cast_is_idle(mixed: Bundle, stage: str) -> None:
     before, after = opened(mixed, "fp16", stage), opened(mixed, "fp16-mixed", stage)
     types = tensor_types(after)
 
@@ -89,21 +89,23 @@ def test_kept_weights_are_the_float32_ones_to_the_bit(mixed: Bundle, stage: str)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_checker_takes_it_and_its_sides_and_costs_are_those_of_fp16(mixed: Bundle, stage: str) -> None:
+def test_the_onnx_checker_accepts_it_and_its_inputs_outputs_and_costs_are_those_of_fp16(
+    mixed: Bundle, stage: str
+) -> None:
     before, after = (mixed.manifest.graphs[precision][stage] for precision in (FP16, FP16_MIXED))
     half, wide = opened(mixed, "fp16", stage), opened(mixed, "fp16-mixed", stage)
 
     onnx.checker.check_model(str(mixed.locate(after.file)), full_check=True)
 
     assert (after.inputs, after.outputs, after.flops) == (before.inputs, before.outputs, before.flops)
-    # Each kept weight takes two bytes more; constants that both types read stand twice.
+    # Each kept weight takes two bytes more; constants that both types read are stored twice.
     kept = [one for one in find_linears(half) if one.name in kept_linears(half)]
     grown = sum(2 * one.outputs * (one.inputs + 1) for one in kept)
     assert grown <= after.nbytes_moved - before.nbytes_moved < grown + 2048
     assert set(half_layers([wide])) < set(half_layers([half]))
 
 
-def test_it_runs_and_is_nearer_to_float32_than_fp16(mixed: Bundle) -> None:
+def test_it_runs_and_is_closer_to_float32_than_fp16(mixed: Bundle) -> None:
     first = np.random.default_rng(1).standard_normal((4, 4, 4, 6)).astype(np.float32)
     made = {}
     for precision in ("fp32", "fp16", "fp16-mixed"):
@@ -117,7 +119,7 @@ def test_it_runs_and_is_nearer_to_float32_than_fp16(mixed: Bundle) -> None:
     assert off["fp16-mixed"] < 1.5 * off["fp16"]
 
 
-def test_keeping_every_layer_leaves_only_the_sides_in_fp16(mixed: Bundle) -> None:
+def test_keeping_every_layer_leaves_only_inputs_and_outputs_in_fp16(mixed: Bundle) -> None:
     for stage in STAGES:
         half, exact = opened(mixed, "fp16", stage), opened(mixed, "fp32", stage)
 
@@ -127,7 +129,7 @@ def test_keeping_every_layer_leaves_only_the_sides_in_fp16(mixed: Bundle) -> Non
         assert set(half_tensors(wide)) <= sides
 
 
-def test_the_same_patterns_give_the_same_bytes_and_are_told(mixed: Bundle, tmp_path: Path) -> None:
+def test_the_same_patterns_give_the_same_bytes_and_are_recorded(mixed: Bundle, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(mixed.path, tmp_path / "bundle"))
 
     summary = mix_precisions(MixedRequest(copy, KEPT))
@@ -144,7 +146,7 @@ def without(bundle: Path, precision: str) -> Manifest:
     return rewrite_manifest(open_bundle(bundle), dataclasses.replace(manifest, graphs=left)).manifest
 
 
-def test_without_fp32_graphs_weights_are_widened_and_that_is_said(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_without_fp32_graphs_weights_are_widened_and_the_summary_says_so(tiny_bundle: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     without(path, "fp32")
 
@@ -156,10 +158,12 @@ def test_without_fp32_graphs_weights_are_widened_and_that_is_said(tiny_bundle: P
     assert "widened from FP16: the bundle has no fp32 graphs" in summary.describe()
 
 
-def test_what_cannot_be_mixed_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_patterns_and_bundles_that_cannot_be_mixed_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
-    with pytest.raises(CalibrationError, match=r"--keep 'blocks.9.\*' matches no layer in FP16; there are .*blocks\.0"):
+    with pytest.raises(
+        CalibrationError, match=r"--keep 'blocks.9.\*' matches no layer in FP16; the names are .*blocks"
+    ):
         mix_precisions(MixedRequest(path, ("blocks.9.*",)))
     with pytest.raises(BundleError, match="not 'fp16-mixed'; make it with vdmrt calibrate"):
         vdmrt.load(path, precision="fp16-mixed")
@@ -171,14 +175,14 @@ def test_what_cannot_be_mixed_is_refused(tiny_bundle: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--precision", "fp16"], "wants the layers that are computed in float32: name them with --keep"),
-        (["--precision", "fp16", "--keep", "*", "--data", "x"], "beside --keep it takes no --data"),
-        (["--precision", "fp16", "--keep", "*", "--kv", "int8"], "beside --keep it takes no --kv"),
-        ([], "--precision int8 observes rollouts: give it clips with --data"),
-        (["--precision", "none", "--kv", "fp8"], "--precision none observes rollouts: give it clips with --data"),
+        (["--precision", "fp16"], "needs the layers to compute in float32; name them with --keep"),
+        (["--precision", "fp16", "--keep", "*", "--data", "x"], "it takes --keep, but not --data"),
+        (["--precision", "fp16", "--keep", "*", "--kv", "int8"], "it takes --keep, but not --kv"),
+        ([], "--precision int8 observes rollouts and needs clips; name them with --data"),
+        (["--precision", "none", "--kv", "fp8"], "--precision none observes rollouts and needs clips"),
     ],
 )
-def test_options_that_do_not_go_together_are_named(tiny_bundle: Path, options: list[str], sentence: str) -> None:
+def test_incompatible_options_are_refused_by_name(tiny_bundle: Path, options: list[str], sentence: str) -> None:
     done = CliRunner().invoke(main, ["calibrate", str(tiny_bundle), *options])
 
     assert done.exit_code == 2

@@ -1,4 +1,4 @@
-"""Polygraphy reads a bundle: the commands that are printed run, on the inputs that were written for them."""
+"""Polygraphy's commands for a bundle run with the inputs that were written for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RUN = "import sys; from polygraphy.tools import main; sys.argv[0] = 'polygraphy'
 
 @pytest.fixture(scope="module")
 def lines(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """The commands for a bundle that has an engine of TensorRT."""
+    """Return the commands for a bundle that has a TensorRT engine."""
     folder = tmp_path_factory.mktemp("polygraphy")
     bundle = open_bundle(shutil.copytree(tiny_bundle, folder / "bundle"))
     with enabled_fake_cuda(), install("10.3", gpu="vdmrt fake GPU") as recorder:
@@ -41,7 +41,7 @@ def test_commands_compare_graph_and_plan_and_narrow_a_difference_down(lines: lis
     assert all("denoise.fp16.inputs.json" in line for line in lines if "run" in line and "denoise" in line)
 
 
-def test_what_needs_no_gpu_runs(lines: list[str]) -> None:
+def test_commands_that_need_no_gpu_run(lines: list[str]) -> None:
     own = [line for line in lines if "denoise.fp16.onnx" in line]
 
     shown = polygraphy(own[0])
@@ -54,7 +54,7 @@ def test_what_needs_no_gpu_runs(lines: list[str]) -> None:
 
 
 def polygraphy(line: str) -> str:
-    """Run a command of Polygraphy; return what it said."""
+    """Run a command of Polygraphy; return its output."""
     words = shlex.split(line)
     assert words[0] == "polygraphy"
     done = subprocess.run([sys.executable, "-c", RUN, *words[1:]], capture_output=True, text=True, timeout=240)
@@ -68,4 +68,4 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tiny_bundle: Path, tmp_pat
     done = CliRunner().invoke(main, ["inspect", str(tiny_bundle), "--polygraphy", str(tmp_path / "file" / "inputs")])
 
     assert done.exit_code == 1
-    assert "file/inputs: cannot be made: Not a directory" in done.stderr
+    assert "file/inputs: cannot be created: Not a directory" in done.stderr

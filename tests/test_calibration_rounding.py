@@ -1,4 +1,4 @@
-"""Weights are rounded so that the products change least, and to the nearest where nothing is known."""
+"""Rounding of weights: GPTQ by the correlation of inputs, and to nearest without correlation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def statistics_of(rows: np.ndarray) -> ChannelStatistics:
 
 
 def correlated_rows(channels: int, seed: int, count: int = 2000) -> np.ndarray:
-    """Return inputs of which a few directions carry most, as activations have it, [count, channels]."""
+    """Return inputs with a few dominant directions, like activations, [count, channels]."""
     drawn = np.random.default_rng(seed)
     few = drawn.standard_normal((count, 8)) @ drawn.standard_normal((8, channels))
     return (few + 0.3 * drawn.standard_normal((count, channels))).astype(np.float32)
@@ -33,7 +33,7 @@ def drawn_weight(inputs: int, kind: Format, outputs: int = 24) -> tuple[np.ndarr
 @KINDS
 @pytest.mark.parametrize("channels", [40, 300])
 @pytest.mark.parametrize("seed", range(3))
-def test_products_of_inputs_that_were_not_seen_err_by_far_less(kind: Format, channels: int, seed: int) -> None:
+def test_gptq_reduces_the_error_of_products_of_other_inputs(kind: Format, channels: int, seed: int) -> None:
     rows = correlated_rows(channels, seed)
     seen, unseen = statistics_of(rows[:1500]), rows[1500:].astype(np.float64)
     weight, scales = drawn_weight(channels, kind)
@@ -45,9 +45,9 @@ def test_products_of_inputs_that_were_not_seen_err_by_far_less(kind: Format, cha
 
 
 @KINDS
-def test_inputs_that_are_not_correlated_leave_every_weight_at_its_nearest(kind: Format) -> None:
+def test_uncorrelated_inputs_round_every_weight_to_nearest(kind: Format) -> None:
     weight, scales = drawn_weight(12, kind)
-    # One channel at a time: no product of two is ever anything but zero.
+    # One channel at a time: the product of two channels is always zero.
     rows = np.diag(np.arange(1, 13)).astype(np.float32)
 
     found = round_gptq(weight, scales, [statistics_of(rows)], kind)
@@ -56,7 +56,7 @@ def test_inputs_that_are_not_correlated_leave_every_weight_at_its_nearest(kind: 
 
 
 @KINDS
-def test_a_block_whose_inputs_were_always_zero_is_rounded_to_the_nearest(kind: Format) -> None:
+def test_a_block_with_inputs_that_are_always_zero_is_rounded_to_nearest(kind: Format) -> None:
     weight, scales = drawn_weight(300, kind)
     rows = correlated_rows(300, 0)
     rows[:, :150] = 0
@@ -68,7 +68,7 @@ def test_a_block_whose_inputs_were_always_zero_is_rounded_to_the_nearest(kind: F
 
 
 @KINDS
-def test_every_stage_counts_alike_however_much_of_it_was_seen(kind: Format) -> None:
+def test_every_stage_has_equal_weight_regardless_of_its_observations(kind: Format) -> None:
     weight, scales = drawn_weight(40, kind)
     much, little = correlated_rows(40, 1), correlated_rows(40, 2)
     twice = statistics_of(np.concatenate([much, much]))

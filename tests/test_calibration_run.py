@@ -47,7 +47,7 @@ def test_the_same_bundle_data_and_seed_give_the_same_bytes(tiny_bundle: Path, tm
     open_bundle(tmp_path / "one" / "bundle").verify()
 
 
-def test_a_calibration_goes_on_after_its_last_whole_rollout(
+def test_an_interrupted_calibration_resumes_after_its_last_whole_rollout(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uninterrupted = tmp_path / "uninterrupted"
@@ -81,7 +81,7 @@ def test_a_calibration_goes_on_after_its_last_whole_rollout(
     assert not list((copied / "calibration").glob("observation-*.npz"))
 
 
-def test_statistics_come_back_from_their_file_and_a_broken_file_is_passed_over(tmp_path: Path) -> None:
+def test_statistics_are_loaded_as_they_were_saved_and_a_broken_file_is_ignored(tmp_path: Path) -> None:
     seen = Observation()
     one = seen.cache.setdefault("k.0", ChannelStatistics.empty(3))
     rows = np.ones((4, 3), np.float32)
@@ -95,7 +95,7 @@ def test_statistics_come_back_from_their_file_and_a_broken_file_is_passed_over(t
     assert observation._begun(tmp_path / "broken.npz").done == 0
 
 
-def test_rollouts_see_every_state_of_the_cache(copied: Path, tmp_path: Path) -> None:
+def test_rollouts_cover_every_state_of_the_cache(copied: Path, tmp_path: Path) -> None:
     summary = calibrate_copy(copied, tmp_path, samples=30)
 
     assert {name.split(", ")[1] for name in summary.strata if name.startswith("fill")} >= {
@@ -109,7 +109,7 @@ def test_rollouts_see_every_state_of_the_cache(copied: Path, tmp_path: Path) -> 
     assert len({name.split(", ")[2] for name in summary.strata if name.startswith("denoise")}) == 3
 
 
-def test_a_plan_has_the_samples_that_were_asked_for(tiny_bundle: Path) -> None:
+def test_a_plan_has_the_requested_samples(tiny_bundle: Path) -> None:
     geometry = open_bundle(tiny_bundle).manifest.geometry
     data = CalibrationSet((np.zeros((7, 4, 4, 6), np.float32),), ("a",), "0")
 
@@ -140,7 +140,7 @@ def open_scales(bundle: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-fp16", "fp8", "int8-kv8", "fp32-kvf8", "int8-kvf8", "fp8-kvf8"])
-def test_what_was_added_runs_and_stays_near(tiny_bundle: Path, tmp_path: Path, precision: str) -> None:
+def test_added_precisions_run_and_stay_close_to_float32(tiny_bundle: Path, tmp_path: Path, precision: str) -> None:
     parsed = Precision.parse(precision)
     kind = "none" if parsed.linears == FP32.linears else parsed.linears
     calibrate_copy(tiny_bundle, tmp_path, precision=kind, kv=parsed.cache)
@@ -181,7 +181,7 @@ def test_an_fp8_cache_holds_the_keys_and_values_in_bytes_of_e4m3(tiny_bundle: Pa
         assert 0 < np.linalg.norm(stored - exact) < 0.05 * np.linalg.norm(exact)
 
 
-def test_a_snapshot_of_an_fp8_cache_goes_on_where_it_was(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_snapshot_of_an_fp8_cache_can_be_resumed(tiny_bundle: Path, tmp_path: Path) -> None:
     calibrate_copy(tiny_bundle, tmp_path, precision="none", kv="fp8")
     with vdmrt.load(tmp_path / "bundle", precision="fp32-kvf8", threads=1) as model:
         with model.session(seed=3) as session:
@@ -212,7 +212,7 @@ def test_a_clip_of_another_model_is_refused(tiny_bundle: Path, tmp_path: Path, a
         read_set(tmp_path / "clip.npy", model)
 
 
-def test_other_files_of_a_folder_are_named_and_left(
+def test_other_files_of_a_folder_are_named_and_ignored(
     tiny_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     np.save(tmp_path / "clip.npy", np.zeros((5, 4, 4, 6), np.float32))
@@ -224,7 +224,7 @@ def test_other_files_of_a_folder_are_named_and_left(
     assert "not read, because they are not clips: notes.txt" in caplog.text
 
 
-def test_nan_and_what_is_no_array_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_nan_and_files_without_an_array_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "nan.npy", np.full((5, 4, 4, 6), np.nan, np.float32))
     (tmp_path / "text.npy").write_text("no array")
     (tmp_path / "empty").mkdir()
@@ -232,16 +232,16 @@ def test_nan_and_what_is_no_array_are_refused(tiny_bundle: Path, tmp_path: Path)
     with vdmrt.load(tiny_bundle) as model:
         with pytest.raises(MediaError, match=r"nan\.npy"):
             read_set(tmp_path / "nan.npy", model)
-        with pytest.raises(MediaError, match="is no array of numbers"):
+        with pytest.raises(MediaError, match="is not an array of numbers"):
             read_set(tmp_path / "text.npy", model)
         with pytest.raises(CalibrationError, match="is a folder without clips"):
             read_set(tmp_path / "empty", model)
         np.save(tmp_path / "none.npy", np.zeros((0, 5, 4, 4, 6), np.float32))
-        with pytest.raises(CalibrationError, match=r"none\.npy' holds no clip"):
+        with pytest.raises(CalibrationError, match=r"none\.npy' contains no clip"):
             read_set(tmp_path / "none.npy", model)
 
 
-def test_constant_data_is_calibrated_all_the_same(copied: Path, tmp_path: Path) -> None:
+def test_constant_data_can_be_calibrated(copied: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "zeros.npy", np.zeros((1, 6, 4, 4, 6), np.float32))
 
     summary = calibrate(CalibrationRequest(copied, tmp_path / "zeros.npy", samples=3, threads=1))
@@ -254,11 +254,11 @@ def test_constant_data_is_calibrated_all_the_same(copied: Path, tmp_path: Path) 
     [
         ({"keep": ("blocks.9.*",)}, "matches no linear"),
         ({"smooth": 2.0}, r"--smooth must be 0 \(off\) to 1, got 2"),
-        ({"precision": "fp8", "method": "entropy"}, "counts the even levels of INT8"),
+        ({"precision": "fp8", "method": "entropy"}, "is for INT8's uniform levels"),
         ({"samples": 0}, "--samples must be at least 1"),
     ],
 )
-def test_an_option_that_does_not_fit_is_refused_and_the_bundle_stays(
+def test_an_option_that_does_not_fit_is_refused_and_the_bundle_is_unchanged(
     copied: Path, tmp_path: Path, options: dict[str, object], message: str
 ) -> None:
     before = digests(copied)
@@ -270,12 +270,12 @@ def test_an_option_that_does_not_fit_is_refused_and_the_bundle_stays(
 
 
 def test_a_cache_alone_needs_the_option_for_it(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="goes with --kv int8 or fp8"):
+    with pytest.raises(ValueError, match="needs --kv int8 or fp8"):
         CalibrationRequest(tmp_path, tmp_path, precision="none")
 
 
 @pytest.mark.parametrize("budget", [float("nan"), float("inf"), 0.0])
-def test_a_budget_that_is_no_positive_number_is_refused_before_any_search(tmp_path: Path, budget: float) -> None:
+def test_a_budget_that_is_not_positive_and_finite_is_refused_before_any_search(tmp_path: Path, budget: float) -> None:
     with pytest.raises(ValueError, match=f"--budget must be a finite number of dB above 0, got {budget}"):
         CalibrationRequest(tmp_path, tmp_path, budget=budget)
 
@@ -285,7 +285,7 @@ def test_a_precision_that_was_not_made_says_how_to_make_it(tiny_bundle: Path) ->
         vdmrt.load(tiny_bundle, precision="int8")
 
 
-def test_calibrating_again_replaces_and_forgets_what_was_measured(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_calibrating_again_replaces_graphs_and_removes_measured_results(tiny_bundle: Path, tmp_path: Path) -> None:
     calibrate_copy(tiny_bundle, tmp_path)
     first = digests(tmp_path / "bundle")
     calibrate_copy(tiny_bundle, tmp_path, method="max", smooth=0.0)
@@ -330,7 +330,7 @@ def test_migration_is_used_where_channels_are_outliers() -> None:
     assert products(0.5) < 0.6 * products(0.0)
 
 
-def test_the_command_says_what_it_made(copied: Path, tmp_path: Path) -> None:
+def test_the_command_prints_a_summary(copied: Path, tmp_path: Path) -> None:
     from click.testing import CliRunner
 
     from vdmrt.cli import main
@@ -368,18 +368,18 @@ def test_every_long_phase_shows_its_progress_to_the_end(copied: Path, tmp_path: 
     assert all(calls[-1][0] == calls[-1][1] for calls in seen.values())
 
 
-def test_the_summary_says_what_the_number_of_samples_became(copied: Path, tmp_path: Path) -> None:
+def test_the_summary_reports_the_actual_number_of_samples(copied: Path, tmp_path: Path) -> None:
     summary = calibrate(CalibrationRequest(copied, tiny_latents(tmp_path), samples=2, threads=1))
 
     denoise, fill = (
         sum(count for name, count in summary.strata.items() if name.startswith(stage)) for stage in ("denoise", "fill")
     )
-    told = f"observed {denoise} denoising runs and {fill} cache fills in 1 whole rollout, the fewest that have"
+    told = f"observed {denoise} denoising runs and {fill} cache fills in 1 whole rollout, the fewest with"
     assert told in summary.describe()
     assert denoise > 2
 
 
-def test_a_set_that_shows_too_little_is_told_what_it_lacks(tiny_bundle: Path) -> None:
+def test_shortcomings_of_a_small_set_are_reported(tiny_bundle: Path) -> None:
     geometry = open_bundle(tiny_bundle).manifest.geometry
     short = CalibrationSet((np.zeros((5, 4, 4, 6), np.float32),), (), "")
     enough = CalibrationSet((np.zeros((geometry.slots, 4, 4, 6), np.float32),) * 4, (), "")

@@ -1,4 +1,4 @@
-"""INT8 is timed against floating point, and what is not faster says so."""
+"""Timing of INT8 against floating point, and refusal of precisions that are not faster."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def recorded(bundle: Path, target: Path, speed: Speed) -> Path:
     return target
 
 
-def test_what_runs_in_int8_on_a_cpu_is_timed_and_recorded(calibrated: Path) -> None:
+def test_precisions_that_run_in_int8_on_a_cpu_are_timed_and_recorded(calibrated: Path) -> None:
     found = measure_speed(open_bundle(calibrated), (Precision.parse("int8"), Precision.parse("int8-fp16")), threads=1)
 
     assert [(one.precision, one.against, one.pairs) for one in found] == [(Precision.parse("int8"), FP32, 15)]
@@ -48,7 +48,7 @@ def test_what_runs_in_int8_on_a_cpu_is_timed_and_recorded(calibrated: Path) -> N
     assert found[0].graphs_sha256 == open_bundle(calibrated).manifest.graphs_sha256(Precision.parse("int8"))
 
 
-def test_other_graphs_than_were_timed_have_no_speed(calibrated: Path, tmp_path: Path) -> None:
+def test_changed_graphs_have_no_recorded_speed(calibrated: Path, tmp_path: Path) -> None:
     bundle = open_bundle(recorded(calibrated, tmp_path / "copy", FAST))
     assert read_measured(bundle).speeds != ()
     record_measured(bundle, speeds=[dataclasses.replace(FAST, graphs_sha256="0")])
@@ -65,7 +65,7 @@ def test_other_graphs_than_were_timed_have_no_speed(calibrated: Path, tmp_path: 
         (0.7, 0.9, "int8 is slower than fp32: 1.18 times as fast (99 % interval 0.70 to 0.90)"),
     ],
 )
-def test_the_words_are_what_the_interval_shows(low: float, high: float, told: str) -> None:
+def test_the_description_follows_from_the_interval(low: float, high: float, told: str) -> None:
     assert describe_speed(Precision.parse("int8"), FP32, 1.18, low, high) == told
 
 
@@ -74,7 +74,9 @@ def test_only_a_whole_interval_above_1_is_faster() -> None:
     assert not dataclasses.replace(FAST, low=0.99).faster
 
 
-def test_run_and_inspect_say_it(calibrated: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_run_and_inspect_report_a_slower_precision(
+    calibrated: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     bundle = recorded(calibrated, tmp_path / "copy", SLOW)
     frames = np.zeros((4, 4, 4, 6), np.float32)
 
@@ -87,7 +89,7 @@ def test_run_and_inspect_say_it(calibrated: Path, tmp_path: Path, caplog: pytest
     assert told in shown.stdout
 
 
-def test_what_is_not_shown_to_be_faster_is_not_added(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_precision_that_is_not_shown_to_be_faster_is_not_added(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
     before = (bundle / "model.json").read_bytes()
     command = ["calibrate", str(bundle), "--data", str(tiny_latents(tmp_path)), "--samples", "3", "--threads", "1"]
@@ -95,7 +97,7 @@ def test_what_is_not_shown_to_be_faster_is_not_added(tiny_bundle: Path, tmp_path
     result = CliRunner().invoke(main, [*command, "--json"])
     accepted = CliRunner().invoke(main, [*command, "--json", "--accept-slower"])
 
-    # Which it is on this machine is the machine's; that status and bundle follow from what was measured is ours.
+    # The outcome depends on the machine; status and bundle must follow from the measurement.
     speed = json.loads(result.stdout)["speeds"][0]
     if speed["low"] > 1:
         assert result.exit_code == 0
@@ -110,7 +112,7 @@ def test_what_is_not_shown_to_be_faster_is_not_added(tiny_bundle: Path, tmp_path
     assert (bundle / "model.json").read_bytes() != before
 
 
-def test_a_refusal_leaves_the_bundle_as_it_was_and_keeps_what_was_observed(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_refusal_leaves_the_bundle_unchanged_and_keeps_the_statistics(tiny_bundle: Path, tmp_path: Path) -> None:
     class Refusing(Judge):
         def measure(self, bundle: Bundle, precisions: Sequence[Precision], target: Path) -> tuple[Speed, ...]:
             assert bundle.path != target and set(precisions) <= set(bundle.manifest.graphs)
@@ -128,12 +130,12 @@ def test_a_refusal_leaves_the_bundle_as_it_was_and_keeps_what_was_observed(tiny_
     assert len(list((bundle / "calibration").glob("observation-*.npz"))) == 1
 
 
-def test_what_is_slower_is_taken_where_that_is_accepted() -> None:
+def test_a_slower_precision_is_added_with_accept_slower() -> None:
     assert Judge(accept_slower=True).decide([SLOW], (Precision.parse("int8"),), Path("bundle")) == (SLOW,)
     assert Judge().decide([FAST], (Precision.parse("int8"),), Path("bundle")) == (FAST,)
 
 
-def test_calibrating_again_forgets_the_speed(calibrated: Path, tmp_path: Path) -> None:
+def test_calibrating_again_removes_the_recorded_speed(calibrated: Path, tmp_path: Path) -> None:
     recorded(calibrated, tmp_path / "bundle", FAST)
 
     calibrate_copy(tmp_path / "bundle", tmp_path, method="max")

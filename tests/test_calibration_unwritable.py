@@ -45,7 +45,7 @@ def test_calibrate_refuses_a_read_only_bundle_before_it_observes(copied: Path, t
     assert "calibration set" not in done.stderr and "Traceback" not in done.stderr
 
 
-def test_calibrate_finds_a_full_disk_before_it_observes(copied: Path, tmp_path: Path) -> None:
+def test_calibrate_detects_a_full_disk_before_it_observes(copied: Path, tmp_path: Path) -> None:
     before = sorted(copied.rglob("*"))
 
     done = run_limited("calibrate", copied, "--data", tiny_latents(tmp_path), *QUICK, file_nbytes=4096)
@@ -69,7 +69,7 @@ def test_verify_measures_a_read_only_bundle_and_says_that_nothing_is_recorded(co
     assert (copied / "model.json").read_bytes() == before
 
 
-def test_a_full_temporary_folder_is_told_in_a_sentence(copied: Path) -> None:
+def test_a_full_temporary_folder_is_reported_in_one_sentence(copied: Path) -> None:
     done = run_limited("verify", copied, "--precision", "fp16", "--chunks", "1", *QUICK, file_nbytes=1024)
 
     assert done.returncode == 1
@@ -78,7 +78,7 @@ def test_a_full_temporary_folder_is_told_in_a_sentence(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
-def test_what_was_measured_is_printed_where_the_report_cannot_be_written(
+def test_results_are_printed_if_the_report_cannot_be_written(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: list[str]
 ) -> None:
     folder = tmp_path / "pages"

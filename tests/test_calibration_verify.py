@@ -49,7 +49,7 @@ def quick(bundle: Path, precision: str = "int8-kv8", **options: object) -> Verif
     return VerifyRequest(bundle=bundle, precision=Precision.parse(precision), **given)  # type: ignore[arg-type]
 
 
-def test_a_result_is_written_into_the_bundle_and_said(calibrated: Path) -> None:
+def test_a_result_is_written_into_the_bundle_and_printed(calibrated: Path) -> None:
     verdict = verify(quick(calibrated, gates={"teacher-psnr": 20.0, "drift": 10.0}))
 
     (accuracy,) = read_measured(open_bundle(calibrated)).accuracy
@@ -62,7 +62,7 @@ def test_a_result_is_written_into_the_bundle_and_said(calibrated: Path) -> None:
     assert 0 < accuracy.figures["cache-relative-l2"] < 0.1
 
 
-def test_what_is_measured_is_the_engine_that_is_deployed(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_the_deployed_engine_is_measured(tiny_bundle: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     engine = build_models(open_bundle(path), precision=FP32, progress=list[str]().append)
 
@@ -76,11 +76,11 @@ def test_what_is_measured_is_the_engine_that_is_deployed(tiny_bundle: Path, tmp_
 
 
 def test_a_loaded_model_of_any_backend_and_device_is_measured(calibrated: Path, fake_cuda: FakeCuda) -> None:
-    """The same computation behind another device: teacher-forced it is the reference, bit for bit."""
+    """The same computation on another device equals the reference bit for bit when teacher-forced."""
     with Model(open_bundle(calibrated), HostFunctionBackend(), FP32) as model:
         verdict = verify(quick(calibrated, chunks=4, seeds=1), model=model)
         assert model.program("fill") is not None  # it stays open
-    gc.collect()  # the double's calls and their functions hold each other
+    gc.collect()  # the test double's calls and functions reference each other
 
     figures = verdict.accuracy.figures
     assert (verdict.accuracy.precision, verdict.accuracy.backend) == (FP32, model.describe())
@@ -95,7 +95,7 @@ def test_an_fp8_cache_is_measured_too(calibrated: Path) -> None:
     assert 0.005 < verdict.accuracy.figures["cache-relative-l2"] < 0.05
 
 
-def test_the_same_graphs_on_both_sides_are_refused(calibrated: Path) -> None:
+def test_comparing_graphs_with_themselves_is_refused(calibrated: Path) -> None:
     wanted = "--precision fp32 and --against fp32 are the same graphs, .*: the bundle has fp32, fp16, int8-kv8"
 
     with pytest.raises(ValueError, match=wanted):
@@ -105,18 +105,18 @@ def test_the_same_graphs_on_both_sides_are_refused(calibrated: Path) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
 
 
-def test_drift_is_judged_beside_that_of_fp16_where_a_gate_asks_for_it(calibrated: Path) -> None:
+def test_drift_is_judged_relative_to_fp16_where_a_gate_requests_it(calibrated: Path) -> None:
     quantized = verify(quick(calibrated, gates={"drift-over-fp16": 1.15}))
     half = verify(quick(calibrated, precision="fp16"))
 
     figures = quantized.accuracy.figures
     assert [(one.figure, one.limit) for one in quantized.gates] == [("drift-over-fp16", "at most 1.15")]
     assert figures["drift-over-fp16"] == pytest.approx(figures["drift"] / half.accuracy.figures["drift"])
-    with pytest.raises(CalibrationError, match="'drift-over-fp16' is no figure of this comparison"):
+    with pytest.raises(CalibrationError, match="'drift-over-fp16' is not a figure of this comparison"):
         verify(quick(calibrated, precision="fp16", gates={"drift-over-fp16": 1.15}))
 
 
-def test_every_gated_figure_is_told_with_its_limit(calibrated: Path) -> None:
+def test_every_gated_figure_is_printed_with_its_limit(calibrated: Path) -> None:
     verdict = verify(quick(calibrated, chunks=2, seeds=1, gates={"teacher-psnr": 20.0, "drift": 0.001}))
 
     told, _, others = verdict.describe().partition("without a limit")
@@ -129,7 +129,7 @@ def test_every_gated_figure_is_told_with_its_limit(calibrated: Path) -> None:
     ]
 
 
-def test_progress_counts_the_steps_of_both_sides(calibrated: Path) -> None:
+def test_progress_counts_the_steps_of_the_reference_and_the_precision(calibrated: Path) -> None:
     seen: list[tuple[int, int]] = []
 
     @contextmanager
@@ -142,7 +142,7 @@ def test_progress_counts_the_steps_of_both_sides(calibrated: Path) -> None:
     assert seen == [(done, 12) for done in range(1, 13)]
 
 
-def test_teacher_forced_and_free_running_agree_before_anything_was_cached(calibrated: Path) -> None:
+def test_teacher_forced_and_free_running_agree_on_an_empty_cache(calibrated: Path) -> None:
     verdict = verify(quick(calibrated, precision="fp16", seeds=1))
 
     free, teacher = verdict.comparison.free["rmse"], verdict.comparison.teacher["rmse"]
@@ -187,7 +187,7 @@ def test_run_warns_of_a_precision_that_missed_its_gate(
     assert "A GATE WAS MISSED" in caplog.text
 
 
-def test_what_was_measured_of_other_graphs_is_not_said_of_these(calibrated: Path) -> None:
+def test_results_of_other_graphs_are_ignored(calibrated: Path) -> None:
     verify(quick(calibrated, precision="fp16", chunks=1, seeds=1))
     bundle = open_bundle(calibrated)
     (found,) = (one for one in read_measured(bundle).accuracy if one.precision == FP16)
@@ -202,8 +202,8 @@ def test_bundles_of_other_models_are_not_compared(calibrated: Path, text_bundle:
         verify(quick(calibrated, against=str(text_bundle), chunks=1))
 
 
-def test_a_gate_on_nothing_is_refused_by_its_name(calibrated: Path) -> None:
-    with pytest.raises(CalibrationError, match="'beauty' is no figure of this comparison; there are free-psnr"):
+def test_a_gate_on_an_unknown_figure_is_refused_by_name(calibrated: Path) -> None:
+    with pytest.raises(CalibrationError, match="'beauty' is not a figure of this comparison; it has free-psnr"):
         verify(quick(calibrated, chunks=1, seeds=1, gates={"beauty": 1.0}))
     with pytest.raises(ValueError, match="must be FIGURE=NUMBER"):
         parse_gate("psnr")
@@ -219,7 +219,7 @@ def test_drift_has_no_default_limit_in_a_short_rollout(caplog: pytest.LogCapture
     assert select_gates({"teacher-drift": 2.0}, figures, 3) == [Gate("teacher-drift", 2.0)]
 
 
-def test_gates_on_errors_bound_from_above_and_nan_holds_none() -> None:
+def test_gates_on_errors_are_upper_bounds_and_nan_fails_every_gate() -> None:
     assert Gate("drift", 1.25).holds(1.2) and not Gate("drift", 1.25).holds(1.3)
     assert Gate("free-psnr", 30).holds(31) and not Gate("free-psnr", 30).holds(29)
     assert not Gate("drift", 1.25).holds(float("nan")) and not Gate("free-psnr", 1).holds(float("nan"))

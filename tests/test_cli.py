@@ -246,7 +246,7 @@ def test_nothing_of_a_bundle_is_cut(tiny_bundle: Path, columns: str | None) -> N
 
     assert "…" not in re.sub(r"\.0 …", "", shown)
     assert re.search(r"^ +fp32 +fp16$", shown, re.MULTILINE)
-    assert re.search(r"^copied of it per step +0 B +0 B$", shown, re.MULTILINE)
+    assert re.search(r"^cache copied per step +0 B +0 B$", shown, re.MULTILINE)
     assert max(len(line) for line in tables) <= 80
 
 

@@ -61,7 +61,7 @@ OPTIONS = [
         (["calibrate", "nowhere", "--data", "x", "--smooth", "1.5"], "'--smooth': wanted a number of at least 0"),
         (["calibrate", "nowhere", "--data", "x", "--samples", "0"], "'--samples': 0 is not in the range x>=1"),
         (["calibrate", "nowhere", "--data", "x", "--sampler", "foo"], "'--sampler': 'foo' is not one of"),
-        (["calibrate", "nowhere"], "--precision int8 observes rollouts: give it clips with --data"),
+        (["calibrate", "nowhere"], "--precision int8 observes rollouts and needs clips; name them with --data"),
         (["verify", "nowhere", "--precision", "foo"], "'--precision': 'foo' is not one of"),
         (["verify", "nowhere", "--seeds", "0"], "'--seeds': 0 is not in the range x>=1"),
         (["verify", "nowhere", "--gate", "psnr=nan"], "--gate must be FIGURE=NUMBER, .* got 'psnr=nan'"),

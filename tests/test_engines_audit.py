@@ -1,4 +1,4 @@
-"""What the inspector of each release says, and what is made of it."""
+"""Audit of plans from the inspector's output of each release."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read(*layers: Any) -> Any:
 
 
 @pytest.mark.parametrize("words", [LONG, SHORT])
-def test_types_are_read_in_either_spelling(words: dict[str, str]) -> None:
+def test_types_are_parsed_in_both_notations(words: dict[str, str]) -> None:
     (found,) = read(layer("x", "MatrixMultiply", [side("a", words["fp16"])], [side("b", words["fp32"])]))
 
     assert [(part.dtype, part.nbytes) for part in (*found.inputs, *found.outputs)] == [("fp16", 16), ("fp32", 32)]
@@ -69,13 +69,13 @@ def test_every_format_has_its_type(words: str, dtype: str) -> None:
         ("Myelin", "{ForeignNode[a...MatMul]}", {}, False),
     ],
 )
-def test_what_multiplies_is_known_by_its_kind(kind: str, name: str, more: dict[str, str], wanted: bool) -> None:
+def test_products_are_recognized_by_their_kind(kind: str, name: str, more: dict[str, str], wanted: bool) -> None:
     (found,) = read(layer(name, kind, [], [], **more))
 
     assert found.is_product is wanted
 
 
-def test_layers_that_are_only_named_are_counted() -> None:
+def test_layers_given_by_name_alone_are_counted() -> None:
     audit = audit_layers(read("node_1", "node_2"), CACHE)
 
     assert (audit.layers, audit.precisions, audit.products) == (2, {"unknown": 2}, {})
@@ -88,7 +88,7 @@ def test_an_opaque_layer_hides_its_products() -> None:
     assert audit.cache_copies == ()
 
 
-def test_what_only_moves_the_cache_is_a_copy() -> None:
+def test_layers_that_only_move_the_cache_are_copies() -> None:
     past, other = side("past_k.0", SHORT["fp16"], (8, 4)), side("t", SHORT["fp16"], (4, 8))
 
     audit = audit_layers(
@@ -103,7 +103,7 @@ def test_what_only_moves_the_cache_is_a_copy() -> None:
     assert [(copy.layer, copy.tensor, copy.nbytes) for copy in audit.cache_copies] == [("transpose", "past_k.0", 64)]
 
 
-def test_a_half_product_that_runs_in_float32_is_named() -> None:
+def test_a_half_product_in_float32_is_refused_by_name() -> None:
     layers = read(
         layer("node_a", "gemm", [side("x", "Half")], [side("y", "Half")]),
         layer("node_b", "gemm", [side("y", "Float")], [side("z", "Float")], Metadata="[ONNX Layer: node_b]"),
@@ -111,12 +111,12 @@ def test_a_half_product_that_runs_in_float32_is_named() -> None:
     products = {"node_a": "float16", "node_b": "float16"}
 
     with pytest.raises(
-        EngineError, match="denoise: fp16 was asked for, and 1 of 2 matrix products run in float32, .*b'"
+        EngineError, match="denoise: fp16 was requested, but 1 of 2 matrix products run in float32, .*b'"
     ):
         check_precision("denoise", layers, products, wanted=True)
 
 
-def test_a_product_that_the_graph_has_in_float32_may_run_so() -> None:
+def test_a_float32_product_of_the_graph_may_run_in_float32() -> None:
     layers = read(
         layer("node_a", "gemm", [side("x", "Half")], [side("y", "Half")]),
         layer("node_b", "gemm", [side("y", "Float")], [side("z", "Float")]),
@@ -127,7 +127,7 @@ def test_a_product_that_the_graph_has_in_float32_may_run_so() -> None:
     assert audit_layers(layers, CACHE).products == {"fp16": 1, "fp32": 1}
 
 
-def test_a_plan_all_in_float32_is_refused_though_no_node_is_known() -> None:
+def test_a_plan_entirely_in_float32_is_refused_even_without_known_nodes() -> None:
     layers = read(layer("__myl_Fc", "gemm", [side("x", "Float")], [side("y", "Float")]))
 
     with pytest.raises(EngineError, match="1 of 1 matrix products run in float32, such as '__myl_Fc'"):
@@ -136,18 +136,18 @@ def test_a_plan_all_in_float32_is_refused_though_no_node_is_known() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[3]", '{"Layers": 4}'])
-def test_what_is_no_inspection_is_refused(text: str) -> None:
-    with pytest.raises(EngineError, match="inspector said nothing that can be read"):
+def test_text_that_is_not_inspector_output_is_refused(text: str) -> None:
+    with pytest.raises(EngineError, match="inspector returned no readable JSON"):
         read_layers(text)
 
 
-def test_a_plan_that_lost_its_eight_bits_is_refused() -> None:
+def test_a_plan_without_8_bit_products_is_refused() -> None:
     lost = read(layer("x", "gemm", [side("a", "Half"), side("w", "Half")], [side("b", "Half")]))
     kept = read(layer("x", "gemm", [side("a", "Int8"), side("w", "Int8")], [side("b", "Half")]))
     hidden = read(layer("{ForeignNode[x]}", "Myelin", [side("a", "Half")], [side("b", "Half")]))
 
     with pytest.raises(
-        EngineError, match="denoise: int8 was asked for, and none of 1 matrix products reads it, but fp16; the plan is"
+        EngineError, match="int8 was requested, but none of 1 matrix products reads it; they read fp16; the plan is"
     ):
         check_quantized("denoise", lost, "int8")
     check_quantized("denoise", kept, "int8")

@@ -1,4 +1,4 @@
-"""Engines built by the recorder of each release: what TensorRT is asked, and what is left of every way to fail."""
+"""Engines built by the recorder of each release: the calls to TensorRT, and the state after each failure."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_products_run_in_the_types_of_the_graph(place: Place) -> None:
     assert audit.products == {"fp16": 28, "fp32": 6}
 
 
-def test_the_manifest_says_which_form_each_function_took(place: Place) -> None:
+def test_the_manifest_records_the_form_of_each_function(place: Place) -> None:
     plan = place.build().plan("denoise")
 
     assert plan.forms is not None
@@ -141,7 +141,7 @@ def test_new_releases_are_strongly_typed_and_set_no_precision(new_place: Place) 
     assert {call.arguments["flag"].name for call in recorder.named("clear_flag")} == {"TF32"}
 
 
-def test_the_old_release_keeps_the_islands_by_constraints(old_place: Place) -> None:
+def test_constraints_keep_float32_layers_in_the_old_release(old_place: Place) -> None:
     old_place.build()
 
     recorder = old_place.recorder
@@ -151,7 +151,7 @@ def test_the_old_release_keeps_the_islands_by_constraints(old_place: Place) -> N
     assert asked == {"FLOAT", "HALF"}
 
 
-def test_the_old_release_leaves_integers_and_casts_alone(old_place: Place) -> None:
+def test_integers_and_casts_are_not_constrained_in_the_old_release(old_place: Place) -> None:
     kinds: list[str] = []
 
     def look(call: Call) -> None:
@@ -170,7 +170,7 @@ def test_the_old_release_leaves_integers_and_casts_alone(old_place: Place) -> No
     assert not {"Cast", "Min"} & set(kinds)
 
 
-def test_nothing_that_writes_float32_is_left_to_the_old_release(old_place: Place) -> None:
+def test_every_layer_that_writes_float32_is_constrained_in_the_old_release(old_place: Place) -> None:
     free: list[str] = []
     held: set[str] = set()
 
@@ -185,7 +185,7 @@ def test_nothing_that_writes_float32_is_left_to_the_old_release(old_place: Place
                 if side.dtype != "float32":
                     continue
                 typed = layer.output_type_is_set(index) and layer.get_output_type(index) == float32
-                # A cast computes nothing; what it writes is set.
+                # A cast does not compute; its output type is set.
                 computed = node.operator == "Cast" or (layer.precision_is_set and layer.precision == float32)
                 (held.add(node.name) if typed and computed else free.append(node.name))
 
@@ -196,7 +196,7 @@ def test_nothing_that_writes_float32_is_left_to_the_old_release(old_place: Place
     assert {"t_embedder.frequencies", "x_embedder.proj.bias"} <= held
 
 
-def test_what_is_held_stands_in_the_key(old_place: Place) -> None:
+def test_type_constraints_affect_the_key(old_place: Place) -> None:
     engine = old_place.build()
 
     assert engine.manifest.options["constraints"] == "2"
@@ -215,7 +215,7 @@ def test_the_old_release_loads_neither_cublas_nor_cudnn(old_place: Place) -> Non
     assert preview == {"DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805": True, "FASTER_DYNAMIC_SHAPES_0805": True}
 
 
-def test_cublas_and_cudnn_are_used_where_they_are_asked_for(old_place: Place) -> None:
+def test_cublas_and_cudnn_are_used_on_request(old_place: Place) -> None:
     old_place.build(BuildOptions(external_tactics=True))
 
     (sources,) = {call.arguments["tactic_sources"] for call in old_place.recorder.named("set_tactic_sources")}
@@ -230,7 +230,7 @@ def test_float32_builds_without_the_flag_for_half(old_place: Place) -> None:
     assert engine.manifest.precision == FP32
 
 
-def test_inputs_and_outputs_lie_as_arrays_do(place: Place) -> None:
+def test_inputs_and_outputs_have_linear_format(place: Place) -> None:
     place.build()
 
     formats = place.recorder.named("ITensor.allowed_formats=")
@@ -264,7 +264,7 @@ def test_options_reach_the_builder(newest: Place) -> None:
     assert engine.manifest.options["optimization_level"] == "4"
 
 
-def test_stripped_plans_say_so(newest: Place) -> None:
+def test_stripped_plans_are_marked_in_the_manifest(newest: Place) -> None:
     engine = newest.build(BuildOptions(strip_weights=True))
 
     assert "STRIP_PLAN" in newest.flags()
@@ -276,19 +276,19 @@ def test_stripped_plans_say_so(newest: Place) -> None:
     [
         (
             BuildOptions(optimization_level=3),
-            r"--builder-optimization-level came with TensorRT 8\.6, here is 8\.5\.3\.1",
+            r"--builder-optimization-level needs TensorRT 8\.6 or newer, found 8\.5\.3\.1",
         ),
         (
             BuildOptions(hardware_compatibility="ampere_plus"),
-            r"--hardware-compatibility ampere_plus came with TensorRT 8",
+            r"--hardware-compatibility ampere_plus needs TensorRT 8",
         ),
         (
             BuildOptions(hardware_compatibility="same_compute_capability"),
-            r"same_compute_capability came with TensorRT 10",
+            r"same_compute_capability needs TensorRT 10",
         ),
-        (BuildOptions(version_compatible=True), r"--version-compatible came with TensorRT 8\.6"),
-        (BuildOptions(strip_weights=True), r"--strip-weights came with TensorRT 10\.0"),
-        (BuildOptions(weight_streaming_fill=True), r"--weight-streaming-fill came with TensorRT 10\.0"),
+        (BuildOptions(version_compatible=True), r"--version-compatible needs TensorRT 8\.6"),
+        (BuildOptions(strip_weights=True), r"--strip-weights needs TensorRT 10\.0"),
+        (BuildOptions(weight_streaming_fill=True), r"--weight-streaming-fill needs TensorRT 10\.0"),
     ],
 )
 def test_an_option_that_the_release_lacks_is_refused(old_place: Place, options: BuildOptions, sentence: str) -> None:
@@ -297,8 +297,8 @@ def test_an_option_that_the_release_lacks_is_refused(old_place: Place, options: 
     assert old_place.leftovers() == []
 
 
-def test_an_option_that_has_gone_is_refused(newest: Place) -> None:
-    with pytest.raises(EngineError, match="--external-tactics ended with TensorRT 10"):
+def test_an_option_that_was_removed_is_refused(newest: Place) -> None:
+    with pytest.raises(EngineError, match="--external-tactics needs TensorRT 10 or older"):
         newest.build(BuildOptions(external_tactics=True))
 
 
@@ -314,7 +314,7 @@ def test_options_out_of_range_are_misuse(options: dict[str, int], sentence: str)
         BuildOptions(**options)  # type: ignore[arg-type]
 
 
-def test_an_engine_that_is_there_is_taken(place: Place) -> None:
+def test_an_existing_engine_is_reused(place: Place) -> None:
     first = place.build()
     built = len(place.recorder.named("build_serialized_network"))
 
@@ -348,13 +348,13 @@ def test_building_again_from_the_same_timings_gives_the_same_engine(place: Place
     assert [name for name, _ in asked[0]] == [name for name, _ in asked[1]]
 
 
-def test_plans_that_came_out_otherwise_are_named(newest: Place) -> None:
+def test_plans_that_differ_after_a_rebuild_are_named(newest: Place) -> None:
     newest.build()
     newest.recorder.scratch_nbytes *= 2
 
     newest.build(force=True)
 
-    assert re.match(r"built again: fill, denoise, vae_encode, vae_decode differ from what was there", newest.said[-1])
+    assert re.match(r"built again: fill, denoise, vae_encode, vae_decode differ from the older ones", newest.said[-1])
 
 
 def test_an_engine_that_lost_a_plan_is_built_again(newest: Place) -> None:
@@ -390,7 +390,7 @@ def test_other_options_make_another_engine(newest: Place) -> None:
     assert len(list_engines(newest.bundle)) == 2
 
 
-def test_timings_are_kept_from_build_to_build(place: Place, tmp_path: Path) -> None:
+def test_timings_are_reused_by_later_builds(place: Place, tmp_path: Path) -> None:
     engine = place.build()
     kept = list((tmp_path / "cache" / "vdmrt" / "timing").iterdir())
     place.build(force=True)
@@ -402,7 +402,7 @@ def test_timings_are_kept_from_build_to_build(place: Place, tmp_path: Path) -> N
     assert (engine.path / "timing.cache").read_bytes() == kept[0].read_bytes() == given[4]
 
 
-def test_a_timing_cache_of_another_gpu_is_left_aside(newest: Place, tmp_path: Path) -> None:
+def test_a_timing_cache_of_another_gpu_is_ignored(newest: Place, tmp_path: Path) -> None:
     path = tmp_path / "timings"
     options = BuildOptions(timing_cache=path)
     newest.build(options)
@@ -412,7 +412,7 @@ def test_a_timing_cache_of_another_gpu_is_left_aside(newest: Place, tmp_path: Pa
     assert any("timing cache is not used" in line for line in newest.said)
 
 
-def test_a_timing_cache_that_is_none_is_left_aside(newest: Place, tmp_path: Path) -> None:
+def test_an_invalid_timing_cache_is_ignored(newest: Place, tmp_path: Path) -> None:
     path = tmp_path / "timings"
     path.write_bytes(b"nonsense")
 
@@ -432,15 +432,15 @@ def test_an_operator_that_the_parser_lacks_is_named_with_its_node(bundle: Bundle
         assert place.leftovers() == []
 
 
-def test_a_workspace_too_small_carries_what_the_builder_said(place: Place) -> None:
+def test_the_error_for_a_small_workspace_contains_the_builders_log(place: Place) -> None:
     place.recorder.workspace_nbytes = 1 << 30
 
-    with pytest.raises(BackendError, match=r"built no plan: .*Requires 1073741824 bytes.*give more with --workspace"):
+    with pytest.raises(BackendError, match=r"built no plan: .*Requires 1073741824 bytes.*raise --workspace"):
         place.build(BuildOptions(workspace_nbytes=1 << 20))
     assert place.leftovers() == []
 
 
-def test_a_builder_that_fails_says_why(place: Place) -> None:
+def test_the_error_of_a_failed_build_contains_the_builders_log(place: Place) -> None:
     place.recorder.fail("build_serialized_network", at=2, log="Error Code 2: OutOfMemory")
 
     with pytest.raises(BackendError, match=r"denoise: TensorRT \S+ built no plan: Error Code 2: OutOfMemory"):
@@ -456,15 +456,15 @@ def test_a_plan_that_does_not_load_is_not_kept(place: Place) -> None:
     assert place.leftovers() == []
 
 
-def test_an_engine_that_silently_became_float32_is_refused(old_place: Place) -> None:
+def test_an_fp16_engine_with_products_in_float32_is_refused(old_place: Place) -> None:
     old_place.recorder.layer_type = lambda operator, dtype: "float32" if operator in ("MatMul", "Gemm") else dtype
 
-    with pytest.raises(EngineError, match=r"fill: fp16 was asked for, and \d+ of \d+ matrix products run in float32"):
+    with pytest.raises(EngineError, match=r"fill: fp16 was requested, but \d+ of \d+ matrix products run in float32"):
         old_place.build()
     assert old_place.leftovers() == []
 
 
-def test_layers_out_of_sight_are_counted_and_no_error(old_place: Place) -> None:
+def test_hidden_layers_are_counted_without_an_error(old_place: Place) -> None:
     old_place.recorder.fuse = True
 
     audit = old_place.build().plan("denoise").audit
@@ -474,7 +474,7 @@ def test_layers_out_of_sight_are_counted_and_no_error(old_place: Place) -> None:
     assert audit.products == {}
 
 
-def test_no_driver_is_said_before_tensorrt_is_touched(place: Place) -> None:
+def test_a_missing_driver_is_reported_before_tensorrt_is_used(place: Place) -> None:
     place.cuda.disable()
 
     with pytest.raises(BackendError, match="needs an NVIDIA GPU: the driver sees no GPU; take --backend onnxruntime"):
@@ -491,7 +491,7 @@ def test_a_missing_tensorrt_says_what_to_install(bundle: Bundle) -> None:
                 build_engines(bundle)
 
 
-def test_a_gpu_that_is_not_the_first_is_built_for(new_place: Place) -> None:
+def test_engines_can_be_built_for_another_gpu_than_the_first(new_place: Place) -> None:
     new_place.cuda.enable(devices=2)
     new_place.cuda.rename(1, "vdmrt other GPU")
     current: set[int] = set()
@@ -579,10 +579,10 @@ def test_kernels_that_were_not_tried_are_explained(newest: Place) -> None:
     newest.build()
 
     (line,) = [line for line in newest.said if "untried" in line]
-    assert line.startswith("fill: TensorRT left 1 kernels untried for want of GPU memory")
+    assert line.startswith("fill: TensorRT skipped 1 kernels for lack of GPU memory")
 
 
-def test_the_inspectors_words_are_kept(place: Place) -> None:
+def test_the_inspectors_output_is_saved(place: Place) -> None:
     engine = place.build()
 
     layers = json.loads((engine.path / "layers.json").read_text())
@@ -598,10 +598,10 @@ def test_the_cache_copies_of_the_plan_are_listed(place: Place) -> None:
     assert sum(copy.nbytes for copy in audit.cache_copies) > 0
 
 
-def test_an_inspector_that_cannot_be_read_spoils_no_plan(place: Place) -> None:
+def test_a_plan_with_unreadable_inspector_output_is_kept(place: Place) -> None:
     place.recorder.fail("get_engine_information", at=0, returns="no JSON")
 
     engine = place.build()
 
     assert engine.plan("denoise").audit is None
-    assert any("what its layers run in is not known" in line for line in place.said)
+    assert any("the precisions of its layers are unknown" in line for line in place.said)

@@ -1,4 +1,4 @@
-"""One builder at a time, and never half an engine: whatever is killed, whoever else builds."""
+"""Locks and atomic placement of engines, with killed and concurrent builds."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def finish(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def test_no_half_engine_is_ever_found_after_fifty_kills(bundle: Path, backend: str) -> None:
+def test_no_incomplete_engine_is_left_after_fifty_kills(bundle: Path, backend: str) -> None:
     records = finish(start(backend, bundle, "kill", 50, 7))
 
     assert len(records) == 50
     assert sum(record["killed"] for record in records) >= 25, "most of the moments must lie within the build"
-    # The first build went through: its engine is there until another takes its place, and whole whenever it is there.
+    # The first build completed: from then on there is always a complete engine, possibly a newer one.
     assert all(len(record["found"]) <= 1 for record in records)
     (last,) = finish(start(backend, bundle, "build"))
     (engine,) = list_engines(open_bundle(bundle))
@@ -68,7 +68,7 @@ def test_a_build_removes_what_a_killed_one_left(bundle: Path, backend: str) -> N
     assert not path.name.startswith(".")
 
 
-def test_of_two_builders_one_builds_and_the_other_takes_it(bundle: Path, backend: str) -> None:
+def test_of_two_builders_one_builds_and_the_other_reuses_the_engine(bundle: Path, backend: str) -> None:
     both = [start(backend, bundle, "build"), start(backend, bundle, "build")]
 
     records = [record for process in both for record in finish(process)]
@@ -79,7 +79,7 @@ def test_of_two_builders_one_builds_and_the_other_takes_it(bundle: Path, backend
     assert len(list_engines(open_bundle(bundle))) == 1
 
 
-def test_who_waits_is_told_once_and_goes_on(tmp_path: Path) -> None:
+def test_a_waiting_builder_is_notified_once_and_continues(tmp_path: Path) -> None:
     said: list[str] = []
     held, release = threading.Event(), threading.Event()
 
@@ -116,7 +116,7 @@ def test_a_graph_that_cannot_be_read_is_not_blamed_on_the_engine(tmp_path: Path)
         (tmp_path / "fill.onnx").read_bytes()
 
 
-def test_an_engine_takes_the_place_of_another_whole(tmp_path: Path) -> None:
+def test_an_engine_is_replaced_atomically(tmp_path: Path) -> None:
     for content in (b"one", b"two"):
         with claim(tmp_path, "key") as work:
             (work / "fill.plan").write_bytes(content)
@@ -127,7 +127,7 @@ def test_an_engine_takes_the_place_of_another_whole(tmp_path: Path) -> None:
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o755
 
 
-def test_a_place_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+def test_an_engines_path_that_is_not_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "engines").write_text("")
 
     with (
@@ -152,6 +152,6 @@ def test_a_file_that_grows_too_large_is_one_sentence(bundle: Path, backend: str)
 
     why = r"' cannot be written: the disk is full \(File too large\)"
     if backend == "onnxruntime":
-        why = r": the engine cannot be written: is the disk full\? ONNX Runtime says .*"
+        why = r": the engine cannot be written: is the disk full\? ONNX Runtime reports .*"
     assert re.search(rf"engines[^\s']*{why}; nothing was left( half written)?$", done.stdout.strip(), re.S)
     assert list((bundle / "engines").iterdir()) == []

@@ -1,4 +1,4 @@
-"""``vdmrt build`` and what ``vdmrt inspect`` says of engines, on a recorded TensorRT and a fake GPU."""
+"""``vdmrt build``, and engines in ``vdmrt inspect``, on a recorded TensorRT and a fake GPU."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bundle(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def text(text_bundle: Path, tmp_path: Path) -> Path:
-    """Give a copy of a bundle of one request: its rows lie as TensorRT wants them."""
+    """Return a copy of a bundle for one request, with rows in the layout that TensorRT needs."""
     return Path(shutil.copytree(text_bundle, tmp_path / "text"))
 
 
@@ -136,7 +136,7 @@ def test_an_engine_is_checked_against_onnx_runtime(text: Path, recorder: Recorde
     assert "agrees: yes, relative L2" in CliRunner().invoke(main, ["inspect", str(text)]).stdout
 
 
-def test_an_engine_that_does_not_agree_is_kept_and_never_run(text: Path, recorder: Recorder) -> None:
+def test_an_engine_that_disagrees_with_onnx_runtime_is_kept_but_never_run(text: Path, recorder: Recorder) -> None:
     let_compute(recorder, open_bundle(text), "fp32", error=0.01)
 
     done = build(text)
@@ -158,7 +158,7 @@ def test_an_engine_that_does_not_run_is_never_run_again(text: Path, recorder: Re
     assert re.search(r"fails its check 'runs': .*Error Code 1: Cuda Runtime", done.stderr)
 
 
-def test_an_engine_that_was_checked_is_not_checked_again(text: Path, recorder: Recorder) -> None:
+def test_a_checked_engine_is_not_checked_again(text: Path, recorder: Recorder) -> None:
     let_compute(recorder, open_bundle(text), "fp32")
     build(text)
     runs = len(recorder.named("execute_async_v3"))
@@ -181,7 +181,7 @@ def test_inspect_shows_engines(bundle: Path, recorder: Recorder) -> None:
     assert engine["plans"]["denoise"]["audit"]["products"] == {"fp16": 28, "fp32": 6}
 
 
-def test_inspect_of_a_bundle_without_engines_says_none(tiny_bundle: Path) -> None:
+def test_inspect_of_a_bundle_without_engines_lists_none(tiny_bundle: Path) -> None:
     document = json.loads(CliRunner().invoke(main, ["inspect", str(tiny_bundle), "--json"]).stdout)
 
     assert document["engines"] == []
@@ -203,7 +203,7 @@ def test_an_onnx_runtime_engine_is_built_checked_and_shown(bundle: Path) -> None
     assert re.search(r"ONNX Runtime \S+, CPUExecutionProvider, on a CPU with \S+", shown)
 
 
-def test_dry_run_of_an_onnx_runtime_engine_names_its_place(bundle: Path) -> None:
+def test_dry_run_of_an_onnx_runtime_engine_prints_its_folder(bundle: Path) -> None:
     done = build(bundle, "--backend", "onnxruntime", "--dry-run")
 
     assert done.exit_code == 0, done.output
@@ -219,7 +219,7 @@ def test_options_of_tensorrt_are_refused_for_onnx_runtime(bundle: Path, option: 
     assert f"{option[0]} is for TensorRT; leave it out with --backend onnxruntime" in done.stderr
 
 
-def test_a_run_says_its_engine_or_that_it_wants_none(bundle: Path, tmp_path: Path) -> None:
+def test_a_run_prints_its_engine_unless_engines_are_turned_off(bundle: Path, tmp_path: Path) -> None:
     build(bundle, "--backend", "onnxruntime", "--check", "off")
     np.save(tmp_path / "latents.npy", np.zeros((1, 4, 4, 6), np.float32))
     options = ["--latents", str(tmp_path / "latents.npy"), "--chunks", "1", "--steps", "1", "--seed", "0"]

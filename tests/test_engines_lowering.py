@@ -1,4 +1,4 @@
-"""Lowered graphs say what the exported ones say, in what TensorRT 8.5 takes."""
+"""Lowered graphs compute the same as exported ones, in operators that TensorRT 8.5 supports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VERSION = "8.5.3.1"
 
 @pytest.fixture
 def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """Give a copy of the tiny bundle that may be changed."""
+    """Return a copy of the tiny bundle that may be changed."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
@@ -155,7 +155,7 @@ def test_only_old_parsers_need_lowering(version: str, wanted: bool) -> None:
     assert needs_lowering(version) is wanted
 
 
-def test_a_newer_parser_gets_functions_written_out_and_else_the_exported_graph(bundle: Path) -> None:
+def test_a_newer_parser_gets_the_exported_graph_with_functions_expanded(bundle: Path) -> None:
     opened = open_bundle(bundle)
     graph = opened.manifest.graphs[FP16]["denoise"]
 
@@ -169,7 +169,7 @@ def test_a_newer_parser_gets_functions_written_out_and_else_the_exported_graph(b
     assert paths["vae_decode"] == opened.locate(opened.manifest.components[Stage.VAE_DECODE].file)
 
 
-def test_attention_over_the_cache_is_written_for_one_tensor_of_keys(bundle: Path) -> None:
+def test_attention_over_the_cache_is_expanded_to_one_tensor_of_keys(bundle: Path) -> None:
     opened = open_bundle(bundle)
     graph = opened.manifest.graphs[FP16]["denoise"]
 
@@ -219,7 +219,7 @@ def test_an_altered_exported_graph_is_not_lowered(bundle: Path) -> None:
     data[-1] ^= 1
     path.write_bytes(bytes(data))
 
-    with pytest.raises(EngineError, match="is not the graph that model.json records"):
+    with pytest.raises(EngineError, match="differs from the graph that model.json records"):
         lower_graphs(open_bundle(bundle), FP16)
 
 

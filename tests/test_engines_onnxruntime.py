@@ -1,4 +1,4 @@
-"""ONNX Runtime engines: graphs optimized offline, whose weights lie where they did unless they were changed."""
+"""ONNX Runtime engines: graphs optimized offline, with unchanged weights left in the bundle."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_stage_is_built_and_found(bundle: Bundle, precision: str) -> None:
         assert engine.plan(stage).graph_sha256 == graph.file.sha256
 
 
-def test_the_manifest_says_which_form_each_function_took(bundle: Bundle) -> None:
+def test_the_manifest_records_the_form_of_each_function(bundle: Bundle) -> None:
     said = list[str]()
 
     forms = build(bundle, said).plan("denoise").forms
@@ -75,7 +75,7 @@ def test_the_manifest_says_which_form_each_function_took(bundle: Bundle) -> None
     assert f"denoise: {TINY.depth} Attention as com.microsoft.Attention" in said
 
 
-def test_the_key_says_what_it_is_and_of_what(bundle: Bundle) -> None:
+def test_the_key_names_backend_provider_and_precision(bundle: Bundle) -> None:
     engine = build(bundle)
 
     version = engine.manifest.machine.onnxruntime
@@ -95,7 +95,7 @@ def test_only_the_weights_of_rewritten_attentions_leave_the_bundle(bundle: Bundl
     assert packed <= (engine.path / "weights.bin").stat().st_size < 1.1 * packed
 
 
-def test_what_was_changed_lies_in_the_engine_once(bundle: Bundle) -> None:
+def test_changed_weights_are_stored_in_the_engine_once(bundle: Bundle) -> None:
     engine = build(bundle, precision="fp16")
 
     own = f"engines/{engine.manifest.key}/weights.bin"
@@ -124,7 +124,7 @@ def test_building_again_gives_the_same_bytes(bundle: Bundle) -> None:
     }
 
 
-def test_an_engine_that_is_there_is_taken(bundle: Bundle) -> None:
+def test_an_existing_engine_is_reused(bundle: Bundle) -> None:
     engine, said = build(bundle), list[str]()
 
     assert build(bundle, said) == engine
@@ -166,7 +166,7 @@ def test_a_graph_that_onnx_runtime_refuses_is_named(bundle: Bundle) -> None:
 
 
 def recorded(bundle: Bundle, graph: Graph) -> Graph:
-    """Return the graph's row as of what its file holds now."""
+    """Return the graph's entry for the present contents of its file."""
     path = bundle.path / graph.file.file
     file = dataclasses.replace(graph.file, sha256=sha256_of(path), nbytes=path.stat().st_size)
     return dataclasses.replace(graph, file=file)
@@ -183,7 +183,7 @@ def test_a_bundle_without_that_precision_is_refused(bundle: Bundle) -> None:
 
 
 def test_a_release_that_is_too_old_is_refused() -> None:
-    with pytest.raises(BackendError, match=r"engines need ONNX Runtime 1\.21 or newer, here is 1\.20\.1; pip install"):
+    with pytest.raises(BackendError, match=r"engines need ONNX Runtime 1\.21 or newer, found 1\.20\.1; pip install"):
         check_version("1.20.1")
     check_version("1.32.0")
 
@@ -194,6 +194,6 @@ def test_ctrl_c_leaves_nothing(bundle: Bundle) -> None:
             threading.Timer(0.0, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     with pytest.raises(KeyboardInterrupt):
-        for _ in range(50):  # it may come a moment after the build was done
+        for _ in range(50):  # it may arrive just after the build
             build_models(bundle, force=True, progress=progress)
     assert [path.name for path in (bundle.path / "engines").iterdir() if path.name.startswith(".")] == []

@@ -26,7 +26,7 @@ SKY = Path(__file__).parent.parent / "examples" / "sky" / "bundle"
 
 @pytest.fixture(scope="module")
 def one_row_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the tiny model for one request, whose products may leave out the row."""
+    """Return the tiny model for one request, so that products can drop the row dimension."""
     folder = tmp_path_factory.mktemp("one-row") / "bundle"
     options = dataclasses.replace(TINY_OPTIONS, requests=1, precisions=(FP32,))
     return export_bundle(random_model(TINY, 4), folder, options, name="one row", random_weights=True).path
@@ -79,13 +79,13 @@ def test_each_attention_and_norm_of_a_single_row_is_replaced(one_row_bundle: Pat
     }
 
 
-def test_attention_over_the_cache_of_several_rows_is_left_and_counted(tiny_bundle: Path) -> None:
+def test_attention_over_the_cache_of_several_rows_is_not_replaced_but_counted(tiny_bundle: Path) -> None:
     made = rewrite(ir.load(tiny_bundle / "graphs" / "denoise.fp32.onnx"))
 
     assert made["CachedAttention"] == {AS_EXPORTED: TINY.depth}
 
 
-def test_a_graph_without_calls_is_left_as_it_is() -> None:
+def test_a_graph_without_calls_is_unchanged() -> None:
     text = '<ir_version: 10, opset_import: ["" : 18]> g (float[2,3] x) => (float[2,3] y) { y = Relu(x) }'
     model = ir.from_proto(onnx.parser.parse_model(text))
 
@@ -101,9 +101,9 @@ def test_a_function_without_a_form_is_refused() -> None:
         ' { y = vdmrt.Unheard(x) } <opset_import: ["" : 18], domain: "vdmrt"> Unheard (a) => (b) { b = Relu(a) }'
     )
 
-    with pytest.raises(BuildError, match=r"no form of 'vdmrt\.Unheard', but of Attention, CachedAttention, "):
+    with pytest.raises(BuildError, match=r"no form of 'vdmrt\.Unheard', only of Attention, CachedAttention, "):
         rewrite(ir.from_proto(onnx.parser.parse_model(text)))
-    with pytest.raises(BuildError, match=r"TensorRT has no form of 'vdmrt\.Unheard', but of Attention, Cach"):
+    with pytest.raises(BuildError, match=r"TensorRT has no form of 'vdmrt\.Unheard', only of Attention, Cach"):
         write_out(onnx.parser.parse_model(text))
 
 

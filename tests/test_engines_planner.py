@@ -1,4 +1,4 @@
-"""What is known of an engine before it is built: its name, its memory, its GPU."""
+"""Plans of engines before a build: name, memory, GPU."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_key_is_readable_and_short(bundle: Bundle) -> None:
     assert len(found) < 60
 
 
-def test_a_key_stays_short_and_plain_whatever_the_gpu_is_called(bundle: Bundle) -> None:
+def test_a_key_is_short_and_plain_for_any_name_of_a_gpu(bundle: Bundle) -> None:
     found = key(bundle, machine=dataclasses.replace(MACHINE, gpu="../Ünï:" + "x" * 500))
 
     assert len(found) < 200
@@ -47,11 +47,11 @@ def test_a_key_stays_short_and_plain_whatever_the_gpu_is_called(bundle: Bundle) 
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "compute_capability", "gpu", "cuda", "driver"])
-def test_every_part_of_the_machine_makes_another_key(bundle: Bundle, name: str) -> None:
+def test_every_part_of_the_machine_changes_the_key(bundle: Bundle, name: str) -> None:
     assert key(bundle, machine=dataclasses.replace(MACHINE, **{name: "7.7"})) != key(bundle)
 
 
-def test_graphs_weights_and_options_make_another_key(bundle: Bundle) -> None:
+def test_graphs_weights_and_options_change_the_key(bundle: Bundle) -> None:
     graphs = stage_graphs(bundle, FP16)
     fill = graphs["fill"]
     assert fill.weights is not None
@@ -70,7 +70,7 @@ def test_graphs_weights_and_options_make_another_key(bundle: Bundle) -> None:
     assert key(bundle) == key(bundle)
 
 
-def test_the_timing_cache_makes_no_other_key() -> None:
+def test_the_timing_cache_does_not_change_the_key() -> None:
     assert BuildOptions(timing_cache=Path("x")).to_manifest() == BuildOptions().to_manifest()
 
 
@@ -119,7 +119,7 @@ def test_lanes_share_the_weights(bundle: Bundle) -> None:
     assert plan_engine(bundle, FP16, dataclasses.replace(H100, memory_nbytes=memory - 1)).lanes == 2
 
 
-def test_what_cannot_fit_is_refused_with_every_part(bundle: Bundle) -> None:
+def test_an_engine_that_cannot_fit_is_refused_with_every_part(bundle: Bundle) -> None:
     plan = plan_engine(bundle, FP16, dataclasses.replace(H100, memory_nbytes=1 << 17))
 
     with pytest.raises(EngineError, match=r"does not fit: weights .*, KV cache 21 KiB, staging .*fewer --requests or"):
@@ -133,7 +133,7 @@ def test_without_a_gpu_everything_fits(bundle: Bundle) -> None:
     assert not any("lanes" in line for line in plan.lines())
 
 
-def test_the_trtexec_line_says_what_is_built() -> None:
+def test_the_trtexec_line_matches_the_build() -> None:
     options = BuildOptions(
         optimization_level=4,
         workspace_nbytes=1 << 30,
@@ -153,7 +153,7 @@ def test_the_trtexec_line_says_what_is_built() -> None:
     assert "--allowWeightStreaming" not in trtexec_line(Path("x"), "denoise", FP16, options, None)
 
 
-def test_a_long_build_shows_that_it_lives() -> None:
+def test_a_long_build_reports_its_elapsed_time() -> None:
     said: list[str] = []
 
     done = run_beside(lambda: time.sleep(0.25), "fill", said.append, Cancelled(), every=0.1)
@@ -164,7 +164,7 @@ def test_a_long_build_shows_that_it_lives() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), EngineError("y")])
-def test_what_the_work_raises_is_raised(error: Exception) -> None:
+def test_an_exception_of_the_work_is_raised(error: Exception) -> None:
     def work() -> Callable[[], None]:
         raise error
 

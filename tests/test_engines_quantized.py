@@ -1,4 +1,4 @@
-"""Quantized graphs on the way to TensorRT: which release takes which, and what is said of one that is not faster."""
+"""Quantized graphs in TensorRT: support by release, and engines that are not faster."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def bundle(calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("release", NEW)
 @pytest.mark.parametrize("precision", ADDED)
-def test_newer_releases_take_added_graphs_as_they_are(bundle: Bundle, release: str, precision: str) -> None:
+def test_newer_releases_build_quantized_graphs_unchanged(bundle: Bundle, release: str, precision: str) -> None:
     with enabled_fake_cuda(), install(release, gpu="vdmrt fake GPU", compute_capability="9.0"):
         engine = build_engines(bundle, precision=precision)
 
@@ -65,12 +65,12 @@ def test_newer_releases_take_added_graphs_as_they_are(bundle: Bundle, release: s
     assert cache.dtype == kind
 
 
-def test_fp8_needs_a_gpu_that_has_it(bundle: Bundle) -> None:
+def test_fp8_needs_a_gpu_that_supports_it(bundle: Bundle) -> None:
     old = Gpu("NVIDIA A100", "8.0", 80 << 30, 108, 1_410_000_000, 1_593_000_000, 5120, "12.8", "")
 
     with pytest.raises(
         EngineError,
-        match=r"need compute capability 8\.9 or newer, NVIDIA A100 has 8\.0; take int8-fp16",
+        match=r"need compute capability 8\.9 or newer, NVIDIA A100 has 8\.0; use int8-fp16",
     ):
         _check_fp8(bundle.manifest.graphs[Precision.parse("fp8")], old)
     with pytest.raises(EngineError, match=r"FP8 products and an FP8 cache need"):
@@ -87,7 +87,7 @@ def test_int8_between_float32_is_lowered_for_8_5(bundle: Bundle, precision: str)
     assert flags >= {"INT8", "OBEY_PRECISION_CONSTRAINTS"} and "FP16" not in flags
 
 
-def test_8_5_is_held_to_float32_in_kept_layers_and_to_fp16_in_others(bundle: Bundle) -> None:
+def test_8_5_is_constrained_to_float32_in_kept_layers_and_to_fp16_in_others(bundle: Bundle) -> None:
     held: dict[str, str] = {}
 
     with enabled_fake_cuda(), install("8.5", gpu="vdmrt fake GPU", compute_capability="9.0") as recorded:
@@ -109,9 +109,9 @@ def test_8_5_is_held_to_float32_in_kept_layers_and_to_fp16_in_others(bundle: Bun
 
 
 @pytest.mark.parametrize("precision", ["int8-fp16", "fp8", "int8-kvf8"])
-def test_8_5_refuses_what_is_quantized_around_fp16_or_is_fp8(bundle: Bundle, precision: str) -> None:
+def test_8_5_refuses_int8_between_fp16_and_fp8(bundle: Bundle, precision: str) -> None:
     with enabled_fake_cuda(), install("8.5", gpu="vdmrt fake GPU", compute_capability="9.0"):
-        with pytest.raises(EngineError, match=r"of opset 19, as FP8 and quantized FP16 need, and has no form"):
+        with pytest.raises(EngineError, match="uses opset 19, which FP8 and quantized FP16 need, and cannot be"):
             build_engines(bundle, precision=precision)
 
 
@@ -150,7 +150,7 @@ def run(path: Path, bundle: Bundle, precision: str, stage: str) -> dict[str, np.
 
 @pytest.fixture
 def text(text_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle of one request, which TensorRT's rows want, with int8."""
+    """Return a bundle for one request, as TensorRT needs it, with int8."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = Path(shutil.copytree(text_bundle, tmp_path / "text"))
     np.save(tmp_path / "prompt.npy", np.ones((3, 8), np.float32))
@@ -172,7 +172,7 @@ def recorder(text: Path) -> Iterator[Recorder]:
 def test_a_quantized_engine_that_is_not_faster_exits_with_3(text: Path, recorder: Recorder) -> None:
     let_compute(recorder, open_bundle(text), "fp32")
     alone = CliRunner().invoke(main, ["build", str(text), "--precision", "fp32"])
-    # Both sides compute the same here, so that neither can be faster.
+    # Both engines compute the same here, so neither can be faster.
     let_compute(recorder, open_bundle(text), "int8")
 
     built = CliRunner().invoke(main, ["build", str(text), "--precision", "int8"])
@@ -180,7 +180,7 @@ def test_a_quantized_engine_that_is_not_faster_exits_with_3(text: Path, recorder
 
     assert alone.exit_code == 0, alone.output
     assert (built.exit_code, accepted.exit_code) == (3, 0), built.output
-    # What the same computation shows of itself is chance; the words are those of the interval.
+    # The measured ratio is chance; the message follows from the interval.
     assert re.search(
         r"int8 is (slower|not shown to be faster) than fp32: [\d.]+ times as fast \(99 % int", built.stderr
     )

@@ -1,4 +1,4 @@
-"""A profile tells the truth: injected delays, the wall clock, and what was asked for."""
+"""Profiles: injected delays, wall time, and settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DELAY = 0.04
 def profiled(
     bundle: Path, delay: dict[str, float], took: dict[str, list[float]] | None = None, **given: object
 ) -> Report:
-    """Profile a bundle some stages of which take longer."""
+    """Profile a bundle with delays in some stages."""
     settings = Settings(bundle, sampler="ddim", **({"chunks": 5, "steps": 2, "warmup": 0, "roofline": False} | given))  # type: ignore[arg-type]
     with delayed_model(bundle, lambda stage, run: delay.get(stage, 0.0), took) as model:
         return profile(settings, model=model)
@@ -94,13 +94,13 @@ def test_the_stages_cover_the_wall_time(tiny_bundle: Path) -> None:
     assert parts * 5 == pytest.approx(report.rate.wall_ms, rel=0.02)
 
 
-def test_overlapped_decoding_hides_behind_the_next_chunk(tiny_bundle: Path) -> None:
+def test_overlapped_decoding_is_hidden_by_the_next_chunk(tiny_bundle: Path) -> None:
     delay = {"denoise": DELAY, "decode": DELAY}
 
     serial = profiled(tiny_bundle, delay)
     overlapped = profiled(tiny_bundle, delay, decoding="overlapped")
 
-    # Decoding takes 40 of 120 ms; the last one has nothing to hide behind.
+    # Decoding takes 40 of 120 ms; only the last one is not hidden.
     assert overlapped.rate.wall_ms == pytest.approx(serial.rate.wall_ms - 4 * 1e3 * DELAY, rel=0.05)
     decodes = [span for span in overlapped.timeline if span.stage == "decode"]
     steps = [span for span in overlapped.timeline if span.stage == "step"]
@@ -154,7 +154,7 @@ def test_every_field_of_a_report_is_documented() -> None:
     assert {name for name in names if f"`{name}`" not in page} == set()
 
 
-def test_text_and_guidance_are_profiled_and_absolute_positions_begin_anew(text_bundle: Path) -> None:
+def test_text_and_guidance_are_profiled_and_absolute_positions_restart(text_bundle: Path) -> None:
     report = profile(Settings(text_bundle, chunks=7, warmup=1, steps=2, sampler="ddim", decoding="off", roofline=False))
 
     # Nine positions, chunks of two from one frame: four chunks, then from the start.
@@ -162,7 +162,7 @@ def test_text_and_guidance_are_profiled_and_absolute_positions_begin_anew(text_b
     assert report.first.load_ms is not None
 
 
-def test_a_duration_goes_on_until_it_is_over(tiny_bundle: Path) -> None:
+def test_a_run_lasts_for_the_duration(tiny_bundle: Path) -> None:
     report = profiled(tiny_bundle, {"fill": DELAY}, chunks=1, duration=0.3)
 
     assert report.workload.chunks > 3
@@ -177,7 +177,7 @@ def test_the_host_has_no_enqueue_time_and_no_warning_of_it(tiny_bundle: Path) ->
     assert not any("bound by enqueue" in warning for warning in report.warnings)
 
 
-def test_an_unsteady_run_is_warned_of(tiny_bundle: Path) -> None:
+def test_an_unsteady_run_gives_a_warning(tiny_bundle: Path) -> None:
     settings = Settings(tiny_bundle, sampler="ddim", steps=1, chunks=6, warmup=0, decoding="off", roofline=False)
     with delayed_model(tiny_bundle, lambda stage, run: DELAY * (run % 2) if stage == "denoise" else 0.0) as model:
         warnings = profile(settings, model=model).warnings
@@ -202,7 +202,7 @@ def test_settings_out_of_range_are_refused(given: dict[str, object], message: st
         Settings(Path("bundle"), **given)  # type: ignore[arg-type]
 
 
-def test_a_bundle_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(VdmrtError):
         profile(Settings(tmp_path))
 
@@ -226,7 +226,7 @@ def test_a_recorder_stays_on_in_bounded_memory(tiny_bundle: Path) -> None:
     assert spans[-1].stage == "chunk" and spans[-1].chunk == 11
 
 
-def test_a_decode_in_another_thread_is_of_its_chunk(tiny_bundle: Path) -> None:
+def test_a_decode_in_another_thread_is_recorded_with_its_chunk(tiny_bundle: Path) -> None:
     with load(tiny_bundle) as model, model.session(seed=1, sampler="ddim", steps=1) as session:
         recorder = Recorder().attach(session)
         session.start(np.zeros((1, *model.manifest.geometry.latent_shape)))
@@ -239,13 +239,13 @@ def test_a_decode_in_another_thread_is_of_its_chunk(tiny_bundle: Path) -> None:
     assert [span.chunk for span in recorder.spans() if span.stage == "decode"] == [1]
 
 
-def test_too_few_chunks_for_a_percentile_are_told(tiny_bundle: Path) -> None:
+def test_too_few_chunks_for_a_percentile_are_noted(tiny_bundle: Path) -> None:
     notes = profiled(tiny_bundle, {}, percentiles=(50.0, 80.0, 99.0)).notes
 
     assert any(note.startswith("5 chunks are too few for 99 %") for note in notes)
 
 
-def test_ranges_for_nsight_leave_the_figures_where_they_are(tiny_bundle: Path) -> None:
+def test_ranges_for_nsight_do_not_change_the_figures(tiny_bundle: Path) -> None:
     report = profiled(tiny_bundle, {"fill": DELAY}, nvtx=True)
 
     assert report.stages["fill"].median > 1e3 * DELAY

@@ -39,7 +39,7 @@ def logged(browser: Any, kind: str) -> list[dict[str, Any]]:
     return entries
 
 
-def test_the_page_asks_for_nothing_and_complains_of_nothing(browser: webdriver.Chrome, page: str) -> None:
+def test_the_page_loads_no_resources_and_logs_no_errors(browser: webdriver.Chrome, page: str) -> None:
     logged(browser, "performance")
     show(browser, page)
 
@@ -65,7 +65,7 @@ def test_every_chart_has_its_marks(browser: webdriver.Chrome, page: str, report:
 
 
 @pytest.mark.parametrize("table", ["stages", "layers"])
-def test_a_click_on_a_heading_sorts_and_a_second_one_turns_round(
+def test_a_click_on_a_heading_sorts_and_a_second_click_reverses(
     table: str, browser: webdriver.Chrome, page: str
 ) -> None:
     show(browser, page)

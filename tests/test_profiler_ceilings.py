@@ -1,4 +1,4 @@
-"""Ceilings of a GPU on the fake driver: what is timed is what is said, and nothing is left behind."""
+"""Ceilings of a GPU on the fake driver: timing, descriptions, and release of memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def device(fake_cuda: FakeCuda) -> Iterator[Device]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_product_is_that_of_row_major_matrices(dtype: str, device: Device) -> None:
+def test_products_are_of_row_major_matrices(dtype: str, device: Device) -> None:
     side = 24
     left, right = (np.random.default_rng(seed).standard_normal((side, side)).astype(dtype) for seed in (1, 2))
     found = np.zeros_like(left)
@@ -56,7 +56,7 @@ def test_a_product_is_that_of_row_major_matrices(dtype: str, device: Device) -> 
     np.testing.assert_allclose(found, wanted, atol=1e-5 if dtype == "float32" else 1e-2)
 
 
-def test_the_ceilings_are_what_the_devices_clock_says(device: Device, fake_cuda: FakeCuda) -> None:
+def test_the_ceilings_are_timed_by_device_events(device: Device, fake_cuda: FakeCuda) -> None:
     fake_cuda.clear_calls()
     ceilings, missing = measure_gpu_ceilings(
         device, "float16", copy_nbytes=4 << 20, sides=(16, 32), libraries=LIBRARIES
@@ -66,14 +66,14 @@ def test_the_ceilings_are_what_the_devices_clock_says(device: Device, fake_cuda:
     assert ceilings.flops_per_second and ceilings.bytes_per_second > 0
     assert ceilings.copy.startswith("4 MiB within the device, read and written bytes, best of 14 rows of 8")
     assert ceilings.product and ceilings.product.startswith(("float16 16×16", "float16 32×32"))
-    # One row that does not count, and seven of eight copies; the products are host functions.
+    # One warm-up row, and seven of eight copies; the products are host functions.
     assert fake_cuda.bytes_moved()["DtoD"] == (1 + 7) * 8 * (4 << 20)
     assert fake_cuda.counts()["cuLaunchHostFunc"] == 2 * (1 + 7) * 8
     left = fake_cuda.live()
     assert (left.allocations, left.events) == (0, 0)
 
 
-def test_a_copy_takes_a_quarter_of_what_is_free_at_most(fake_cuda: FakeCuda) -> None:
+def test_a_copy_uses_at_most_a_quarter_of_free_memory(fake_cuda: FakeCuda) -> None:
     fake_cuda.enable(memory_nbytes=32 << 20)
     device = cuda_device(0)
     ceilings, _ = measure_gpu_ceilings(device, "float16", sides=(16,), libraries=LIBRARIES)
@@ -100,14 +100,14 @@ def test_a_cublas_that_does_not_start_is_named(device: Device, fake_cuda: FakeCu
         Cublas(device, ["libcuda.so.1"])
 
 
-def test_a_product_that_is_refused_says_its_status(device: Device) -> None:
+def test_the_error_of_a_refused_product_contains_its_status(device: Device) -> None:
     with Cublas(device, LIBRARIES) as cublas:
         with pytest.raises(DeviceError, match="cublasGemmEx: cuBLAS returned status 7"):
             cublas.multiply(0, 0, 0, side=4, dtype="float32")
         cublas.close()
 
 
-def test_a_device_that_runs_out_of_memory_gives_it_back(fake_cuda: FakeCuda) -> None:
+def test_memory_is_released_after_the_device_runs_out_of_it(fake_cuda: FakeCuda) -> None:
     fake_cuda.enable(memory_nbytes=16 << 20)
     device = cuda_device(0)
     with pytest.raises(DeviceError, match="OUT_OF_MEMORY"):
@@ -118,7 +118,7 @@ def test_a_device_that_runs_out_of_memory_gives_it_back(fake_cuda: FakeCuda) -> 
     assert fake_cuda.live() == Live(current=fake_cuda.live().current)
 
 
-def test_libraries_are_looked_for_by_name_and_in_wheels() -> None:
+def test_libraries_are_searched_by_name_and_in_wheels() -> None:
     found = list(list_libraries())
 
     assert [name for name in found if "/" not in name] == [f"libcublas.so.{major}" for major in (13, 12, 11)]
@@ -127,7 +127,7 @@ def test_libraries_are_looked_for_by_name_and_in_wheels() -> None:
 def test_a_model_on_a_gpu_has_ceilings_of_the_gpu(fake_cuda: FakeCuda) -> None:
     with Model(open_bundle(SKY), HostFunctionBackend(), FP16) as model:
         ceilings, missing = measure_ceilings(model)
-    gc.collect()  # the double's calls and their functions hold each other
+    gc.collect()  # the test double's calls and functions reference each other
 
     assert ceilings is not None and " MiB within the device" in ceilings.copy
     assert missing is not None and missing.startswith("no roofline: cuBLAS was not found")

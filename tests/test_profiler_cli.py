@@ -20,7 +20,7 @@ def profiled(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["profile", *map(str, arguments)])
 
 
-def test_the_terminal_shows_the_block_that_trtexec_users_read(tiny_bundle: Path) -> None:
+def test_the_terminal_shows_the_summary_of_trtexec(tiny_bundle: Path) -> None:
     done = profiled(tiny_bundle, *QUICK, "--percentile", "50,99.5", "--target-fps", "24")
 
     assert done.exit_code == 0, done.output
@@ -63,7 +63,7 @@ def test_a_gate_that_held_exits_0(tiny_bundle: Path) -> None:
     assert profiled(tiny_bundle, *QUICK, "--fail-above", "1e9", "--fail-below", "0.001").exit_code == 0
 
 
-def test_what_is_deployed_can_be_profiled(text_bundle: Path, tmp_path: Path) -> None:
+def test_options_of_loading_and_sampling_are_accepted(text_bundle: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "text.npy", np.zeros((2, 8), np.float32))
     np.save(tmp_path / "mask.npy", np.ones(2, np.float32))
     text = ["--text", tmp_path / "text.npy", "--text-mask", tmp_path / "mask.npy", "--guidance", "3"]
@@ -92,7 +92,7 @@ def test_every_precision_can_be_asked_for(tiny_bundle: Path, precision: str) -> 
 
 
 @pytest.mark.parametrize("other", ["nowhere", "precision=int8"])
-def test_what_cannot_be_compared_is_refused_before_anything_is_measured(tiny_bundle: Path, other: str) -> None:
+def test_an_invalid_comparison_is_refused_before_the_measurement(tiny_bundle: Path, other: str) -> None:
     done = profiled(tiny_bundle, "--against", other)
 
     assert done.exit_code == 1
@@ -111,7 +111,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(tiny_bun
         ("text=nowhere.npy", 1, "'nowhere.npy' does not exist"),
     ],
 )
-def test_what_the_other_side_would_refuse_is_said_before_anything_is_measured(
+def test_invalid_settings_of_the_other_contender_are_refused_before_the_measurement(
     tiny_bundle: Path, other: str, status: int, sentence: str
 ) -> None:
     done = profiled(tiny_bundle, "--against", other)
@@ -120,7 +120,7 @@ def test_what_the_other_side_would_refuse_is_said_before_anything_is_measured(
     assert "loading" not in done.stderr and "measuring" not in done.stderr
 
 
-def test_a_precision_that_is_none_is_misuse_on_either_side(tiny_bundle: Path) -> None:
+def test_an_unknown_precision_is_misuse_for_both_contenders(tiny_bundle: Path) -> None:
     for asked in (("--precision", "foo"), ("--against", "precision=foo")):
         done = profiled(tiny_bundle, *asked)
 
@@ -142,7 +142,7 @@ def test_a_page_and_a_trace_are_written(tiny_bundle: Path, tmp_path: Path) -> No
     ("place", "why"),
     [("none/r", "there is no folder"), ("taken", "it is a folder"), ("pipe", "it is not a regular file")],
 )
-def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
+def test_a_path_that_cannot_be_written_is_refused_before_the_measurement(
     option: str, place: str, why: str, tmp_path: Path
 ) -> None:
     (tmp_path / "taken").mkdir()

@@ -1,4 +1,4 @@
-"""Comparisons in turn: one thing equals itself, and a difference is found and sized."""
+"""Comparisons by alternating chunks: equal contenders, and differences of known size."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ DELAY = 0.04
 
 
 def settings(bundle: Path) -> Settings:
-    """Return settings that are quick."""
+    """Return quick settings."""
     return Settings(bundle, precision=FP32, sampler="ddim", steps=1, chunks=3, warmup=0, decoding="off", roofline=False)
 
 
-def test_one_thing_differs_from_itself_by_less_than_the_stated_interval(tiny_bundle: Path) -> None:
+def test_the_interval_of_equal_contenders_contains_1(tiny_bundle: Path) -> None:
     with load(tiny_bundle, precision="fp32") as model:
         thing = Side(settings(tiny_bundle), stay_open(model))
         trials = [compare(thing, thing, what="itself", pairs=16) for _ in range(20)]
@@ -39,7 +39,7 @@ def test_one_thing_differs_from_itself_by_less_than_the_stated_interval(tiny_bun
     assert all(trial.ratios[0].interval.confidence >= 0.99 for trial in trials)
 
 
-def test_a_difference_is_found_and_sized(tiny_bundle: Path) -> None:
+def test_a_difference_is_found_with_its_size(tiny_bundle: Path) -> None:
     def quick(stage: str, run: int) -> float:
         return DELAY if stage == "denoise" else 0.0
 
@@ -58,7 +58,7 @@ def test_a_difference_is_found_and_sized(tiny_bundle: Path) -> None:
     assert fill.what == "cache fill"
 
 
-def test_each_round_opens_both_anew_and_the_other_first(tiny_bundle: Path) -> None:
+def test_each_round_opens_both_again_and_alternates_the_order(tiny_bundle: Path) -> None:
     opened: list[str] = []
 
     def open_as(name: str) -> AbstractContextManager[Model]:
@@ -84,7 +84,7 @@ def test_chunks_of_other_lengths_are_compared_by_latent_frame(tiny_bundle: Path,
     assert found.ratios[0].what == "latent frame, codec excluded"
 
 
-def test_a_profile_against_other_settings_holds_the_comparison(tiny_bundle: Path) -> None:
+def test_a_profile_against_other_settings_contains_the_comparison(tiny_bundle: Path) -> None:
     report = profile(settings(tiny_bundle), against="precision=fp16,steps=3")
 
     assert report.comparison is not None
@@ -113,8 +113,8 @@ def test_a_folder_is_a_bundle_and_the_rest_are_settings(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("speed=9", "--against takes a bundle, or bundle, backend, .*'speed=9'"),
-        ("steps=few", "--against steps wants a number, got 'few'"),
-        ("engine=", "--against engine wants on or off, got ''"),
+        ("steps=few", "--against steps must be a number, got 'few'"),
+        ("engine=", "--against engine must be on or off, got ''"),
         ("precision=foo", "--against precision must be one of fp32, fp16, .*, got 'foo'"),
         ("backend=foo", "backend must be auto or one of tensorrt, onnxruntime, got 'foo'"),
         ("sampler=foo", "sampler must be one of iddpm, .*, got 'foo'"),
@@ -122,6 +122,6 @@ def test_a_folder_is_a_bundle_and_the_rest_are_settings(tmp_path: Path) -> None:
         ("guidance=nan", "guidance must be finite, got nan"),
     ],
 )
-def test_other_settings_that_are_none_are_refused(text: str, message: str) -> None:
+def test_invalid_other_settings_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_other(settings(Path("bundle")), text)

@@ -1,4 +1,4 @@
-"""What a profile ran on is asked without leaving a trace."""
+"""The environment of a profile is read without side effects."""
 
 from __future__ import annotations
 

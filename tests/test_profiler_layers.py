@@ -1,4 +1,4 @@
-"""Layers told by TensorRT's profiler, recorded for each release: heard once a run, and put where they belong."""
+"""Layer times from TensorRT's profiler, recorded for each release, grouped by transformer block."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ STEPS = 2
 def machinery(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machinery]:
     with tensorrt_machine(request.param, SKY, tmp_path, monkeypatch) as found:
         found.recorder.on_enqueue = lambda context, stream: clear_outputs(found, context, stream)
-        # A millisecond each, ten in the first run, which is not to count.
+        # A millisecond each, ten in the first run, which must not count.
         found.recorder.layer_ms = lambda name, run: 10.0 if run == 1 else 1.0
         write_layers(found)
         yield found
 
 
 def write_layers(machinery: Machinery) -> None:
-    """Write plans whose layers stand for three ONNX nodes each, named as the release names them."""
+    """Write plans with layers of three ONNX nodes each, named as in the release."""
     plans = {}
     for stage, graph in machinery.bundle.manifest.graphs[FP16].items():
         layers = fuse(node_names(machinery, graph), machinery.recorder.major)
@@ -74,7 +74,7 @@ def profiled(machinery: Machinery) -> Report:
         return profile(settings, model=model)
 
 
-def test_every_layer_of_every_run_is_heard_and_the_first_run_does_not_count(machinery: Machinery) -> None:
+def test_every_layer_of_every_run_is_recorded_and_the_first_run_does_not_count(machinery: Machinery) -> None:
     report = profiled(machinery)
 
     for stage in ("denoise", "fill"):
@@ -86,7 +86,7 @@ def test_every_layer_of_every_run_is_heard_and_the_first_run_does_not_count(mach
     assert any("outside the captured CUDA graph" in note for note in report.notes)
 
 
-def test_a_gpu_has_an_enqueue_time_and_memory_of_its_own(machinery: Machinery) -> None:
+def test_a_gpu_has_enqueue_times_and_device_memory(machinery: Machinery) -> None:
     report = profiled(machinery)
 
     environment = report.environment
@@ -97,14 +97,14 @@ def test_a_gpu_has_an_enqueue_time_and_memory_of_its_own(machinery: Machinery) -
     assert f"whole GPU {format_nbytes(report.memory.device_used_nbytes)}" in describe_report(report)
 
 
-def test_layers_stand_in_the_blocks_of_their_nodes(machinery: Machinery) -> None:
+def test_layers_are_in_the_blocks_of_their_nodes(machinery: Machinery) -> None:
     report = profiled(machinery)
 
     graph = machinery.bundle.manifest.graphs[FP16]["denoise"]
     blocks = find_blocks(machinery.bundle, graph)
     nodes = node_names(machinery, graph)
     found = [layer.block for layer in report.layers if layer.stage == "denoise"]
-    # Where all three nodes are of one block there is no doubt.
+    # Layers with all three nodes in one block are unambiguous.
     parts = [{blocks[node] for node in nodes[first : first + 3]} for first in range(0, len(nodes), 3)]
     assert set(found) == {-1, 0, 1, 2, 3, 4, 5}
     assert all({block} == part for block, part in zip(found, parts, strict=True) if len(part) == 1)
@@ -112,7 +112,7 @@ def test_layers_stand_in_the_blocks_of_their_nodes(machinery: Machinery) -> None
     assert {layer.operator for layer in report.layers} == {kind}
 
 
-def test_a_profiler_watches_contexts_of_its_own_and_no_captured_graph(machinery: Machinery) -> None:
+def test_a_profiler_uses_separate_contexts_and_no_captured_graph(machinery: Machinery) -> None:
     captured: list[int] = []
     recorder = machinery.recorder
     recorder.before = lambda call: (
@@ -127,13 +127,13 @@ def test_a_profiler_watches_contexts_of_its_own_and_no_captured_graph(machinery:
     assert {call.arguments["value"] for call in recorder.named("enqueue_emits_profile=")} == {False}
     runs = [call for call in recorder.named("execute_async_v3") if call.subject in watched]
     assert len(runs) == len(recorder.named("report_to_profiler"))
-    # The model's own lane captured its step once, before, and no layer was timed in a capture.
+    # The model's lane captured its step once, before, and no layer was timed in a capture.
     assert set(captured) == {1}
     assert len(recorder.named("deserialize_cuda_engine")) == 4
     assert machinery.cuda.violations() == []
 
 
-def test_a_context_dies_before_its_profiler_and_nothing_is_left(machinery: Machinery) -> None:
+def test_a_context_is_released_before_its_profiler_and_nothing_leaks(machinery: Machinery) -> None:
     profiled(machinery)
 
     assert machinery.recorder.alive("IProfiler") == machinery.recorder.alive("IExecutionContext") == 0
@@ -141,14 +141,14 @@ def test_a_context_dies_before_its_profiler_and_nothing_is_left(machinery: Machi
     assert (live.allocations, live.pinned, live.streams, live.events, live.graph_execs) == (0, 0, 0, 0, 0)
 
 
-def test_a_profiler_that_tells_nothing_is_an_error(machinery: Machinery) -> None:
+def test_a_profiler_without_times_is_an_error(machinery: Machinery) -> None:
     machinery.recorder.fail("report_to_profiler", returns=False, log="Error Code 3: no times")
 
     with pytest.raises(DeviceError, match="report_to_profiler: Error Code 3: no times"):
         profiled(machinery)
 
 
-def test_a_subgraph_that_is_not_opened_is_of_no_block_and_said(machinery: Machinery) -> None:
+def test_an_opaque_subgraph_has_no_block_and_is_noted(machinery: Machinery) -> None:
     machinery.recorder.fuse = True
     report = profiled(machinery)
 
@@ -156,7 +156,7 @@ def test_a_subgraph_that_is_not_opened_is_of_no_block_and_said(machinery: Machin
         ("denoise", -1, "Myelin"),
         ("fill", -1, "Myelin"),
     ]
-    assert any(note.startswith("2 layers are whole subgraphs that TensorRT does not open") for note in report.notes)
+    assert any(note.startswith("2 layers are whole subgraphs without details from TensorRT") for note in report.notes)
 
 
 @pytest.mark.parametrize(
@@ -171,11 +171,11 @@ def test_nodes_are_found_in_the_names_of_layers(name: str, nodes: tuple[str, ...
     assert find_nodes(name) == nodes
 
 
-def test_a_plan_that_tells_names_only_has_no_kinds() -> None:
+def test_a_plan_with_names_only_has_no_kinds() -> None:
     assert read_layer_kinds('{"Layers": ["a", {"Name": "b", "LayerType": "gemm"}]}') == {"b": ("gemm", ())}
 
 
-def test_a_layer_between_two_blocks_is_of_the_one_with_most_nodes_then_of_the_later() -> None:
+def test_a_layer_of_two_blocks_is_in_the_one_with_most_nodes_or_the_later() -> None:
     blocks = {"a": 0, "b": 0, "c": 1, "d": 1}
 
     def block(*nodes: str) -> int:
@@ -188,7 +188,7 @@ def test_a_layer_between_two_blocks_is_of_the_one_with_most_nodes_then_of_the_la
 def test_a_backend_without_a_profiler_is_refused_before_anything_is_measured(fake_cuda: FakeCuda) -> None:
     with (
         Model(open_bundle(SKY), HostFunctionBackend(), FP16) as model,
-        pytest.raises(BackendError, match="layers are timed on TensorRT and on ONNX Runtime's CPU provider"),
+        pytest.raises(BackendError, match="layers can be timed on TensorRT and on ONNX Runtime's CPU provider"),
     ):
         profile(Settings(SKY, layers=True), model=model)
-    gc.collect()  # the double's calls and their functions hold each other
+    gc.collect()  # the test double's calls and functions reference each other

@@ -18,7 +18,7 @@ from vdmrt.profiler.analysis.statistics import (
 
 
 @pytest.mark.parametrize(("percent", "wanted"), [(1, 1), (50, 50), (90, 90), (99, 99), (99.5, 100), (100, 100)])
-def test_a_percentile_is_a_value_that_was_measured(percent: float, wanted: float) -> None:
+def test_a_percentile_is_a_measured_value(percent: float, wanted: float) -> None:
     assert find_percentile(list(range(1, 101)), percent) == wanted
 
 
@@ -33,7 +33,7 @@ def test_a_summary_of_nothing_is_refused() -> None:
         summarize([])
 
 
-def test_a_summary_tells_the_median_its_interval_and_the_spread() -> None:
+def test_a_summary_has_the_median_its_interval_and_the_spread() -> None:
     summary = summarize([4.0, 1.0, 2.0, 3.0, 100.0], (50, 99))
 
     assert (summary.count, summary.minimum, summary.maximum, summary.median) == (5, 1.0, 100.0, 3.0)
@@ -44,7 +44,7 @@ def test_a_summary_tells_the_median_its_interval_and_the_spread() -> None:
 
 
 @pytest.mark.parametrize("count", [9, 25, 101, 1500])
-def test_the_interval_holds_the_true_median_as_often_as_it_says(count: int) -> None:
+def test_the_interval_contains_the_true_median_with_its_confidence(count: int) -> None:
     rng = random.Random(count)
     trials = 400
     held = sum(0.0 in median_interval([rng.gauss(0, 1) for _ in range(count)], 0.9) for _ in range(trials))
@@ -53,7 +53,7 @@ def test_the_interval_holds_the_true_median_as_often_as_it_says(count: int) -> N
 
 
 def remembering(rng: random.Random, count: int, memory: float) -> list[float]:
-    """Return values about 0, each of which remembers the one before it."""
+    """Return autocorrelated values about 0."""
     value, values = rng.gauss(0, 1) / (1 - memory**2) ** 0.5, []
     for _ in range(count):
         value = memory * value + rng.gauss(0, 1)
@@ -62,7 +62,7 @@ def remembering(rng: random.Random, count: int, memory: float) -> list[float]:
 
 
 @pytest.mark.parametrize(("count", "memory", "least"), [(48, 0.5, 0.95), (200, 0.8, 0.94), (1500, 0.95, 0.97)])
-def test_durations_that_remember_each_other_widen_the_interval(count: int, memory: float, least: float) -> None:
+def test_correlated_durations_widen_the_interval(count: int, memory: float, least: float) -> None:
     rng = random.Random(count)
     trials = [remembering(rng, count, memory) for _ in range(200)]
 
@@ -74,7 +74,7 @@ def test_durations_that_remember_each_other_widen_the_interval(count: int, memor
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.5, 0.8])
-def test_two_runs_of_one_thing_lie_within_their_intervals(memory: float) -> None:
+def test_intervals_of_two_equal_runs_overlap(memory: float) -> None:
     rng = random.Random(7)
     pairs = [[median_interval(remembering(rng, 96, memory)) for _ in range(2)] for _ in range(200)]
 
@@ -82,7 +82,7 @@ def test_two_runs_of_one_thing_lie_within_their_intervals(memory: float) -> None
     assert held / len(pairs) >= 0.98
 
 
-def test_independent_values_are_taken_for_what_they_are() -> None:
+def test_the_correlation_of_independent_values_is_near_1() -> None:
     rng = random.Random(3)
 
     found = statistics.median(measure_correlation([rng.gauss(0, 1) for _ in range(400)]) for _ in range(50))
@@ -109,7 +109,7 @@ def test_a_distribution_within_its_capacity_is_exact() -> None:
     assert distribution.summary() == summarize(values)
 
 
-def test_a_distribution_beyond_its_capacity_is_right_within_a_percent() -> None:
+def test_a_distribution_beyond_its_capacity_is_accurate_to_a_percent() -> None:
     rng = random.Random(2)
     distribution, values = Distribution(64), [rng.lognormvariate(1, 2) for _ in range(20_000)]
     for value in values:
@@ -125,7 +125,7 @@ def test_a_distribution_beyond_its_capacity_is_right_within_a_percent() -> None:
     assert distribution.recent() == values[-64:]
 
 
-def test_a_distribution_takes_no_more_memory_however_long_it_runs() -> None:
+def test_the_memory_of_a_distribution_is_bounded() -> None:
     distribution = Distribution(64)
     for value in range(100):
         distribution.record(value + 1.5)
@@ -149,7 +149,7 @@ def test_a_duration_beyond_the_buckets_is_counted(extreme: float) -> None:
     assert distribution.percentile(50) == pytest.approx(extreme, rel=0.01, abs=1e-5) or extreme == 1e12
 
 
-def test_a_cleared_distribution_has_forgotten() -> None:
+def test_a_cleared_distribution_is_empty() -> None:
     distribution = Distribution(4)
     distribution.record(3.0)
     distribution.clear()

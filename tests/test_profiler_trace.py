@@ -1,4 +1,4 @@
-"""The trace holds to Chrome's Trace Event Format, and to what was recorded."""
+"""The trace conforms to Chrome's Trace Event Format, and contains the recorded spans."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from vdmrt.profiler import Report, Settings, profile
 from vdmrt.profiler.layers.trace import render_trace
 
-# Of the format's description ("Trace Event Format", Chromium): what each phase must have, with its types.
+# From the format's description ("Trace Event Format", Chromium): required fields of each phase, with their types.
 NUMBER = (int, float)
 COMMON = {"name": str, "ph": str, "pid": int}
 PHASES: dict[str, dict[str, Any]] = {
@@ -39,7 +39,7 @@ def events(report: Report) -> list[dict[str, Any]]:
     return loaded
 
 
-def test_every_event_is_of_the_format(events: list[dict[str, Any]]) -> None:
+def test_every_event_conforms_to_the_format(events: list[dict[str, Any]]) -> None:
     for event in events:
         wanted = COMMON | PHASES[event["ph"]]
         assert set(event) >= set(wanted) and set(event) <= {*wanted, "tid"}
@@ -59,7 +59,7 @@ def test_every_span_is_an_event_of_its_length(events: list[dict[str, Any]], repo
     assert {event["name"] for event in drawn if event["cat"] == "step"} == {"step 0", "step 1"}
 
 
-def test_what_stands_on_one_track_nests(events: list[dict[str, Any]]) -> None:
+def test_events_of_one_track_nest(events: list[dict[str, Any]]) -> None:
     """Both viewers drop or misplace an event that begins in another one and ends after it."""
     for track in (1, 2):
         open_until: list[float] = []
@@ -74,7 +74,7 @@ def test_what_stands_on_one_track_nests(events: list[dict[str, Any]]) -> None:
             open_until.append(end)
 
 
-def test_the_counter_tells_the_cache(events: list[dict[str, Any]]) -> None:
+def test_the_counter_shows_the_cached_latent_frames(events: list[dict[str, Any]]) -> None:
     assert [event["args"]["latent frames"] for event in events if event["ph"] == "C"] == [1, 4, 7, 7]
 
 

@@ -1,4 +1,4 @@
-"""Which groups of layers make a precision miss its bound: found by halving what is kept in float32."""
+"""Bisection: the groups of layers that make a precision miss its bound, found by keeping halves in float32."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bisection", "bisect", "bisect_request", "keep_from_half", "smallest_cause"]
 
-# What is stored between chunks, as one more group.
+# The KV cache counts as one more group.
 _CACHE = "the cache"
 Graphs = Mapping[str, GraphFile]
 Progress = Callable[[int, int], None]
@@ -44,19 +44,19 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Bisection:
-    """What was found on short free-running rollouts against float32.
+    """Result of a bisection on short free-running rollouts against float32.
 
     Attributes:
-        precision: What was looked at.
-        bound: PSNR in dB that was wanted.
+        precision: The bisected precision.
+        bound: Wanted PSNR in dB.
         before: PSNR with nothing kept in float32.
         after: PSNR with ``groups`` kept.
-        groups: The fewest groups of layers that must be kept, none of which can be left out; empty where none must.
+        groups: Minimal set of groups of layers that must be kept; empty where none must.
         share: Their part of a denoising step's operations.
-        slower: How much longer a denoising step takes with them kept, where narrow products are twice as fast.
-        weights_nbytes: What their weights take more.
+        slower: Factor on the time of a denoising step with them kept, if narrow products are twice as fast.
+        weights_nbytes: Additional bytes of their weights.
         tried: Variants that were run.
-        remedy: The command that keeps them; "" where nothing is to be kept, or no command keeps it.
+        remedy: The command that keeps them; "" where nothing is to be kept, or no command can keep it.
     """
 
     precision: Precision
@@ -71,7 +71,7 @@ class Bisection:
     remedy: str = ""
 
     def describe(self) -> str:
-        """Say it in a line or two."""
+        """Return a summary in one to three lines."""
         if not self.groups:
             return (
                 f"{self.precision}: {self.before:.1f} dB on short rollouts, wanted {self.bound:g}: no group is at fault"
@@ -86,15 +86,15 @@ class Bisection:
 
 
 def bisect_request(request: VerifyRequest, *, on_progress: Progress = lambda done, total: None) -> Bisection:
-    """Bisect what ``vdmrt verify`` measures; the bound is the gate on PSNR, teacher-forced before free-running.
+    """Bisect the precision of a ``vdmrt verify``; the bound is its gate on PSNR, teacher-forced before free-running.
 
     Args:
-        request: What was measured.
+        request: The options of the verification.
         on_progress: Called with the variants that were run and an estimate of their number.
 
     Raises:
         CalibrationError: As :func:`bisect`.
-        BundleError: The bundle is altered, or does not have that precision.
+        BundleError: The bundle is altered, or does not contain that precision.
         MediaError: The data cannot be read.
     """
     need_packages("calibrate", "vdmrt verify --bisect", "onnx", "onnxruntime", fail=CalibrationError)
@@ -138,19 +138,19 @@ def bisect(
     threads: int | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> Bisection:
-    """Find the groups of layers that keep a precision from its bound, by halves.
+    """Find the groups of layers that make a precision miss its bound, by bisection.
 
-    FP16 is looked at in float32 graphs that round every tensor to FP16: a CPU does not round by itself.
+    FP16 is emulated in float32 graphs that round every tensor to FP16, because the CPU provider does not round.
 
     Args:
-        bundle: With the precision.
+        bundle: Bundle that contains the precision.
         precision: fp16, or one that vdmrt calibrate made.
-        data: What rollouts go on from; without clips, seeded normals.
-        bound: PSNR in dB that is wanted, over 3 free-running chunks of 2 rollouts.
-        quantization: How the precision was quantized; of fp16 without linears.
+        data: Clips that rollouts continue from; without clips, seeded normals.
+        bound: Wanted PSNR in dB, over 3 free-running chunks of 2 rollouts.
+        quantization: Quantization of the precision; for fp16 one without linears.
         options: Further arguments of :meth:`Model.session`.
-        threads: Of the CPU provider.
-        on_progress: Called with the variants that were run and an estimate of their number: what one culprit takes.
+        threads: Threads of the CPU provider.
+        on_progress: Called with the variants that were run and an estimate of their number, for one group at fault.
 
     Raises:
         CalibrationError: The precision is float32, or misses the bound even with every group in float32.
@@ -161,7 +161,7 @@ def bisect(
     half = {} if eight else {stage: _opened(bundle, precision, stage) for stage in exact}
     groups = _quantized_groups(quantization) if eight else _half_groups(half)
     if not groups:
-        raise CalibrationError(f"{precision} has nothing narrower than float32, so there is nothing to bisect")
+        raise CalibrationError(f"{precision} computes nothing below float32, so there is nothing to bisect")
     estimate = 2 + 2 * len(groups).bit_length()
 
     def variant(kept: Sequence[str]) -> dict[str, GraphFile]:
@@ -189,17 +189,17 @@ def bisect(
                 f"{precision} has {measure(groups):.1f} dB with every group of layers in float32, wanted {bound:g}; "
                 "ask for less"
             )
-        return _told(reference, exact, precision, bound, before, measure(cause), cause, eight, len(found))
+        return _summarize(reference, exact, precision, bound, before, measure(cause), cause, eight, len(found))
 
 
 def smallest_cause(groups: Sequence[str], holds: Callable[[Sequence[str]], bool]) -> list[str] | None:
-    """Return groups that must be kept for ``holds``, none of which can be left out; None where all do not suffice.
+    """Return a minimal set of groups that must be kept for ``holds``; None where all of them do not suffice.
 
     By halves (QuickXplain, Junker 2004): one culprit among n takes about 2·log2(n) trials.
 
     Args:
-        groups: All there are.
-        holds: Whether the bound holds with some of them kept; more of them never make it worse.
+        groups: All groups.
+        holds: Whether the bound holds with the given groups kept; assumed monotonic.
     """
     if holds([]):
         return []
@@ -220,11 +220,11 @@ def _explain(
 
 
 def keep_from_half(graph: GraphFile, exact: GraphFile, kept: Sequence[str]) -> GraphFile:
-    """Return a float32 graph that rounds to FP16 where the FP16 graph does, but not in some groups.
+    """Return a float32 graph that rounds to FP16 where the FP16 graph does, except in some groups.
 
     Args:
-        graph: With FP16 tensors.
-        exact: The same graph in float32, whose weights the kept groups get.
+        graph: The graph with FP16 tensors.
+        exact: The same graph in float32; the kept groups get its weights.
         kept: Groups that are not rounded.
     """
     from onnx import TensorProto
@@ -250,13 +250,13 @@ def keep_from_half(graph: GraphFile, exact: GraphFile, kept: Sequence[str]) -> G
 
 
 def _as_rendered(bundle: Bundle, precision: Precision, stage: str, quantization: Quantization) -> Quantization:
-    """Return the quantization of the linears that are in 8 bits in a stage's graph, with their stored bytes."""
+    """Return the quantization of the linears that are 8 bit in a stage's graph, with their stored bytes."""
     codes = codes_of(load_graph(bundle, bundle.manifest.graphs[precision][stage]))
     return dataclasses.replace(quantization, linears={name: quantization.linears[name] for name in codes}, codes=codes)
 
 
 def _keep_from_quantized(graph: GraphFile, stage: str, quantization: Quantization, kept: Sequence[str]) -> GraphFile:
-    # The stored weights are folded for the cache: it is still folded where it is kept.
+    # The stored weights are folded for the cache, so the cache stays folded where it is kept.
     return render(graph, stage, quantization.keeping(kept), narrow_cache=_CACHE not in kept)
 
 
@@ -266,7 +266,7 @@ def _quantized_groups(quantization: Quantization) -> list[str]:
 
 
 def _opened(bundle: Bundle, precision: Precision, stage: str) -> GraphFile:
-    """Return a graph without calls: what functions compute inside is rounded too."""
+    """Return a graph with functions inlined, so that tensors inside them are rounded too."""
     return load_graph(bundle, bundle.manifest.graphs[precision][stage]).inlined()
 
 
@@ -274,7 +274,7 @@ def _half_groups(half: Graphs) -> list[str]:
     return list(dict.fromkeys(map(group_of, half_layers(half.values()))))
 
 
-def _told(
+def _summarize(
     reference: Bundle,
     exact: Graphs,
     precision: Precision,

@@ -1,4 +1,4 @@
-"""The FP16 guard: which tensors that stand in FP16 come near its end, 65,504, seen in float32 on real rollouts."""
+"""FP16 range guard: tensors of the FP16 graphs whose values in float32 rollouts come near FP16's maximum, 65,504."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Large:
-    """A tensor that is too large to be safe in FP16.
+    """A tensor with values too large to be safe in FP16.
 
     Attributes:
         stage: "fill" or "denoise".
         tensor: Its name in the graph.
-        layer: The linear that it comes from, or that comes before it.
+        layer: The linear that writes it, or the last one before it.
         largest: Its largest absolute value.
     """
 
@@ -49,14 +49,16 @@ class Large:
     largest: float
 
     def describe(self) -> str:
-        """Say it in one line."""
-        return f"{self.layer} ({self.stage}, tensor '{self.tensor}') reaches {self.largest:.4g}; FP16 ends at 65,504"
+        """Return a description in one line."""
+        return (
+            f"{self.layer} ({self.stage}, tensor '{self.tensor}') reaches {self.largest:.4g}; FP16's maximum is 65,504"
+        )
 
 
 class Guard:
-    """Float32 copies of the FP16 graphs that tell the largest value of everything that stands in FP16 there.
+    """Float32 copies of the FP16 graphs that report the largest value of every FP16 tensor.
 
-    A quantized precision holds what it does not quantize in the same tensors, so that the FP16 graphs speak for it.
+    A quantized precision has the same FP16 tensors where it does not quantize, so the FP16 graphs cover it.
 
     Attributes:
         largest: Largest absolute value by stage and tensor.
@@ -66,9 +68,9 @@ class Guard:
         """Write and load the copies.
 
         Args:
-            bundle: Where the graphs are.
-            precision: Which is to run; where it holds nothing in FP16, nothing is watched.
-            folder: Takes the files; kept by the caller as long as this lives.
+            bundle: Bundle with the graphs.
+            precision: Precision to watch; one without FP16 tensors is not watched.
+            folder: Folder for the files; the caller keeps it for the lifetime of this object.
         """
         self.largest: dict[tuple[str, str], float] = {}
         self._sessions: dict[str, Any] = {}
@@ -81,12 +83,12 @@ class Guard:
             watched = _watched(graph)
             if watched:
                 path = folder / f"guard.{stage}.onnx"
-                save_graph(_telling(widen(graph), watched), path, WeightsFile(path.with_suffix(".bin")))
+                save_graph(_with_largest(widen(graph), watched), path, WeightsFile(path.with_suffix(".bin")))
                 self._sessions[stage] = open_session(path)
                 self._layers |= {(stage, name): layer for name, layer in layers_of(graph).items()}
 
     def follow(self, stage: str, tensors: Mapping[str, Array]) -> None:
-        """Run on the inputs of a float32 reference's run; a tap."""
+        """Run the copies on the inputs of a float32 reference's run; usable as a tap."""
         if stage not in self._sessions:
             return
         session = self._sessions[stage]
@@ -94,11 +96,11 @@ class Guard:
         names = [value.name for value in session.get_outputs()]
         for name, value in zip(names, session.run(names, feeds), strict=True):
             key = stage, name.removeprefix("largest:")
-            # NaN is larger than anything: whatever computed it must be named.
+            # NaN counts as larger than anything, so that the tensor is reported.
             self.largest[key] = max(self.largest.get(key, 0.0), float(value) if np.isfinite(value) else np.inf)
 
     def over(self, bound: float = SAFE) -> list[Large]:
-        """Return what passes ``bound``, the largest first."""
+        """Return the tensors with values above ``bound``, the largest first."""
         found = [
             Large(stage, name, self._layers[stage, name], value)
             for (stage, name), value in self.largest.items()
@@ -108,18 +110,18 @@ class Guard:
 
     @property
     def highest(self) -> float:
-        """The largest value of all; 0 where nothing stands in FP16."""
+        """Largest absolute value of all tensors; 0 where none is FP16."""
         return max(self.largest.values(), default=0.0)
 
 
 def _watched(graph: GraphFile) -> list[str]:
-    """Return the FP16 tensors worth looking at: not what merely moves, nor the masks, which are large on purpose."""
+    """Return the FP16 tensors to watch: without those that only move values, and without masks."""
     computed = {name for node in graph.nodes for name in node.output if node.op_type in _COMPUTING}
     masks = {name for node in graph.nodes if node.op_type == "Mul" for name in node.output if _is_mask(graph, node)}
     return [name for name in half_tensors(graph) if name in computed - masks]
 
 
-# Scores have the mask added and reach -30,000 by design; what goes into that sum is watched, not the sum.
+# Scores have the mask added and reach -30,000 by design; the inputs of that sum are watched, not the sum.
 _COMPUTING = ("Gemm", "MatMul", "Mul", "Div", "Sub", "LayerNormalization")
 
 
@@ -129,7 +131,7 @@ def _is_mask(graph: GraphFile, node: Any) -> bool:
 
 
 def layers_of(graph: GraphFile) -> dict[str, str]:
-    """Return for each tensor the linear that it comes from, or the last one before it."""
+    """Return for each tensor the linear that writes it, or the last one before it."""
     names = {linear.node: linear.name for linear in find_linears(graph)}
     last = "the input"
     layers: dict[str, str] = {}
@@ -139,22 +141,22 @@ def layers_of(graph: GraphFile) -> dict[str, str]:
     return layers
 
 
-def _telling(graph: GraphFile, watched: list[str]) -> GraphFile:
+def _with_largest(graph: GraphFile, watched: list[str]) -> GraphFile:
     """Return the graph with the largest absolute value of each watched tensor as its only outputs."""
     import onnx
     from onnx.helper import make_node, make_tensor_value_info
 
-    telling = graph.copy()
-    written = {name for node in telling.nodes for name in node.output}
-    del telling.model.graph.output[:]
+    watching = graph.copy()
+    written = {name for node in watching.nodes for name in node.output}
+    del watching.model.graph.output[:]
     for name in watched:
         if name not in written:  # a Cast that float32 does not need
             continue
-        telling.model.graph.node.extend(
+        watching.model.graph.node.extend(
             [
                 make_node("Abs", [name], [f"absolute:{name}"]),
                 make_node("ReduceMax", [f"absolute:{name}"], [f"largest:{name}"], keepdims=0),
             ]
         )
-        telling.model.graph.output.append(make_tensor_value_info(f"largest:{name}", onnx.TensorProto.FLOAT, None))
-    return telling
+        watching.model.graph.output.append(make_tensor_value_info(f"largest:{name}", onnx.TensorProto.FLOAT, None))
+    return watching

@@ -1,4 +1,4 @@
-"""Denoising steps of two models, timed in turn at a full cache."""
+"""Denoising steps of two models, timed alternately at a full cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAIRS, STEPS = 15, 3
 def time_in_turn(
     model: Model, other: Model, *, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Ratio:
-    """Time denoising steps of two models in turn at a full cache; the ratio is the other's time over the model's."""
+    """Time denoising steps of two models alternately at a full cache; return the other's time over the model's."""
     g = model.manifest.geometry
     settings = Settings(
         Path(), steps=min(STEPS, g.max_steps), warmup=-(-g.slots // g.chunk_frames), decoding="off", roofline=False

@@ -1,4 +1,4 @@
-"""What to type so that the layers that a bisection found are kept in floating point."""
+"""The command that keeps the layers found by a bisection in floating point."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["remedy_command"]
 
-# Not recorded, or said by themselves.
-_UNTOLD = {"bundle", "data", "text", "text_mask", "threads", "observations", "precision", "kv", "keep"}
+# Options that are not recorded, or that the command gives separately.
+_UNRECORDED = {"bundle", "data", "text", "text_mask", "threads", "observations", "precision", "kv", "keep"}
 
 
 def remedy_command(
@@ -33,15 +33,15 @@ def remedy_command(
     cache: bool,
     data: Path | None,
 ) -> str:
-    """Return the command that makes a precision again with some groups of layers kept, quoted for a shell.
+    """Return the command that calibrates a precision again with some groups of layers kept, quoted for a shell.
 
     Args:
-        bundle: With the precision, and how it was made.
-        precision: What was bisected.
-        groups: What is to be kept.
-        layers: Every layer of the precision, of which patterns are made.
+        bundle: Bundle that contains the precision and its report.
+        precision: The bisected precision.
+        groups: Groups to keep.
+        layers: Every layer of the precision, for the patterns.
         cache: Whether the cache is to stay in floating point.
-        data: What the calibration observes; None leaves a placeholder, as nothing tells where the clips lie.
+        data: Clips to observe; None leaves a placeholder, because the bundle does not record their path.
 
     Returns:
         The command; "" where leaving out the cache leaves nothing in 8 bits.
@@ -57,8 +57,10 @@ def remedy_command(
         return ""
     options = {"precision": made["precision"], "kv": kv, "keep": [*made["keep"], *patterns]}
     defaults = {field.name: field.default for field in dataclasses.fields(CalibrationRequest)}
-    # A report that is older than an option has the default.
-    changed = {name: made[name] for name in defaults if name in made.keys() - _UNTOLD and made[name] != defaults[name]}
+    # A report older than an option lacks it; the default applies.
+    changed = {
+        name: made[name] for name in defaults if name in made.keys() - _UNRECORDED and made[name] != defaults[name]
+    }
     text = ["--text", "TEXT.npy"] if bundle.manifest.geometry.text_width else []
     return shlex.join([*start, "--data", str(data or "CLIPS"), *_options({**options, **changed}), *text])
 
@@ -69,12 +71,12 @@ def _recorded_options(bundle: Bundle, precision: Precision) -> Mapping[str, Any]
     try:
         options: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))["options"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CalibrationError(f"{path}: is no report of a calibration: {error!r}; calibrate again") from error
+        raise CalibrationError(f"{path}: not a calibration report: {error!r}; calibrate again") from error
     return options
 
 
 def _patterns(groups: Collection[str], layers: Sequence[str]) -> list[str]:
-    """Return a pattern for each group, or its layers one by one where the pattern would take more than the group."""
+    """Return a pattern for each group, or the names of its layers where the pattern would match others too."""
     patterns = []
     for group in groups:
         own = [layer for layer in layers if group_of(layer) == group]
@@ -84,13 +86,13 @@ def _patterns(groups: Collection[str], layers: Sequence[str]) -> list[str]:
 
 
 def _options(options: Mapping[str, Any]) -> list[str]:
-    said = []
+    words = []
     for name, value in options.items():
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, (list, tuple)):
-            said += [part for one in value for part in (option, str(one))]
+            words += [part for one in value for part in (option, str(one))]
         elif value is True:
-            said.append(option)
+            words.append(option)
         elif value is not None and value is not False:
-            said += [option, str(value)]
-    return said
+            words += [option, str(value)]
+    return words

@@ -1,4 +1,4 @@
-"""What each group of layers costs alone, and which of them must stay in floating point for a budget of error."""
+"""Sensitivity of groups of layers to quantization, and those that stay in floating point for an error budget."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ _log = logging.getLogger("vdmrt")
 Latents = npt.NDArray[np.float32]
 
 _CHUNKS, _SEEDS = 3, (0, 1)
-# 8 bit products are taken to be twice as fast, as the tensor cores of every GPU in use have it.
+# Assumed speed-up of 8 bit products, that of the tensor cores of every GPU in use.
 _GAIN = 2.0
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What was measured on short free-running rollouts against float32.
+    """Sensitivities measured on short free-running rollouts against float32.
 
     Attributes:
-        alone: PSNR in dB where one group alone is in 8 bits, the worst group first.
-        share: Part of the denoise graph's operations that each group does.
-        curve: What was tried: groups kept, PSNR in dB, estimated speed against nothing in 8 bits.
+        alone: PSNR in dB with only this group in 8 bits, the worst group first.
+        share: Each group's part of the denoise graph's operations.
+        curve: Variants that were tried: groups kept, PSNR in dB, estimated speed relative to floating point.
         kept: Groups that stay in floating point.
     """
 
@@ -81,20 +81,20 @@ def fit_budget(
     threads: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sensitivity:
-    """Measure each group alone, then keep the fewest of the most sensitive ones with which the budget holds.
+    """Measure each group alone, then keep as few of the most sensitive groups as the budget needs.
 
     Args:
-        bundle: With fp32 graphs.
+        bundle: Bundle with fp32 graphs.
         graphs: The same graphs, opened.
-        quantization: With every group in 8 bits.
-        data: What rollouts go on from.
+        quantization: Quantization of every group.
+        data: Clips that rollouts continue from.
         budget: Least PSNR in dB against float32, over 3 free-running chunks.
         options: Further arguments of :meth:`Model.session`.
-        threads: Of the CPU provider.
+        threads: Threads of the CPU provider.
         on_progress: Called with the rollouts done and an estimate of their number.
 
     Raises:
-        CalibrationError: The budget does not even hold with every group but one in floating point.
+        CalibrationError: The budget does not hold even with all groups but one in floating point.
     """
     groups = sorted({name.rpartition(".")[0] for name in quantization.linears})
     total, done = len(groups) + 2 + len(groups).bit_length(), 0
@@ -121,7 +121,7 @@ def fit_budget(
         kept = _fewest(len(groups) - 1, holds)
         if kept is None:
             raise CalibrationError(
-                f"--budget {budget:g} dB does not hold with one group of {len(groups)} in 8 bits "
+                f"--budget {budget:g} dB does not hold even with one group of {len(groups)} in 8 bits "
                 f"({curve[len(groups) - 1]:.1f} dB); ask for less"
             )
     points = [(count, quality, estimate_speed(share, ranked[count:])) for count, quality in sorted(curve.items())]
@@ -129,7 +129,7 @@ def fit_budget(
 
 
 def _fewest(most: int, holds: Callable[[int], bool]) -> int | None:
-    """Return the least count for which ``holds``, taken to hold for all larger ones; None where none does."""
+    """Return the least count for which ``holds``, assumed to hold for all larger ones; None where none does."""
     if holds(0):
         return 0
     if not holds(most):
@@ -142,7 +142,7 @@ def _fewest(most: int, holds: Callable[[int], bool]) -> int | None:
 
 
 def shares_of(bundle: Bundle, graph: GraphFile, linears: Container[str]) -> dict[str, float]:
-    """Return the part of the denoise graph's operations that the linears of each group do."""
+    """Return each group's part of the denoise graph's operations, of its linears alone."""
     from ..graph.widening import infer_values
 
     shapes = {name: [one.dim_value for one in v.type.tensor_type.shape.dim] for name, v in infer_values(graph).items()}
@@ -156,12 +156,12 @@ def shares_of(bundle: Bundle, graph: GraphFile, linears: Container[str]) -> dict
 
 
 def estimate_speed(share: Mapping[str, float], quantized: Iterable[str]) -> float:
-    """Return how much faster all is where some groups' products are twice as fast."""
+    """Return the estimated speed of a step, relative to floating point, with some groups in 8 bits."""
     return 1 / (1 - (1 - 1 / _GAIN) * sum(share.get(group, 0.0) for group in quantized))
 
 
 class Bench:
-    """Short rollouts of variants of one model against the same rollouts in float32."""
+    """Bench that compares short rollouts of variants of a model with the same rollouts in float32."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class Bench:
         self._bundle, self._graphs, self._options = bundle, graphs, options
         self._writer = BundleWriter(folder)
         (folder / "graphs").mkdir()
-        # One file for all variants: what they share stands there once.
+        # One file for all variants: weights that they share are stored once.
         self._weights = WeightsFile(folder / "graphs" / "weights.bin")
         self._backend = OnnxRuntimeBackend(threads=threads)
         with Model(bundle, self._backend, FP32) as model:
@@ -188,7 +188,7 @@ class Bench:
         return self.measure_graphs(rendered, quantization.format)
 
     def measure_graphs(self, rendered: Mapping[str, GraphFile], quantized: EightBits | None) -> float:
-        """Return the PSNR of other graphs with the same inputs and outputs in dB."""
+        """Return the PSNR in dB of other graphs with the same inputs and outputs."""
         variant = self._write(rendered, quantized)
         with Model(variant, self._backend, FP32) as model:
             made = self._roll(model)
@@ -216,7 +216,7 @@ class Bench:
 
     @staticmethod
     def _render(graph: GraphFile, stage: str, quantization: Quantization) -> GraphFile:
-        """Render, also where a graph has none of the few linears that are quantized."""
+        """Render a graph with the quantized linears that it contains, possibly none."""
         names = {linear.name for linear in find_linears(graph)} & set(quantization.linears)
         own = {name: one for name, one in quantization.linears.items() if name in names}
         return render(graph, stage, dataclasses.replace(quantization, linears=own))

@@ -1,4 +1,4 @@
-"""Whether a quantized precision is faster than floating point: a denoising step of both, in turn, at a full cache."""
+"""Speed of a quantized precision: denoising steps timed alternately with floating point at a full cache."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["Judge", "measure_speed", "timed_against"]
 
 _log = logging.getLogger("vdmrt")
-# What a CPU does in well under a minute; beyond it the user asks for the time that it takes.
+# Work that a CPU does in well under a minute; more is timed only on request.
 _QUICK_FLOPS = 2e12
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Times new graphs and refuses those that are not shown to be faster than floating point.
+    """Judge that times new graphs and refuses those that are not shown to be faster than floating point.
 
     Attributes:
-        threads: Of the CPU provider.
-        accept_slower: Whether it takes them however slow they are.
+        threads: Threads of the CPU provider.
+        accept_slower: Whether slower graphs are accepted.
         show: Shows the progress.
     """
 
@@ -42,15 +42,15 @@ class Judge:
     show: Show = hide_progress
 
     def measure(self, bundle: Bundle, precisions: Sequence[Precision], target: Path) -> tuple[Speed, ...]:
-        """Return how fast new precisions are.
+        """Time new precisions.
 
         Args:
-            bundle: With the new graphs, not yet in its place.
-            precisions: The new ones.
-            target: The bundle that is to get them.
+            bundle: Temporary bundle with the new graphs.
+            precisions: The new precisions.
+            target: The bundle to which they are to be added.
 
         Raises:
-            NotFasterError: One is not shown to be faster, and that is not accepted.
+            NotFasterError: One is not shown to be faster, and slower graphs are not accepted.
         """
         speeds = measure_speed(
             bundle, precisions, threads=self.threads, accept_slower=self.accept_slower, show=self.show
@@ -58,22 +58,22 @@ class Judge:
         return self.decide(speeds, precisions, target)
 
     def decide(self, speeds: Sequence[Speed], precisions: Sequence[Precision], target: Path) -> tuple[Speed, ...]:
-        """Return the speeds, or refuse what they are of; see :meth:`measure`."""
+        """Return the speeds, or refuse the precisions; see :meth:`measure`."""
         slow = [one for one in speeds if not one.faster]
         if slow and not self.accept_slower:
             raise NotFasterError(
                 f"{'; '.join(one.describe() for one in slow)}; {target} was not changed. To add "
-                f"{', '.join(map(str, precisions))} all the same, as for another machine, repeat the command with "
-                "--accept-slower: what was observed is kept",
+                f"{', '.join(map(str, precisions))} all the same, for example for another machine, repeat the command "
+                "with --accept-slower: the observed statistics are kept",
                 speeds=speeds,
             )
         return tuple(speeds)
 
 
 def timed_against(bundle: Bundle, precision: Precision) -> Precision | None:
-    """Return the precision that a quantized one must beat on a CPU; None where its products are not INT8 there.
+    """Return the precision to time a quantized one against on a CPU; None where its products are not INT8 there.
 
-    FP8 products are not run in 8 bits by a CPU, and what has FP16 around INT8 products is for TensorRT.
+    A CPU does not run FP8 products in 8 bits, and INT8 between FP16 is for TensorRT.
     """
     if precision.linears != INT8 or precision.around != FP32.around:
         return None
@@ -88,13 +88,13 @@ def measure_speed(
     accept_slower: bool = False,
     show: Show = hide_progress,
 ) -> list[Speed]:
-    """Time what runs in INT8 on a CPU.
+    """Time the precisions that run in INT8 on a CPU.
 
     Args:
-        bundle: With the precisions.
-        precisions: Those that were made; others than INT8 ones are left out.
-        threads: Of the CPU provider.
-        accept_slower: What the record says of the user's will.
+        bundle: Bundle that contains the precisions.
+        precisions: New precisions; those that are not INT8 are left out.
+        threads: Threads of the CPU provider.
+        accept_slower: Whether the user accepts slower graphs, for the record.
         show: Shows the progress.
 
     Raises:

@@ -1,8 +1,8 @@
-"""An 8 bit cache: one scale for K and one for V of each layer; what differs between channels goes into the projections.
+"""Scales of an 8 bit cache: one for K and one for V of each layer, with channel factors folded into the projections.
 
 Each channel of K is multiplied by a factor and its query divided by the same, each channel of V multiplied and the
-output projection's column divided: the same model, but for the last bit of these weights. One scale then serves
-channels of different size. RoPE mixes the two channels of a pair, which therefore share their factor. FP8's steps grow
+output projection's column divided: the same model, except for the last bit of these weights. One scale then fits
+channels of different range. RoPE mixes the two channels of a pair, which therefore share their factor. FP8's steps grow
 with the values, so its factors are 1.
 """
 
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 __all__ = ["CacheScales", "cache_name", "choose_cache_scales", "fold_cache", "fold_statistics", "quantize_cache"]
 
 _PART = {Role.PAST_KEY: "k", Role.PRESENT_KEY: "k", Role.PAST_VALUE: "v", Role.PRESENT_VALUE: "v"}
-# FP16 weights keep all their bits under so small factors.
+# FP16 weights keep all their bits under such small factors.
 _MOST_EXPONENT = 4
-# Other clips have larger values than those that were seen. A quarter of an octave on top loses INT8 a quarter of a bit;
-# FP8 has fifteen octaves of even precision, so that two of them cost it nothing.
+# Other clips have larger values than the observed ones. A quarter of an octave of headroom costs INT8 a quarter of a
+# bit; FP8 has fifteen octaves of even precision, so that two of them cost it nothing.
 _HEADROOM = {INT8: 2**0.25, FP8: 4.0}
 
 
 @dataclass(frozen=True)
 class CacheScales:
-    """How the K or the V of a layer is stored.
+    """Scale and channel factors of the K or the V of a layer.
 
     Attributes:
-        scale: What a step is worth, FP16-representable.
-        exponents: What each channel is multiplied by before it is stored, as powers of two, in eighths, because the
-            histograms of what reads the channels then move by whole bins, [heads * head size].
+        scale: Quantization step, FP16-representable.
+        exponents: Base-2 logarithm of each channel's factor, in eighths, so that the histograms of the tensors that
+            read the channels move by whole bins, [heads * head size].
         format: The 8 bit type.
     """
 
@@ -64,17 +64,17 @@ class CacheScales:
 
 
 def cache_name(spec: TensorSpec) -> str | None:
-    """Return what scales call the K or V of a layer, as ``k.3``; None for a tensor that is not the cache's."""
+    """Return the name of a layer's K or V, such as ``k.3``; None for a tensor that is not of the cache."""
     return f"{_PART[spec.role]}.{spec.layer}" if spec.role in _PART else None
 
 
 def choose_cache_scales(
     seen: Mapping[str, ChannelStatistics], kind: Format, projections: CacheProjections | None
 ) -> dict[str, CacheScales]:
-    """Choose scale and factors of ``k.0``, ``v.0`` and so on from what entered the cache.
+    """Choose scale and factors of ``k.0``, ``v.0`` and so on from the statistics of the cache's values.
 
-    By the largest values and with headroom, whatever the method for activations is: least squares over the clips that
-    were seen clips the next one, and what is clipped is read by every step until it leaves the window.
+    Ranges are the largest values with headroom, whatever the method for activations: least squares over the observed
+    clips clips the next one, and every step reads the clipped values until they leave the window.
     """
     chosen = {}
     for name, one in sorted(seen.items()):
@@ -89,22 +89,22 @@ def choose_cache_scales(
 
 
 def _exponents(amax: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return what brings each channel's largest value to the median one's, as far as factors may go."""
+    """Return the exponents that bring each channel's largest value to the median, within the limits of factors."""
     eighths = np.rint(np.log2(np.median(amax) / amax) * PER_OCTAVE)
     exponents: npt.NDArray[np.float64] = np.clip(eighths / PER_OCTAVE, -_MOST_EXPONENT, _MOST_EXPONENT)
     return exponents
 
 
 def fold_cache(graph: GraphFile, cache: Mapping[str, CacheScales], originals: GraphFile | None = None) -> None:
-    """Fold the factors into the projections around the cache, in place; nothing where the model names none.
+    """Fold the factors into the projections around the cache, in place; do nothing for a model without them.
 
     Args:
-        graph: In float32 or with FP16 weights.
+        graph: Graph in float32 or with FP16 weights.
         cache: The factors.
-        originals: The same graph in float32, so that FP16 weights are rounded once; None for this one.
+        originals: The same graph in float32, so that FP16 weights are rounded once; None for ``graph``.
 
     Raises:
-        CalibrationError: The graph has no such projections.
+        CalibrationError: The graph lacks such projections.
     """
     projections = graph.parameters.projections
     if projections is None:
@@ -119,7 +119,7 @@ def fold_cache(graph: GraphFile, cache: Mapping[str, CacheScales], originals: Gr
         for module, parts in rows.items():
             _scale_rows(graph, exact, module, np.concatenate(parts), is_needed=module in (names.key, names.value))
         name = f"{names.output}.weight"
-        if name in graph.weights:  # the last layer of a fill ends before it
+        if name in graph.weights:  # absent in the last layer of a fill
             graph.weights[name] = _scaled(exact[name], 1 / value[None], like=graph.weights[name])
 
 
@@ -134,7 +134,7 @@ def _scale_rows(
     """Multiply the channels that a module writes; the last layer of a fill may have no queries."""
     weight, bias = f"{module}.weight", f"{module}.bias"
     if weight not in graph.weights and is_needed:
-        raise CalibrationError(f"the graph has no '{weight}', into which the cache's factors are folded")
+        raise CalibrationError(f"the graph lacks '{weight}', into which the cache's factors are folded")
     for name in (weight, bias):
         if name in graph.weights:
             shaped = factors.reshape(-1, *[1] * (exact[name].ndim - 1))
@@ -146,7 +146,7 @@ def fold_statistics(
     cache: Mapping[str, CacheScales],
     projections: CacheProjections | None,
 ) -> dict[str, dict[str, ChannelStatistics]]:
-    """Return the statistics of the folded model: what the output projections read has V's factors."""
+    """Return the statistics of the folded model: inputs of the output projections are scaled by V's factors."""
     factors = {}
     for layer in range(len(cache) // 2 if projections is not None else 0):
         assert projections is not None
@@ -160,7 +160,7 @@ def fold_statistics(
 
 
 def quantize_cache(graph: GraphFile, cache: Mapping[str, CacheScales]) -> None:
-    """Store the cache in 8 bits, in place: it is dequantized where it is read and quantized where it is written."""
+    """Store the cache in 8 bits, in place: dequantize it at each read and quantize it at each write."""
     import onnx
 
     model = graph.model.graph

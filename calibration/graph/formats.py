@@ -26,7 +26,7 @@ class Format:
     Attributes:
         name: "int8" or "fp8".
         largest: The largest value it holds; a tensor's scale is its amax over this.
-        dtype: Of tensors of it, as model.json has it.
+        dtype: Its name in model.json.
     """
 
     name: EightBits
@@ -41,13 +41,13 @@ class Format:
         return int(TensorProto.INT8 if self.name == INT8 else TensorProto.FLOAT8E4M3FN)
 
     def encode(self, values: Array) -> Array:
-        """Return the stored bytes of values in units of the scale: int8, or E4M3 as uint8. Ties go to even."""
+        """Return the stored bytes of values in units of the scale: int8, or E4M3 as uint8. Ties round to even."""
         if self.name == INT8:
             levels: Array = np.clip(np.rint(values), -127, 127).astype(np.int8)
             return levels
         magnitudes = np.minimum(np.abs(values), self.largest).astype(np.float64)
         codes = np.searchsorted(_MIDDLES, magnitudes, side="left")
-        # In the middle between two values the even code is taken, as IEEE 754 rounds.
+        # Halfway between two values the even code is taken, as in IEEE 754.
         tied = (codes < len(_MIDDLES)) & (_MIDDLES[np.minimum(codes, len(_MIDDLES) - 1)] == magnitudes)
         codes = codes + (tied & (codes % 2 == 1))
         stored: Array = (codes + 128 * np.signbit(values)).astype(np.uint8)
@@ -62,7 +62,7 @@ class Format:
         return values
 
     def rounding_error(self, values: Floats, clip: float) -> Floats:
-        """Return the expected squared error of rounding positive values, at most ``clip``, which is the largest."""
+        """Return the expected squared error of rounding positive values up to ``clip``, the largest value."""
         if self.name == INT8:
             step: Floats | float = clip / self.largest
         else:
@@ -74,9 +74,9 @@ class Format:
 
 
 def fp16_scale(amax: Array, largest: float) -> npt.NDArray[np.float32]:
-    """Return ``amax / largest`` rounded up to what FP16 holds, so that one scale serves both renderings.
+    """Return ``amax / largest`` rounded up to an FP16 number, so that both renderings share one scale.
 
-    Where nothing was ever seen but zero, the scale is 1: any scale represents zero.
+    Where all observed values are zero, the scale is 1.
     """
     wanted = np.asarray(amax, np.float32) / np.float32(largest)
     wanted = np.where(wanted > 0, np.maximum(wanted, _LEAST), np.float32(1))
@@ -95,7 +95,7 @@ def _e4m3_values() -> Floats:
 
 _VALUES = _e4m3_values()
 _MIDDLES = (_VALUES[1:] + _VALUES[:-1]) / 2
-# The least normal number of FP16: smaller scales would lose bits, and some GPUs take them for zero.
+# The least normal number of FP16: smaller scales would lose bits, and some GPUs flush them to zero.
 _LEAST = np.float32(2.0**-14)
 FORMATS: dict[EightBits, Format] = {
     INT8: Format(INT8, 127.0, np.dtype(np.int8).name),

@@ -1,4 +1,4 @@
-"""An ONNX graph of a bundle, opened for surgery: its nodes in memory, its weights left in their file."""
+"""An ONNX graph of a bundle, opened for surgery: nodes in memory, weights memory-mapped from their file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["GraphFile", "WeightsFile", "load_graph", "save_graph"]
 
 Array = npt.NDArray[Any]
 _ALIGNMENT = 64
-# Smaller constants (shapes, axes) stay in the graph: parsers want to see them while they parse.
+# Smaller constants (shapes, axes) stay in the graph: parsers need their values.
 _LEAST_NBYTES = 1024
 
 
@@ -32,10 +32,10 @@ class GraphFile:
 
     Attributes:
         model: Everything but the weights; its list of initializers is empty until it is saved.
-        weights: Initializers, read from their file when they are touched.
+        weights: Initializers, read from their file on access.
         float8: Names of initializers that hold E4M3 values as bytes, because numpy has no such type.
-        specs: What its inputs and outputs mean; their types are the graph's own.
-        parameters: What the names of its weights mean.
+        specs: Roles of its inputs and outputs; their types are those of the graph.
+        parameters: Naming of the model's parameters: blocks, linears to keep, and projections around the cache.
     """
 
     model: onnx.ModelProto
@@ -50,27 +50,27 @@ class GraphFile:
         return self.model.graph.node
 
     def fresh_name(self, stem: str) -> str:
-        """Return ``stem``, which no tensor has yet.
+        """Return ``stem`` after checking that no tensor has that name.
 
         Raises:
             BundleError: A tensor has that name: the graph was quantized before.
         """
         if stem in self.weights or any(stem in node.output for node in self.nodes):
-            raise BundleError(f"has a tensor '{stem}' already; calibrate a graph that was not quantized")
+            raise BundleError(f"already has a tensor '{stem}'; calibrate a graph that was not quantized")
         return stem
 
     def copy(self) -> GraphFile:
-        """Return a graph that can be changed without this one; the weights are shared, and replaced, never written."""
+        """Return a copy that shares the weights: arrays are replaced, never written to."""
         return replace(self, model=_copied(self.model), weights=dict(self.weights), float8=set(self.float8))
 
     def inlined(self) -> GraphFile:
-        """Return the graph without calls of functions, for what looks at single operators; the rest keeps the calls."""
+        """Return the graph with its functions inlined, for code that needs single operators."""
         from onnx import inliner
 
         return replace(self.copy(), model=inliner.inline_local_functions(self.model))
 
     def raise_opset(self, least: int) -> None:
-        """Raise the opset to ``least``. From 18 to 19 each operator in use means what it did before."""
+        """Raise the opset to ``least``. From 18 to 19 no operator in use changes its meaning."""
         imports = (self.model.opset_import, *(function.opset_import for function in self.model.functions))
         for opset in (opset for one in imports for opset in one):
             if opset.domain in ("", "ai.onnx"):
@@ -78,17 +78,17 @@ class GraphFile:
         self.model.ir_version = max(self.model.ir_version, 9 if least >= 19 else 8)
 
     def replace_nodes(self, nodes: list[Any]) -> None:
-        """Set the graph's nodes, in an order in which each reads what was written before."""
+        """Set the graph's nodes, sorted topologically."""
         kept = [_copied(node) for node in nodes]
         del self.model.graph.node[:]
         self.model.graph.node.extend(kept)
 
 
 class WeightsFile:
-    """Initializers of several graphs in one file, each content once, at multiples of 64 bytes.
+    """File of initializers shared by several graphs; each content is stored once, aligned to 64 bytes.
 
     Attributes:
-        path: The file; made at the first tensor.
+        path: The file; created with the first tensor.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,14 +96,14 @@ class WeightsFile:
         self._places: dict[tuple[str, bytes], tuple[int, int]] = {}
 
     def store(self, data: Array) -> tuple[int, int]:
-        """Write an array unless its content is there already; return its offset and length."""
+        """Write an array unless its content is stored already; return its offset and length in bytes."""
         flat = np.ascontiguousarray(data).reshape(-1)
         key = (flat.dtype.name, hashlib.sha256(flat.view(np.uint8).data).digest())
         if key not in self._places:
             with self.path.open("ab") as file:
                 file.write(b"\0" * (-file.tell() % _ALIGNMENT))
                 self._places[key] = (file.tell(), flat.nbytes)
-                file.write(flat.view(np.uint8).data)  # tofile tells no reason when the disk is full
+                file.write(flat.view(np.uint8).data)  # tofile does not report a full disk
         return self._places[key]
 
 
@@ -111,16 +111,16 @@ def load_graph(bundle: Bundle, graph: Graph) -> GraphFile:
     """Open a graph of a bundle.
 
     Raises:
-        BundleError: A file is missing or is no ONNX graph.
+        BundleError: A file is missing or is not an ONNX graph.
     """
-    import onnx  # heavy, and not there where bundles only run
+    import onnx  # heavy, and not installed where bundles only run
     from google.protobuf.message import DecodeError
 
     path = bundle.locate(graph.file)
     try:
         model = onnx.load(path, load_external_data=False)
     except DecodeError as error:
-        raise BundleError(f"is no ONNX graph: {error}", path=path) from error
+        raise BundleError(f"not an ONNX graph: {error}", path=path) from error
     file = bundle.locate(graph.weights) if graph.weights else None
     weights = {tensor.name: _read(tensor, file) for tensor in model.graph.initializer}
     del model.graph.initializer[:]
@@ -129,7 +129,7 @@ def load_graph(bundle: Bundle, graph: Graph) -> GraphFile:
 
 
 def save_graph(graph: GraphFile, path: Path, weights: WeightsFile) -> int:
-    """Write a graph and its weights; return the bytes of all initializers. The bytes follow from the content alone."""
+    """Write a graph and its weights, reproducibly; return the size of all initializers in bytes."""
     total = 0
     model = _copied(graph.model)
     for name, data in _used(graph):
@@ -157,7 +157,7 @@ def _read(tensor: Any, file: Path | None) -> Array:
         return inside
     place = {entry.key: entry.value for entry in tensor.external_data}
     if file is None or place["location"] != file.name:
-        raise BundleError(f"'{tensor.name}' lies in '{place['location']}', which is not the graph's weights file")
+        raise BundleError(f"'{tensor.name}' is stored in '{place['location']}', which is not the graph's weights file")
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     offset = int(place.get("offset", 0))
     return np.memmap(file, dtype, "r", offset, tuple(tensor.dims))

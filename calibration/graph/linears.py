@@ -1,4 +1,4 @@
-"""Which products of a graph are quantized: the blocks' linears, by the names that their weights have in training."""
+"""Linears of a graph's blocks, named after their modules in training, and the choice of those to quantize."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Linear:
     """A Gemm whose weight is a parameter of the model.
 
     Attributes:
-        name: The module's, as ``blocks.3.mlp.fc1``.
+        name: The module's name, such as ``blocks.3.mlp.fc1``.
         node: The Gemm's name in this graph.
         source: The tensor that it reads.
         weight: Initializer, [outputs, inputs].
         bias: Initializer, [outputs], or None.
-        outputs: Channels that it writes.
-        inputs: Channels that it reads.
-        is_floating: Whether the model keeps it in floating point unless it is asked for.
+        outputs: Output channels.
+        inputs: Input channels.
+        is_floating: Whether it stays in floating point by default.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Linear:
 
     @property
     def group(self) -> str:
-        """The part of a block that sensitivity is measured for: ``blocks.3.mlp``."""
+        """Group of layers for which sensitivity is measured: ``blocks.3.mlp``."""
         return group_of(self.name)
 
 
 def group_of(layer: str) -> str:
-    """Return the part of a block that a layer belongs to: ``blocks.3.mlp`` of ``blocks.3.mlp.fc1``."""
+    """Return the group that a layer belongs to: ``blocks.3.mlp`` for ``blocks.3.mlp.fc1``."""
     return layer.rpartition(".")[0] or layer
 
 
@@ -69,11 +69,11 @@ def find_linears(graph: GraphFile) -> list[Linear]:
 
 
 def choose_linears(linears: Iterable[Linear], keep: Sequence[str] = ()) -> list[Linear]:
-    """Leave out what stays in floating point.
+    """Return the linears to quantize, without those that stay in floating point.
 
     Args:
-        linears: Of all graphs.
-        keep: Further patterns as in a shell: ``blocks.0.*``, ``*.mlp.fc2``.
+        linears: Linears of all graphs.
+        keep: Shell patterns of further linears to keep: ``blocks.0.*``, ``*.mlp.fc2``.
 
     Raises:
         CalibrationError: A pattern matches no linear, or nothing is left.
@@ -83,7 +83,7 @@ def choose_linears(linears: Iterable[Linear], keep: Sequence[str] = ()) -> list[
     for pattern in keep:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             raise CalibrationError(
-                f"--keep {pattern!r} matches no linear; there are {', '.join(sorted(names)[:6])} and so on"
+                f"--keep {pattern!r} matches no linear; the names are {', '.join(sorted(names)[:6])} and so on"
             )
     kept = {one.name for one in linears if any(fnmatch.fnmatchcase(one.name, pattern) for pattern in keep)}
     chosen = [one for one in linears if not one.is_floating and one.name not in kept]
@@ -95,7 +95,7 @@ def choose_linears(linears: Iterable[Linear], keep: Sequence[str] = ()) -> list[
 def sites_of(graphs: Iterable[Iterable[Linear]]) -> dict[str, str]:
     """Return the site of each linear: linears that read the same tensor in any graph share one.
 
-    What is quantized is the tensor, so they share its scale and its smoothing. A site is named after its first linear.
+    The tensor is quantized once, so they share its scale and its smoothing. A site is named after its first linear.
     """
     parent: dict[str, str] = {}
 

@@ -1,7 +1,7 @@
-"""FP16 graphs in which some layers are computed in float32: the remedy for layers that FP16 spoils.
+"""Mixed precision: FP16 graphs with some layers in float32, for layers that lose accuracy in FP16.
 
 The kept layers read and write float32, with Casts at their borders and the float32 weights of the bundle; inputs and
-outputs of the graphs keep their types, so that the runtime sees no difference.
+outputs of the graphs keep their types, so that the runtime needs no change.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ _WIDE = ".float32"
 
 @dataclass(frozen=True)
 class MixedRequest:
-    """What to make; the names are the options of ``vdmrt calibrate --precision fp16``.
+    """Options of ``vdmrt calibrate --precision fp16``.
 
     Attributes:
         bundle: The bundle's folder.
-        keep: Patterns of layers that are computed in float32, as ``blocks.0.mlp.*``.
+        keep: Patterns of layers to compute in float32, such as ``blocks.0.mlp.*``.
     """
 
     bundle: Path
@@ -60,14 +60,14 @@ class MixedRequest:
 
 @dataclass(frozen=True)
 class MixedSummary:
-    """What was made.
+    """Result of adding mixed graphs to a bundle.
 
     Attributes:
         bundle: The bundle's folder.
-        precisions: What it has now that it had not, or had otherwise.
+        precisions: Precisions that were added or replaced.
         kept: Layers that are computed in float32.
-        exact: Whether their weights are the bundle's float32 ones; else they are FP16 ones, widened.
-        weights_nbytes: What the weights take more than in FP16.
+        exact: Whether their weights are the bundle's float32 ones; otherwise they are widened from FP16.
+        weights_nbytes: Additional bytes of weights compared with FP16.
     """
 
     bundle: str
@@ -77,7 +77,7 @@ class MixedSummary:
     weights_nbytes: int
 
     def describe(self) -> str:
-        """Say it in a few lines."""
+        """Return a summary in a few lines."""
         origin = "" if self.exact else ", widened from FP16: the bundle has no fp32 graphs"
         return (
             f"{self.bundle}: now has {', '.join(map(str, self.precisions))}\n"
@@ -89,11 +89,11 @@ class MixedSummary:
 def mix_precisions(request: MixedRequest) -> MixedSummary:
     """Add ``fp16-mixed`` to a bundle: its FP16 graphs with some layers in float32.
 
-    A layer is what a linear computes and what follows until the next one; ``vdmrt verify --bisect`` finds by layers.
-    The patterns are kept under ``fp16-mixed`` in the bundle's provenance.
+    A layer is a linear and the operators that follow until the next one, as in ``vdmrt verify --bisect``.
+    The patterns are stored under ``fp16-mixed`` in the bundle's provenance.
 
     Raises:
-        CalibrationError: The bundle has no FP16 graphs, or a pattern matches no layer that they compute in FP16.
+        CalibrationError: The bundle lacks FP16 graphs, or a pattern matches no layer that they compute in FP16.
         BundleError: The bundle is altered or cannot be written.
     """
     need_packages("calibrate", "vdmrt calibrate", "onnx", fail=CalibrationError)
@@ -126,9 +126,9 @@ def keep_layers(graph: GraphFile, kept: Collection[str], exact: GraphFile | None
     """Return an FP16 graph that computes some layers in float32.
 
     Args:
-        graph: With FP16 tensors; it is left as it is.
+        graph: Graph with FP16 tensors; it is not changed.
         kept: Names of layers.
-        exact: The same graph in float32, for the weights of kept linears; None widens those of ``graph``.
+        exact: The same graph in float32, for the weights of kept linears; None widens the weights of ``graph``.
     """
     mixed = graph.copy()
     writer = _Writer(mixed, kept, exact)
@@ -137,19 +137,19 @@ def keep_layers(graph: GraphFile, kept: Collection[str], exact: GraphFile | None
 
 
 class _Writer:
-    """Writes the nodes of a graph with kept layers. A tensor keeps its type; its float32 form has a name of its own."""
+    """Writer of the nodes of a graph with kept layers. Tensors keep their type; float32 copies get new names."""
 
     def __init__(self, graph: GraphFile, kept: Collection[str], exact: GraphFile | None) -> None:
         self._graph, self._kept = graph, kept
         self._layers, self._types = layers_of(graph), tensor_types(graph)
         self._outputs = {value.name for value in graph.model.graph.output}
         self._widen_linears(exact or graph)
-        # Where each FP16 tensor stands in float32, and what is read instead of a Cast to float32 that fell away.
+        # Float32 copy of each FP16 tensor, and the tensor to read in place of a removed Cast to float32.
         self._wide: dict[str, str] = {}
         self._renamed: dict[str, str] = {}
 
     def _widen_linears(self, exact: GraphFile) -> None:
-        """Give the kept linears float32 weights under the names that they have: nothing else reads them."""
+        """Give the kept linears float32 weights under the same names: nothing else reads them."""
         from onnx import TensorProto
 
         own = [one for one in find_linears(self._graph) if one.name in self._kept]
@@ -158,7 +158,7 @@ class _Writer:
             self._types[name] = TensorProto.FLOAT
 
     def rewrite(self, node: Any) -> list[Any]:
-        """Return the nodes that stand for a node; those that nobody reads among them."""
+        """Return the replacement of a node; it may contain nodes with unused outputs."""
         node.input[:] = [self._renamed.get(name, name) for name in node.input]
         kept = any(self._layers[name] in self._kept for name in node.output)
         if node.op_type == "Cast":
@@ -168,7 +168,7 @@ class _Writer:
     def _rewrite_cast(self, node: Any, kept: bool) -> list[Any]:
         source, output = node.input[0], node.output[0]
         if self._is_single(source) and self._is_half(output):
-            # What was float32 just before is read as such by kept layers.
+            # Kept layers read the float32 input of this Cast.
             self._wide[output] = source
         elif self._is_half(source) and self._is_single(output) and (kept or self._layers.get(source) in self._kept):
             before, wide = self._widen(source)
@@ -195,7 +195,7 @@ class _Writer:
         return [*before, node, *after]
 
     def _widen(self, name: str) -> tuple[list[Any], str]:
-        """Return a tensor's float32 form, and the nodes that make it."""
+        """Return the nodes that compute a tensor's float32 copy, and its name."""
         from onnx import TensorProto
 
         if name in self._wide:
@@ -214,7 +214,7 @@ class _Writer:
     def _is_single(self, name: str) -> bool:
         from onnx import TensorProto
 
-        return self._types.get(name, TensorProto.FLOAT) == TensorProto.FLOAT  # a form of ours has no type here
+        return self._types.get(name, TensorProto.FLOAT) == TensorProto.FLOAT  # float32 copies have no entry
 
 
 def _cast(source: str, output: str, kind: int) -> Any:
@@ -224,7 +224,7 @@ def _cast(source: str, output: str, kind: int) -> Any:
 
 
 def _without_unread(graph: GraphFile, nodes: Sequence[Any]) -> list[Any]:
-    """Return the nodes of which something is read, or is an output of the graph."""
+    """Return the nodes with an output that is read or is an output of the graph."""
     read = {value.name for value in graph.model.graph.output}
     used = []
     for node in reversed(nodes):
@@ -238,7 +238,7 @@ def _choose_layers(layers: Sequence[str], patterns: Sequence[str]) -> tuple[str,
     for pattern in patterns:
         if not fnmatch.filter(layers, pattern):
             raise CalibrationError(
-                f"--keep {pattern!r} matches no layer in FP16; there are {', '.join(layers[:6])} and so on"
+                f"--keep {pattern!r} matches no layer in FP16; the names are {', '.join(layers[:6])} and so on"
             )
     return tuple(layer for layer in layers if any(fnmatch.fnmatchcase(layer, pattern) for pattern in patterns))
 
@@ -260,7 +260,7 @@ def _publish(bundle: Bundle, half: Mapping[str, GraphFile], mixed: Mapping[str, 
 
 
 def _grown(half: Mapping[str, GraphFile], mixed: Mapping[str, GraphFile]) -> int:
-    """Return how much more the weights take, each counted once for all graphs."""
+    """Return the additional bytes of weights, each counted once for all graphs."""
     return _read_nbytes(mixed.values()) - _read_nbytes(half.values())
 
 

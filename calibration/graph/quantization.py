@@ -1,4 +1,4 @@
-"""One quantization of a model, whatever type its graphs have: the scale of every linear's input and weight."""
+"""Quantization of a model, independent of its graphs' type: the scales of every linear's input and weight."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ Floats = npt.NDArray[np.float64]
 Weights = npt.NDArray[np.float32]
 Codes = npt.NDArray[Any]
 
-# Migration costs a multiplication of the whole input: it must take this part of the estimated error away.
+# Migration costs a multiplication of the whole input: it must reduce the estimated error by this fraction.
 _WORTHWHILE = 0.8
-# A channel is an outlier where its maximum is so many times the median channel's.
+# A channel is an outlier where its maximum is this many times the median channel's.
 OUTLIER = 4.0
-# Clips of a row of weights that "mse" tries, as parts of its largest value.
+# Clips of a row of weights that "mse" tries, as fractions of its largest value.
 _ROW_CLIPS = np.linspace(1.0, 0.7, 13)
 
 
 @dataclass(frozen=True)
 class SiteScales:
-    """How a tensor that linears read is quantized.
+    """Scales of a tensor that linears read.
 
     Attributes:
-        scales: By stage; what a step of the 8 bit type is worth, FP16-representable.
-        migration: What each channel is multiplied by first, FP16-representable; None where nothing is.
+        scales: Quantization step by stage, FP16-representable.
+        migration: Factor applied to each channel before quantization, FP16-representable; None for no migration.
     """
 
     scales: Mapping[str, float]
@@ -55,13 +55,13 @@ class SiteScales:
 
 @dataclass(frozen=True)
 class LinearScales:
-    """How a linear is quantized.
+    """Scales of a linear.
 
     Attributes:
-        site: Whose scales its input has.
+        site: Name of the site that it reads.
         weight: Scale of each output channel, FP16-representable.
-        correction: By stage: what is added to each output channel, because what a weight's rounding does to the mean
-            input is the same in every run, and comes back through the cache at every autoregressive step.
+        correction: By stage: the addend of each output channel that compensates the effect of weight rounding on the
+            mean input, which is the same in every run and returns through the cache at every autoregressive step.
     """
 
     site: str
@@ -71,16 +71,16 @@ class LinearScales:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What is quantized and how.
+    """Quantization of a model.
 
     Attributes:
         format: The 8 bit type.
-        method: How ranges were chosen.
-        sites: By name.
-        linears: By name; what is not among them stays as it is.
-        cache: Of ``k.0``, ``v.0`` and so on; empty where the cache stays as it is.
+        method: Method by which ranges were chosen.
+        sites: Scales of inputs, by name of the site.
+        linears: Scales of weights, by name; other linears stay in floating point.
+        cache: Scales of ``k.0``, ``v.0`` and so on; empty where the cache stays in floating point.
         codes: Stored bytes of each linear's weight, int8 or E4M3 as uint8 [outputs, inputs], by the linear's name. They
-            stand in the graphs and not in the JSON.
+            are stored in the graphs and not in the JSON.
     """
 
     format: EightBits
@@ -96,28 +96,28 @@ class Quantization:
         return FORMATS[self.format]
 
     def keeping(self, groups: Iterable[str]) -> Quantization:
-        """Return the same without the linears of some groups (``blocks.3.mlp``), which stay as they are."""
+        """Return a copy without the linears of some groups (``blocks.3.mlp``), which stay in floating point."""
         left_out = set(groups)
         linears = {name: one for name, one in self.linears.items() if name.rpartition(".")[0] not in left_out}
         return dataclasses.replace(self, linears=linears)
 
     def only(self, groups: Iterable[str]) -> Quantization:
-        """Return the same with nothing but the linears of some groups."""
+        """Return a copy with only the linears of some groups."""
         wanted = set(groups)
         return self.keeping({name.rpartition(".")[0] for name in self.linears} - wanted)
 
     def to_json(self) -> str:
-        """Write it as JSON; the same quantization gives the same bytes."""
+        """Return it as JSON; equal quantizations give equal text."""
         document = dataclasses.asdict(dataclasses.replace(self, codes={}))
         del document["codes"]
         return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Quantization:
-        """Read what :meth:`to_json` wrote; it has no codes.
+        """Parse the text of :meth:`to_json`; the result has no codes.
 
         Raises:
-            CalibrationError: It is something else.
+            CalibrationError: The text is not such a quantization.
         """
         try:
             document: Any = json.loads(text)
@@ -142,7 +142,7 @@ class Quantization:
                 },
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CalibrationError(f"is no quantization of vdmrt: {error!r}; calibrate again") from error
+            raise CalibrationError(f"not a quantization of vdmrt: {error!r}; calibrate again") from error
 
 
 def make_quantization(
@@ -161,20 +161,20 @@ def make_quantization(
 
     Args:
         seen: Statistics by stage and site.
-        linears: By stage, those that are to be quantized.
+        linears: Linears to quantize, by stage.
         sites: The site of each linear.
-        weights: Of each linear by its name, [outputs, inputs].
+        weights: Weight of each linear by its name, [outputs, inputs].
         kind: The 8 bit type.
-        method: How ranges are chosen.
+        method: Method by which ranges are chosen.
         smooth: SmoothQuant's alpha (Xiao et al. 2023, eq. 4), 0 for no migration.
-        rounding: How weights are rounded.
+        rounding: Rounding of weights.
         on_progress: Called with the linears done and their number.
 
     Raises:
         CalibrationError: ``smooth`` is out of range, or a linear was never observed.
     """
     if kind.name == FP8 and method == "entropy":
-        raise CalibrationError("--method entropy counts the even levels of INT8; for fp8 take max, percentile or mse")
+        raise CalibrationError("--method entropy is for INT8's uniform levels; for fp8 use max, percentile or mse")
     if not 0 <= smooth <= 1:
         raise CalibrationError(f"--smooth must be 0 (off) to 1, got {smooth}")
     by_site: dict[str, set[str]] = {}
@@ -215,7 +215,7 @@ def _clip(one: ChannelStatistics, weights: Mapping[str, Weights], kind: Format, 
 
 
 def _met(weights: Mapping[str, Weights]) -> Floats:
-    """Return the squared norm of the weights that each input channel meets, [inputs]."""
+    """Return the squared norm of the weights of each input channel, [inputs]."""
     met: Floats = np.sum([np.square(weight.astype(np.float64)).sum(0) for weight in weights.values()], axis=0)
     return met
 
@@ -227,9 +227,9 @@ def _migration(
     method: Method,
     alpha: float,
 ) -> npt.NDArray[np.float64] | None:
-    """Return what each input channel is multiplied by so that it is as hard to quantize as the weights, or None.
+    """Return the factor of each input channel that balances the ranges of inputs and weights, or None.
 
-    None where there are no outlier channels, or where the estimate of the products' error hardly falls.
+    None where there are no outlier channels, or where the estimated error of the products hardly falls.
     """
     amax = np.max([one.amax for one in observed.values()], axis=0).astype(np.float64)
     if alpha == 0 or amax.max() <= OUTLIER * np.median(amax):
@@ -268,7 +268,7 @@ def _estimated_error(
 
 
 def _row_scales(weight: Weights, kind: Format, method: Method) -> npt.NDArray[np.float32]:
-    """Return the scale of each row; "mse" clips a row where that lessens its squared error."""
+    """Return the scale of each row; "mse" clips a row where that reduces its squared error."""
     amax = np.abs(weight).max(1)
     best = fp16_scale(amax, kind.largest)
     if method != "mse":
@@ -283,7 +283,7 @@ def _row_scales(weight: Weights, kind: Format, method: Method) -> npt.NDArray[np
 
 
 def quantization_of(bundle: Bundle, precision: Precision) -> Quantization:
-    """Return how a precision was quantized; nothing for one that was exported."""
+    """Return the quantization of a precision; one without linears for an exported precision."""
     for made in bundle.manifest.calibrations:
         if made.precision == precision:
             return Quantization.from_json(bundle.locate(made.scales).read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
-"""A quantization as Q/DQ pairs in a graph, placed so that TensorRT and ONNX Runtime fuse them into one product.
+"""Rendering of a quantization: Q/DQ pairs in a graph, placed so that TensorRT and ONNX Runtime fuse the products.
 
-The input of a linear gets QuantizeLinear and DequantizeLinear; its weight stands as 8 bit values with its
-DequantizeLinear; the bias is added afterwards, in floating point. Attention stays as it is; the cache may be INT8.
+The input of a linear gets QuantizeLinear and DequantizeLinear; its weight is stored as 8 bit values with a
+DequantizeLinear; the bias is added afterwards, in floating point. Attention is unchanged; the cache may be 8 bit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["codes_of", "render"]
 
 _STORED = ".weight.quantized"
-# FP16 may be quantized from this opset on, and E4M3 exists.
+# First opset in which FP16 may be quantized and E4M3 exists.
 _HALF_OPSET = 19
 
 
@@ -39,15 +39,15 @@ def render(
 ) -> GraphFile:
     """Return the graph with its linears quantized.
 
-    A float32 graph keeps its opset; a graph with FP16 linears, and every FP8 graph, is raised to opset 19, where
-    each operator in use means what it did before.
+    A float32 graph keeps its opset; a graph with FP16 linears, and every FP8 graph, is raised to opset 19, in which
+    the operators in use are unchanged.
 
     Args:
-        graph: In float32 or with FP16 linears.
-        stage: "fill" or "denoise": whose activation scales are taken.
-        quantization: What is quantized.
-        originals: The same graph in float32, whose weights are folded and whose biases are corrected instead of FP16
-            ones; None for this one.
+        graph: Graph in float32 or with FP16 linears.
+        stage: "fill" or "denoise", the stage of the activation scales.
+        quantization: The quantization.
+        originals: The same graph in float32; its weights are folded and its biases corrected in place of FP16 ones.
+            None for ``graph``.
         narrow_cache: Whether the cache is stored in 8 bits, or only folded for it.
 
     Raises:
@@ -62,7 +62,7 @@ def render(
             quantize_cache(rendered, quantization.cache)
     linears = {linear.node: linear for linear in find_linears(rendered) if linear.name in quantization.linears}
     if quantization.linears and not linears:
-        raise CalibrationError(f"the {stage} graph has none of the quantized linears; it is of another model")
+        raise CalibrationError(f"the {stage} graph contains none of the quantized linears; it is of another model")
     writer = _Writer(rendered, stage, quantization, exact.weights)
     nodes = []
     for node in rendered.nodes:
@@ -79,7 +79,7 @@ def codes_of(graph: GraphFile) -> dict[str, npt.NDArray[Any]]:
 
 
 class _Writer:
-    """Writes the nodes of quantized linears; what several linears read is quantized once."""
+    """Writer of the nodes of quantized linears; a tensor that several linears read is quantized once."""
 
     def __init__(
         self, graph: GraphFile, stage: str, quantization: Quantization, originals: Mapping[str, npt.NDArray[Any]]
@@ -89,7 +89,7 @@ class _Writer:
         self._quantized: dict[str, str] = {}
 
     def linear(self, node: Any, linear: Linear) -> list[Any]:
-        """Return the nodes that stand for a Gemm."""
+        """Return the nodes that replace a Gemm."""
         from onnx.helper import make_node
 
         dtype = self.graph.weights[linear.weight].dtype
@@ -113,7 +113,7 @@ class _Writer:
         return before
 
     def _input(self, linear: Linear, dtype: Any) -> tuple[list[Any], str]:
-        """Return the nodes that quantize what a linear reads, and the tensor that it reads then."""
+        """Return the nodes that quantize a linear's input, and the tensor that it reads then."""
         from onnx.helper import make_node
 
         if linear.source in self._quantized:
@@ -147,7 +147,7 @@ class _Writer:
         )
 
     def _operands(self, stem: str, scales: npt.NDArray[Any], dtype: Any) -> list[str]:
-        """Return the names of a scale and of its zero point, which is zero and says the type."""
+        """Return the names of a scale and of its zero point, which is 0 and gives the type."""
         fp8 = self.quantization.format == FP8
         zero = np.zeros(scales.shape, np.uint8 if fp8 else np.int8)
         return [

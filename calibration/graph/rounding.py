@@ -1,6 +1,6 @@
-"""Which 8 bit value each weight becomes: the nearest one, or the one that makes up for what others lost.
+"""Rounding of weights to 8 bits: to nearest, or by GPTQ.
 
-A weight's rounding error is the same in every run, and a causal model adds it up over the chunks: it is worth more care
+A weight's rounding error is the same in every run, and a causal model accumulates it over the chunks: it matters more
 than an activation's. GPTQ (Frantar et al. 2023, algorithm 1) rounds one input channel after the other and moves the
 error of each into the channels that are yet to be rounded, as far as their inputs are correlated.
 """
@@ -24,7 +24,7 @@ Codes = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 Weights = npt.NDArray[np.float32]
 
-# Part of the mean square that is added to each channel's, so that correlations of few rows are not taken for exact.
+# Dampening: this fraction of the mean square is added to each channel's, because few rows give inexact correlations.
 _DAMPING = 0.01
 
 
@@ -34,18 +34,18 @@ def round_nearest(weight: Weights, scales: Weights, kind: Format) -> Codes:
 
 
 def decode_weight(codes: Codes, scales: Weights, kind: Format) -> Weights:
-    """Return what stored bytes stand for, float32 [outputs, inputs]."""
+    """Return the values of stored bytes, float32 [outputs, inputs]."""
     decoded: Weights = kind.decode(codes) * scales[:, None]
     return decoded
 
 
 def round_gptq(weight: Weights, scales: Weights, observed: Iterable[ChannelStatistics], kind: Format) -> Codes:
-    """Return a weight's stored bytes, [outputs, inputs], that change the products least over what was observed.
+    """Return a weight's stored bytes, [outputs, inputs], that change the products of the observed inputs least.
 
     Args:
         weight: [outputs, inputs].
-        scales: Of each row, [outputs].
-        observed: Of the inputs, one for each stage; all count alike.
+        scales: Scale of each row, [outputs].
+        observed: Statistics of the inputs, one for each stage, weighted equally.
         kind: The 8 bit type.
     """
     moments = np.sum([one.mean_products() for one in observed], axis=0)
@@ -60,7 +60,7 @@ def round_gptq(weight: Weights, scales: Weights, observed: Iterable[ChannelStati
 
 
 def _round_block(weight: Floats, scales: Weights, products: Floats, kind: Format) -> Codes:
-    """Round input channels that are correlated by ``products``, [inputs, inputs]; the largest ones first."""
+    """Round a block of input channels correlated by ``products``, [inputs, inputs]; the largest ones first."""
     order = np.argsort(-np.diag(products), kind="stable")
     damped = products[np.ix_(order, order)] + _DAMPING * np.mean(np.diag(products)) * np.eye(len(order))
     moves = np.linalg.cholesky(np.linalg.inv(damped)).T

@@ -1,4 +1,4 @@
-"""FP16-typed graphs in float32: what the CPU runs, and the reference that lower precision is measured against."""
+"""Conversion of FP16 graphs to float32, for the CPU and as the reference of lower precision."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def widen(graph: GraphFile, *, idle_casts: bool = False) -> GraphFile:
     """Return the same graph with every FP16 tensor in float32; the weights keep their values exactly.
 
     Args:
-        graph: With FP16 tensors.
-        idle_casts: Whether Casts stay that cast from float32 to float32 then.
+        graph: Graph with FP16 tensors.
+        idle_casts: Whether Casts that become float32 to float32 stay.
     """
     import onnx
 
@@ -50,7 +50,7 @@ def half_tensors(graph: GraphFile) -> list[str]:
 
 
 def _drop_idle_casts(graph: GraphFile) -> None:
-    """Leave out Casts from float32 to float32, except those whose result is an output of the graph."""
+    """Remove Casts from float32 to float32, except those that write an output of the graph."""
     import onnx
 
     types = tensor_types(graph)
@@ -69,7 +69,7 @@ def _drop_idle_casts(graph: GraphFile) -> None:
 
 
 def tensor_types(graph: GraphFile) -> dict[str, int]:
-    """Return the element type of every tensor, as ONNX numbers it, by name."""
+    """Return the element type of every tensor, ONNX's number, by name."""
     import onnx
 
     types = {name: value.type.tensor_type.elem_type for name, value in infer_values(graph).items()}
@@ -79,7 +79,7 @@ def tensor_types(graph: GraphFile) -> dict[str, int]:
 
 
 def infer_values(graph: GraphFile) -> dict[str, onnx.ValueInfoProto]:
-    """Return type and shape of every tensor that shape inference knows, by name."""
+    """Return type and shape of every tensor that shape inference finds, by name."""
     import onnx
 
     inferred = onnx.shape_inference.infer_shapes(_with_described_weights(graph))
@@ -87,13 +87,13 @@ def infer_values(graph: GraphFile) -> dict[str, onnx.ValueInfoProto]:
 
 
 def _with_described_weights(graph: GraphFile) -> onnx.ModelProto:
-    """Return the model with its weights as inputs, so that inference sees their types without their bytes."""
+    """Return the model with its weights as inputs, so that shape inference gets their types without their data."""
     import onnx
 
     model = type(graph.model)()
     model.CopyFrom(graph.model)
     for name, data in graph.weights.items():
-        if data.nbytes < 1024:  # shapes and axes are wanted as values
+        if data.nbytes < 1024:  # inference needs the values of shapes and axes
             model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(data), name))
         else:
             kind = onnx.helper.np_dtype_to_tensor_dtype(data.dtype)

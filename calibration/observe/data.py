@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 __all__ = ["CalibrationSet", "fillable_frames", "read_set"]
 
 Latents = npt.NDArray[np.float32]
-# Enough to fill the cache of any model in use and to go beyond it.
+# Enough to fill the cache of any model in use and to wrap it.
 _MOST_PIXEL_FRAMES = 64
-# Below so many, what differs between clips is not seen; the figures in this folder's README are from eight.
+# Fewer clips do not show the differences between clips; the figures in this folder's README are from eight.
 _FEW_CLIPS = 4
-# What is taken from a folder; a file that is named itself may have any suffix.
+# Files read from a folder; a file given by its own path may have any suffix.
 _SUFFIXES = (".npy", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
 _log = logging.getLogger("vdmrt")
 
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Clips to observe on.
+    """Clips to observe.
 
     Attributes:
-        clips: Latents of each, [n, c, h, w]; at least a chunk each.
-        files: Names of the files they came from, in order.
-        sha256: Of the files' own hashes, in order.
+        clips: Latents of each clip, [n, c, h, w]; at least a chunk each.
+        files: Names of their files, in order.
+        sha256: Hash of the files' hashes, in order.
     """
 
     clips: tuple[Latents, ...]
@@ -46,7 +46,7 @@ class CalibrationSet:
     sha256: str
 
     def describe(self) -> str:
-        """Say in one line what it is."""
+        """Return a summary in one line."""
         frames = sum(len(clip) for clip in self.clips)
         return (
             f"{format_count(len(self.clips), 'clip')}, {format_count(frames, 'latent frame')}, "
@@ -54,7 +54,7 @@ class CalibrationSet:
         )
 
     def shortcomings(self, geometry: Geometry) -> list[str]:
-        """Return in a sentence each what the set does not show of a model."""
+        """Return the set's shortcomings for a model, a sentence each."""
         found = []
         if len(self.clips) < _FEW_CLIPS:
             found.append(
@@ -71,7 +71,7 @@ class CalibrationSet:
 
 
 def fillable_frames(geometry: Geometry) -> int:
-    """Return how many given latent frames the cache takes before a chunk must be generated."""
+    """Return the number of given latent frames that the cache holds before a chunk must be generated."""
     limit = geometry.positions.limit
     return geometry.slots if limit is None else min(geometry.slots, limit - geometry.chunk_frames)
 
@@ -80,26 +80,26 @@ def read_set(path: Path, model: Model) -> CalibrationSet:
     """Read a file, or every clip of a folder in the order of their names.
 
     Args:
-        path: ``.npy`` with latents [n, c, h, w] or pictures uint8 [n, height, width, 3], either of them with clips
-            as a further first axis; or a clip as ``vdmrt run --video`` takes it; or a folder of such files.
-        model: Whose geometry the clips must have, and whose codec encodes pictures.
+        path: ``.npy`` with latents [n, c, h, w] or pictures uint8 [n, height, width, 3], either with clips as an
+            additional first axis; or a clip as for ``vdmrt run --video``; or a folder of such files.
+        model: Model that gives the clips' geometry and the codec that encodes pictures.
 
     Raises:
-        CalibrationError: There is no file, or a clip is too short or of another size.
+        CalibrationError: No file is found, or a clip is too short or of another size.
         MediaError: A file cannot be read, or holds NaN.
     """
     files = _clip_files(path) if path.is_dir() else [path]
     if not files:
-        raise CalibrationError(f"--data '{path}' is a folder without clips ({', '.join(_SUFFIXES)}); give some")
+        raise CalibrationError(f"--data '{path}' is a folder without clips; add {', '.join(_SUFFIXES)} files")
     clips = [_checked(clip, file, model) for file in files for clip in _read(file, model)]
     if not clips:
-        raise CalibrationError(f"--data '{path}' holds no clip; give clips or latents")
+        raise CalibrationError(f"--data '{path}' contains no clip; give clips or latents")
     digest = hashlib.sha256("".join(sha256_of(file) for file in files).encode())
     return CalibrationSet(tuple(clips), tuple(file.name for file in files), digest.hexdigest())
 
 
 def _clip_files(folder: Path) -> list[Path]:
-    """Return the clips of a folder; hidden files, as those that writers have not finished, and other kinds are not."""
+    """Return the clips of a folder, without hidden files (which may be unfinished) and files of other types."""
     visible = sorted(one for one in folder.iterdir() if one.is_file() and not one.name.startswith("."))
     others = [one.name for one in visible if one.suffix.lower() not in _SUFFIXES]
     if others:
@@ -110,13 +110,15 @@ def _clip_files(folder: Path) -> list[Path]:
 def _read(file: Path, model: Model) -> list[npt.NDArray[Any]]:
     if file.suffix != ".npy":
         if model.codec is None:
-            raise CalibrationError(f"'{file}': the bundle has no codec and takes no clips; give latents as .npy")
+            raise CalibrationError(
+                f"'{file}': the bundle has no codec, so clips cannot be encoded; give latents as .npy"
+            )
         height, width = model.codec.picture_size
         return [read_clip(file, height=height, width=width, count=_MOST_PIXEL_FRAMES)]
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise MediaError(f"'{file}' is no array of numbers: {error}") from error
+        raise MediaError(f"'{file}' is not an array of numbers: {error}") from error
     return list(array) if array.ndim == 5 else [array]
 
 
@@ -124,7 +126,7 @@ def _checked(clip: npt.NDArray[Any], file: Path, model: Model) -> Latents:
     g = model.manifest.geometry
     if clip.dtype == np.uint8:
         if model.codec is None:
-            raise CalibrationError(f"'{file}' holds pictures, and the bundle has no codec; give latents")
+            raise CalibrationError(f"'{file}' contains pictures, and the bundle has no codec; give latents")
         wanted: tuple[int, ...] = (*model.codec.picture_size, 3)
     else:
         wanted = g.latent_shape

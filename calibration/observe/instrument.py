@@ -1,4 +1,4 @@
-"""Graphs that tell statistics of their linears' inputs: a few numbers a channel leave the graph, never the tensor."""
+"""Instrumented graphs: observers reduce the inputs of linears to a few numbers for each channel inside the graph."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _KINDS = ("amax", "mean", "rows")
 
 
 class Instrument:
-    """A graph with observers, run beside the real one on the same inputs."""
+    """Graph with observers, run on the inputs of the real graph."""
 
     def __init__(self, graph: GraphFile, linears: Iterable[Linear], sites: Mapping[str, str], folder: Path) -> None:
         """Write the graph with observers into ``folder`` and load it.
 
         Args:
-            graph: In float32.
-            linears: Whose inputs are observed.
+            graph: The graph in float32.
+            linears: Linears to observe the inputs of.
             sites: The site of each linear.
-            folder: Takes the files; kept by the caller as long as this lives.
+            folder: Folder for the files; the caller keeps it for the lifetime of this object.
         """
         sources = {sites[linear.name]: linear.source for linear in linears}
         observed = add_observers(graph, sources)
@@ -47,7 +47,7 @@ class Instrument:
         self._sites = list(sources)
 
     def observe(self, tensors: Mapping[str, Array], into: dict[str, ChannelStatistics]) -> None:
-        """Run on the inputs among ``tensors`` and add what was seen to the statistics by site."""
+        """Run on the inputs among ``tensors`` and add the observation to the statistics, by site."""
         feeds = {name: _as_float32(tensors[name]) for name in self._inputs}
         names = [f"{kind}:{site}" for site in self._sites for kind in _KINDS]
         found = dict(zip(names, self._session.run(names, feeds), strict=True))
@@ -57,10 +57,10 @@ class Instrument:
 
 
 def add_observers(graph: GraphFile, sources: Mapping[str, str]) -> GraphFile:
-    """Return the graph with three outputs for each site, and none of its own.
+    """Return the graph with three outputs for each site in place of its outputs.
 
     Args:
-        graph: In float32.
+        graph: The graph in float32.
         sources: Tensor [rows, channels] by site.
     """
     import onnx
@@ -74,7 +74,7 @@ def add_observers(graph: GraphFile, sources: Mapping[str, str]) -> GraphFile:
     ends = np.array([np.iinfo(np.int64).max])
     observed.weights |= {"observed.first": np.array([0], np.int64), "observed.end": ends}
     for site, source in sources.items():
-        # An odd stride does not meet the same column of every picture.
+        # An odd stride avoids sampling the same column of every picture.
         stride = f"observed.stride:{site}"
         observed.weights[stride] = np.array([max(1, rows[source] // _ROWS) | 1], np.int64)
         model.graph.node.extend(
@@ -96,12 +96,12 @@ def open_session(path: Path, *, threads: int | None = None, fused: bool = True) 
     """Load a graph into ONNX Runtime's CPU provider.
 
     Args:
-        path: The graph.
-        threads: Of a product; None takes one for each CPU that this process may use.
-        fused: Whether Q/DQ pairs are fused; the CPU provider has no FP8 kernels, so FP8 wants False.
+        path: The graph's file.
+        threads: Threads within an operator; None uses one for each CPU available to this process.
+        fused: Whether Q/DQ pairs are fused; must be False for FP8, for which the CPU provider lacks kernels.
 
     Raises:
-        ValueError: ``threads`` is not positive, or more than these CPUs.
+        ValueError: ``threads`` is not positive, or larger than the number of these CPUs.
     """
     onnxruntime = open_onnxruntime("calibrating", "calibrate")
     options = onnxruntime.SessionOptions()
@@ -114,7 +114,7 @@ def open_session(path: Path, *, threads: int | None = None, fused: bool = True) 
 
 
 def _row_counts(graph: GraphFile) -> dict[str, int]:
-    """Return the first side of every tensor that shape inference knows."""
+    """Return the first dimension of every tensor that shape inference finds."""
     from ..graph.widening import infer_values
 
     return {

@@ -1,4 +1,4 @@
-"""Statistics of a whole calibration: gathered over rollouts, kept on disk after each, gone on with where they stand."""
+"""Statistics of a calibration, accumulated over rollouts and saved after each, so that a run can resume."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ _log = logging.getLogger("vdmrt")
 
 @dataclass
 class Observation:
-    """What was seen.
+    """Observed statistics.
 
     Attributes:
-        activations: By stage, then by site: statistics of what linears read.
-        cache: By ``k.3`` or ``v.3``: statistics of what enters the cache, channels are heads x head size.
-        strata: How often each state was observed.
-        done: Rollouts that are in it.
+        activations: Statistics of the inputs of linears, by stage, then by site.
+        cache: Statistics of the values written to the cache, by ``k.3`` or ``v.3``; channels are heads x head size.
+        strata: Number of observations of each state.
+        done: Number of observed rollouts.
     """
 
     activations: dict[str, dict[str, ChannelStatistics]] = field(
@@ -68,27 +68,27 @@ class Observation:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all statistics; they do not grow with the data."""
+        """Size of all statistics in bytes; it does not grow with the data."""
         return sum(one.nbytes for _, one in self._entries())
 
     def save(self, path: Path) -> None:
-        """Write it, all or nothing.
+        """Save the statistics, atomically.
 
         Raises:
-            CalibrationError: It cannot be written.
+            CalibrationError: The file cannot be written.
         """
         arrays: dict[str, Array] = {"head": np.array(json.dumps([self.done, self.strata.counts]))}
         for name, one in self._entries():
             arrays |= {f"{name}|{part}": np.asarray(value) for part, value in vars(one).items()}
         with replaced_file(path, fail=CalibrationError) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes the names for flags
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub confuses the names with flags
 
     @classmethod
     def load(cls, path: Path) -> Observation:
-        """Read it back.
+        """Load saved statistics.
 
         Raises:
-            ValueError: The file is no observation.
+            ValueError: The file is not an observation.
         """
         found = cls()
         with np.load(path, allow_pickle=False) as arrays:
@@ -123,18 +123,18 @@ def observe_rollouts(
     """Observe real rollouts of a float32 bundle.
 
     Args:
-        bundle: With fp32 graphs.
+        bundle: Bundle with fp32 graphs.
         graphs: The same graphs, opened.
-        data: What to go on from.
-        samples: Denoising runs to observe, at least.
-        seed: Of all noise and choices.
-        threads: Of the CPU provider.
+        data: Clips that rollouts continue from.
+        samples: Least number of denoising runs to observe.
+        seed: Seed of all noise and choices.
+        threads: Threads of the CPU provider.
         options: Further arguments of :meth:`Model.session`.
-        resume: Folder in which what was seen is kept after each rollout; removed by the caller when all is done.
+        resume: Folder for the statistics, saved after each rollout; the caller removes it at the end.
         on_progress: Called with the denoising steps done and the steps planned.
 
     Raises:
-        CalibrationError: Nothing to sample, an activation is NaN or infinite, or ``resume`` cannot be written.
+        CalibrationError: ``samples`` is below 1, an activation is NaN or infinite, or ``resume`` cannot be written.
     """
     linears = {stage: find_linears(graph) for stage, graph in graphs.items()}
     sites = sites_of(linears.values())
@@ -194,7 +194,7 @@ def _check_finite(seen: Observation) -> None:
     for name, one in seen._entries():
         if not np.isfinite(one.amax).all():
             raise CalibrationError(
-                f"what '{name.partition('|')[2]}' reads came out as NaN or infinite in float32; "
+                f"the input of '{name.partition('|')[2]}' is NaN or infinite in float32; "
                 "the checkpoint or the data is broken"
             )
 
@@ -207,7 +207,7 @@ def _kept_file(
     seed: int,
     options: Mapping[str, Any] | None,
 ) -> Path | None:
-    """Return where the statistics are kept between rollouts: a name that changes with everything they depend on."""
+    """Return the file that keeps the statistics between rollouts, named after a hash of all their inputs."""
     if folder is None:
         return None
     graphs = bundle.manifest.graphs_sha256(FP32)
@@ -229,5 +229,5 @@ def _begun(kept: Path | None) -> Observation:
     except (ValueError, KeyError, OSError) as error:
         _log.warning("%s cannot be read (%s); observing from the start", kept, error)
         return Observation()
-    _log.info("going on after %s that %s holds", format_count(found.done, "rollout"), kept)
+    _log.info("resuming after %s in %s", format_count(found.done, "rollout"), kept)
     return found

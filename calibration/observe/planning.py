@@ -15,7 +15,7 @@ __all__ = ["planned_nbytes"]
 
 
 def planned_nbytes(graphs: Mapping[str, GraphFile]) -> int:
-    """Return the bytes of the statistics of some graphs, without those of the cache."""
+    """Return the size in bytes of the statistics of some graphs, without those of the cache."""
     linears = {stage: find_linears(graph) for stage, graph in graphs.items()}
     sites = sites_of(linears.values())
     channels = {(stage, sites[one.name]): one.inputs for stage, found in linears.items() for one in found}

@@ -1,4 +1,4 @@
-"""Where an 8 bit type should clip: from a histogram to the largest value that is still represented."""
+"""Choice of clipping ranges: from a histogram to the largest value that the 8 bit type represents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METHODS: tuple[str, ...] = get_args(Method)
 Floats = npt.NDArray[np.float64]
 
 _PERCENTILE = 0.9999
-# Clips that are tried, as parts of the largest value.
+# Clips that are tried, as fractions of the largest value.
 _PARTS = 2.0 ** (-np.arange(25) / 8)
 _ENTROPY_BINS = 2048
 
@@ -30,11 +30,11 @@ def choose_amax(
     """Return the value at which a tensor clips.
 
     Args:
-        method: "max" clips nothing; "percentile" keeps 99.99 % of the values; "mse" has the least error in the
-            products; "entropy" has the least Kullback-Leibler divergence (Migacz 2017), and is for INT8.
-        histogram: Of each channel, [channels, BINS].
+        method: "max" clips nothing; "percentile" keeps 99.99 % of the values; "mse" minimizes the error of the
+            products; "entropy" minimizes the Kullback-Leibler divergence (Migacz 2017), and is for INT8.
+        histogram: Histogram of each channel, [channels, BINS].
         amax: Largest value of each channel, [channels].
-        weights: How much a channel's squared error counts: the squared norm of the weights it meets, [channels].
+        weights: Weight of each channel's squared error: the squared norm of its column of weights, [channels].
         kind: The 8 bit type.
     """
     highest = float(amax.max(initial=0.0))
@@ -65,20 +65,20 @@ def _percentile(pooled: Floats) -> float:
 
 
 def _divergence(pooled: Floats, clip: float) -> float:
-    """Return the divergence of what 128 levels make of a distribution that is clipped, from what it was."""
+    """Return the divergence between a distribution and its form clipped and quantized to 128 levels."""
     wanted = _linear(pooled, clip)
     levels = wanted.reshape(128, -1)
     filled = levels > 0
     spread = np.where(filled, levels.sum(1, keepdims=True) / np.maximum(filled.sum(1, keepdims=True), 1), 0.0)
     p, q = wanted / wanted.sum(), spread.reshape(-1) / spread.sum()
-    # The clipped values count in the last bin of what is wanted, and not among the levels: clipping costs.
+    # Clipped values count in the last bin of the wanted distribution but not among the levels, so that clipping costs.
     outside = pooled[clip < CENTERS].sum() / max(pooled.sum(), 1)
     seen = p > 0
     return float((1 - outside) * np.sum(p[seen] * np.log(p[seen] / np.maximum(q[seen], 1e-12))) + outside * np.log(1e6))
 
 
 def _linear(pooled: Floats, clip: float) -> Floats:
-    """Spread bins that are even in the logarithm over even ones from 0 to ``clip``."""
+    """Resample logarithmic bins to linear ones from 0 to ``clip``."""
     cumulative = np.concatenate([[0.0], np.cumsum(pooled)])
     at = np.interp(np.linspace(0, clip, _ENTROPY_BINS + 1), EDGES, cumulative)
     spread: Floats = np.diff(at) + 1e-9

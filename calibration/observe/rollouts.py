@@ -1,4 +1,4 @@
-"""Real rollouts to observe on: from every state of the cache, at every part of the denoising, seeded."""
+"""Seeded rollouts for observation, covering every state of the cache and every part of the denoising."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PARTS", "Rollout", "Strata", "cache_state", "plan_rollouts", "run_rollout", "wrapping_chunks"]
 
-# A chunk's denoising steps are sampled once in each of so many equal parts.
+# A chunk's denoising steps are sampled once in each of this many equal parts.
 PARTS = 3
 # Chunks beyond the one that fills the cache: enough to see it overwrite itself.
 _BEYOND = 2
@@ -33,12 +33,12 @@ Observer = Callable[[str, Mapping[str, Array]], None]
 
 @dataclass(frozen=True)
 class Rollout:
-    """One run of all requests of a lane side by side.
+    """One run of all requests of a lane together.
 
     Attributes:
         index: Its number.
-        clips: Which clip each request goes on from.
-        lead: Latent frames given first whose fill is not observed, because it is padded to a chunk.
+        clips: Index of the clip that each request continues from.
+        lead: Latent frames given first; their fill is padded to a chunk and is not observed.
         given: Latent frames given after them, whole chunks.
         chunks: Autoregressive steps.
     """
@@ -52,12 +52,12 @@ class Rollout:
 
 @dataclass
 class Strata:
-    """How many runs were observed, by ``fill, empty`` or ``denoise, wrapped, part 2 of 3``."""
+    """Counts of observed runs, by ``fill, empty`` or ``denoise, wrapped, part 2 of 3``."""
 
     counts: dict[str, int] = field(default_factory=dict)
 
     def count(self, name: str) -> None:
-        """Count one."""
+        """Count one run."""
         self.counts[name] = self.counts.get(name, 0) + 1
 
 
@@ -65,11 +65,11 @@ def plan_rollouts(geometry: Geometry, data: CalibrationSet, samples: int, steps:
     """Plan rollouts in which at least ``samples`` denoising runs are observed.
 
     They begin with one to as many given chunks as fit, in turn, so that the cache holds generated latent frames in one
-    and real ones in another, and each goes on until the cache has wrapped. Where the slots are no multiple of a chunk,
-    every other one begins with the remainder, so that a cache is seen that is exactly full.
+    and real ones in another, and each continues until the cache has wrapped. Where the slots are not a multiple of a
+    chunk, every other rollout begins with the remainder, so that an exactly full cache is observed.
 
     Raises:
-        CalibrationError: No sample is wanted, or absolute positions leave no room for one chunk.
+        CalibrationError: ``samples`` is below 1, or absolute positions leave no room for one chunk.
     """
     if samples < 1:
         raise CalibrationError(f"--samples must be at least 1, got {samples}")
@@ -111,14 +111,14 @@ def run_rollout(
     """Run one rollout and show every fill and the sampled denoising runs to ``observe``.
 
     Args:
-        model: In float32, on ``backend``.
-        backend: Whose tap is set meanwhile.
-        rollout: What to run.
-        data: Where its clips are.
-        observe: Gets the stage and every tensor of the run.
-        seed: Of all noise and of the choice of steps.
+        model: Float32 model, loaded on ``backend``.
+        backend: Backend; its tap is set during the rollout.
+        rollout: The rollout to run.
+        data: The set of its clips.
+        observe: Called with the stage and every tensor of the run.
+        seed: Seed of all noise and of the choice of steps.
         options: Further arguments of :meth:`Model.session`.
-        strata: Counted up.
+        strata: Counts to increment.
         on_step: Called after each denoising step.
     """
     drawn = np.random.default_rng([seed, rollout.index])
@@ -144,7 +144,7 @@ def run_rollout(
 
 
 def cache_state(geometry: Geometry, written: int) -> str:
-    """Name the state of a cache into which so many latent frames were written."""
+    """Return the state of a cache after ``written`` latent frames: empty, filling, full or wrapped."""
     if written == 0:
         return "empty"
     if written < geometry.slots:
@@ -153,7 +153,7 @@ def cache_state(geometry: Geometry, written: int) -> str:
 
 
 def wrapping_chunks(geometry: Geometry) -> int:
-    """Return as many chunks as fill the cache from one latent frame, wrap it, and read it then, if positions last."""
+    """Return the chunks that fill the cache from one latent frame, wrap it and read it, as far as positions allow."""
     g = geometry
     chunks = -(-g.slots // g.chunk_frames) + 1
     if g.positions.limit is not None:
@@ -167,7 +167,7 @@ def _sessions(model: Model, rollout: Rollout, seed: int, options: Mapping[str, A
 
 
 def _give(session: Session, geometry: Geometry, clip: Array, rollout: Rollout, watched: dict[str, str]) -> None:
-    """Give the clip's first latent frames, chunk by chunk; watch every whole one."""
+    """Give the clip's first latent frames, chunk by chunk; observe the fill of every whole chunk."""
     watched.pop(Stage.FILL, None)
     if rollout.lead:
         session.start(clip[: rollout.lead])
@@ -183,7 +183,7 @@ def _observed_chunk(
     watched: dict[str, str],
     on_step: Callable[[], None],
 ) -> None:
-    """Make one chunk of every session; watch one denoising step in each part, and every fill."""
+    """Generate one chunk in every session; observe one denoising step in each part, and every fill."""
     steps = sessions[0].table.steps
     state = cache_state(geometry, sessions[0].next_latent_frame)
     parts = np.array_split(np.arange(steps), min(PARTS, steps))

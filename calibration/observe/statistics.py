@@ -1,8 +1,8 @@
-"""What is kept of observed activations: for each channel a histogram over powers of two, its mean and its maximum.
+"""Statistics of observed activations: for each channel a logarithmic histogram, the mean and the maximum.
 
-Bins that are even in the logarithm serve every later question from one pass: a smoothing factor shifts a channel's
-histogram, and ranges are chosen afterwards by any method. How channels go together is kept within blocks of at most
-256, so that the memory is channels x 2 x 256 x 4 bytes, whatever is observed.
+One pass with logarithmic bins suffices: a smoothing factor shifts a channel's histogram, and ranges are chosen
+afterwards by any method. Correlations of channels are kept within blocks of at most 256, so that the memory is
+channels x 2 x 256 x 4 bytes, whatever is observed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ __all__ = ["BINS", "CENTERS", "EDGES", "PER_OCTAVE", "ChannelStatistics"]
 
 Floats = npt.NDArray[np.float64]
 PER_OCTAVE = 8
-_LOWEST, _HIGHEST = -16, 16  # FP16 ends at 2^16; below 2^-16 nothing matters to an 8 bit scale
+_LOWEST, _HIGHEST = -16, 16  # FP16's maximum is below 2^16; values below 2^-16 do not affect an 8 bit scale
 BINS = (_HIGHEST - _LOWEST) * PER_OCTAVE
 _BLOCK = 256
-# Where the bins meet, BINS + 1 of them.
+# Edges of the bins, [BINS + 1].
 EDGES: Floats = np.concatenate([[0.0], 2.0 ** (_LOWEST + np.arange(1, BINS + 1) / PER_OCTAVE)])
-# The middle of each bin; the lowest bin holds zeros and all that is smaller.
+# Center of each bin; the lowest bin counts zeros and all smaller values.
 CENTERS: Floats = 2.0 ** (_LOWEST + (np.arange(BINS) + 0.5) / PER_OCTAVE)
 CENTERS[0] = 0.0
 
@@ -32,12 +32,12 @@ class ChannelStatistics:
     """Statistics of the absolute values of one tensor, by channel.
 
     Attributes:
-        amax: Largest value of each channel, over everything that was seen, [channels].
-        total: Sum of each channel's means (signed), one for each observation, [channels].
-        count: Observations.
-        histogram: Values in each bin, of a part of the rows, uint32 [channels, BINS].
+        amax: Largest value of each channel over all observations, [channels].
+        total: Sum over observations of each channel's signed mean, [channels].
+        count: Number of observations.
+        histogram: Values in each bin, of a sample of the rows, uint32 [channels, BINS].
         products: Sum of the products of channels over the same rows, float32 [blocks, size, size]; the last block is
-            filled with zeros.
+            padded with zeros.
     """
 
     amax: npt.NDArray[np.float32]
@@ -48,7 +48,7 @@ class ChannelStatistics:
 
     @classmethod
     def empty(cls, channels: int) -> ChannelStatistics:
-        """Return statistics of nothing."""
+        """Return statistics without observations."""
         blocks = -(-channels // _BLOCK)
         size = -(-channels // blocks)
         return cls(
@@ -61,7 +61,7 @@ class ChannelStatistics:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of it."""
+        """Size in bytes."""
         return self.amax.nbytes + self.total.nbytes + self.histogram.nbytes + self.products.nbytes
 
     @property
@@ -75,7 +75,7 @@ class ChannelStatistics:
         """Add an observation.
 
         Args:
-            rows: Some vectors of the tensor, [n, channels].
+            rows: Sampled vectors of the tensor, [n, channels].
             amax: Largest absolute value of each channel over all vectors, [channels].
             mean: Mean of each channel over all vectors, [channels].
         """
@@ -92,13 +92,13 @@ class ChannelStatistics:
     def scaled(self, factors: Floats) -> ChannelStatistics:
         """Return the statistics of the same tensor with each channel multiplied by a positive factor, [channels].
 
-        The histograms move by whole bins, so that factors other than powers of 2^(1/8) are rounded to them there.
+        Histograms move by whole bins: for them, factors are rounded to powers of 2^(1/8).
         """
         moves = np.rint(np.log2(factors) * PER_OCTAVE).astype(np.int64)
         places = np.arange(BINS)[None] - moves[:, None]
         moved = np.take_along_axis(self.histogram, np.clip(places, 0, BINS - 1), axis=1)
         moved = np.where((places >= 1) & (places < BINS), moved, 0).astype(np.uint32)
-        # Nothing may be lost: what leaves at either end stays in the last bin there.
+        # Values shifted beyond either end stay in the last bin there, so that no count is lost.
         moved[:, 0] += (self.histogram.sum(1) - moved.sum(1)).astype(np.uint32)
         split = self._split(factors[None])
         products = (self.products * split.transpose(0, 2, 1) * split).astype(np.float32)
@@ -119,7 +119,7 @@ class ChannelStatistics:
         return mean
 
     def _split(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return vectors [n, channels] by blocks, [blocks, n, size]."""
+        """Return vectors [n, channels] split into blocks, [blocks, n, size]."""
         blocks, size, _ = self.products.shape
         filled = np.pad(rows, ((0, 0), (0, blocks * size - rows.shape[1])))
         return filled.reshape(len(rows), blocks, size).transpose(1, 0, 2)

@@ -1,4 +1,4 @@
-"""A backend that lets one look at the tensors of every run, by address and without a copy."""
+"""A backend that shows the tensors of every run to a callback, without a copy."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 __all__ = ["Tap", "TappedBackend"]
 
 Array = npt.NDArray[Any]
-# Gets "fill" or "denoise", and a view of every input and output by name. The views are the lane's own memory and are
-# valid during the call only; inputs still hold what the run read.
+# Called with "fill" or "denoise", and a view of every input and output by name. The views are the lane's memory and are
+# valid during the call only; inputs still contain the values that the run read.
 Tap = Callable[[str, Mapping[str, Array]], None]
 
 
 class TappedBackend:
-    """Runs everything on another backend whose tensors are in host memory.
+    """Wrapper of a backend with tensors in host memory that calls a tap after each run.
 
     Attributes:
-        tap: Called after each run of a fill or denoise graph; None for nothing. The only attribute that can be set.
+        tap: Called after each run of a fill or denoise graph, or None. The only attribute that can be set.
     """
 
     __slots__ = ("_inner", "tap")
@@ -40,7 +40,7 @@ class TappedBackend:
 
     @property
     def device_name(self) -> str:
-        """What it runs on."""
+        """The inner backend's device."""
         return self._inner.device_name
 
     @property
@@ -72,16 +72,16 @@ class _TappedProgram:
 
     @property
     def scratch_nbytes(self) -> int:
-        """The inner program's."""
+        """Scratch memory of the inner program in bytes."""
         return self._inner.scratch_nbytes
 
     @property
     def capturable(self) -> bool:
-        """A captured run would not come by here."""
+        """False: replayed graphs would bypass the tap."""
         return False
 
     def bind(self, device: Device, addresses: Mapping[str, int], scratch: int = 0) -> Call:
-        """Bind, and remember where the tensors are."""
+        """Bind the inner program, and store the tensors' addresses."""
         call, graph = self._inner.bind(device, addresses, scratch), self._source.graph
         views = {spec.name: _view(spec, addresses[spec.name]) for spec in (*graph.inputs, *graph.outputs)}
         return _TappedCall(self._backend, call, self._source.stage, views)
@@ -96,7 +96,7 @@ class _TappedCall:
         self._backend, self._inner, self._stage, self._views = backend, inner, stage, views
 
     def enqueue(self) -> None:
-        """Run once, then let the tap look."""
+        """Run once, then call the tap."""
         self._inner.enqueue()
         if self._backend.tap is not None:
             self._backend.tap(self._stage, self._views)

@@ -1,3 +1,3 @@
-"""A precision compared with a reference over a rollout."""
+"""Verification: a precision compared with a reference over rollouts."""
 
 from __future__ import annotations

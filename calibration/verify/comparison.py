@@ -1,4 +1,4 @@
-"""Two precisions over the same rollouts: free-running, where errors come back through the cache, and teacher-forced."""
+"""Comparison of two precisions over the same rollouts: free-running, where errors accumulate, and teacher-forced."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
     "given_frames",
 ]
 
-# What a comparison with a teacher-forced run tells, and what it tells beside that of pictures.
+# Figures of a comparison with a teacher-forced run, and the additional ones of pictures.
 FIGURES = ("free-psnr", "drift", "teacher-psnr", "teacher-relative-l2", "cache-relative-l2", "teacher-drift")
 PICTURE_FIGURES = ("free-picture-psnr", "teacher-picture-psnr", "free-picture-ssim", "teacher-picture-ssim")
 
@@ -43,12 +43,12 @@ Curve = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Contender:
-    """What is judged.
+    """Model that is compared with the reference.
 
     Attributes:
-        model: Loaded, of any backend and device.
-        scales: How it stores its cache, empty for floating point; None leaves out the teacher-forced run.
-        given: What is done to the latent frames that its rollout goes on from; None for nothing.
+        model: Loaded model, of any backend and device.
+        scales: Scales of its cache, empty for floating point; None skips the teacher-forced run.
+        given: Function applied to the latent frames that its rollout continues from, or None.
     """
 
     model: Model
@@ -58,14 +58,14 @@ class Contender:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a precision costs, by autoregressive step.
+    """Errors of a precision by autoregressive step.
 
     Attributes:
         free: Metrics of free-running rollouts, the mean over seeds, one value for each chunk.
-        teacher: The same where each chunk is made from the reference's cache; empty where there was no such run.
+        teacher: Metrics with each chunk made from the reference's cache; empty without a teacher-forced run.
         cache: Relative L2 of K and V that a fill writes, over the reference's latents; one value for each chunk.
         free_by_seed: PSNR of each seed's free-running chunks, [seeds, chunks].
-        frames: Pixel frames of the first seed, the reference's and the others', or None without a codec.
+        frames: Pixel frames of the first seed, the reference's and the contender's, or None without a codec.
     """
 
     free: Curve
@@ -92,7 +92,7 @@ class Comparison:
 
     @classmethod
     def mean(cls, several: Sequence[Comparison]) -> Comparison:
-        """Return the mean of comparisons of as many rollouts each."""
+        """Return the mean of comparisons with equal numbers of rollouts."""
         return cls(
             free=_mean_curve([one.free for one in several]),
             teacher=_mean_curve([one.teacher for one in several]),
@@ -103,9 +103,9 @@ class Comparison:
 
 
 def drift(errors: Sequence[float]) -> float:
-    """Return how much larger errors are at the end than early on: mean of steps 11 on over that of steps 4 to 10.
+    """Return the ratio of late to early errors: the mean from step 11 on over the mean of steps 4 to 10.
 
-    A shorter rollout is cut in the same proportions: the last half over the rest, the first three twentieths left out.
+    A shorter rollout is split in the same proportions: the last half over the rest, without the first three twentieths.
     """
     count = len(errors)
     half, first = count // 2, 3 * count // 20
@@ -114,7 +114,7 @@ def drift(errors: Sequence[float]) -> float:
 
 
 def given_frames(model: Model, clips: Sequence[Latents], seeds: Sequence[int]) -> list[Latents]:
-    """Return what each seed's rollout goes on from: a chunk and one of its clip's latent frames, or seeded normals."""
+    """Return the given latent frames of each seed's rollout: a chunk and one more of its clip, or seeded normals."""
     g = model.manifest.geometry
     count = min(g.chunk_frames + 1, g.slots)
     if clips:
@@ -135,16 +135,16 @@ def compare_rollouts(
     """Run every seed on the reference once and on every contender, with the same noise.
 
     Args:
-        reference: What is right, in float32.
-        contenders: What is judged, by name.
-        given: Latent frames that each rollout goes on from.
-        seeds: Of all noise, one for each rollout.
+        reference: Float32 reference.
+        contenders: Models to compare, by name.
+        given: Latent frames that each rollout continues from.
+        seeds: Seeds of all noise, one for each rollout.
         chunks: Autoregressive steps.
         options: Further arguments of :meth:`Model.session`.
-        on_progress: Called with the denoising steps done on either side and their number.
+        on_progress: Called with the denoising steps done by all models and their number.
 
     Returns:
-        What was found of each contender, by its name.
+        The comparison of each contender, by its name.
     """
     rows: dict[str, list[_Row]] = {name: [] for name in contenders}
     given_options = options or {}
@@ -168,13 +168,13 @@ def compare_rollouts(
 
 
 class _StepCount:
-    """Counts denoising steps over several sessions."""
+    """Counter of denoising steps over several sessions."""
 
     def __init__(self, on_progress: Callable[[int, int], None], chunks: int) -> None:
         self._on_progress, self._chunks, self._done = on_progress, chunks, 0
 
     def of(self, session: Session) -> Callable[[int], None]:
-        """Return what a session is to call after each step."""
+        """Return the callback of a session, called after each step."""
 
         def on_step(done: int) -> None:
             self._done += 1
@@ -185,7 +185,7 @@ class _StepCount:
 
 @dataclass(frozen=True)
 class _Forced:
-    """The chunks of a teacher-forced rollout, and the errors of what each fill wrote."""
+    """The chunks of a teacher-forced rollout, and the error of each fill."""
 
     latents: list[Latents] = field(default_factory=list)
     cache: list[float] = field(default_factory=list)
@@ -222,7 +222,7 @@ def _reference_rollout(
     options: Mapping[str, Any],
     count: _StepCount,
 ) -> tuple[Latents, dict[str, _Forced]]:
-    """Return the reference's chunks, and what each teacher-forced session made of them."""
+    """Return the reference's chunks, and the results of each teacher-forced session."""
     wanted: list[Latents] = []
     found = {name: _Forced() for name in forced}
     with model.session(seed=seed, **options) as session:
@@ -251,7 +251,7 @@ def check_alike(reference: Model, model: Model) -> None:
 
 
 def _traits(manifest: Manifest) -> dict[str, Any]:
-    """Return by name what the bundles of one model have in common."""
+    """Return the properties that all bundles of a model share, by name."""
     schedule = {f"schedule.{name}": value for name, value in dataclasses.asdict(manifest.schedule).items()}
     return {"prediction": manifest.prediction, **schedule, **dataclasses.asdict(manifest.geometry)}
 
@@ -273,7 +273,7 @@ def _mean_curve(curves: Sequence[Curve]) -> Curve:
 
 
 def _decode_both(model: Model, row: _Row) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]] | None:
-    """Return the last pixel frame of every chunk, the reference's and the others'."""
+    """Return the last pixel frame of every chunk, the reference's and the contender's."""
     if model.codec is None:
         return None
     shown = [np.concatenate([model.codec.decode(chunk)[-1:] for chunk in made]) for made in (row.wanted, row.made)]

@@ -1,4 +1,4 @@
-"""What is checked of an engine after its build: that it runs, agrees with ONNX Runtime, and is faster."""
+"""Checks of a built engine: it runs, agrees with ONNX Runtime, and is faster."""
 
 from __future__ import annotations
 
@@ -44,34 +44,34 @@ if TYPE_CHECKING:
 __all__ = ["check_engine"]
 
 _log = logging.getLogger("vdmrt")
-# Denoising steps of a chunk, and the work that a CPU does in well under a minute.
+# Denoising steps of a chunk, and the work of a CPU in well under a minute.
 _STEPS, _QUICK_FLOPS = 4, 2e12
-# Relative L2 of each chunk's latents, and of what its fill writes; quantized products are rounded at other places than
-# in ONNX Runtime.
+# Relative L2 of each chunk's latents, and of the K and V that its fill writes; quantized products are rounded at other
+# places than in ONNX Runtime.
 _AGREES, _AGREES_QUANTIZED = {FP32: 1e-3, FP16: 1e-2}, 5e-2
 
 
 def check_engine(
     bundle: Bundle, engine: Engine, *, full: bool = False, device: str | None = None, show: Show = hide_progress
 ) -> Engine:
-    """Run an engine through the backend that will run it, compare it, and write the result into its manifest.
+    """Run an engine in its backend, compare it with ONNX Runtime, and write the result into its manifest.
 
-    It makes chunks until the cache is full and has wrapped. Each is made from the cache of the same graphs in ONNX
-    Runtime on the CPU, as they were exported, so that errors do not add up; latents and what the fill writes are
-    compared. What would take minutes is left out, which a line says.
+    The engine makes chunks until the cache is full and has wrapped, each from the cache of the exported graphs in ONNX
+    Runtime on the CPU, so that errors do not accumulate; latents and the K and V that the fill writes are compared.
+    Checks that would take minutes are skipped, with a log message.
 
     Args:
-        bundle: Whose engine it is.
-        engine: Built from it, and trusted.
-        full: Whether to compare also where that takes minutes.
-        device: What the engine was built for, as "cuda:1"; None takes the first GPU for TensorRT, else the CPU.
+        bundle: Bundle of the engine.
+        engine: Engine built from it, trusted.
+        full: Whether to compare even where that takes minutes.
+        device: Device of the engine, such as "cuda:1"; None selects the first GPU for TensorRT, otherwise the CPU.
         show: Shows the progress.
 
     Returns:
         The engine with its checks.
 
     Raises:
-        EngineError: It does not run, or does not agree; its manifest says so, and it is never run again.
+        EngineError: It does not run, or does not agree; its manifest records that, and it is not run again.
     """
     trial = _Trial.of(bundle, engine, device or ("cuda" if engine.manifest.backend == "tensorrt" else "cpu"), full)
     checks = [*_run(trial, show)]
@@ -86,14 +86,14 @@ def check_engine(
 
 @dataclass(frozen=True)
 class _Trial:
-    """What is run.
+    """Settings of a check.
 
     Attributes:
-        bundle: Whose engine it is.
+        bundle: Bundle of the engine.
         engine: The engine.
-        device: What it runs on.
+        device: Device that it runs on.
         chunks: Autoregressive steps.
-        compares: Whether ONNX Runtime makes them too.
+        compares: Whether they are compared with ONNX Runtime's.
     """
 
     bundle: Bundle
@@ -104,7 +104,7 @@ class _Trial:
 
     @classmethod
     def of(cls, bundle: Bundle, engine: Engine, device: str, full: bool) -> _Trial:
-        """Decide how much is run: all that is asked for, else what a CPU does quickly; a GPU alone wraps the cache."""
+        """Return settings: all if requested, else what a CPU does quickly; a GPU without comparison wraps the cache."""
         graphs, chunks = bundle.manifest.graphs[engine.manifest.precision], wrapping_chunks(bundle.manifest.geometry)
         chunk_flops = graphs[Stage.FILL].flops + _steps(bundle) * graphs[Stage.DENOISE].flops
         compares = full or chunk_flops <= _QUICK_FLOPS
@@ -112,17 +112,17 @@ class _Trial:
         if not compares:
             _log.info("not compared with ONNX Runtime, which would take minutes; ask for it with --check full")
         if not wraps:
-            _log.info("one chunk is run, which does not fill the cache; --check full goes on until it has wrapped")
+            _log.info("one chunk is run, which does not fill the cache; --check full runs until it has wrapped")
         return cls(bundle, engine, device, chunks if wraps else 1, compares)
 
     @property
     def precision(self) -> Precision:
-        """Of the graphs."""
+        """Precision of the graphs."""
         return self.engine.manifest.precision
 
     @property
     def backend(self) -> str:
-        """What runs the engine."""
+        """Name of the backend that runs the engine."""
         return self.engine.manifest.backend
 
     @property
@@ -131,7 +131,7 @@ class _Trial:
         return _steps(self.bundle)
 
     def session_arguments(self) -> dict[str, Any]:
-        """Return what the sessions are made with."""
+        """Return the arguments of the sessions."""
         g = self.bundle.manifest.geometry
         text = np.random.default_rng(0).standard_normal((g.text_tokens, g.text_width), np.float32)
         return {"seed": 0, "steps": self.steps, "text": text if g.text_width else None}
@@ -151,14 +151,14 @@ class _Trial:
 
 @dataclass
 class _Found:
-    """What a rollout showed.
+    """Results of a rollout.
 
     Attributes:
-        states: Of the cache, in which a chunk was made.
-        step_ms: Of the engine's denoising steps.
-        reference_ms: Of ONNX Runtime's.
-        latents: Relative L2 of each chunk that was compared.
-        cache: The same of what the fill wrote.
+        states: States of the cache in which a chunk was made.
+        step_ms: Times of the engine's denoising steps.
+        reference_ms: Times of ONNX Runtime's denoising steps.
+        latents: Relative L2 of each compared chunk.
+        cache: Relative L2 of the K and V that each fill wrote.
     """
 
     states: dict[str, None] = field(default_factory=dict)
@@ -169,7 +169,7 @@ class _Found:
 
 
 def _run(trial: _Trial, show: Show) -> Iterator[Check]:
-    """Yield whether the engine runs, and how it compares."""
+    """Yield the checks: whether the engine runs, and how it compares."""
     found = _Found()
     try:
         with trial.load() as model, show(f"checking with {trial.backend}, denoising steps") as on_progress:
@@ -186,19 +186,19 @@ def _run(trial: _Trial, show: Show) -> Iterator[Check]:
 
 
 class _Steps:
-    """Counts denoising steps of several chunks."""
+    """Counter of the denoising steps of several chunks."""
 
     def __init__(self, on_progress: Any, trial: _Trial) -> None:
         self._on_progress, self._done, self._total = on_progress, 0, trial.chunks * trial.steps
 
     def count(self, done: int) -> None:
-        """Count one."""
+        """Count one step."""
         self._done += 1
         self._on_progress(self._done, self._total)
 
 
 def _roll(trial: _Trial, model: Model, steps: _Steps, found: _Found) -> None:
-    """Let the engine make chunks by itself."""
+    """Make chunks with the engine alone."""
     with model.session(**trial.session_arguments()) as session:
         session.start(trial.first())
         for _ in range(trial.chunks):
@@ -207,7 +207,7 @@ def _roll(trial: _Trial, model: Model, steps: _Steps, found: _Found) -> None:
 
 
 class _ReferenceFailed(Exception):
-    """ONNX Runtime cannot say what is right; its cause is the error."""
+    """ONNX Runtime cannot run the reference; ``__cause__`` is the error."""
 
 
 def _compare(trial: _Trial, model: Model, steps: _Steps, found: _Found) -> bool:
@@ -246,7 +246,7 @@ def _follow(trial: _Trial, right: Session, forced: TeacherForced, steps: _Steps,
 def _reference_chunks(
     trial: _Trial, session: Session, steps: _Steps, found: _Found
 ) -> Iterator[tuple[Snapshot, Latents]]:
-    """Yield where the reference stood before each chunk, and the chunk's latents."""
+    """Yield the reference's snapshot before each chunk, and the chunk's latents."""
     try:
         session.start(trial.first())
         for _ in range(trial.chunks):
@@ -288,7 +288,7 @@ def _judge(trial: _Trial, found: _Found) -> Iterator[Check]:
 
 
 def _race(trial: _Trial, show: Show) -> list[Check]:
-    """Time a quantized engine against a floating point one of the same bundle, denoising steps in turn."""
+    """Time a quantized engine against a floating point one of the same bundle, alternating denoising steps."""
     where: Mapping[str, Any] = {"backend": trial.backend, "device": trial.device, "verify": False}
     for against in (FP16, FP32):
         if against not in trial.bundle.manifest.graphs:
@@ -304,8 +304,8 @@ def _race(trial: _Trial, show: Show) -> list[Check]:
             show(f"timing {trial.precision} against {against}, chunks") as on_progress,
         ):
             found = time_in_turn(model, other, on_progress=on_progress)
-        told = describe_speed(trial.precision, against, found.ratio, found.interval.low, found.interval.high)
-        return [Check(f"faster than {against}", found.interval.low > 1, told, required=False)]
+        detail = describe_speed(trial.precision, against, found.ratio, found.interval.low, found.interval.high)
+        return [Check(f"faster than {against}", found.interval.low > 1, detail, required=False)]
     return []
 
 

@@ -1,4 +1,4 @@
-"""A teacher-forced run: every chunk of a model is made from another session's cache, so that errors do not add up."""
+"""Teacher-forced runs: every chunk is made from a reference session's cache, so that errors do not accumulate."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ Latents = npt.NDArray[np.float32]
 
 
 class TeacherForced:
-    """A session that follows a reference's, of any backend and device; both need the same seed and settings."""
+    """Session that follows a reference session, of any backend and device; both need the same seed and settings."""
 
     def __init__(self, model: Model, session: Session, scales: Mapping[str, CacheScales]) -> None:
-        """Take a session.
+        """Wrap a session.
 
         Args:
-            model: Whose session it is.
-            session: Used here alone, and closed by the caller.
-            scales: How the model stores its cache, by "k.0" and so on; empty for floating point.
+            model: Model of the session.
+            session: Session to use exclusively; the caller closes it.
+            scales: Scales of the model's cache, by "k.0" and so on; empty for floating point.
         """
         manifest = model.manifest
         graph, digest = model.bundle.graphs(model.precision)[Stage.FILL], manifest.graphs_sha256(model.precision)
@@ -43,7 +43,7 @@ class TeacherForced:
         self._scales = scales
 
     def make_chunk(self, before: Snapshot) -> Chunk:
-        """Make the chunk that the reference makes from where ``before`` was taken."""
+        """Generate the chunk that the reference generates from its snapshot ``before``."""
         self._session.adopt(self._translate(before))
         return self._session.step()
 
@@ -51,9 +51,9 @@ class TeacherForced:
         """Return the relative L2 error of K and V that a cache fill writes.
 
         Args:
-            before: Of the reference, taken before it made its chunk.
-            made: The reference's chunk, which is filled in.
-            reference: After the chunk.
+            before: Snapshot of the reference before its chunk.
+            made: The reference's chunk, with which the cache is filled.
+            reference: The reference's session after the chunk.
         """
         self._session.adopt(self._translate(before))
         self._session.extend(made)
@@ -64,7 +64,7 @@ class TeacherForced:
         return float(np.sqrt(np.square(made_of_it - right).sum() / max(np.square(right).sum(), 1e-12)))
 
     def _translate(self, snapshot: Snapshot) -> Snapshot:
-        """Return a snapshot of the reference with its tensors as the model stores them."""
+        """Return a snapshot of the reference, with tensors in the model's storage format."""
         tensors = {
             name: self._encode(value) if name == "cache" else value.astype(self._form.tensors[name][0], copy=False)
             for name, value in snapshot.tensors.items()
@@ -72,7 +72,7 @@ class TeacherForced:
         return dataclasses.replace(snapshot, tensors=tensors)
 
     def _encode(self, cache: Array) -> Array:
-        """Return a cache, [L, 2, rows, S·H, K, d] or [L, 2, rows, H, K·S, d], as the model stores it."""
+        """Return a cache, [L, 2, rows, S·H, K, d] or [L, 2, rows, H, K·S, d], in the model's storage format."""
         dtype = self._form.tensors["cache"][0]
         if not self._scales or cache.dtype == dtype:
             return cache.astype(dtype, copy=False)
@@ -83,7 +83,7 @@ class TeacherForced:
         return stored
 
     def _decode(self, stored: Array) -> Array:
-        """Return a cache in floating point, whichever way it is stored."""
+        """Return a stored cache in floating point."""
         if not self._scales or stored.dtype.kind == "f":
             return stored
         cache: Array = np.empty(stored.shape, np.float32)
@@ -92,12 +92,12 @@ class TeacherForced:
         return cache
 
     def _parts(self) -> list[tuple[int, int, CacheScales]]:
-        """Return the scales by layer and place: K first, then V."""
+        """Return the scales with layer and index: 0 for K, 1 for V."""
         named = [(name.split("."), one) for name, one in self._scales.items()]
         return [(int(layer), "kv".index(part), one) for (part, layer), one in named]
 
 
 def _factors(stored: CacheScales, cache: Array) -> Array:
-    """Return the factor of every head and channel, to multiply K or V of a layer with."""
+    """Return the factors by which K or V of a layer is multiplied, by head and channel."""
     heads = stored.factors.reshape(-1, cache.shape[-1])
     return np.tile(heads, (cache.shape[3] // len(heads), 1))[None, :, None]

@@ -1,4 +1,4 @@
-"""How like two results are: cosine, relative L2, PSNR, largest error, and SSIM of pictures."""
+"""Similarity metrics: cosine, relative L2, PSNR, largest error, and SSIM of pictures."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy.typing as npt
 __all__ = ["compare_latents", "compare_pictures", "psnr", "ssim"]
 
 Array = npt.NDArray[Any]
-# As Wang et al. 2004 have them.
+# Constants of Wang et al. 2004.
 _WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03
-# Two results that are the same have no finite PSNR; this one says so and can be averaged.
+# Equal results have an infinite PSNR; this finite value can be averaged.
 _BEST_PSNR = 150.0
 
 
@@ -20,9 +20,9 @@ def compare_latents(found: Array, wanted: Array, peak: float) -> dict[str, float
     """Compare latents of any shape.
 
     Args:
-        found: What is judged.
-        wanted: The reference.
-        peak: What PSNR is relative to: the range of the reference's latents.
+        found: Latents to judge.
+        wanted: The reference's latents.
+        peak: Peak value of PSNR: the range of the reference's latents.
     """
     one, other = found.astype(np.float64).ravel(), wanted.astype(np.float64).ravel()
     error = one - other
@@ -69,7 +69,7 @@ def _luma(picture: Array) -> Array:
 
 
 def _blurred(picture: Array) -> Array:
-    """Blur with a Gaussian window, where the whole of it fits; smaller pictures get a smaller one."""
+    """Blur with a Gaussian window where it fits entirely; smaller pictures get a smaller one."""
     width = min(_WINDOW, *picture.shape)
     window = np.exp(-((np.arange(width) - (width - 1) / 2) ** 2) / (2 * _SIGMA**2))
     window /= window.sum()

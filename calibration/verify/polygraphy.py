@@ -1,4 +1,4 @@
-"""What Polygraphy needs to look at a bundle's graphs and engines: inputs of a real rollout, and the commands."""
+"""Inputs and commands for Polygraphy: tensors of a real rollout for a bundle's graphs and engines."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ __all__ = ["write_polygraphy"]
 
 Array = npt.NDArray[Any]
 _STAGES = (Stage.FILL, Stage.DENOISE)
-# Largest difference between two backends that counts as none, relative and absolute.
+# Tolerance between two backends, relative and absolute.
 _TOLERANCE, _TOLERANCE_NARROW = 1e-3, 1e-2
 
 
 def write_polygraphy(bundle: Bundle, folder: Path) -> list[str]:
-    """Write inputs of every graph that is run, and return the commands of Polygraphy that use them.
+    """Write inputs for every graph, and return the Polygraphy commands that use them.
 
-    The graphs are those of the newest TensorRT engine, else those that ONNX Runtime would run. They are run in ONNX
-    Runtime on the CPU until the cache has wrapped, and what the last chunk's runs read is written.
+    The graphs are those of the newest TensorRT engine, otherwise those that ONNX Runtime would run. They run in ONNX
+    Runtime on the CPU until the cache has wrapped; the inputs are those of the last chunk's runs.
 
     Args:
-        bundle: Whose graphs.
-        folder: Gets a file for each graph; made where it is missing.
+        bundle: Bundle with the graphs.
+        folder: Folder for a file of each graph; created if missing.
 
     Returns:
         Lines for a shell.
 
     Raises:
-        CalibrationError: A file cannot be written, or an input is FP8, which NumPy does not have.
+        CalibrationError: A file cannot be written, or an input is FP8, which NumPy lacks.
     """
     engine = next(iter(list_engines(bundle, "tensorrt")), None)
     precision = engine.manifest.precision if engine else choose_precision(bundle, None, "onnxruntime")
@@ -66,7 +66,7 @@ def write_polygraphy(bundle: Bundle, folder: Path) -> list[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CalibrationError(f"{folder}: cannot be made: {error.strerror}") from error
+        raise CalibrationError(f"{folder}: cannot be created: {error.strerror}") from error
     lines: list[str] = []
     for stage, tensors in _observe(bundle, precision).items():
         inputs = folder / f"{stage}.{precision}.inputs.json"
@@ -76,7 +76,7 @@ def write_polygraphy(bundle: Bundle, folder: Path) -> list[str]:
 
 
 def _observe(bundle: Bundle, precision: Precision) -> dict[Stage, dict[str, Array]]:
-    """Return what each graph reads in the last chunk of a rollout, by stage and tensor."""
+    """Return each graph's inputs in the last chunk of a rollout, by stage and tensor."""
     tapped, graphs = TappedBackend(OnnxRuntimeBackend()), bundle.graphs(precision)
     seen: dict[Stage, dict[str, Array]] = {}
 
@@ -96,7 +96,7 @@ def _observe(bundle: Bundle, precision: Precision) -> dict[Stage, dict[str, Arra
 
 
 def _encode(tensors: Mapping[str, Array]) -> dict[str, dict[str, str]]:
-    """Return a feed as polygraphy.json writes it: a .npy file in base 64 for each tensor."""
+    """Return a feed in the format of Polygraphy's JSON: a .npy file in base 64 for each tensor."""
     feed = {}
     for name, tensor in tensors.items():
         file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""A bundle's float32 graphs: its own, or its FP16 graphs widened into a bundle of their own in a temporary folder."""
+"""Float32 reference of a bundle: its fp32 graphs, or its FP16 graphs widened into a temporary bundle."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = ["reference_bundle", "reference_graphs", "source_precision"]
 
 
 def source_precision(bundle: Bundle) -> Precision:
-    """Return the precision whose weights are quantized: fp32 where the bundle has it, else fp16.
+    """Return the precision that gives the weights to quantize: fp32 where the bundle has it, otherwise fp16.
 
     Raises:
-        BundleError: It has neither.
+        BundleError: The bundle has neither.
     """
     precision = FP32 if FP32 in bundle.manifest.graphs else FP16
     bundle.graphs(precision)
@@ -43,7 +43,7 @@ def reference_graphs(bundle: Bundle) -> dict[str, GraphFile]:
 
 
 def reference_bundle(bundle: Bundle, folder: Path) -> Bundle:
-    """Return a bundle with fp32 graphs: this one, or one made in ``folder``, codec and all."""
+    """Return a bundle with fp32 graphs: this one, or one created in ``folder``, with its codec."""
     if FP32 in bundle.manifest.graphs:
         return bundle
     (folder / "graphs").mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def reference_bundle(bundle: Bundle, folder: Path) -> Bundle:
 
 
 def _borrow(source: Path, target: Path) -> None:
-    """Have a file in another bundle: a hard link where the file system has them, else a copy."""
+    """Link a file into another bundle, or copy it where the file system lacks hard links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""The accuracy report: one HTML page that needs nothing else, with verdict, figures, curves, and frames."""
+"""The accuracy report: a self-contained HTML page with verdict, figures, curves, and frames."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ __all__ = ["render_report"]
 
 _MEANINGS = {
     "free-psnr": "PSNR of latents, free-running, mean over chunks",
-    "drift": "error late in a free-running rollout over the error early in it",
+    "drift": "late over early error of a free-running rollout",
     "teacher-psnr": "PSNR of latents, teacher-forced, mean over chunks",
     "teacher-relative-l2": "relative L2 error of latents, teacher-forced, mean over chunks",
-    "teacher-drift": "error late in a teacher-forced rollout over the error early in it",
+    "teacher-drift": "late over early error of a teacher-forced rollout",
     "cache-relative-l2": "relative L2 error of K and V that a cache fill writes, mean over chunks",
     "free-picture-psnr": "PSNR of decoded pictures, free-running, mean over chunks",
     "teacher-picture-psnr": "PSNR of decoded pictures, teacher-forced, mean over chunks",
     "free-picture-ssim": "SSIM of decoded pictures, free-running, mean over chunks",
     "teacher-picture-ssim": "SSIM of decoded pictures, teacher-forced, mean over chunks",
-    "largest-fp16": "largest value of a tensor that is FP16",
+    "largest-fp16": "largest value of an FP16 tensor",
     OVER_FP16: "free-running drift over that of FP16 from the same seeds",
 }
-# By metric: the title of its chart, and whether its axis starts at 0. What is near 1 is shown as its distance from 1.
+# By metric: the title of its chart, and whether its axis starts at 0. Metrics near 1 are shown as 1 minus the value.
 _CHARTS = {
     "psnr": ("PSNR of latents, dB", False),
     "relative_l2": ("Relative L2 error of latents", True),
@@ -56,10 +56,10 @@ _CHARTS = {
     "picture_ssim": ("1 − SSIM of pictures", True),
 }
 _MODES = (
-    "Free-running: each side goes on from what it made itself. Teacher-forced: each chunk is made from the reference's "
+    "Free-running: each model continues from its own chunks. Teacher-forced: each chunk is made from the reference's "
     "cache, so that errors do not accumulate."
 )
-# By how much the difference of pixels is amplified, to be seen.
+# Amplification of pixel differences, to make them visible.
 _GAIN = 8
 _FRAMES_PER_ROW = 10
 
@@ -68,10 +68,10 @@ def render_report(title: str, told: Mapping[str, str], comparison: Comparison, f
     """Return the page.
 
     Args:
-        title: What was compared.
+        title: Title of the page.
         told: Further facts by name.
-        comparison: What was found.
-        figures: What was measured, with limits where there are any.
+        comparison: The comparison's result.
+        figures: Measured figures, with their limits if any.
     """
     explained = [one if one.meaning else _explain(one) for one in figures]
     page = Page(title, subtitle=_subtitle(told), verdict=judge_figures(explained))

@@ -1,4 +1,4 @@
-"""What to measure; imported by the command line, so without numpy."""
+"""Request of a verification; imported by the command line, so without numpy."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["VerifyRequest"]
 
 @dataclass(frozen=True)
 class VerifyRequest(LoadOptions, SamplingOptions):
-    """What to measure; the names are the options of ``vdmrt verify``.
+    """Options of ``vdmrt verify``.
 
-    The options of loading and sampling are inherited: they say what runs the precision that is measured, which is the
-    last that the bundle has where none is named. The reference is float32 in ONNX Runtime on the CPU.
+    The inherited options of loading and sampling apply to the measured precision, by default the last one of the
+    bundle. The reference is float32 in ONNX Runtime on the CPU.
 
     Attributes:
         bundle: The bundle's folder.
         against: "fp32", or another bundle's folder, whose float32 graphs are the reference.
-        data: What rollouts go on from, as for ``vdmrt calibrate``; None draws seeded normals.
+        data: Clips that rollouts continue from, as for ``vdmrt calibrate``; None draws seeded normals.
         chunks: Autoregressive steps.
         seeds: Rollouts.
-        gates: Bounds by figure; None takes the default ones.
+        gates: Bounds by figure; None selects the default ones.
     """
 
     bundle: Path

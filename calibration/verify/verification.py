@@ -1,4 +1,4 @@
-"""The accuracy gate: a precision against a reference over long rollouts, as ``vdmrt verify`` does it."""
+"""The verification behind ``vdmrt verify``: a precision compared with a reference over long rollouts."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ _GUARDED_CHUNKS = 2
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found.
+    """Result of a verification.
 
     Attributes:
         bundle: The bundle's name.
-        accuracy: What now stands in model.json.
+        accuracy: The result as recorded in model.json.
         gates: The figures that have a limit.
         comparison: Every curve.
-        large: Tensors that are too large to be safe in FP16.
+        large: Tensors with values too large to be safe in FP16.
         recorded: Whether model.json could be written.
     """
 
@@ -108,7 +108,7 @@ class Verdict:
         return {name: value for name, value in self.accuracy.figures.items() if name not in gated}
 
     def describe(self) -> str:
-        """Describe it as two tables: figures with a limit, and the others."""
+        """Return two tables as text: figures with a limit, and the others."""
         one = self.accuracy
         return "\n".join(
             [
@@ -128,9 +128,9 @@ class Verdict:
         )
 
     def to_json(self) -> str:
-        """Return everything but the frames."""
+        """Return everything but the frames as JSON."""
         curves = {name: getattr(self.comparison, name) for name in ("free", "teacher", "cache", "free_by_seed")}
-        told = {
+        found = {
             "accuracy": encode(self.accuracy),
             "gates": [dataclasses.asdict(one) for one in self.gates],
             "missed": self.missed,
@@ -138,26 +138,26 @@ class Verdict:
             "large": [dataclasses.asdict(one) for one in self.large],
             "curves": curves,
         }
-        return json.dumps(told, indent=1)
+        return json.dumps(found, indent=1)
 
 
 def verify(request: VerifyRequest, *, model: Model | None = None, show: Show = hide_progress) -> Verdict:
-    """Compare, judge, and write the result into model.json.
+    """Compare a precision with its reference, judge the figures, and write the result into model.json.
 
-    A bundle that cannot be written is measured all the same; a warning says that the result is not recorded.
+    A bundle that cannot be written is measured too; a warning reports that the result is not recorded.
 
     Args:
-        request: What to measure, and what runs it.
-        model: Loaded already, of any backend and device, and left open; None loads it as the request says.
+        request: The options.
+        model: Loaded model, of any backend and device, left open; None loads it by the request.
         show: Shows the progress of each phase.
 
     Raises:
         CalibrationError: A gate names no figure, or the bundles are of different models.
-        BundleError: A bundle is altered, or does not have that precision.
+        BundleError: A bundle is altered, or does not contain that precision.
         MediaError: The data cannot be read.
-        EngineError: TensorRT was asked for, and no engine of that precision fits.
+        EngineError: TensorRT was requested, and no engine of that precision fits.
         BackendError: The backend is not installed, or does not run on the device.
-        ValueError: Both sides are the same graphs, run alike.
+        ValueError: The precision and its reference are the same graphs, run by the same backend.
     """
     need_packages("calibrate", "vdmrt verify", "onnx", "onnxruntime", fail=CalibrationError)
     bundle = open_bundle(request.bundle) if model is None else model.bundle
@@ -189,18 +189,18 @@ def verify(request: VerifyRequest, *, model: Model | None = None, show: Show = h
 
 
 def write_report(path: Path, verdict: Verdict) -> None:
-    """Write what was found as one HTML page, whole or not at all.
+    """Save a verdict as one HTML page, atomically.
 
     Raises:
         CalibrationError: The page cannot be written.
     """
     accuracy = verdict.accuracy
-    told = {"bundle": verdict.bundle, "precision": str(accuracy.precision), "against": accuracy.against}
-    told |= {"run by": accuracy.backend, "rollouts": _format_rollouts(accuracy)}
+    facts = {"bundle": verdict.bundle, "precision": str(accuracy.precision), "against": accuracy.against}
+    facts |= {"run by": accuracy.backend, "rollouts": _format_rollouts(accuracy)}
     title = f"Accuracy of {accuracy.precision} against {accuracy.against}"
     figures = [Figure(one.figure, one.measured, one.limit, one.passed) for one in verdict.gates]
     figures += [Figure(name, value) for name, value in verdict.others.items()]
-    page = render_report(title, told, verdict.comparison, figures)
+    page = render_report(title, facts, verdict.comparison, figures)
     write_file(path, page, fail=CalibrationError)
 
 
@@ -209,9 +209,9 @@ def _format_rollouts(accuracy: Accuracy) -> str:
 
 
 def _refuse_same(bundle: Bundle, precision: Precision, other: Bundle, against: str) -> None:
-    """Refuse two sides that cannot differ."""
+    """Raise ValueError where a precision and its reference cannot differ."""
     if FP32 not in other.manifest.graphs:
-        return  # then its FP16 graphs are widened, which makes other graphs
+        return  # its FP16 graphs are widened, so the graphs differ
     if other.manifest.graphs_sha256(FP32) == bundle.manifest.graphs_sha256(precision):
         known = ", ".join(map(str, bundle.manifest.graphs))
         raise ValueError(
@@ -221,7 +221,7 @@ def _refuse_same(bundle: Bundle, precision: Precision, other: Bundle, against: s
 
 
 def _figure_names(bundle: Bundle, precision: Precision, other: Bundle) -> list[str]:
-    """Return the figures that a comparison will have."""
+    """Return the names of a comparison's figures."""
     figures = [*FIGURES, "largest-fp16"]
     figures += PICTURE_FIGURES if other.manifest.codec is not None else ()
     return [*figures, *([OVER_FP16] if _has_control(bundle, precision) else [])]
@@ -233,7 +233,7 @@ def _has_control(bundle: Bundle, precision: Precision) -> bool:
 
 
 def _record(bundle: Bundle, accuracy: Accuracy) -> bool:
-    """Write the result into the bundle; where that cannot be written, warn and return False."""
+    """Write the result into the bundle; if it cannot be written, warn and return False."""
     try:
         record_measured(bundle, accuracy=[accuracy])
     except BundleError as error:
@@ -243,16 +243,16 @@ def _record(bundle: Bundle, accuracy: Accuracy) -> bool:
 
 
 class _Side:
-    """What is measured: a model that is loaded already, or how to load one.
+    """The measured model: loaded already, or loaded by the request.
 
     Attributes:
-        bundle: Of the model.
-        request: With the precision.
-        ran_on: What ran it, in one line; "" before it was loaded.
+        bundle: Bundle of the model.
+        request: Request with the precision.
+        ran_on: Backend and device that ran it, in one line; "" before it is loaded.
     """
 
     def __init__(self, bundle: Bundle, request: VerifyRequest, model: Model | None) -> None:
-        """Decide what runs it, before anything is loaded."""
+        """Choose the backend, before anything is loaded."""
         self.bundle, self.request, self._model = bundle, request, model
         self._resolution = resolve(bundle, request) if model is None else None
         self.ran_on = ""
@@ -268,7 +268,7 @@ class _Side:
 
     @contextmanager
     def opened(self) -> Iterator[Model]:
-        """Load the model, if it is not loaded, and close it then."""
+        """Load the model unless it is loaded; a model loaded here is closed at the end."""
         if self._resolution is None:
             assert self._model is not None, "a model or a resolution"
             loaded: AbstractContextManager[Model] = nullcontext(self._model)
@@ -280,7 +280,7 @@ class _Side:
 
 
 def _compare(side: _Side, other: Bundle, with_control: bool, show: Show) -> tuple[Comparison, Guard, Comparison | None]:
-    """Return the comparison, the guard that watched, and the comparison of the FP16 graphs that are its control."""
+    """Return the comparison, the FP16 guard, and the comparison of the FP16 graphs as control."""
     request, options = side.request, session_arguments(side.request)
     tapped = TappedBackend(OnnxRuntimeBackend(threads=request.threads))
     with ExitStack() as stack:
@@ -313,7 +313,7 @@ def _compare(side: _Side, other: Bundle, with_control: bool, show: Show) -> tupl
 
 
 def _watch(guard: Guard, model: Model, tapped: TappedBackend, first: Latents, options: Mapping[str, Any]) -> None:
-    """Let the guard see the given latent frames and the first chunks of a rollout."""
+    """Run the guard on the given latent frames and the first chunks of a rollout."""
     tapped.tap = guard.follow
     try:
         with model.session(seed=0, **options) as session:

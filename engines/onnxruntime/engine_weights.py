@@ -1,7 +1,7 @@
-"""The weights of optimized graphs: what is unchanged stays in the bundle, the rest lies once in a file of the engine.
+"""Weights of optimized graphs: unchanged ones stay in the bundle, changed ones are stored once in the engine's file.
 
-Weights are known by their content, not by name: an optimizer renames, and two stages share most of what it changes.
-Locations are relative to the bundle, which is where the runtime has ONNX Runtime look.
+Weights are identified by content, not by name: an optimizer renames them, and two stages share most changed ones.
+Locations are relative to the bundle, the folder in which ONNX Runtime resolves them.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ if TYPE_CHECKING:
 __all__ = ["EngineWeights"]
 
 _FILE = "weights.bin"
-# What ONNX Runtime and every CPU like: a cache line.
+# Alignment in bytes: a cache line.
 _ALIGNMENT = 64
 
 
 class EngineWeights:
-    """A file of weights in the making."""
+    """Writer of an engine's weights file."""
 
     def __init__(self, folder: Path, place: str) -> None:
-        """Write into a folder.
+        """Create a writer.
 
         Args:
-            folder: Where the file is written, and where the graphs lie whose weights are shared.
-            place: Where the file will lie in the end, relative to the bundle.
+            folder: Folder for the file; it contains the graphs that share weights.
+            place: Final folder of the file, relative to the bundle.
         """
         self._folder = folder
         self._path = folder / _FILE
         self._location = f"{place}/{_FILE}"
-        # Length and SHA-256 → where it lies and from which byte on.
+        # Length and SHA-256 → location and offset in bytes.
         self._known: dict[tuple[int, bytes], tuple[str, int]] = {}
 
     def know(self, model: onnx.ModelProto, location: str, path: Path) -> None:
-        """Learn the weights of a graph of the bundle, so that they are found again in what was made of it.
+        """Register the weights of a graph of the bundle, so that they are found in the optimized graph.
 
         Args:
             model: The graph.
-            location: Where its weights lie, relative to the bundle.
-            path: Where that is.
+            location: File of its weights, relative to the bundle.
+            path: Path of that file.
         """
         content = np.memmap(path, np.uint8, "r")
         for tensor in _external(model):
@@ -55,7 +55,7 @@ class EngineWeights:
             self._known.setdefault(_digest(data), (location, offset))
 
     def share(self, model: onnx.ModelProto) -> None:
-        """Point a graph, whose weights lie in a file beside it, at the bundle's weights and at the engine's own."""
+        """Point a graph with a weights file beside it at the weights of the bundle and of the engine."""
         tensors = _external(model)
         if not tensors:
             return
@@ -72,7 +72,7 @@ class EngineWeights:
                 _point(tensor, *self._known[digest], len(data))
 
     def finish(self) -> Artifact | None:
-        """Return the file, None where nothing had to be written."""
+        """Return the file, or None if no weight was changed."""
         if not self._path.is_file() or not self._path.stat().st_size:
             self._path.unlink(missing_ok=True)
             return None

@@ -1,4 +1,4 @@
-"""From a bundle to an ONNX Runtime engine: every graph rewritten and optimized once, instead of at each loading."""
+"""ONNX Runtime engine builds: every graph is rewritten and optimized once, instead of at each load."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
 __all__ = ["ModelOptions", "build_models", "load_onnxruntime", "model_key"]
 
 _log = logging.getLogger("vdmrt")
-# Part of an engine's key: raise it when what is done to a graph here changes.
+# Part of an engine's key: raise it when the processing of graphs here changes.
 _RECIPE = 2
 _TASK = "building engines of ONNX Runtime"
 _PROVIDER = "CPUExecutionProvider"
-# The first release that reads external weights of a graph in memory where it is told (1.20 looks where it runs).
+# First release that resolves external weights of an in-memory graph in a given folder (1.20 uses the working folder).
 _OLDEST = (1, 21)
 _FOLDER = "session.model_external_initializers_file_folder_path"
 _WEIGHTS = "session.optimized_model_external_initializers_file_name"
@@ -63,16 +63,17 @@ _WEIGHTS = "session.optimized_model_external_initializers_file_name"
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How graphs are optimized.
+    """Options of the graph optimization.
 
     Attributes:
-        level: How far ONNX Runtime goes: "all" may lay weights out for this very kind of CPU, "extended" does not.
+        level: ONNX Runtime's optimization level: "all" may change the layout of weights for this type of CPU,
+            "extended" does not.
     """
 
     level: Literal["extended", "all"] = "all"
 
     def to_manifest(self) -> dict[str, str]:
-        """Return what makes another engine, as text."""
+        """Return the options that affect the engine, as text."""
         return {"level": self.level, "recipe": str(_RECIPE)}
 
 
@@ -84,25 +85,25 @@ def build_models(
     force: bool = False,
     progress: Progress = _log.info,
 ) -> Engine:
-    """Optimize every stage's graph for ONNX Runtime on this machine's CPU, unless that is done.
+    """Optimize every stage's graph for ONNX Runtime on this machine's CPU, unless the engine exists.
 
-    Weights that come out as they went in stay where they are, in the bundle. What was changed (folded, cast, laid out
-    anew) goes into one file that the stages share.
+    Unchanged weights stay in the bundle. Changed ones (folded, cast, in another layout) are written to one file that
+    the stages share.
 
     Args:
-        bundle: Gets ``engines/<key>``.
-        precision: Of the graphs, or its name; None takes what :func:`~vdmrt.bundle.choose_precision` takes for ONNX
-            Runtime.
-        options: How to optimize; None takes every default.
-        force: Whether to build what is there already.
-        progress: Called with a line of text now and then, from any thread.
+        bundle: Bundle; the engine is written to its ``engines/<key>``.
+        precision: Precision of the graphs, or its name; None selects that of
+            :func:`~vdmrt.bundle.choose_precision` for ONNX Runtime.
+        options: Options of the optimization; None selects every default.
+        force: Whether to build an engine that exists already.
+        progress: Called with lines of text, from any thread.
 
     Raises:
         BackendError: ONNX Runtime is not installed or too old, or refuses a graph.
-        BundleError: The bundle does not have that precision, or a file of it was altered.
+        BundleError: The bundle does not contain that precision, or a file of it was altered.
         EngineError: onnx is not installed, or the engine cannot be written.
-        KeyboardInterrupt: It was interrupted.
-        ValueError: There is no such precision.
+        KeyboardInterrupt: The build was interrupted.
+        ValueError: ``precision`` is not a precision's name.
     """
     wanted = None if precision is None else Precision.parse(precision)
     module = load_onnxruntime()
@@ -146,14 +147,14 @@ def load_onnxruntime() -> Any:
 
 
 def check_version(version: str) -> None:
-    """Refuse a release that does not run what would be built.
+    """Check that a release can run the engines.
 
     Raises:
-        BackendError: It is too old.
+        BackendError: The release is too old.
     """
     if version_numbers(version) < _OLDEST:
         raise BackendError(
-            f"engines need ONNX Runtime {'.'.join(map(str, _OLDEST))} or newer, here is {version}; "
+            f"engines need ONNX Runtime {'.'.join(map(str, _OLDEST))} or newer, found {version}; "
             "pip install -U onnxruntime, or run the bundle without an engine"
         )
 
@@ -173,7 +174,7 @@ def _optimize(
     options: ModelOptions,
     progress: Progress,
 ) -> tuple[Path, Forms]:
-    """Write a stage's optimized graph into ``work`` and what it changed of the weights into ``weights``."""
+    """Write a stage's optimized graph into ``work`` and its changed weights into ``weights``."""
     import onnx
 
     model, forms = _read(bundle, stage, graph)
@@ -190,7 +191,7 @@ def _optimize(
 
 
 def _read(bundle: Bundle, stage: str, graph: Graph) -> tuple[onnx.ModelProto, Forms]:
-    """Return what ONNX Runtime's optimizer is given; weights stay in their file beside the graph."""
+    """Return the input of ONNX Runtime's optimizer; weights stay in their file beside the graph."""
     import onnx_ir
 
     from .rewrites import rewrite
@@ -211,12 +212,12 @@ def _save_optimized(
     options: ModelOptions,
     progress: Progress,
 ) -> None:
-    """Have ONNX Runtime write what it would run, with all weights in a file beside it."""
+    """Save the graph as optimized by ONNX Runtime, with all weights in a file beside it."""
     settings = module.SessionOptions()
     settings.graph_optimization_level = getattr(module.GraphOptimizationLevel, f"ORT_ENABLE_{options.level.upper()}")
     settings.optimized_model_filepath = str(path)
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-    settings.log_severity_level = 3  # or it warns of what the key is made for
+    settings.log_severity_level = 3  # no warning that the graph is for this machine only
     settings.add_session_config_entry(_FOLDER, str(folder))
     settings.add_session_config_entry(_WEIGHTS, path.with_suffix(".bin").name)
     if graph.quantized == FP8:
@@ -228,10 +229,10 @@ def _save_optimized(
     try:
         run_beside(run, stage, progress, Cancelled())
     except Exception as error:  # its exceptions share no base class
-        if path.stem in str(error):  # its own file, which it could not write
+        if path.stem in str(error):  # the output file could not be written
             raise EngineError(
-                f"{path.parent.parent}: the engine cannot be written: is the disk full? ONNX Runtime says {error}; "
-                "nothing was left"
+                f"{path.parent.parent}: the engine cannot be written: is the disk full? ONNX Runtime reports {error}; "
+                "no file was left"
             ) from error
         raise BackendError(f"{stage}: ONNX Runtime {module.__version__} does not optimize it: {error}") from error
 

@@ -1,11 +1,11 @@
-"""The form that ONNX Runtime's CPU provider gets of each function of a graph: operators that only it has.
+"""Rewrites of a graph's functions for ONNX Runtime's CPU provider, in operators specific to it.
 
-A call is replaced by its function's name, together with the projection that it alone reads, where that is faster. The
-arithmetic is the same but for the order of sums.
+A call is replaced according to its function's name, together with the projection that only it reads, where that is
+faster. The arithmetic is the same except for the order of sums.
 
-Denoising steps of CausalSTDiT2-S/2 in float32, in turn with the graph as it was exported (AMD EPYC, 2 threads,
-2026-11-25, ONNX Runtime 1.32.0): modulated norms alone 1.03 times as fast, spatial attention 1.045, cross-frame
-attention 1.015, attention over the cache 1.02, all of them 1.06.
+Denoising steps of CausalSTDiT2-S/2 in float32, alternating with the exported graph (AMD EPYC, 2 threads, 2026-11-25,
+ONNX Runtime 1.32.0): modulated norms alone 1.03 times as fast, spatial attention 1.045, cross-frame attention 1.015,
+attention over the cache 1.02, all together 1.06.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ def rewrite(model: ir.Model) -> Forms:
     """Replace every call of a function in place.
 
     Args:
-        model: A graph of a bundle, with static shapes; its weights may lie outside.
+        model: A graph of a bundle, with static shapes; its weights may be external.
 
     Returns:
-        How many calls took which form, by the function's name. A call that is ``AS_EXPORTED`` is left, with its body.
+        Number of calls replaced by each form, by the function's name. ``AS_EXPORTED`` calls are kept, with their body.
 
     Raises:
-        BuildError: There is a function that has no form here.
+        BuildError: A function has no form here.
     """
-    ShapeInferencePass()(model)  # a quantized graph has no shapes within
+    ShapeInferencePass()(model)  # a quantized graph lacks the shapes of inner tensors
     forms: dict[str, collections.Counter[str]] = {}
     calls = [node for node in model.graph if node.domain == FUNCTION_DOMAIN]
     for node in calls:
@@ -54,7 +54,7 @@ def rewrite(model: ir.Model) -> Forms:
             continue
         if node.op_type not in _FORMS:
             known = ", ".join(sorted({*_FORMS, _SPLIT}))
-            raise BuildError(f"ONNX Runtime has no form of '{FUNCTION_DOMAIN}.{node.op_type}', but of {known}")
+            raise BuildError(f"ONNX Runtime has no form of '{FUNCTION_DOMAIN}.{node.op_type}', only of {known}")
         tape = Tape()
         attributes = {name: attribute.value for name, attribute in node.attributes.items()}
         form, replaced = _FORMS[node.op_type](tape, *_operands(node), **attributes)
@@ -73,7 +73,7 @@ def rewrite(model: ir.Model) -> Forms:
 
 
 def _count_splits(model: ir.Model, calls: list[ir.Node], forms: dict[str, collections.Counter[str]]) -> None:
-    """Count the projections' splits: those that nothing reads any more went into the attention that did."""
+    """Count the projections' splits: those that are no longer read were merged into the attention."""
     splits = sum(node.op_type == _SPLIT for node in calls)
     if splits:
         left = sum(node.op_type == _SPLIT for node in model.graph)
@@ -81,12 +81,12 @@ def _count_splits(model: ir.Model, calls: list[ir.Node], forms: dict[str, collec
         forms[_SPLIT] = collections.Counter({form: count for form, count in counts.items() if count})
 
 
-# A form, and the value that stands for the call's; None where the call is left.
+# A form, and the value that replaces the call's output; None where the call is kept.
 _Made = tuple[str, ir.Value | None]
 
 
 def _attention(tape: Tape, query: ir.Value, key: ir.Value, value: ir.Value, scale: ir.Value) -> _Made:
-    """Projection and attention in one node, which lays q, k and v out as it multiplies, or attention alone."""
+    """Return projection and attention fused in one node, which also splits q, k and v, or attention alone."""
     batch, tokens, heads, size = _shape(query)
     attributes = {"num_heads": heads, "scale": _number(scale)}
     projection = _projection_of(query, key, value)
@@ -103,7 +103,7 @@ def _attention(tape: Tape, query: ir.Value, key: ir.Value, value: ir.Value, scal
 
 
 def _context_attention(tape: Tape, query: ir.Value, key: ir.Value, value: ir.Value, scale: ir.Value) -> _Made:
-    """Attention to keys and values that are given heads first, without its scores being written out."""
+    """Return fused attention to keys and values in heads-first layout."""
     batch, tokens, heads, size = _shape(query)
     rows = _reshape(tape, query, (batch, tokens, heads * size))
     attributes = {"num_heads": heads, "scale": _number(scale)}
@@ -114,7 +114,7 @@ def _context_attention(tape: Tape, query: ir.Value, key: ir.Value, value: ir.Val
 def _masked_attention(
     tape: Tape, query: ir.Value, key: ir.Value, value: ir.Value, scale: ir.Value, bias: ir.Value
 ) -> _Made:
-    """Read queries, keys and values as they were projected; only for one row, whose dimension can be left out."""
+    """Return attention over queries, keys and values in projected layout; only for one row, to drop its dimension."""
     if _shape(query)[0] != 1:
         return AS_EXPORTED, None
     scores = _scores(tape, query, key, scale)
@@ -134,7 +134,7 @@ def _cached_attention(
     bias: ir.Value,
     lengths: ir.Value,
 ) -> _Made:
-    """Read the chunk's queries, keys and values as they were projected, and the cache in place; only for one row."""
+    """Return attention over q, k and v in projected layout, and the cache in place; only for one row."""
     if _shape(query)[0] != 1:
         return AS_EXPORTED, None
     both = [
@@ -152,7 +152,7 @@ def _cached_attention(
 def _modulated_norm(
     tape: Tape, x: ir.Value, ones: ir.Value, scale: ir.Value, shift: ir.Value, *, epsilon: float
 ) -> _Made:
-    """Normalize, multiply and add in one pass, where all tokens share one modulation."""
+    """Return normalization, scale and shift in one operator, where all tokens share one modulation."""
     width = _shape(x)[-1]
     if not prod(_shape(scale)) == prod(_shape(shift)) == width:
         return AS_EXPORTED, None
@@ -170,7 +170,7 @@ _FORMS: dict[str, Callable[..., _Made]] = {
 
 
 def _projection_of(*parts: ir.Value) -> ir.Node | None:
-    """Return the floating-point product whose columns are cut into three parts of equal shape; None where none is."""
+    """Return the floating-point product with columns split into three parts of equal shape, or None."""
     cuts = [_producer(part, "Reshape") for part in parts]
     if len({_shape(part) for part in parts}) > 1 or not all(cuts):
         return None
@@ -191,7 +191,7 @@ def _producer(value: ir.Value | None, operator: str) -> ir.Node | None:
 
 
 def _scores(tape: Tape, query: ir.Value, key: ir.Value, scale: ir.Value, *, heads_first: bool = False) -> ir.Value:
-    """Return [heads, n, m]: a product may take its batch from the dimension after the first."""
+    """Return the scores [heads, n, m]; the product may take its batch from the second dimension."""
     attributes = {"alpha": _number(scale), "transBatchA": 1, "transBatchB": int(not heads_first), "transB": 1}
     return tape.op("FusedMatMul", [_without_row(tape, query), _without_row(tape, key)], attributes, domain=_DOMAIN)
 
@@ -219,13 +219,11 @@ def _operands(node: ir.Node) -> list[ir.Value]:
 
 def _shape(value: ir.Value) -> tuple[int, ...]:
     if value.shape is None or not value.shape.is_static():
-        raise BuildError(
-            f"the shape of '{value.name}' is not known, which graphs of a bundle have static; export again"
-        )
+        raise BuildError(f"the shape of '{value.name}' is unknown; graphs of a bundle need static shapes; export again")
     return tuple(value.shape.numpy())
 
 
 def _number(value: ir.Value) -> float:
     if value.const_value is None:
-        raise BuildError(f"the scale '{value.name}' of an attention is no constant of the graph; export again")
+        raise BuildError(f"the scale '{value.name}' of an attention is not a constant of the graph; export again")
     return float(value.const_value.numpy())

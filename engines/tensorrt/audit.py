@@ -1,4 +1,4 @@
-"""What a built plan really runs in: TensorRT's inspector held against the graph."""
+"""Audit of a built plan: precisions and copies of its layers, from TensorRT's engine inspector."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ...errors import EngineError
 
 __all__ = ["audit_layers", "check_precision", "check_quantized", "read_layers"]
 
-# The inspector writes "Row major linear FP16 format" for what TensorRT's own kernels read and "Half" for what its
-# compiler's do. What linears compute in is called here as in a precision.
+# The inspector writes "Row major linear FP16 format" for tensors of TensorRT's own kernels and "Half" for those of its
+# compiler. The types of linears have the names used for precisions.
 _SINGLE, _HALF = FP32.linears, FP16.linears
 _TYPES = (
     (r"BF(loat)?16", "bf16", 2), (r"FP16|Half", _HALF, 2), (r"FP32|Float", _SINGLE, 4), (r"FP8", FP8, 1),
@@ -24,15 +24,15 @@ _TYPES = (
 )  # fmt: skip
 _NBYTES = {name: nbytes for _, name, nbytes in _TYPES}
 _PRODUCT = re.compile(r"gemm|matrix_?multiply|matmul|fully_?connected|\bfc\b|mha|conv", re.IGNORECASE)
-# Kinds that neither compute nor move: waits between streams, and views.
+# Kinds that neither compute nor move data: waits between streams, and views.
 _IDLE = re.compile(r"^(signal|wait|noop|constant|reshape)$", re.IGNORECASE)
-# A whole subgraph of TensorRT's compiler, of which the inspector says nothing more (8.5).
+# A whole subgraph of TensorRT's compiler, without details from the inspector (8.5).
 _OPAQUE = re.compile(r"myelin|foreignnode", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One side of a layer: its name, its type ("fp16", ..., "" where it is not said), its shape."""
+    """An input or output of a layer: its name, its type ("fp16", ..., "" where it is not given), its shape."""
 
     name: str
     dtype: str
@@ -40,7 +40,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes, 0 where the type is not said."""
+        """Size in bytes, 0 where the type is not given."""
         return math.prod(self.shape) * _NBYTES.get(self.dtype, 0)
 
 
@@ -49,12 +49,12 @@ class Layer:
     """A layer of a built plan.
 
     Attributes:
-        name: As the inspector says it.
+        name: Name given by the inspector.
         kind: Its LayerType.
-        inputs: What it reads.
-        outputs: What it writes.
-        text: What says whether it multiplies: its kind, its tactic, and its name where the kind says nothing.
-        nodes: ONNX nodes that it holds.
+        inputs: Tensors that it reads.
+        outputs: Tensors that it writes.
+        text: Text that shows whether it is a matrix product: kind, tactic, and the name where the kind is unspecific.
+        nodes: ONNX nodes that it contains.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Layer:
 
     @property
     def dtype(self) -> str:
-        """What a product reads: half where anything floating is half, since sums may be kept in float32."""
+        """Type of a product's inputs: half if any floating-point input is half, since sums may be kept in float32."""
         found = [side.dtype for side in (*self.inputs, *self.outputs) if side.dtype in (_SINGLE, _HALF, "bf16")]
         reads = [side.dtype for side in self.inputs if side.dtype in (_SINGLE, _HALF, "bf16", *EIGHT_BITS)]
         small = [dtype for dtype in reads if dtype != _SINGLE]
@@ -84,21 +84,26 @@ class Layer:
 
 
 def read_layers(text: str) -> tuple[Layer, ...]:
-    """Read the inspector's JSON of any release; layers that are only named have no types.
+    """Parse the inspector's JSON of any release; layers given by name alone have no types.
 
     Raises:
-        EngineError: It is no such JSON.
+        EngineError: The text is not such JSON.
     """
     try:
         document = json.loads(text, strict=False)  # 8.6 and 10.0 write bare control characters
         layers = document["Layers"] if isinstance(document, dict) else document
         return tuple(_layer(item) for item in layers)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EngineError(f"TensorRT's inspector said nothing that can be read: {text[:80]!r}") from error
+        raise EngineError(f"TensorRT's inspector returned no readable JSON: {text[:80]!r}") from error
 
 
 def audit_layers(layers: tuple[Layer, ...], cache: Collection[str]) -> PlanAudit:
-    """Count what layers run in, and list those that only move the KV cache, of which the inputs' names are given."""
+    """Count the precisions of layers, and list the layers that only copy the KV cache.
+
+    Args:
+        layers: Layers of the plan.
+        cache: Names of the cache's input tensors.
+    """
     precisions = collections.Counter(_first_dtype(layer) for layer in layers)
     products = collections.Counter(layer.dtype for layer in layers if layer.is_product)
     unknown = products.pop("", 0) + sum(layer.is_opaque for layer in layers)
@@ -112,45 +117,45 @@ def audit_layers(layers: tuple[Layer, ...], cache: Collection[str]) -> PlanAudit
 
 
 def check_precision(stage: str, layers: tuple[Layer, ...], products: Mapping[str, str] | None, wanted: bool) -> None:
-    """Refuse a plan whose products run in float32 where the graph has them in half.
+    """Check that no product runs in float32 where the graph has it in half.
 
     Args:
-        stage: For the sentence.
-        layers: Of the plan.
-        products: Type of every product of the graph by its node's name; None where it is not known.
+        stage: Stage of the plan, for the message.
+        layers: Layers of the plan.
+        products: Type of every product of the graph by its node's name; None if unknown.
         wanted: Whether the graph has products in half.
 
     Raises:
-        EngineError: Names the layers.
+        EngineError: Such products exist; the message gives their number and one name.
     """
     if not wanted:
         return
     found = [layer for layer in layers if layer.is_product]
     half = {name for name, dtype in (products or {}).items() if dtype == "float16"}
     wrong = [layer.name for layer in found if layer.dtype == _SINGLE and half & layer.nodes]
-    # Where layers were fused out of sight, those in sight may well be the graph's own float32 islands.
+    # Where the inspector hides fused layers, the visible products may be those that the graph itself has in float32.
     in_sight = bool(found) and not any(layer.is_opaque for layer in layers)
     all_wrong = in_sight and all(layer.dtype == _SINGLE for layer in found)
     if wrong or all_wrong:
         names = wrong or [layer.name for layer in found]
         raise EngineError(
-            f"{stage}: fp16 was asked for, and {len(names)} of {len(found)} matrix products run in float32, such as "
+            f"{stage}: fp16 was requested, but {len(names)} of {len(found)} matrix products run in float32, such as "
             f"'{names[0]}'; the plan is not kept"
         )
 
 
 def check_quantized(stage: str, layers: tuple[Layer, ...], quantized: str) -> None:
-    """Refuse a plan none of whose products runs in the 8 bits that the graph asks for, where all of them are in sight.
+    """Check that some product runs in the graph's 8 bit type, where the inspector shows all of them.
 
     Raises:
-        EngineError: Says how many there are.
+        EngineError: None does; the message gives the number of products and their types.
     """
     found = [layer for layer in layers if layer.is_product]
     reads = {side.dtype for layer in found for side in layer.inputs}
     if found and quantized not in reads and not any(layer.is_opaque for layer in layers):
         raise EngineError(
-            f"{stage}: {quantized} was asked for, and none of {len(found)} matrix products reads it, but "
-            f"{', '.join(sorted(reads - {''})) or 'nothing that is said'}; the plan is not kept"
+            f"{stage}: {quantized} was requested, but none of {len(found)} matrix products reads it; they read "
+            f"{', '.join(sorted(reads - {''})) or 'unknown types'}; the plan is not kept"
         )
 
 
@@ -159,15 +164,15 @@ def _layer(item: Any) -> Layer:
         return Layer(item, "", (), (), item)
     name, kind = str(item.get("Name", "")), str(item.get("LayerType", ""))
     more = [str(item.get(key, "")) for key in ("ParameterType", "TacticName", "Metadata")]
-    # A layer's own name tells of many nodes where it was fused: what it is says its kind, where that is known.
+    # The name of a fused layer lists many nodes, so the kind decides where it is specific.
     text = " ".join([kind, *more[:2]] if kind.lower() not in ("", "kgen", "fusion") else [kind, *more[:2], name])
     sides = [tuple(_tensor(side) for side in item.get(key) or ()) for key in ("Inputs", "Outputs")]
     return Layer(name, kind, sides[0], sides[1], text, frozenset(_nodes(name, more[2])))
 
 
 def _tensor(side: Mapping[str, Any]) -> Tensor:
-    said = str(side.get("Format/Datatype", side.get("Datatype", "")))
-    dtype = next((name for pattern, name, _ in _TYPES if re.search(pattern, said, re.IGNORECASE)), "")
+    text = str(side.get("Format/Datatype", side.get("Datatype", "")))
+    dtype = next((name for pattern, name, _ in _TYPES if re.search(pattern, text, re.IGNORECASE)), "")
     shape = tuple(int(number) for number in side.get("Dimensions") or ())
     return Tensor(str(side.get("Name", "")), dtype, shape)
 
@@ -177,7 +182,7 @@ def _first_dtype(layer: Layer) -> str:
 
 
 def _nodes(name: str, metadata: str) -> Iterator[str]:
-    """Yield the ONNX nodes in a layer: its metadata says them, or its name, joined by plus signs."""
+    """Yield the ONNX nodes in a layer, from its metadata, or from its name, joined by plus signs."""
     yield from re.findall(r"\[ONNX Layer: ([^\]]+)\]", metadata)
     yield from (part.strip() for part in name.split(" + "))
 

@@ -1,9 +1,9 @@
-"""The form that TensorRT gets of each function of a graph: what its compiler fuses into one kernel, written out.
+"""Forms of a graph's functions for TensorRT: standard operators that its compiler fuses into one kernel.
 
-Its compiler fuses MatMul, Softmax and MatMul over one tensor of keys, and copies cached keys to align them whatever the
-graph says. The exported form of the attention over the cache, two products of each operand under one Softmax, costs it
-18 kernels instead of 5, and 253 MB moved instead of 175; a Split of the columns of q, k and v costs four kernels more a
-block than a Transpose into three parts (XL/2 in FP16, TensorRT for RTX 1.7.1, 2026-11-28).
+Its compiler fuses MatMul, Softmax and MatMul over one tensor of keys, and always copies cached keys to align them. The
+exported form of the attention over the cache, two products of each operand under one Softmax, takes 18 kernels instead
+of 5, and moves 253 MB instead of 175; a Split of the columns of q, k and v takes four kernels more in each block than a
+Transpose into three parts (XL/2 in FP16, TensorRT for RTX 1.7.1, 2026-11-28).
 """
 
 from __future__ import annotations
@@ -56,17 +56,17 @@ _FORMS = {"CachedAttention": ONE_KEY_TENSOR, "SplitProjection": THREE_VIEWS} | d
 
 
 def write_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Forms]:
-    """Return a model with TensorRT's form in the place of each call, and how many calls took which.
+    """Return a model with each call replaced by TensorRT's form, and the number of calls by form.
 
     Raises:
-        BuildError: There is a function that has no form here.
+        BuildError: A function has no form here.
     """
     import onnx.inliner
 
     calls = collections.Counter(node.op_type for node in model.graph.node if node.domain == FUNCTION_DOMAIN)
     for name in calls:
         if name not in _FORMS:
-            raise BuildError(f"TensorRT has no form of '{FUNCTION_DOMAIN}.{name}', but of {', '.join(sorted(_FORMS))}")
+            raise BuildError(f"TensorRT has no form of '{FUNCTION_DOMAIN}.{name}', only of {', '.join(sorted(_FORMS))}")
     for function in model.functions:
         if function.domain == FUNCTION_DOMAIN and function.name in _BODIES:
             function.CopyFrom(_parse(function))
@@ -75,7 +75,7 @@ def write_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Forms]:
 
 
 def _parse(exported: onnx.FunctionProto) -> onnx.FunctionProto:
-    """Return the function with the same name and opset, and the body that is here."""
+    """Return a function with the exported one's name and opset, and TensorRT's body."""
     import onnx
 
     (opset,) = (one.version for one in exported.opset_import if one.domain == "")

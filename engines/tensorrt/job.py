@@ -1,4 +1,4 @@
-"""A TensorRT build: what is built, with which release and how."""
+"""A TensorRT build job: precision, graphs, release and options."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class BuildJob:
 
     Attributes:
         tensorrt: The release, opened for a GPU.
-        precision: Of the graphs.
-        graphs: By stage.
-        options: How plans are built.
-        progress: Called with a line of text, from any thread.
+        precision: Precision of the graphs.
+        graphs: Graphs by stage.
+        options: Options of the build.
+        progress: Called with lines of text, from any thread.
     """
 
     tensorrt: TensorRT
@@ -45,6 +45,6 @@ class BuildJob:
 
 
 def describe_options(options: BuildOptions, tensorrt: TensorRT) -> dict[str, str]:
-    """Return what makes another plan of the same graphs, as text for the manifest and the key."""
+    """Return the options that affect the plans, as text for the manifest and the key."""
     constraints = {} if tensorrt.strongly_typed else {"constraints": str(CONSTRAINTS)}
     return {**options.to_manifest(), **constraints, "lowering": str(LOWERING)}

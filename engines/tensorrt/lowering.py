@@ -1,9 +1,8 @@
-"""Graphs as TensorRT is to parse them: functions written out in its forms, and for old releases in fewer operators.
+"""Lowering of graphs for TensorRT's parser: functions in TensorRT's forms, and for old releases fewer operators.
 
-A lowered graph is written beside the graph that it was made from, so that both share one weights file, and beside it a
-JSON file with what the build records, so that no onnx is needed where the plan is built. The parser of TensorRT 8.5
-takes opset 16 and no LayerNormalization; its networks are weakly typed, so that the type of every tensor is recorded
-too.
+A lowered graph is written beside its source graph, so that both share one weights file, together with a JSON file of
+the build's records, so that the build does not need onnx. The parser of TensorRT 8.5 supports opset 16 without
+LayerNormalization; its networks are weakly typed, so the type of every tensor is recorded too.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ __all__ = ["LOWERING", "GraphSource", "find_source", "lower_graphs", "needs_lowe
 # Part of a lowered graph's name and of an engine's key: raise it when the lowering changes.
 LOWERING = 2
 _OPSET, _IR = OLDEST_PARSER_OPSET, 8
-# What the exporter writes; quantized graphs of FP16 are newer.
+# Opset of the exporter; quantized graphs of FP16 have a newer one.
 _NEWEST_OPSET = 18
 _FIRST_UNLOWERED = (8, 6)
 _PRODUCTS = ("Gemm", "MatMul")
@@ -51,14 +50,14 @@ _PRODUCTS = ("Gemm", "MatMul")
 
 @dataclass(frozen=True)
 class GraphSource:
-    """What a plan is built from.
+    """Source of a plan.
 
     Attributes:
         path: The ONNX file that the parser reads.
-        types: Type of every tensor by name: "float32", "float16", "int32", "int64" or "bool"; None where the network is
-            strongly typed and nobody needs to know.
-        products: Type of every node that multiplies matrices, by the node's name; None where it is not known.
-        forms: How many calls of each function took which form; empty for a graph that calls none.
+        types: Type of every tensor by name: "float32", "float16", "int32", "int64" or "bool"; None for a strongly typed
+            network, which does not need them.
+        products: Type of every matrix product, by the node's name; None if unknown.
+        forms: Number of calls of each function by form; empty for a graph that calls none.
     """
 
     path: Path
@@ -68,7 +67,7 @@ class GraphSource:
 
 
 def needs_lowering(version: str) -> bool:
-    """Whether the parser of a TensorRT, as "8.5.3", cannot take the exported graphs' operators and opset."""
+    """Whether the parser of a TensorRT version, such as "8.5.3", lacks the exported graphs' operators or opset."""
     return version_numbers(version) < _FIRST_UNLOWERED
 
 
@@ -79,21 +78,21 @@ def lower_graphs(
     release: str = "8.5",
     progress: Callable[[str], None] = lambda stage: None,
 ) -> dict[str, Path]:
-    """Write the lowered graph of every stage beside the exported one, unless it is there. Needs onnx, and no weights.
+    """Write the lowered graph of every stage beside the exported one, unless it exists; needs onnx, no weights.
 
     Args:
-        bundle: Its ``graphs`` folder is written to.
-        precision: Of the graphs.
-        release: The TensorRT that is to parse them.
+        bundle: Bundle; its ``graphs`` folder is written to.
+        precision: Precision of the graphs.
+        release: Version of the TensorRT that will parse them.
         progress: Called with the name of each stage before it is lowered.
 
     Returns:
         The graph to parse by stage; the exported one where nothing needs lowering.
 
     Raises:
-        BundleError: The bundle does not have that precision, or a graph is missing.
-        BuildError: A graph calls a function that has no form here, or not as often as model.json says.
-        EngineError: An operator has no form that this release takes, or onnx is not installed.
+        BundleError: The bundle does not contain that precision, or a graph is missing.
+        BuildError: A graph calls a function that has no form here, or not as often as model.json records.
+        EngineError: An operator has no form that this release supports, or onnx is not installed.
     """
     graphs = stage_graphs(bundle, precision)
     paths = {}
@@ -106,11 +105,11 @@ def lower_graphs(
 
 
 def find_source(bundle: Bundle, graph: Graph, version: str) -> GraphSource:
-    """Return what a TensorRT is to parse for a graph; needs no onnx.
+    """Return the source that a TensorRT version parses for a graph; needs no onnx.
 
     Raises:
         BundleError: The graph is missing.
-        EngineError: It was not lowered, or what was lowered is damaged.
+        EngineError: It was not lowered, or the lowered graph is damaged.
     """
     path = _source_path(bundle, graph, version)
     if path == bundle.locate(graph.file):
@@ -121,7 +120,7 @@ def find_source(bundle: Bundle, graph: Graph, version: str) -> GraphSource:
         forms: Forms = document["forms"]
     except FileNotFoundError:
         raise EngineError(
-            f"{path}: TensorRT {version} needs this lowered graph, which is missing; make it where onnx is installed, "
+            f"{path}: TensorRT {version} needs this lowered graph, which is missing; create it where onnx is installed "
             f"with vdmrt.engines.lower_graphs, or install onnx here"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -132,7 +131,7 @@ def find_source(bundle: Bundle, graph: Graph, version: str) -> GraphSource:
 
 
 def _source_path(bundle: Bundle, graph: Graph, version: str) -> Path:
-    """Return the place of what is parsed: a lowered graph's name says of which graph and which lowering."""
+    """Return the path of the file to parse; a lowered graph's name contains its source graph and its lowering."""
     path = bundle.locate(graph.file)
     if not graph.calls and not needs_lowering(version):
         return path
@@ -149,12 +148,12 @@ def _read(bundle: Bundle, graph: Graph) -> onnx.ModelProto:
     with needs_extra("tensorrt", "writing a graph for TensorRT", fail=EngineError):
         import onnx
     if sha256_of(path) != graph.file.sha256:
-        raise EngineError(f"{path}: is not the graph that model.json records; export the bundle again")
+        raise EngineError(f"{path}: differs from the graph that model.json records; export the bundle again")
     return onnx.load(str(path), load_external_data=False)
 
 
 def _lower(model: onnx.ModelProto, path: Path, stage: str, graph: Graph, release: str) -> None:
-    """Write a model as a release takes it, and then its record, as a sign that both are there."""
+    """Write a model for a release, then its record, whose presence shows that both are complete."""
     model, forms = write_out(model)
     check_forms(stage, graph, forms)
     record: dict[str, Any] = {"source_sha256": graph.file.sha256, "forms": forms, "types": None, "products": None}
@@ -170,18 +169,20 @@ def _lower(model: onnx.ModelProto, path: Path, stage: str, graph: Graph, release
 def _check_written(model: onnx.ModelProto, path: Path) -> None:
     import onnx
 
-    if all((path.parent / location).is_file() for location in _check_locations(model)):  # not where weights come later
+    if all(
+        (path.parent / location).is_file() for location in _check_locations(model)
+    ):  # skipped while weights are missing
         onnx.checker.check_model(str(path))
 
 
 def _restrict(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """Return a model in the operators of the oldest parser, and the type of every tensor."""
+    """Return a model in operators of the oldest parser, and the type of every tensor."""
     import onnx
 
     opset = max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
     if opset > _NEWEST_OPSET:
         raise EngineError(
-            f"{path.parent}: the graph is of opset {opset}, as FP8 and quantized FP16 need, and has no form in "
+            f"{path.parent}: the graph uses opset {opset}, which FP8 and quantized FP16 need, and cannot be lowered to "
             f"opset {_OPSET}, the newest of TensorRT 8.5; use TensorRT 10 or newer"
         )
     types = _types_of(_infer(model))
@@ -225,16 +226,16 @@ def _lower_node(node: onnx.NodeProto, graph: onnx.GraphProto, types: dict[str, s
 def _expand_layer_normalization(
     node: onnx.NodeProto, graph: onnx.GraphProto, types: dict[str, str]
 ) -> Iterator[onnx.NodeProto]:
-    """Say a LayerNormalization in parts, in float32 up to the scale, as its stash_type has it.
+    """Expand a LayerNormalization into basic operators, in float32 up to the scale, as its stash_type requires.
 
-    Not by the operator's own function body: that computes the variance as E[x²] − E[x]², which cancels where the mean
-    is large, and finds the shape at run time.
+    The operator's function body in ONNX is not used: it computes the variance as E[x²] − E[x]², which cancels where the
+    mean is large, and determines the shape at run time.
     """
     import onnx
 
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     if attributes.get("stash_type", 1) != onnx.TensorProto.FLOAT or any(node.output[1:]):
-        raise EngineError(f"node '{node.name}' (LayerNormalization) computes more than a float32 norm; TensorRT 8.5")
+        raise EngineError(f"node '{node.name}' (LayerNormalization) is not a plain float32 norm; TensorRT 8.5")
     axis = attributes.get("axis", -1)
     if axis >= 0:
         raise EngineError(f"node '{node.name}' (LayerNormalization) counts its axis from the front; TensorRT 8.5")
@@ -275,7 +276,7 @@ def _expand_layer_normalization(
 
 
 def _check_node(node: onnx.NodeProto, types: Mapping[str, str]) -> None:
-    """Refuse what the parser lacks, and what did not mean the same in the opset that the graph is relabeled to."""
+    """Check that the parser supports a node, and that it has the same meaning in the lower opset."""
     import onnx
 
     found = types.get(node.input[0]) if node.input else None
@@ -283,20 +284,20 @@ def _check_node(node: onnx.NodeProto, types: Mapping[str, str]) -> None:
     if reason is not None:
         raise EngineError(f"node '{node.name}': {reason}; use TensorRT 10 or newer")
     if node.op_type == "ReduceMean":
-        return  # ours, written for this opset
+        return  # written here, for this opset
     before, after = (onnx.defs.get_schema(node.op_type, version, "").since_version for version in (_OPSET, 18))
-    # Split of opset 18 is the one of opset 13 and an attribute, which exported graphs do not use.
+    # Split of opset 18 adds to that of opset 13 an attribute that exported graphs do not use.
     unchanged = node.op_type == "Split" and all(attribute.name != "num_outputs" for attribute in node.attribute)
     if before != after and not unchanged:
         raise EngineError(f"node '{node.name}' ({node.op_type}) of opset 18 has no form in opset {_OPSET}")
 
 
 def _check_locations(model: onnx.ModelProto) -> set[str]:
-    """Return the files that hold weights; each must lie beside the graph."""
+    """Return the names of weights files; each must be in the graph's folder."""
     locations = {
         entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
     }
     for location in locations:
         if location != os.path.basename(location):
-            raise EngineError(f"the graph wants weights from '{location}', which is no plain file name")
+            raise EngineError(f"the graph reads weights from '{location}', which is not a plain file name")
     return locations

@@ -1,4 +1,4 @@
-"""From an ONNX file to TensorRT's network, held to the types of the graph."""
+"""TensorRT networks parsed from ONNX files, constrained to the graph's types."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ if TYPE_CHECKING:
 
 __all__ = ["CONSTRAINTS", "parse_network"]
 
-# Part of a weakly typed engine's key: raise it when what is held to which type changes.
+# Part of a weakly typed engine's key: raise it when the type constraints change.
 CONSTRAINTS = 2
 
-# Layers that write no floating-point numbers, or whose types are their scales'.
+# Layers that write no floating-point numbers, or take their types from their scales.
 _UNTYPED = ("SHAPE", "QUANTIZE", "DEQUANTIZE")
-# Casts: the parser has set what they make.
+# Casts: the parser has set their output types.
 _CASTS = ("IDENTITY", "CAST")
 _TRT_NAMES = {"float32": "FLOAT", "float16": "HALF", "int32": "INT32", "int8": "INT8", "float8_e4m3fn": "FP8"}
 
 
 def parse_network(tensorrt: TensorRT, builder: Any, graph: Graph, source: GraphSource) -> tuple[Any, Any]:
-    """Return the network of a graph, and its parser: it owns the weights and must outlive the build.
+    """Return the network of a graph, and its parser, which owns the weights and must outlive the build.
 
     From TensorRT 10 the network is strongly typed: every type is the graph's. Before, every layer that computes in
-    floating point is constrained to the type that the graph gives to what it writes.
+    floating point is constrained to the type of its output in the graph.
 
     Raises:
-        BackendError: The parser refuses the graph; names the node.
-        EngineError: Inputs or outputs are not the graph's.
+        BackendError: The parser refuses the graph; the message names the node.
+        EngineError: Inputs or outputs differ from the graph's.
     """
     trt = tensorrt.module
     flag = trt.NetworkDefinitionCreationFlag
     kind = flag.STRONGLY_TYPED if tensorrt.strongly_typed else flag.EXPLICIT_BATCH
     network = builder.create_network(1 << int(kind))
     if network is None:
-        raise BackendError(f"TensorRT {tensorrt.version} makes no network: {tensorrt.log.take_errors()}")
+        raise BackendError(f"TensorRT {tensorrt.version} creates no network: {tensorrt.log.take_errors()}")
     parser = trt.OnnxParser(network, tensorrt.log.logger)
     if not parser.parse_from_file(str(source.path)):
         raise BackendError(_refusal(tensorrt, parser, source))
@@ -53,14 +53,14 @@ def parse_network(tensorrt: TensorRT, builder: Any, graph: Graph, source: GraphS
 
 
 def constrain_types(tensorrt: TensorRT, network: Any, types: Mapping[str, str]) -> int:
-    """Hold every layer of a weakly typed network to the graph's types; return how many were held.
+    """Constrain every layer of a weakly typed network to the graph's types; return the number of constrained layers.
 
-    Constants too: a builder that may use FP16 stores those that are not held in it, and fuses them with the shuffle
-    that follows (NVIDIA/TensorRT issues 3224 and 3257). Rounded on a CPU, those whose largest value is 1, the
-    timestep's frequencies among them, bring a recorded rollout from 1e-3 to 3e-2.
+    Constants too: a builder that may use FP16 stores unconstrained constants in it, and fuses them with the shuffle
+    that follows (NVIDIA/TensorRT issues 3224 and 3257). Rounding the constants with largest value 1 on a CPU, among
+    them the timestep's frequencies, raises the error of a recorded rollout from 1e-3 to 3e-2.
 
-    The parser makes several layers of some nodes, whose inner tensors have names of its own: they are of the type of
-    what they read. What reads a dequantized tensor is left free: held to float32 it could not run in INT8.
+    The parser creates several layers for some nodes, with inner tensors that the graph does not name: they get the type
+    of their inputs. Layers that read a dequantized tensor are not constrained: in float32 they could not run in INT8.
     """
     trt = tensorrt.module
     members = {"float32": trt.DataType.FLOAT, "float16": trt.DataType.HALF}
@@ -89,7 +89,7 @@ def constrain_types(tensorrt: TensorRT, network: Any, types: Mapping[str, str]) 
 
 
 def _type_of(tensor: Any, layer: Any, known: Mapping[str, str], names: Mapping[int, str]) -> str | None:
-    """Return the graph's type of a tensor; of what only the parser knows, the type of what its layer reads."""
+    """Return the graph's type of a tensor; for a tensor of the parser, the type of its layer's input."""
     if tensor.name in known:
         return known[tensor.name]
     own = names.get(int(tensor.dtype))
@@ -115,7 +115,7 @@ def _is(layer: Any, trt: Any, kinds: tuple[str, ...]) -> bool:
 
 
 def _set_sides(tensorrt: TensorRT, network: Any, graph: Graph) -> None:
-    """Hold inputs and outputs to the manifest, and have them lie in memory as arrays do."""
+    """Check inputs and outputs against the manifest, and set them to linear format."""
     trt = tensorrt.module
     linear = 1 << int(trt.TensorFormat.LINEAR)
     inputs = {tensor.name: tensor for tensor in map(network.get_input, range(network.num_inputs))}
@@ -127,11 +127,11 @@ def _set_sides(tensorrt: TensorRT, network: Any, graph: Graph) -> None:
             wanted = getattr(trt.DataType, _TRT_NAMES[spec.dtype])
             if tensor.dtype != wanted:
                 if tensorrt.strongly_typed:
-                    raise EngineError(f"model.json says '{spec.name}' is {spec.dtype}, the graph says {tensor.dtype}")
+                    raise EngineError(f"'{spec.name}' is {spec.dtype} in model.json and {tensor.dtype} in the graph")
                 tensor.dtype = wanted
             shape = tuple(tensor.shape)
             if shape != tuple(spec.shape):
-                raise EngineError(f"model.json says '{spec.name}' is {list(spec.shape)}, the graph says {list(shape)}")
+                raise EngineError(f"'{spec.name}' is {list(spec.shape)} in model.json and {list(shape)} in the graph")
             tensor.allowed_formats = linear
 
 
@@ -141,7 +141,7 @@ def _pairs(found: Mapping[str, Any], specs: tuple[TensorSpec, ...]) -> Iterator[
 
 
 def _refusal(tensorrt: TensorRT, parser: Any, source: GraphSource) -> str:
-    """Return one sentence: what the parser refuses, in which node."""
+    """Return the parser's errors in one sentence, with their nodes."""
     reasons = [_describe(parser.get_error(index), source) for index in range(parser.num_errors)]
     logged = tensorrt.log.take_errors()
     return f"{source.path}: the parser of TensorRT {tensorrt.version} refuses it: " + ("; ".join(reasons) or logged)
@@ -159,7 +159,7 @@ def _describe(error: Any, source: GraphSource) -> str:
 
 
 def _node_name(source: GraphSource, index: int) -> str | None:
-    """Return the name of a node where onnx is at hand: parsers before 9 say its number only."""
+    """Return the name of a node if onnx is installed: parsers before 9 report only its index."""
     try:
         import onnx
     except ModuleNotFoundError:

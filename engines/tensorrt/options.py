@@ -1,4 +1,4 @@
-"""What a build may be asked for, and which releases of TensorRT can."""
+"""Build options, and the releases of TensorRT that support them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ __all__ = ["BuildOptions"]
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How plans are built. None stands for the release's own default.
+    """Options of a build. None selects the release's default.
 
     Attributes:
-        optimization_level: How long the builder looks for faster kernels, 0 to 5 (from TensorRT 8.6).
-        workspace_nbytes: Most scratch memory that a layer may take.
-        timing_cache: File that keeps kernel timings from build to build; None takes the user's own.
-        hardware_compatibility: On which other GPUs the plans run (from 8.6, "same_compute_capability" from 10.9).
+        optimization_level: How long the builder searches for faster kernels, 0 to 5 (from TensorRT 8.6).
+        workspace_nbytes: Most scratch memory that a layer may use.
+        timing_cache: File of kernel timings, reused by later builds; None selects the user's own.
+        hardware_compatibility: Other GPUs on which the plans run (from 8.6, "same_compute_capability" from 10.9).
         version_compatible: Whether newer TensorRT up to the next major may run the plans, with the lean runtime of the
             release that built them (from 8.6).
-        strip_weights: Whether the plans leave out the weights, which are then put back when they are loaded (from 10).
+        strip_weights: Whether the plans omit the weights, which are restored at loading (from 10).
         refit: Whether weights may be replaced in the built plans.
-        weight_streaming_fill: Whether fill's weights may lie in host memory (from 10).
+        weight_streaming_fill: Whether fill's weights may be kept in host memory (from 10).
         tf32: Whether float32 products may be rounded to TF32.
         external_tactics: Whether cuBLAS and cuDNN may be used (until 10); they must be installed.
-        precision_constraints: Whether types are a must, a wish or ignored in a weakly typed network (before 10); "none"
-            is for measuring: the builder then rounds as it likes.
+        precision_constraints: Whether a weakly typed network's types are obeyed, preferred or ignored (before 10);
+            "none" is for measurements: the builder then chooses the rounding.
         faster_dynamic_shapes: Whether 8.5's preview of that name is on: more of the network goes to its compiler.
     """
 
@@ -57,16 +57,16 @@ class BuildOptions:
             raise ValueError(f"the workspace must be at least 1 byte, got {workspace}")
 
     def to_manifest(self) -> dict[str, str]:
-        """Return what makes another plan, as text. The timing cache is no part of it: it only saves time."""
+        """Return the options that affect the plans, as text; not the timing cache, which only saves time."""
         given = dataclasses.asdict(self)
         del given["timing_cache"]
         return {name: str(value) for name, value in given.items() if value not in (None, False)}
 
     def check(self, tensorrt: TensorRT) -> None:
-        """Refuse what a release cannot do.
+        """Check that a release supports the options.
 
         Raises:
-            EngineError: Names the option, and the release that it came with.
+            EngineError: It does not; the message names the option and its first release.
         """
         level = self.hardware_compatibility.upper()
         wanted = [
@@ -89,11 +89,11 @@ class BuildOptions:
         for option, asked, since, there in wanted:
             if asked and not there:
                 raise EngineError(
-                    f"{option} came with TensorRT {since}, here is {tensorrt.version}; leave it out, or install "
-                    "a newer one"
+                    f"{option} needs TensorRT {since} or newer, found {tensorrt.version}; leave it out, or install "
+                    "a newer release"
                 )
         if self.external_tactics and not tensorrt.has("TacticSource", "CUDNN"):
             raise EngineError(
-                f"--external-tactics ended with TensorRT 10, here is {tensorrt.version}: it knows neither cuBLAS "
-                "nor cuDNN"
+                f"--external-tactics needs TensorRT 10 or older, found {tensorrt.version}, which uses neither cuBLAS "
+                "nor cuDNN; leave it out"
             )

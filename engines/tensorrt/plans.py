@@ -1,4 +1,4 @@
-"""One stage: from its graph to the bytes of a plan, and what TensorRT says of it."""
+"""Plans: the build of one stage from its graph, and the inspection of the result."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ __all__ = ["BuiltPlan", "build_plan"]
 
 @dataclass(frozen=True)
 class BuiltPlan:
-    """A plan that TensorRT built and took back.
+    """A plan that TensorRT built and loaded again.
 
     Attributes:
-        data: TensorRT's own memory, a buffer.
+        data: The serialized plan, a buffer in TensorRT's memory.
         scratch_nbytes: Device memory that each context needs.
-        build_seconds: How long the builder took.
-        audit: What its layers run in; None where the inspector cannot be read.
+        build_seconds: Duration of the build.
+        audit: Audit of its layers; None if the inspector's output cannot be read.
         inspection: The inspector's JSON.
-        timing_cache: The timing cache after the build; b"" where the release gives none.
+        timing_cache: The timing cache after the build; b"" if the release has none.
     """
 
     data: Any
@@ -50,24 +50,24 @@ class BuiltPlan:
 
 
 def build_plan(job: BuildJob, stage: str, source: GraphSource, timing_cache: bytes) -> BuiltPlan:
-    """Build a stage's plan, load it again, and compare it with what was asked for.
+    """Build a stage's plan, load it again, and audit it.
 
     Args:
         job: The build.
         stage: One of its stages.
-        source: What is parsed.
-        timing_cache: A timing cache to start from; b"" for none.
+        source: The file to parse.
+        timing_cache: Timing cache to start from; b"" for none.
 
     Raises:
-        BackendError: The parser or the builder refuses; carries what TensorRT logged.
-        EngineError: The plan is not what was asked.
-        KeyboardInterrupt: It was interrupted.
+        BackendError: The parser or the builder refuses; the message contains TensorRT's log.
+        EngineError: The plan differs from the request.
+        KeyboardInterrupt: The build was interrupted.
     """
     tensorrt, cancelled = job.tensorrt, Cancelled()
     started = time.monotonic()
 
     def build() -> tuple[Any, bytes]:
-        with current_gpu(tensorrt.gpu.index):  # of this thread
+        with current_gpu(tensorrt.gpu.index):  # sets the current GPU of this thread
             return _build(job, stage, source, timing_cache, cancelled)
 
     data, timings = run_beside(build, stage, job.progress, cancelled)
@@ -78,11 +78,11 @@ def build_plan(job: BuildJob, stage: str, source: GraphSource, timing_cache: byt
 
 
 def _audit(job: BuildJob, stage: str, source: GraphSource, inspection: str) -> PlanAudit | None:
-    """Hold what the inspector says against the graph; an inspector that cannot be read spoils no plan."""
+    """Compare the inspector's output with the graph; accept a plan whose inspector output cannot be read."""
     try:
         layers = read_layers(inspection)
     except EngineError as error:
-        job.progress(f"{stage}: what its layers run in is not known: {error}")
+        job.progress(f"{stage}: the precisions of its layers are unknown: {error}")
         return None
     graph = job.graphs[stage]
     half = job.precision == FP16 and stage in (Stage.FILL, Stage.DENOISE)
@@ -117,7 +117,7 @@ def _build(
 
 
 def configure(job: BuildJob, config: Any, stage: str) -> None:
-    """Set what a build is asked for; every name that a release lacks was refused before, or is asked for here."""
+    """Set the options of a build; those that a release lacks were refused before, or are looked up here."""
     tensorrt, precision, options = job.tensorrt, job.precision, job.options
     trt = tensorrt.module
     flags = trt.BuilderFlag
@@ -142,10 +142,10 @@ def configure(job: BuildJob, config: Any, stage: str) -> None:
         config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
     for asked, flag in (
         (options.version_compatible, "VERSION_COMPATIBLE"),
-        # Without it the plan would carry native code of its own, which no runtime of ours loads.
+        # Otherwise the plan would contain a runtime as native code, which the backend does not load.
         (options.version_compatible, "EXCLUDE_LEAN_RUNTIME"),
         (options.strip_weights, "STRIP_PLAN"),
-        # Loading puts the very same weights back, for which the builder need give up no kernel.
+        # Loading restores the identical weights, so the builder can use every kernel.
         (options.strip_weights and not options.refit, "REFIT_IDENTICAL"),
         (options.refit, "REFIT"),
         (options.weight_streaming_fill and stage == Stage.FILL, "WEIGHT_STREAMING"),
@@ -156,7 +156,7 @@ def configure(job: BuildJob, config: Any, stage: str) -> None:
 
 
 def _set_tactics(tensorrt: TensorRT, config: Any, options: BuildOptions) -> None:
-    """Leave out cuBLAS and cuDNN unless they were asked for: releases before 10 load them, and none needs them."""
+    """Turn off cuBLAS and cuDNN unless requested: releases before 10 load them, and none needs them."""
     trt = tensorrt.module
     source = trt.TacticSource
     own = 1 << int(source.EDGE_MASK_CONVOLUTIONS) | 1 << int(source.JIT_CONVOLUTIONS)
@@ -184,12 +184,12 @@ def _make_builder(tensorrt: TensorRT) -> Any:
 def _reason(tensorrt: TensorRT, options: BuildOptions) -> str:
     logged = tensorrt.log.take_errors()
     if options.workspace_nbytes is not None and "workspace" in logged.lower():
-        return f"{logged}; the workspace is limited to {options.workspace_nbytes} bytes: give more with --workspace"
+        return f"{logged}; the workspace is limited to {options.workspace_nbytes} bytes; raise --workspace"
     return logged
 
 
 def _inspect(tensorrt: TensorRT, stage: str, data: Any, graph: Graph) -> tuple[int, str]:
-    """Load a plan that was just built; return its contexts' scratch memory and what its layers are."""
+    """Load a built plan; return its contexts' scratch memory in bytes and the inspector's JSON."""
     trt = tensorrt.module
     runtime = trt.Runtime(tensorrt.log.logger)
     engine = runtime.deserialize_cuda_engine(data)

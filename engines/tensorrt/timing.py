@@ -1,4 +1,4 @@
-"""The timing cache: what the builder measured once it need not measure again, from build to build."""
+"""The timing cache: the builder's kernel timings, reused by later builds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["load_timing_cache", "read_timing_cache", "save_timing_cache", "timin
 
 
 def timing_cache_path(machine: Machine, given: Path | None) -> Path:
-    """Return the file: the given one, or the user's own for this release and GPU."""
+    """Return the path of the cache: the given one, or the user's own for this release and GPU."""
     if given is not None:
         return given
     name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{machine.tensorrt}-sm{machine.compute_capability}-{machine.gpu}")
@@ -32,10 +32,10 @@ def timing_cache_path(machine: Machine, given: Path | None) -> Path:
 
 
 def read_timing_cache(path: Path) -> bytes:
-    """Return the file's bytes, none where there is no file.
+    """Return the file's bytes, empty if the file is missing.
 
     Raises:
-        EngineError: It is there and cannot be read.
+        EngineError: The file exists and cannot be read.
     """
     try:
         return path.read_bytes()
@@ -46,7 +46,7 @@ def read_timing_cache(path: Path) -> bytes:
 
 
 def load_timing_cache(tensorrt: TensorRT, config: Any, data: bytes, progress: Progress) -> None:
-    """Give a timing cache to a config; one that this release or GPU did not make is left aside and said so."""
+    """Set a config's timing cache; report and ignore one of another release or GPU."""
     for content in (data, b""):
         cache = config.create_timing_cache(content)
         if cache is not None and config.set_timing_cache(cache, False):
@@ -55,10 +55,10 @@ def load_timing_cache(tensorrt: TensorRT, config: Any, data: bytes, progress: Pr
 
 
 def save_timing_cache(path: Path, data: bytes) -> None:
-    """Write the file whole or not at all.
+    """Save the file, atomically.
 
     Raises:
-        EngineError: It cannot be written.
+        EngineError: The file cannot be written.
     """
     with explained_writing(path, fail=EngineError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""This against another, chunk by chunk in turn, so that a machine that changes its speed changes it for both."""
+"""Comparison of two settings by alternating chunks, so that changes in the machine's speed affect both."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Side", "compare", "parse_other", "stay_open"]
 
-# As many as an interval of 99 % wants.
+# Least number of rounds for an interval of 99 %.
 _ROUNDS = 8
 _SETTINGS = {"bundle": Path, **get_type_hints(LoadOptions), **get_type_hints(SamplingOptions)}
 _ENGINE = "use_engine"  # --engine
@@ -32,9 +32,9 @@ _SWITCH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "fa
 
 
 def parse_other(settings: Settings, text: str) -> Settings:
-    """Read what to compare with: a bundle's folder, or settings that differ, such as ``precision=int8,engine=off``.
+    """Parse the other settings: a bundle's folder, or differing options such as ``precision=int8,engine=off``.
 
-    The names are those of the options of loading and sampling, and ``bundle``; what is a switch takes on or off.
+    The names are those of the options of loading and sampling, and ``bundle``; switches take on or off.
 
     Raises:
         ValueError: A setting is unknown, malformed or out of range.
@@ -53,7 +53,7 @@ def parse_other(settings: Settings, text: str) -> Settings:
 
 
 def _read(option: str, hint: Any, value: str) -> object:
-    """Read a setting by the type of its field, None left out."""
+    """Parse a setting by the type of its field, ignoring None."""
     kind = next((one for one in get_args(hint) if one is not NoneType), hint)
     if kind is Precision:
         return _read_precision(value)
@@ -61,7 +61,7 @@ def _read(option: str, hint: Any, value: str) -> object:
         return _SWITCH[value] if kind is bool else kind(value)
     except (ValueError, KeyError) as error:
         wanted = "on or off" if kind is bool else "a number"
-        raise ValueError(f"--against {option} wants {wanted}, got {value!r}") from error
+        raise ValueError(f"--against {option} must be {wanted}, got {value!r}") from error
 
 
 def _read_precision(value: str) -> Precision:
@@ -73,13 +73,13 @@ def _read_precision(value: str) -> Precision:
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """What is compared.
+    """One of the two contenders.
 
     Attributes:
-        settings: How it runs.
-        open: Opens the model for one round. Where it loads anew each time, the interval covers what differs from one
-            instance to the next, such as where its memory lies.
-        make: Kind of rollout, where that is what differs.
+        settings: Its settings.
+        open: Opens the model for one round. If it loads the model each time, the interval covers the differences
+            between instances, such as the placement of memory.
+        make: Kind of rollout, if the contenders differ in that.
     """
 
     settings: Settings
@@ -88,7 +88,7 @@ class Side:
 
 
 def stay_open(model: Model) -> Callable[[], AbstractContextManager[Model]]:
-    """Return what opens a model that is loaded already, and leaves it open."""
+    """Return a function that opens a loaded model and leaves it open."""
     return lambda: nullcontext(model)
 
 
@@ -100,24 +100,23 @@ def compare(
     pairs: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Comparison:
-    """Run chunks of both in turn, in eight rounds, each of which opens both anew.
+    """Run chunks of both in alternation, in eight rounds, each of which opens both again.
 
-    A pair of neighboring chunks is one comparison, free of what the machine does in the meantime; but pairs of one
-    round share the places of their memory. So a round counts as one value, the median of its pairs, and the interval
-    runs from the least to the greatest of the eight: independent values all lie on one side of the median once in 128
-    times.
+    A pair of neighboring chunks is one comparison, independent of slow changes of the machine; but pairs of one round
+    share their placement in memory. So a round counts as one value, the median of its pairs, and the interval is the
+    range of the eight values: the probability that eight independent values are all on one side of the median is 1/128.
 
     Args:
-        this: One.
-        other: The other.
-        what: What the other is, for people.
-        pairs: Neighboring chunks in all, at least; two in each round.
-        on_progress: Called with the chunks made, those of the warm-up included, and their number.
+        this: First contender.
+        other: Second contender.
+        what: Description of the other.
+        pairs: Least number of pairs of neighboring chunks in all; at least two in each round.
+        on_progress: Called with the chunks made, including the warm-up, and their number.
 
     Raises:
-        VdmrtError: One of them fails.
+        VdmrtError: A contender fails.
     """
-    # An even number, so that each leads as often as the other.
+    # An even number, so that each comes first equally often.
     per_round = 2 * max(1, -(-pairs // (2 * _ROUNDS)))
     chunks = 2 * (this.settings.warmup + 1 + per_round)
 
@@ -149,7 +148,7 @@ class _Times:
 
 @dataclasses.dataclass(frozen=True)
 class _Round:
-    """Times of both sides, pair by pair, of a chunk or of one latent frame of it."""
+    """Times of both contenders, pair by pair, of a chunk or of one latent frame."""
 
     part: str
     decodes: bool
@@ -157,7 +156,7 @@ class _Round:
 
 
 def _measure_round(this: Side, other: Side, number: int, pairs: int, on_chunk: Callable[[int], None]) -> _Round:
-    """Open both, warm up, and make pairs. Who comes second finds other caches and other places, so they change."""
+    """Open both, warm up, and measure pairs; the order alternates, because it affects caches and memory placement."""
     sides, turn = (this, other), (0, 1) if number % 2 else (1, 0)
     with ExitStack() as opened:
         rollouts: dict[int, Rollout] = {}
@@ -182,7 +181,7 @@ def _measure_round(this: Side, other: Side, number: int, pairs: int, on_chunk: C
 
 
 def _time(rollout: Rollout, parts: int) -> _Times:
-    """Make a chunk; return the time of one of its ``parts``."""
+    """Generate a chunk; return the time of one of its ``parts``."""
     began = time.perf_counter()
     timings = rollout.deliver().timings
     chunk_ms = (time.perf_counter() - began) * 1e3

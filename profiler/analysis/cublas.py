@@ -1,4 +1,4 @@
-"""Matrix products by cuBLAS, where it is installed: four plain C functions, found when they are asked for."""
+"""Binding of cuBLAS for matrix products: four C functions, loaded on first use where cuBLAS is installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Cublas", "list_libraries"]
 
 _MAJORS = (13, 12, 11)
-# cublas_api.h and library_types.h; the same in all three.
+# From cublas_api.h and library_types.h; the same in all three releases.
 _AS_IT_IS, _COMPUTE_32F, _GEMM_DEFAULT = 0, 68, -1
 _TYPES = {"float32": 0, "float16": 2}
 _INSTALL = "pip install nvidia-cublas-cu12 (or nvidia-cublas for CUDA 13), or install the CUDA toolkit's cuBLAS"
@@ -35,11 +35,11 @@ class Cublas:
         """Load the first library that starts on the GPU.
 
         Args:
-            device: The queue that everything is put on; it must outlive this.
-            libraries: What to try, in this order; None tries what is installed, the newest first.
+            device: The queue for all calls; it must outlive this object.
+            libraries: Libraries to try, in this order; None tries the installed ones, the newest first.
 
         Raises:
-            BackendError: There is none, or none of them starts.
+            BackendError: No library is found, or none starts.
         """
         device.activate()
         self._handle = ctypes.c_void_p()
@@ -49,7 +49,7 @@ class Cublas:
                 loaded = ctypes.CDLL(library)
                 code = loaded.cublasCreate_v2(ctypes.byref(self._handle))
             except (OSError, AttributeError):
-                continue  # not there, or none
+                continue  # missing, or not a library
             if code == 0:
                 self._library, self.library = loaded, library
                 self._check("cublasSetStream_v2", self._handle, ctypes.c_void_p(device.stream))
@@ -58,7 +58,7 @@ class Cublas:
         raise BackendError(f"cuBLAS was not found{': ' + ', '.join(tried) if tried else ''}; {_INSTALL}")
 
     def multiply(self, product: int, left: int, right: int, *, side: int, dtype: str) -> None:
-        """Put one product of square, row-major matrices on the queue; float16 is summed in float32.
+        """Enqueue one product of square, row-major matrices; float16 is accumulated in float32.
 
         Args:
             product: Address of the result.
@@ -71,7 +71,7 @@ class Cublas:
             DeviceError: cuBLAS refuses.
         """
         one, zero, kind = ctypes.c_float(1), ctypes.c_float(0), _TYPES[dtype]
-        # Column-major: what it takes for the left matrix is our right one, transposed, and so on.
+        # cuBLAS is column-major: our right matrix is its left one, transposed, and so on.
         self._check(
             "cublasGemmEx",
             self._handle,
@@ -83,7 +83,7 @@ class Cublas:
         )
 
     def close(self) -> None:
-        """Give back what cuBLAS holds. Closing twice is allowed.
+        """Release cuBLAS's resources; closing twice is allowed.
 
         Raises:
             DeviceError: cuBLAS refuses.
@@ -107,12 +107,12 @@ class Cublas:
 
 
 def list_libraries() -> Iterator[str]:
-    """Yield what cuBLAS may be loaded from: names that the system knows, then files of NVIDIA's wheels."""
+    """Yield candidates for the library: names that the system resolves, then files of NVIDIA's wheels."""
     for major in _MAJORS:
         yield f"libcublas.so.{major}"
         for folder in (*site.getsitepackages(), site.getusersitepackages()):
             for path in sorted(Path(folder).glob(f"nvidia/*/lib/libcublas.so.{major}")):
-                # It needs this one, which lies beside it and on no path.
+                # cuBLAS needs this library, which is beside it and not on the search path.
                 with suppress(OSError):
                     ctypes.CDLL(str(path.with_name(f"libcublasLt.so.{major}")), mode=ctypes.RTLD_GLOBAL)
                 yield str(path)

@@ -1,4 +1,4 @@
-"""What a profile was asked to reach, and whether it did."""
+"""Gates of a profile: limits on latency and rate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def judge_gates(
     """Return a figure for each gate that was set.
 
     Args:
-        report: What was measured.
+        report: The profile.
         fail_above: Most milliseconds between two chunks, median, codec included where one ran.
         fail_below: Least frames a second, codec included where one ran.
     """

@@ -1,4 +1,4 @@
-"""What a GPU could reach, by its own clock: the best copy within its memory, and the best matrix product."""
+"""Ceilings of a GPU, timed by device events: the fastest copy within its memory, and the fastest matrix product."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["measure_gpu_ceilings"]
 
-# Beyond any cache on a GPU of today, where there is room for it twice.
+# Larger than any GPU's cache; allocated twice where memory allows.
 _COPY_NBYTES = 256 << 20
-# The larger one only where the smaller is over in no time: it says little more, and slow GPUs take seconds.
+# The larger one only where the smaller is fast: it gains little, and takes seconds on slow GPUs.
 _SIDES, _QUICK_MS = (4096, 8192), 5.0
-# Runs in a row between two events, so that what the host does for each is hidden; then again.
+# Runs in a row between two events, so that the host's overhead is hidden; repeated.
 _ROW, _RUNS = 8, 7
 
 
@@ -34,20 +34,20 @@ def measure_gpu_ceilings(
     sides: Sequence[int] = _SIDES,
     libraries: Sequence[str] | None = None,
 ) -> tuple[Ceilings, str | None]:
-    """Measure on a queue that nothing else uses; its memory is given back.
+    """Measure on a queue that nothing else uses; release all memory afterwards.
 
     Args:
         device: The queue.
-        dtype: What is multiplied: "float32" (TF32 not allowed) or "float16".
-        copy_nbytes: What is copied; less where the device has not four times as much.
+        dtype: Type of the matrices: "float32" (TF32 not allowed) or "float16".
+        copy_nbytes: Bytes to copy; fewer if the device lacks four times as much memory.
         sides: Rows of the square matrices, the smaller first.
-        libraries: Where cuBLAS is looked for; see :class:`~vdmrt.profiler.analysis.cublas.Cublas`.
+        libraries: Candidates for cuBLAS; see :class:`~vdmrt.profiler.analysis.cublas.Cublas`.
 
     Returns:
-        The ceilings, and why there is none for products where cuBLAS does not start.
+        The ceilings, and the reason why there is none for products if cuBLAS does not start.
 
     Raises:
-        DeviceError: There is not enough memory, or a call failed.
+        DeviceError: Memory does not suffice, or a call failed.
     """
     copy_nbytes = max(1 << 20, min(copy_nbytes, device.memory_info()[0] // 4))
     copied_ms = _time_copy(device, copy_nbytes)
@@ -62,7 +62,7 @@ def measure_gpu_ceilings(
     with cublas:
         for side in sides:
             if best and 6 * side * side * itemsize > device.memory_info()[0]:
-                break  # three of them, and as much left for others
+                break  # three matrices, and as much left for others
             product_ms = _time_product(device, cublas, side, dtype)
             if 2 * side**3 / product_ms * 1e3 > flops_per_second:
                 flops_per_second, best = 2 * side**3 / product_ms * 1e3, side
@@ -83,7 +83,7 @@ def _time_copy(device: Device, nbytes: int) -> float:
 
 
 def _time_product(device: Device, cublas: Cublas, side: int, dtype: str) -> float:
-    # Random numbers: a GPU multiplies zeros with less power, and so with higher clocks.
+    # Random numbers: multiplying zeros takes less power, and so gives higher clocks.
     numbers = np.random.default_rng(0).standard_normal(side).astype(dtype)
     rows = np.ascontiguousarray(np.resize(numbers, (side, side)))
     with ExitStack() as held:
@@ -102,7 +102,7 @@ def _allocate(device: Device, nbytes: int, held: ExitStack) -> Memory:
 
 
 def _time_best(device: Device, enqueue: Callable[[], None]) -> float:
-    """Return the least milliseconds of a run, by the device's clock, after a row that does not count."""
+    """Return the least time of a run in milliseconds, by device events, after a warm-up row."""
     best = float("inf")
     with ExitStack() as held:
         events = device.events(2)

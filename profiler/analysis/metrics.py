@@ -1,4 +1,4 @@
-"""Prometheus metrics of running sessions; dashboard.json beside this file shows them in Grafana."""
+"""Prometheus metrics of running sessions; dashboard.json in this folder shows them in Grafana."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BUCKETS = (
 
 
 class Metrics:
-    """Histograms and counters that all watched sessions share; made once a process and model.
+    """Histograms and counters shared by all watched sessions; created once for each process and model.
 
     ``vdmrt_stage_seconds{model,stage}`` (stages "step", "noise", "fill", "scatter", "encode", "decode"),
     ``vdmrt_chunk_seconds{model}``, ``vdmrt_chunk_interval_seconds{model}``, ``vdmrt_first_chunk_seconds{model}``,
@@ -37,13 +37,13 @@ class Metrics:
         """Register the metrics.
 
         Args:
-            model: Name that they are labeled with.
-            target_fps: Latent frames a second; a chunk that took longer than it plays is a missed deadline.
-            registry: A ``CollectorRegistry``; None takes prometheus_client's own.
+            model: Value of their label ``model``.
+            target_fps: Latent frames a second; a chunk that takes longer than its playing time misses its deadline.
+            registry: A ``CollectorRegistry``; None selects prometheus_client's default.
 
         Raises:
             ImportError: prometheus_client is not installed; pip install prometheus-client.
-            ValueError: The registry has these metrics already.
+            ValueError: The registry contains these metrics already.
         """
         from prometheus_client import REGISTRY, Counter, Gauge, Histogram  # optional
 
@@ -76,7 +76,7 @@ class Metrics:
         self.cache.set_function(self._count_cache)
 
     def watch(self, session: Session) -> Session:
-        """Count a session's chunks from now on; returns it. It must have no other observer."""
+        """Observe a session from now on, and return it. It must have no other observer."""
         session.observer = _Watcher(self)
         with self._lock:
             self._watched.add(session)
@@ -104,7 +104,7 @@ class _Watcher:
         self._in_chunk = False
 
     def begin(self, stage: str) -> None:
-        """Hear that a stage begins."""
+        """Record the start of a stage."""
         self._begun[stage] = now = time.perf_counter()
         if stage == "noise":
             self._in_chunk = True
@@ -112,11 +112,11 @@ class _Watcher:
             self._asked = now
 
     def step(self, done: int) -> None:
-        """Hear that a denoising step is done."""
+        """Record the end of a denoising step."""
 
     def end(self, stage: str) -> None:
-        """Hear that a stage ended."""
-        # The rest comes with the chunk's timings, by the device's clock; but for a start there are none.
+        """Record the end of a stage."""
+        # Other stages are in the chunk's timings, by device events; a start has none.
         if stage in ("encode", "decode"):
             self._metrics.stages[stage].observe(time.perf_counter() - self._begun[stage])
 

@@ -1,4 +1,4 @@
-"""What the device could reach: its ceilings, measured in the same run, and each stage under them."""
+"""Roofline of the device: ceilings measured in the same run, and each stage relative to them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["best_ceilings", "measure_ceilings", "place_stages"]
 
 _SIDE = 1024
-# Beyond any last-level cache that one process is given.
+# Larger than the last-level cache available to one process.
 _COPY_NBYTES = 128 << 20
 _RUNS = 7
 # Wire types of protobuf, and numbers of onnx.proto.
@@ -33,24 +33,24 @@ _FLOAT = 1
 
 
 def measure_ceilings(model: Model) -> tuple[Ceilings | None, str | None]:
-    """Measure the best matrix product and the best copy of what runs ``model``.
+    """Measure the fastest matrix product and copy of the backend that runs ``model``.
 
     On the CPU: a product in ONNX Runtime with the model's own threads and options, and a copy by as many threads. On a
     GPU: a product of the graphs' precision in cuBLAS, and a copy within its memory.
 
     Returns:
-        The ceilings, None where it is not known how to measure them; and what is missing of them, for a note.
+        The ceilings, None for a backend without such a measurement; and the reason for missing ones, for a note.
 
     Raises:
-        DeviceError: A GPU has not enough memory left, or a call failed.
+        DeviceError: A GPU lacks free memory, or a call failed.
     """
     backend = model.backend
     if backend.device_name != "host":
-        # What the products of a graph read; those that are not float32 are half, beside what is quantized.
+        # Type of the graph's products; those that are not float32 are half, except quantized ones.
         dtype = "float32" if model.precision.linears == FP32.linears else "float16"
         return measure_gpu_ceilings(backend.open_device(), dtype)
     if not isinstance(backend, OnnxRuntimeBackend):
-        return None, f"no roofline: the ceilings of {backend.name} are not known how to measure"
+        return None, f"no roofline: measuring the ceilings of {backend.name} is not supported"
     return _measure_cpu_ceilings(backend), None
 
 
@@ -75,7 +75,7 @@ def best_ceilings(one: Ceilings | None, other: Ceilings | None) -> Ceilings | No
 
 
 def place_stages(model: Model, ceilings: Ceilings, stages: Mapping[str, Summary]) -> tuple[RooflineStage, ...]:
-    """Place the denoising step, the cache fill and the decoding of a chunk under the roofline, if it is whole."""
+    """Place the denoising step, the cache fill and the decoding of a chunk under the roofline, if it is complete."""
     if ceilings.flops_per_second is None:
         return ()
     graphs = model.bundle.graphs(model.precision)
@@ -107,7 +107,7 @@ def _place(name: str, flops: int, nbytes: int, ceilings: Ceilings, measured_ms: 
 
 
 def _best(run: Callable[[], object]) -> float:
-    """Return the least seconds of a few runs, after one that is not counted: a ceiling is what was reached once."""
+    """Return the least time of a few runs in seconds, after a warm-up run: a ceiling is the best that was reached."""
     run()
     times = []
     for _ in range(_RUNS):
@@ -140,7 +140,7 @@ def _copy(threads: int) -> Callable[[], object]:
 
 
 def _product(backend: OnnxRuntimeBackend) -> Callable[[], object]:
-    """Return one product with a constant right side, as the graphs' own are."""
+    """Return a function that runs one product with a constant right side, as in the graphs."""
     onnxruntime = open_onnxruntime("measuring the roofline")
     options = backend.session_options()
     session = onnxruntime.InferenceSession(_product_graph(_SIDE), options, providers=["CPUExecutionProvider"])
@@ -149,7 +149,7 @@ def _product(backend: OnnxRuntimeBackend) -> Callable[[], object]:
 
 
 def _product_graph(side: int) -> bytes:
-    """Return an ONNX model y = x · w, written by hand: the onnx package is not there at run time."""
+    """Return a serialized ONNX model y = x · w, encoded here because the onnx package is not required at run time."""
     weights = np.full((side, side), 1 / side, np.float32).tobytes()
     tensor = _int(1, side) + _int(1, side) + _int(2, _FLOAT) + _field(8, b"w") + _field(9, weights)
     node = _field(1, b"x") + _field(1, b"w") + _field(2, b"y") + _field(4, b"MatMul")

@@ -1,4 +1,4 @@
-"""Statistics of durations: bounded memory while they are recorded, medians first when they are told."""
+"""Statistics of durations, recorded in bounded memory."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = [
 
 CONFIDENCE = 0.99
 _NORMAL = statistics.NormalDist()
-# Times the root of the number of values: how far correlation is looked for.
+# Largest lag of the autocorrelation, as a multiple of the square root of the number of values.
 _LAGS = 16
-# Buckets 1 % wide from 10 ns to three hours: what a percentile costs once the exact samples are overwritten.
+# Buckets 1 % wide from 10 ns to three hours: the precision of percentiles after exact samples are overwritten.
 _FIRST_MS, _GROWTH = 1e-5, 1.01
 _LOG_GROWTH = math.log(_GROWTH)
 _BUCKETS = 2800
@@ -36,8 +36,8 @@ class Interval:
     Attributes:
         low: Its lower end.
         high: Its upper end.
-        confidence: How often such an interval holds the true value; less than what was asked where there were too few
-            samples, or where they were too much alike.
+        confidence: Probability that such an interval contains the true value; less than requested if the samples are
+            too few or too correlated.
     """
 
     low: float
@@ -50,17 +50,17 @@ class Interval:
 
 @dataclass(frozen=True)
 class Summary:
-    """Durations in a few numbers, milliseconds.
+    """Summary of durations, in milliseconds.
 
     Attributes:
-        count: How many there were.
-        minimum: The shortest.
-        maximum: The longest.
-        mean: Their mean; never without the median.
-        median: Their median.
-        interval: Where the median lies.
+        count: Number of durations.
+        minimum: Shortest duration.
+        maximum: Longest duration.
+        mean: Mean; always shown with the median.
+        median: Median.
+        interval: Confidence interval of the median.
         variation: Coefficient of variation: standard deviation over mean.
-        percentiles: By percent as text: "99": nearest rank, so each is a duration that was measured.
+        percentiles: Percentiles by percent as text ("99"), by nearest rank, so each is a measured duration.
     """
 
     count: int
@@ -77,31 +77,31 @@ def find_percentile(ordered: Sequence[float], percent: float) -> float:
     """Return the ``percent``-th percentile of sorted values by nearest rank, as trtexec does.
 
     Raises:
-        ValueError: There is no value, or not 0 < percent <= 100.
+        ValueError: ``ordered`` is empty, or not 0 < percent <= 100.
     """
     if not ordered or not 0 < percent <= 100:
-        raise ValueError(f"a percentile wants values and 0 < percent <= 100, got {len(ordered)} values, {percent}")
+        raise ValueError(f"a percentile needs values and 0 < percent <= 100, got {len(ordered)} values, {percent}")
     return ordered[math.ceil(percent / 100 * len(ordered)) - 1]
 
 
 def median_interval(values: Sequence[float], confidence: float = CONFIDENCE, *, correlated: bool = True) -> Interval:
-    """Return where the median lies, from order statistics: no assumption on the distribution, no random numbers.
+    """Return a confidence interval of the median from order statistics, without assuming a distribution.
 
     The interval from the k-th smallest to the k-th largest of n independent samples misses the median with the
-    probability that a fair coin shows heads fewer than k times in n throws, or tails. Durations follow each other like
-    throws of a coin that remembers: a busy neighbor makes a row of them long. Then the number of heads varies as that
-    of n / t throws does, t being measured, and k is the smaller for it.
+    probability that a fair coin shows heads fewer than k times in n throws, or tails. Durations are correlated: a busy
+    neighbor on the machine makes several in a row long. Then n / t replaces n, where t is the measured correlation, and
+    k becomes smaller.
 
     Args:
-        values: In the order in which they were measured.
-        confidence: How often the interval shall hold the median.
-        correlated: Whether neighbors may be alike; False where they were made independent.
+        values: Values in the order of measurement.
+        confidence: Wanted probability that the interval contains the median.
+        correlated: Whether neighboring values may be correlated; False for independent values.
 
     Raises:
-        ValueError: There is no value.
+        ValueError: ``values`` is empty.
     """
     if not values:
-        raise ValueError("an interval wants at least one value, got none")
+        raise ValueError("an interval needs at least one value, got none")
     ordered, n = sorted(values), len(values)
     spread = measure_correlation(values) if correlated else 1.0
     if n > 1000 or spread > 1.0:
@@ -118,10 +118,10 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE, *, 
 
 
 def measure_correlation(values: Sequence[float]) -> float:
-    """Return how many neighboring values tell as much about the median as one that is independent, at least 1.
+    """Return the number of consecutive values equivalent to one independent value for the median, at least 1.
 
     It is the sum of the autocorrelations of the signs about the median, over lags up to the first neighboring pair of
-    lags whose sum is not positive (Geyer's initial positive sequence): beyond it there is noise only.
+    lags with a sum that is not positive (Geyer's initial positive sequence): larger lags contain only noise.
     """
     middle, n = statistics.median(values), len(values)
     signs = [(value > middle) - (value < middle) for value in values]
@@ -140,10 +140,10 @@ def summarize(values: Sequence[float], percents: Sequence[float] = (90, 95, 99))
     """Summarize durations.
 
     Raises:
-        ValueError: There is no value, or a percentile is out of range.
+        ValueError: ``values`` is empty, or a percentile is out of range.
     """
     if not values:
-        raise ValueError("a summary wants at least one value, got none")
+        raise ValueError("a summary needs at least one value, got none")
     ordered = sorted(values)
     mean = statistics.fmean(ordered)
     return Summary(
@@ -159,16 +159,16 @@ def summarize(values: Sequence[float], percents: Sequence[float] = (90, 95, 99))
 
 
 class Distribution:
-    """Durations recorded into memory that is allocated once: the last ``capacity`` exactly, all of them in buckets.
+    """Durations in preallocated memory: the last ``capacity`` exactly, all of them in a histogram.
 
     Attributes:
-        count: How many were recorded.
+        count: Number of recorded durations.
     """
 
     __slots__ = ("_buckets", "_maximum", "_mean", "_minimum", "_recent", "_spread", "count")
 
     def __init__(self, capacity: int = 4096) -> None:
-        """Allocate.
+        """Allocate the memory.
 
         Raises:
             ValueError: ``capacity`` is not positive.
@@ -180,7 +180,7 @@ class Distribution:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all durations."""
         self.count = 0
         self._minimum, self._maximum = math.inf, 0.0
         self._mean = self._spread = 0.0
@@ -197,13 +197,13 @@ class Distribution:
             self._minimum = milliseconds
         if milliseconds > self._maximum:
             self._maximum = milliseconds
-        # Welford: the sum of squares of long runs loses the spread to rounding.
+        # Welford's algorithm: a sum of squares would lose the spread of long runs to rounding.
         distance = milliseconds - self._mean
         self._mean += distance / count
         self._spread += distance * (milliseconds - self._mean)
 
     def recent(self) -> list[float]:
-        """Return the last durations, as many as the capacity holds, the oldest first."""
+        """Return the last durations, at most ``capacity``, the oldest first."""
         capacity = len(self._recent)
         if self.count <= capacity:
             return list(self._recent[: self.count])
@@ -211,7 +211,7 @@ class Distribution:
         return [*self._recent[first:], *self._recent[:first]]
 
     def percentile(self, percent: float) -> float:
-        """Return a percentile: exact while all durations are held, else within 1 %.
+        """Return a percentile: exact while all durations fit the capacity, then within 1 %.
 
         Raises:
             ValueError: Nothing was recorded, or not 0 < percent <= 100.
@@ -219,7 +219,7 @@ class Distribution:
         if self.count <= len(self._recent):
             return find_percentile(sorted(self._recent[: self.count]), percent)
         if not 0 < percent <= 100:
-            raise ValueError(f"a percentile wants 0 < percent <= 100, got {percent}")
+            raise ValueError(f"a percentile needs 0 < percent <= 100, got {percent}")
         rank, seen = math.ceil(percent / 100 * self.count), 0
         for bucket, count in enumerate(self._buckets):
             seen += count
@@ -229,7 +229,7 @@ class Distribution:
         raise AssertionError("every duration is in a bucket")
 
     def summary(self, percents: Sequence[float] = (90, 95, 99)) -> Summary:
-        """Summarize what was recorded; see :meth:`percentile`. The interval is that of the last durations.
+        """Summarize the recorded durations; see :meth:`percentile`. The interval is that of the last durations.
 
         Raises:
             ValueError: Nothing was recorded, or a percentile is out of range.

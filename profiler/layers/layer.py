@@ -1,4 +1,4 @@
-"""Time per layer of the graphs, as the backend's own profiler tells it, grouped by transformer block."""
+"""Layer times of the graphs from the backend's profiler, grouped by transformer block."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def name_layers(bundle: Bundle, precision: Precision, times: Mapping[str, Sequen
 def find_blocks(bundle: Bundle, graph: Graph) -> dict[str, int]:
     """Return the transformer block of every node and of every node's outputs, by name; -1 outside the blocks.
 
-    A node that reads a weight, or the cache, of a block is of that block; what lies between two such nodes belongs to
-    the later one, because norms and modulations stand before the products they serve.
+    A node that reads a weight, or the cache, of a block belongs to that block; nodes between two such nodes belong to
+    the later one, because norms and modulations precede the products they serve.
 
     Raises:
         BundleError: The graph's file is missing.
@@ -67,14 +67,14 @@ def find_blocks(bundle: Bundle, graph: Graph) -> dict[str, int]:
 
 
 def group_layers(stage: str, layers: Sequence[LayerTime], blocks: Mapping[str, int]) -> Iterator[Layer]:
-    """Yield the layers of a graph, each in the block that most of its nodes are of, the later one of two.
+    """Yield the layers of a graph, each in the block of most of its nodes, the later of two if equal.
 
-    A layer that an optimizer made and named itself is of the block before it, and one that spans blocks is of none.
+    A layer that an optimizer created is in the block of the preceding layer; one that spans blocks is in none.
 
     Args:
         stage: "denoise" or "fill".
-        layers: In order of execution.
-        blocks: As :func:`find_blocks` returns them.
+        layers: Layers in order of execution.
+        blocks: Result of :func:`find_blocks`.
     """
     whole = sum(layer.milliseconds for layer in layers) or 1.0
     block = -1
@@ -89,11 +89,11 @@ def group_layers(stage: str, layers: Sequence[LayerTime], blocks: Mapping[str, i
 
 
 def describe_layers(layers: Sequence[Layer], backend: str) -> Iterator[str]:
-    """Yield what has to be known of layers to read them, as notes.
+    """Yield notes on how to interpret layer times.
 
     Args:
-        layers: Of a report.
-        backend: Name of what ran them.
+        layers: Layers of a report.
+        backend: Name of the backend.
     """
     if layers and backend == "tensorrt":
         yield (
@@ -105,7 +105,7 @@ def describe_layers(layers: Sequence[Layer], backend: str) -> Iterator[str]:
         share = max(
             sum(layer.share for layer in opaque if layer.stage == stage) for stage in (Stage.DENOISE, Stage.FILL)
         )
-        which = "layers are whole subgraphs that TensorRT does not open"
+        which = "layers are whole subgraphs without details from TensorRT"
         yield f"{len(opaque)} {which}, up to {100 * share:.0f} % of a graph"
 
 
@@ -118,7 +118,7 @@ class _Anchors:
         self._layers = {spec.name: spec.layer for spec in (*graph.inputs, *graph.outputs) if spec.layer is not None}
 
     def find(self, names: Sequence[str], weights: set[str]) -> int | None:
-        """Return the block that names tell, -1 for a weight outside the blocks, None where they tell nothing."""
+        """Return the block of the names, -1 for a weight outside the blocks, None if no name belongs to a block."""
         for name in names:
             found = self._block.search(name)
             if name in self._layers or found:

@@ -1,4 +1,4 @@
-"""A few chunks with the backend's profiler on, beside a loaded model."""
+"""Layer timing: a few chunks run with the backend's profiler on, beside a loaded model."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _CHUNKS = 3
 
 
 def check_timed(model: Model) -> None:
-    """Refuse a model whose layers cannot be timed.
+    """Check that a model's layers can be timed.
 
     Raises:
-        BackendError: The backend has no profiler that is read here.
+        BackendError: The backend has no supported profiler.
     """
     if not all(isinstance(model.program(stage), TimesLayers) for stage in _STAGES):
         raise BackendError(
-            "layers are timed on TensorRT and on ONNX Runtime's CPU provider, and this runs on "
+            "layers can be timed on TensorRT and on ONNX Runtime's CPU provider, but this model runs on "
             f"{model.backend.describe()}; leave out --layers, or choose another --backend"
         )
 
@@ -40,15 +40,15 @@ def time_layers(model: Model, settings: Settings) -> dict[str, list[LayerTime]]:
     """Run a few chunks, so that every layer runs more than once; return the layers of "denoise" and "fill".
 
     Args:
-        model: Loaded; its lanes are left alone.
+        model: Loaded model; its lanes are not affected.
         settings: Sampler and steps.
 
     Raises:
-        BackendError: The backend has no profiler that is read here.
-        DeviceError: There is not enough memory for another lane, or the profiler failed.
+        BackendError: The backend has no supported profiler.
+        DeviceError: Memory does not suffice for another lane, or the profiler failed.
     """
     check_timed(model)
-    # Frames are not decoded here, and the codec's graphs would be loaded once more.
+    # Frames are not decoded here; the codec's graphs would be loaded again.
     bundle = replace(model.bundle, manifest=replace(model.manifest, codec=None, components={}))
     backend = _TimedBackend(model)
     with Model(bundle, backend, model.precision, cuda_graph=False) as timed:
@@ -61,10 +61,10 @@ def time_layers(model: Model, settings: Settings) -> dict[str, list[LayerTime]]:
 
 
 class _TimedBackend:
-    """The backend of a model, whose programs are timed ones of the model's.
+    """Wrapper of a model's backend that loads timed programs.
 
     Attributes:
-        programs: What was loaded, by stage.
+        programs: Loaded programs, by stage.
     """
 
     def __init__(self, model: Model) -> None:
@@ -80,4 +80,4 @@ class _TimedBackend:
         return self.programs[source.stage]
 
     def close(self) -> None:
-        """The backend is the model's."""
+        """Do nothing: the model owns the backend."""

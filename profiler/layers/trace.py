@@ -37,7 +37,7 @@ def _name_tracks(report: Report) -> Iterator[dict[str, Any]]:
 
 def _draw(spans: Sequence[Span]) -> Iterator[dict[str, Any]]:
     origin = min((span.begin_ms for span in spans), default=0.0)
-    # Spans that begin together stand one in the other: the longer one first.
+    # Spans that begin together are nested: the longer one first.
     for span in sorted(spans, key=lambda span: (span.begin_ms, -span.end_ms)):
         which = f" {span.step}" if span.step >= 0 else f" {span.chunk}" if span.stage == "chunk" else ""
         yield {
@@ -53,7 +53,7 @@ def _draw(spans: Sequence[Span]) -> Iterator[dict[str, Any]]:
 
 
 def _count(report: Report, spans: Sequence[Span]) -> Iterator[dict[str, Any]]:
-    """Yield how many latent frames were cached at the beginning of each chunk."""
+    """Yield the number of cached latent frames at the start of each chunk."""
     cached = {point.index: point.cached_frames for point in report.curve}
     origin = min((span.begin_ms for span in spans), default=0.0)
     for span in spans:

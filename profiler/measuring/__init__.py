@@ -1,3 +1,3 @@
-"""Running a stream of chunks and recording its times, memory and power."""
+"""Measurement of a stream of chunks: times, memory and power."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Settings compared with the bundle and the machine, before minutes of measuring and not after."""
+"""Checks of settings against the bundle and the machine, before the measurement."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["check_loading", "check_session"]
 
 
 def check_loading(settings: Settings) -> None:
-    """Open the backend that settings ask for, and close it; no graph is loaded.
+    """Open the backend of the settings, and close it; no graph is loaded.
 
     Raises:
-        BundleError: There is no such bundle, or it does not have the precision.
-        EngineError: TensorRT was asked for, and no engine fits.
+        BundleError: The bundle is missing, or does not contain the precision.
+        EngineError: TensorRT was requested, and no engine fits.
         BackendError: The backend is not installed, or does not run on the device.
-        DeviceError: There is no driver, or no GPU of that number.
+        DeviceError: The driver, or a GPU of that index, is missing.
     """
     bundle = open_bundle(settings.bundle)
     if settings.precision is not None:
@@ -34,7 +34,7 @@ def check_loading(settings: Settings) -> None:
 
 
 def check_session(bundle: Bundle, settings: Settings) -> None:
-    """Check what a session of a bundle would refuse.
+    """Check the settings that a session of a bundle would refuse.
 
     Raises:
         MediaError: A file of text embeddings or of their mask cannot be read.

@@ -1,4 +1,4 @@
-"""What a profile ran on: processor, versions, commit."""
+"""Environment of a profile: processor, versions, commit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PACKAGES = (
 
 
 def describe_environment(model: Model) -> Environment:
-    """Describe where ``model``, which is loaded, runs."""
+    """Return the environment in which a loaded model runs."""
     device = model.backend.device_name
     gpu, driver = (None, None) if device == "host" else _ask_driver(int(device.partition(":")[2] or 0))
     return Environment(
@@ -43,7 +43,7 @@ def describe_environment(model: Model) -> Environment:
 
 
 def _ask_driver(index: int) -> tuple[str | None, str | None]:
-    """Return the name of a GPU, and the newest CUDA that its driver runs."""
+    """Return the name of a GPU, and the newest CUDA that its driver supports."""
     found = probe_driver()
     name = found.gpus[index].name if index < len(found.gpus) else None
     return name, None if found.version is None else f"CUDA {found.version}"

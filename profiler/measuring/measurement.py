@@ -1,4 +1,4 @@
-"""One measured rollout: the cold first chunk, warm-up, then chunks from an empty cache to a wrapped one."""
+"""A measured rollout: the cold first chunk, warm-up, then chunks from an empty cache to a wrapped one."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ __all__ = ["Measurement", "Rollout", "default_chunks", "measure"]
 
 @dataclass
 class Measurement:
-    """What one rollout gave, raw.
+    """Raw measurements of one rollout.
 
     Attributes:
         sampler: The sampler.
         steps: Denoising steps.
-        generated_frames: Latent frames made from the cold chunk on; those of the warm-up count too.
-        chunks: Chunks that were measured.
-        cold_ms: From asking for a session to the first chunk delivered.
-        warm_ms: From giving frames to the first chunk delivered, after the warm-up.
+        generated_frames: Latent frames generated since the cold chunk, including the warm-up.
+        chunks: Number of measured chunks.
+        cold_ms: Time from the request of a session to the first delivered chunk.
+        warm_ms: Time from the given frames to the first delivered chunk, after the warm-up.
         wall_ms: Wall time of the measured loop.
-        cached_frames: For each chunk, how many latent frames its denoising saw in the cache.
-        timings: Of each chunk.
-        delivered_ms: When each chunk was delivered, since the loop began.
-        spans: Of the measured loop.
-        recorder: What recorded it.
-        cache_nbytes: The KV cache.
-        device_used_nbytes: In use on the whole GPU when the loop was over; None on the host.
+        cached_frames: Latent frames in the cache at the denoising of each chunk.
+        timings: Timings of each chunk.
+        delivered_ms: Time of each chunk's delivery, since the start of the loop.
+        spans: Spans of the measured loop.
+        recorder: Recorder of the loop.
+        cache_nbytes: Size of the KV cache.
+        device_used_nbytes: Memory in use on the whole GPU at the end of the loop; None on the host.
     """
 
     sampler: str
@@ -66,7 +66,7 @@ class Measurement:
 
 
 class Rollout:
-    """A session with frames to go on from, restarted where positions end; delivers chunks as a user would.
+    """A session with given frames that restarts where positions end, and delivers chunks as for a user.
 
     Attributes:
         session: The session.
@@ -74,7 +74,7 @@ class Rollout:
     """
 
     def __init__(self, model: Model, settings: Settings) -> None:
-        """Make the session; nothing runs yet."""
+        """Create the session; no graph runs yet."""
         self._geometry = model.manifest.geometry
         self._given = _make_frames(model, settings)
         arguments = session_arguments(settings)
@@ -83,11 +83,11 @@ class Rollout:
         self.decodes = settings.decoding != "off" and model.codec is not None
 
     def start(self) -> None:
-        """Begin anew from the given frames."""
+        """Restart from the given frames."""
         self.session.start(self._given)
 
     def step(self) -> Chunk:
-        """Make a chunk; where absolute positions are at their end, begin anew first."""
+        """Generate a chunk; restart first where absolute positions are at their end."""
         g = self._geometry
         limit = g.positions.limit
         if limit is not None and self.session.next_latent_frame + g.chunk_frames > limit:
@@ -95,7 +95,7 @@ class Rollout:
         return self.session.step()
 
     def deliver(self) -> Chunk:
-        """Make a chunk and decode it, if chunks are decoded."""
+        """Generate a chunk, and decode it if chunks are decoded."""
         chunk = self.step()
         if self.decodes:
             _ = chunk.pictures
@@ -103,7 +103,7 @@ class Rollout:
 
 
 def default_chunks(geometry: Geometry) -> int:
-    """Return as many chunks as fill the cache from one frame and wrap it twice, 10 at least."""
+    """Return the number of chunks that fill the cache from one frame and wrap it twice, at least 10."""
     return max(10, -(-geometry.slots // geometry.chunk_frames) + 2)
 
 
@@ -112,7 +112,8 @@ def measure(model: Model, settings: Settings) -> Measurement:
 
     Raises:
         VdmrtError: The model fails.
-        ValueError: The sampler does not fit, or NVTX ranges are wanted and the package is not there.
+        ValueError: The sampler does not fit the model.
+        BackendError: NVTX ranges were requested and the package nvtx is not installed.
     """
     began = time.perf_counter()
     rollout = Rollout(model, settings)
@@ -123,7 +124,7 @@ def measure(model: Model, settings: Settings) -> Measurement:
         for _ in range(settings.warmup):
             rollout.deliver()
         chunks = settings.chunks or default_chunks(model.manifest.geometry)
-        # Every span of the loop: a chunk's steps, its stages, and itself. A run by --duration keeps the last ones.
+        # Capacity for every span of the loop: steps, stages and chunks. A run by --duration keeps the last ones.
         recorder = Recorder(capacity=max(4096, chunks * (session.table.steps + 8)))
         found = Measurement(session.table.name, session.table.steps, cold_ms, 0.0, recorder, session.lane.cache_nbytes)
         recorder.attach(session)
@@ -146,7 +147,7 @@ def _run(rollout: Rollout, settings: Settings, chunks: int, found: Measurement) 
     slots, recorder = rollout.session.lane.geometry.slots, found.recorder
     asked = time.perf_counter()
     rollout.start()
-    # What the start told, an encode and a fill of other length, is no part of the loop.
+    # The records of the start (encoding, and a fill of another length) are not part of the loop.
     encode = recorder.distributions["encode"].recent()
     recorder.clear()
     for milliseconds in encode:
@@ -170,7 +171,7 @@ def _run(rollout: Rollout, settings: Settings, chunks: int, found: Measurement) 
 
 
 class _Delivery:
-    """Decodes chunks here, or in one other thread while the next chunk is made; at most one waits."""
+    """Decoder of chunks, in this thread or in another one while the next chunk is made; at most one chunk waits."""
 
     def __init__(self, rollout: Rollout, overlapped: bool, deliver: Callable[[], None]) -> None:
         self._decodes = rollout.decodes
@@ -206,7 +207,7 @@ def _since(began: float) -> float:
 
 
 def _make_frames(model: Model, settings: Settings) -> npt.NDArray[Any]:
-    """Make one frame to go on from: a picture where there is a codec, so that its encoding is seen."""
+    """Return one given frame: a picture if the bundle has a codec, so that encoding is measured."""
     rng = np.random.default_rng(settings.seed)
     if model.codec is not None and settings.decoding != "off":
         return rng.integers(0, 256, (1, *model.codec.picture_size, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Bytes that a model holds and moves."""
+"""Memory measurement: bytes that a model holds and moves."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["measure_memory"]
 
 
 def measure_memory(model: Model, cache_nbytes: int, device_used_nbytes: int | None) -> Memory:
-    """Say what a lane holds and what a step moves; call it while sessions are still open.
+    """Return the bytes that a lane holds and a step moves; to be called while sessions are open.
 
     Args:
-        model: Loaded, in use.
-        cache_nbytes: The KV cache of its lane.
-        device_used_nbytes: In use on the whole GPU.
+        model: Loaded model, in use.
+        cache_nbytes: Size of the KV cache of its lane.
+        device_used_nbytes: Memory in use on the whole GPU.
     """
     graphs = model.bundle.graphs(model.precision)
     denoise = graphs[Stage.DENOISE]
@@ -37,12 +37,12 @@ def measure_memory(model: Model, cache_nbytes: int, device_used_nbytes: int | No
 
 
 def _staged_nbytes(fill: Graph) -> int:
-    """Return the bytes of K and V that a fill hands to the scatter: 2·L·B·T·S·C elements."""
+    """Return the bytes of K and V that a fill passes to the scatter: 2·L·B·T·S·C elements."""
     return sum(spec.nbytes for spec in fill.with_role(Role.PRESENT_KEY, Role.PRESENT_VALUE))
 
 
 def _peak_resident() -> int:
-    import resource  # not on Windows, where nothing else of the runtime runs either
+    import resource  # missing on Windows, which the runtime does not support
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""Stages as NVTX ranges, so that Nsight Systems shows the names of the report."""
+"""NVTX ranges of stages, so that Nsight Systems shows the names of the report."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["NvtxRanges"]
 class NvtxRanges:
     """An :class:`~vdmrt.runtime.session.session.Observer` that pushes a range for each stage and each denoising step.
 
-    On a GPU these are ranges of the host: Nsight projects what was launched inside them onto the GPU's rows.
+    On a GPU these are host ranges: Nsight projects the work launched inside them onto the GPU's rows.
     """
 
     def __init__(self, *, module: Any = None, inner: Observer | None = None) -> None:
         """Open the domain "vdmrt".
 
         Args:
-            module: Stands in for the package ``nvtx``; None imports it.
-            inner: An observer that is told too.
+            module: Replacement of the package ``nvtx``; None imports it.
+            inner: Another observer to which all events are forwarded.
 
         Raises:
             ImportError: ``nvtx`` is not installed; pip install nvtx.
@@ -38,14 +38,14 @@ class NvtxRanges:
         self._inside = False
 
     def attach(self, session: Session) -> NvtxRanges:
-        """Listen to ``session``, beside whoever listens already; returns itself."""
+        """Observe ``session``, in addition to its present observer; return this object."""
         self._inner = self._inner or session.observer
         self._steps = session.table.steps
         session.observer = self
         return self
 
     def begin(self, stage: str) -> None:
-        """Push the stage's range, and the first step's with the denoising."""
+        """Push the stage's range, and for the denoising that of the first step."""
         if self._inner is not None:
             self._inner.begin(stage)
         self._push(stage)
@@ -73,12 +73,12 @@ class NvtxRanges:
             self._inner.end(stage)
 
     def finish(self, chunk: Chunk) -> None:
-        """Tell the inner observer."""
+        """Forward the chunk to the inner observer."""
         if self._inner is not None:
             self._inner.finish(chunk)
 
     def _push(self, name: str) -> None:
-        # Attributes are registered strings: made once for each name, reused for each range.
+        # Attributes hold registered strings: created once for each name, reused for each range.
         if name not in self._attributes:
             self._attributes[name] = self._domain.get_event_attributes(message=name)
         self._domain.push_range(self._attributes[name])

@@ -1,4 +1,4 @@
-"""Whether chunks arrive in time: deadlines, pauses and the real-time factor of a player that never skips."""
+"""Simulated player of chunks: deadlines met and stalls, for a player that never skips."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["measure_attainment", "measure_stall"]
 
 
 def measure_attainment(arrivals_ms: Sequence[float], chunk_ms: float) -> float:
-    """Return the share of the chunks after the first that came before a player that never pauses ran dry.
+    """Return the share of chunks after the first that arrived before a player without pauses needed them.
 
     Args:
-        arrivals_ms: When each chunk came; the player starts with the first.
+        arrivals_ms: Arrival time of each chunk; the player starts with the first.
         chunk_ms: Playing time of a chunk.
     """
     later = [arrival - arrivals_ms[0] for arrival in arrivals_ms[1:]]
@@ -21,10 +21,10 @@ def measure_attainment(arrivals_ms: Sequence[float], chunk_ms: float) -> float:
 
 
 def measure_stall(arrivals_ms: Sequence[float], chunk_ms: float) -> float:
-    """Return how long a player stood still that starts with the first chunk and waits for each late one.
+    """Return how long a player that starts with the first chunk and waits for late ones was stalled.
 
     Args:
-        arrivals_ms: When each chunk came.
+        arrivals_ms: Arrival time of each chunk.
         chunk_ms: Playing time of a chunk.
     """
     stalled, dry = 0.0, arrivals_ms[0] + chunk_ms

@@ -1,4 +1,4 @@
-"""From settings to a report: load, measure, judge."""
+"""The profile behind ``vdmrt profile``: load, measure, judge."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_model", "profile"]
 
-# Above these a figure is doubtful. trtexec warns from 1 % on a GPU; CPUs that others share never get there.
+# Variation above which a figure is doubtful. trtexec warns from 1 % on a GPU; shared CPUs are never that steady.
 _UNSTEADY_GPU, _UNSTEADY_CPU = 0.01, 0.10
 
 
@@ -70,10 +70,10 @@ def profile(
     """Profile a bundle.
 
     Args:
-        settings: What and how.
-        against: What to compare it with, in turn: a bundle's folder, or settings such as "precision=fp16,steps=4".
-        model: Loaded already, and left open; None loads ``settings.bundle``, and tells how long that took.
-        say: Told what goes on, for people.
+        settings: The options.
+        against: Contender of a comparison: a bundle's folder, or settings such as "precision=fp16,steps=4".
+        model: Loaded model, left open; None loads ``settings.bundle`` and measures the time of that.
+        say: Called with progress messages.
 
     Raises:
         VdmrtError: The bundle or the backend fails.
@@ -95,25 +95,25 @@ def profile(
         report = _profile(model, settings, load_ms, say)
         if against is None or other is None:
             return report
-        say(f"comparing with {against}, in turn")
+        say(f"comparing with {against}, in alternation")
         pairs = settings.chunks or default_chunks(model.manifest.geometry)
         mine: Callable[[], AbstractContextManager[Model]] = stay_open(model)
         theirs = mine
         if not _loads_alike(settings, other):
             theirs = partial(_reload, other)
             if load_ms is not None:
-                opened.close()  # both are loaded anew in each round; three at once may not fit
+                opened.close()  # both are loaded in each round; three models may not fit
                 mine = partial(_reload, settings)
         comparison = compare(Side(settings, mine), Side(other, theirs), what=against, pairs=pairs)
         return dataclasses.replace(report, comparison=comparison)
 
 
 def load_model(settings: Settings, *, verify: bool = True) -> Model:
-    """Load the bundle as the settings say.
+    """Load the bundle of the settings.
 
     Args:
-        settings: What to load.
-        verify: Whether every file is hashed first.
+        settings: Settings with the bundle and the options of loading.
+        verify: Whether the hash of every file is checked first.
 
     Raises:
         VdmrtError: The bundle or the backend fails.
@@ -132,20 +132,20 @@ def _loads_alike(one: Settings, other: Settings) -> bool:
 
 def _profile(model: Model, settings: Settings, load_ms: float | None, say: Callable[[str], None]) -> Report:
     if settings.layers:
-        check_timed(model)  # before minutes of measuring, not after
+        check_timed(model)  # before the measurement, which takes minutes
     before, unmeasured = _measure_ceilings(model, settings, say)
     say(f"measuring on {model.describe()}")
     environment = describe_environment(model)
     meter, refusal = open_meter(environment.device)
     with meter or nullcontext():
         found = measure(model, settings)
-    # Before and after, because another process may slow either; the better counts.
+    # Measured before and after, because another process may slow either; the better one counts.
     ceilings = best_ceilings(before, _measure_ceilings(model, settings, say)[0])
     stages = _summarize_stages(found, settings, on_host=environment.device == "host")
     roofline = () if ceilings is None else place_stages(model, ceilings, stages)
     layers: tuple[Layer, ...] = ()
     if settings.layers:
-        say("timing every layer, in a pass of its own")
+        say("timing every layer, in a separate pass")
         layers = name_layers(model.bundle, model.precision, time_layers(model, settings))
     rate = _judge_rate(found, settings, model.manifest.geometry.chunk_frames)
     return Report(
@@ -216,7 +216,7 @@ def _describe_workload(model: Model, settings: Settings, found: Measurement) -> 
 
 def _summarize_stages(found: Measurement, settings: Settings, *, on_host: bool) -> Mapping[str, Summary]:
     of = found.recorder.distributions
-    # On the host a step is over when it has been enqueued: two names of one time.
+    # On the host, enqueueing runs the step, so the times are equal.
     left_out = {"arrival", "enqueue"} if on_host else {"arrival"}
     stages = {
         name: distribution.summary(settings.percentiles)
@@ -263,7 +263,7 @@ def _judge_rate(found: Measurement, settings: Settings, chunk_frames: int) -> Ra
 
 
 def _cut_timeline(found: Measurement) -> tuple[Span, ...]:
-    """Return the spans of two neighboring chunks from the middle of the run, on a clock that begins with them."""
+    """Return the spans of two neighboring chunks from the middle of the run, on a clock that starts with them."""
     first = max(0, min(found.chunks // 2, found.chunks - 2))
     spans = [span for span in found.spans if first <= span.chunk <= first + 1]
     origin = min((span.begin_ms for span in spans), default=0.0)
@@ -276,10 +276,10 @@ def _find_warnings(stages: Mapping[str, Summary], roofline: Sequence[RooflineSta
     warnings = []
     step, limit = stages["step"], _UNSTEADY_GPU if on_gpu else _UNSTEADY_CPU
     if step.variation > limit:
-        advice = "lock the GPU's clocks (nvidia-smi -lgc)" if on_gpu else "end what else runs, or set --threads"
+        advice = "lock the GPU's clocks (nvidia-smi -lgc)" if on_gpu else "stop other processes, or set --threads"
         warnings.append(
             f"the machine is unsteady: denoising steps vary by {100 * step.variation:.1f} % "
-            f"(coefficient of variation; {100 * limit:.0f} % is steady); {advice}, and trust medians only"
+            f"(coefficient of variation; {100 * limit:.0f} % is steady); {advice}, and rely on medians only"
         )
     enqueue = stages.get("enqueue")
     if enqueue is not None and enqueue.median > 0.9 * step.median:
@@ -288,17 +288,19 @@ def _find_warnings(stages: Mapping[str, Summary], roofline: Sequence[RooflineSta
             f"{enqueue.median:.3f} ms; replay a captured CUDA graph, or use a faster CPU"
         )
     if any(stage.fraction > 1.02 for stage in roofline):
-        warnings.append("a stage ran above the roofline: the ceilings were taken in slower moments; profile again")
+        warnings.append(
+            "a stage ran above the roofline: the machine was slower while the ceilings were measured; profile again"
+        )
     return warnings
 
 
 def _write_notes(model: Model, settings: Settings, found: Measurement) -> Sequence[str]:
-    notes = [f"warm-up, {format_count(settings.warmup + 1, 'chunk')}, is in no figure but the cold first frame"]
+    notes = [f"warm-up, {format_count(settings.warmup + 1, 'chunk')}, counts only for the cold first frame"]
     rare = [percent for percent in settings.percentiles if found.chunks < 100 / (100.001 - percent)]
     if rare:
         shown = ", ".join(f"{percent:g} %" for percent in rare)
         made = f"{format_count(found.chunks, 'chunk')} {'is' if found.chunks == 1 else 'are'}"
-        notes.append(f"{made} too few for {shown}: of a chunk that percentile is the maximum")
+        notes.append(f"{made} too few for {shown}: that percentile of a chunk is the maximum")
     if model.manifest.random_weights:
         notes.append("the weights are random: times are real, pictures are not")
     if model.codec is None:

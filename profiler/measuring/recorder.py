@@ -1,4 +1,4 @@
-"""The recorder: listens to one session, into memory that is allocated once, cheap enough to stay on in production."""
+"""The recorder: a session observer with preallocated memory, cheap enough for production."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STAGES", "Recorder", "Span", "measure_union"]
 
-# What a span may be; "step" is one denoising step, "chunk" one autoregressive step.
+# Stages of spans; "step" is one denoising step, "chunk" one autoregressive step.
 STAGES = ("chunk", "step", "noise", Stage.FILL, "scatter", "encode", "decode")
 _NUMBER = {stage: number for number, stage in enumerate(STAGES)}
 _MS = 1e-6  # of a nanosecond
@@ -26,14 +26,14 @@ _MS = 1e-6  # of a nanosecond
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of time.
+    """A time span.
 
     Attributes:
         stage: One of :data:`STAGES`.
-        chunk: Number of the chunk; that of the next one for what comes before it.
+        chunk: Number of the chunk; work before a chunk has that chunk's number.
         step: Number of the denoising step, or -1.
-        begin_ms: On the host's clock, since the recorder was made.
-        end_ms: As ``begin_ms``.
+        begin_ms: Start on the host's clock, since the recorder was created.
+        end_ms: End on the same clock.
     """
 
     stage: str
@@ -44,26 +44,26 @@ class Span:
 
     @property
     def milliseconds(self) -> float:
-        """How long it is."""
+        """Duration."""
         return self.end_ms - self.begin_ms
 
 
 class Recorder:
     """An :class:`~vdmrt.runtime.session.session.Observer` of one session; one other thread may decode its last chunk.
 
-    Durations come from the chunk's :class:`~vdmrt.runtime.Timings` (device events on a GPU), where spans lie
-    comes from the host's clock.
+    Durations are those of the chunk's :class:`~vdmrt.runtime.Timings` (device events on a GPU); the start and end of
+    spans are on the host's clock.
 
     Attributes:
-        distributions: Durations by stage; also "denoise" (all steps of a chunk), "host" (what is left of a chunk),
+        distributions: Durations by stage; also "denoise" (all steps of a chunk), "host" (the rest of a chunk),
             "idle" (between two denoising steps) and "arrival" (between two chunks).
     """
 
     def __init__(self, *, capacity: int = 4096) -> None:
-        """Allocate.
+        """Allocate the memory.
 
         Args:
-            capacity: Durations of each stage, and spans of all stages, that are held exactly.
+            capacity: Number of exact durations of each stage, and of spans of all stages.
 
         Raises:
             ValueError: ``capacity`` is not positive.
@@ -86,32 +86,32 @@ class Recorder:
         self._spans = 0
 
     def attach(self, session: Session) -> Recorder:
-        """Listen to ``session``; returns itself."""
+        """Observe ``session``; return this object."""
         session.observer = self
         return self
 
     def clear(self) -> None:
-        """Forget everything that was recorded."""
+        """Remove all records."""
         for distribution in self.distributions.values():
             distribution.clear()
         self._spans = self._arrived = 0
 
     def now_ms(self) -> float:
-        """Return the time on the clock that spans are told in."""
+        """Return the time on the clock of spans."""
         return (time.perf_counter_ns() - self._origin) * _MS
 
     def begin(self, stage: str) -> None:
-        """Hear that a stage begins."""
+        """Record the start of a stage."""
         if stage == "decode":
             self._decoding = self._chunk - 1
         self._begun[stage] = time.perf_counter_ns()
 
     def step(self, done: int) -> None:
-        """Hear that a denoising step is done."""
+        """Record the end of a denoising step."""
         self._step_ends[(done - 1) % 4096] = time.perf_counter_ns()
 
     def end(self, stage: str) -> None:
-        """Hear that a stage ended."""
+        """Record the end of a stage."""
         now = time.perf_counter_ns()
         begun = self._begun[stage]
         if stage == Stage.DENOISE:
@@ -122,7 +122,7 @@ class Recorder:
             self.distributions[stage].record((now - begun) * _MS)
 
     def finish(self, chunk: Chunk) -> None:
-        """Hear that a chunk is finished."""
+        """Record a finished chunk."""
         now = time.perf_counter_ns()
         timings, of = chunk.timings, self.distributions
         steps = timings.denoise_ms
@@ -131,7 +131,7 @@ class Recorder:
         for index, milliseconds in enumerate(steps):
             of["step"].record(milliseconds)
             end = self._step_ends[index % 4096]
-            # A device's clock is not the host's: no step begins before the one before it ended.
+            # The device's and the host's clocks differ: a step must not begin before the previous one ended.
             self._record("step", chunk.index, index, max(earlier, end - int(milliseconds * 1e6)), end)
             earlier = end
         for microseconds in getattr(timings, "enqueue_us", None) or ():
@@ -152,7 +152,7 @@ class Recorder:
         self._chunk = chunk.index + 1
 
     def spans(self) -> list[Span]:
-        """Return the last spans, as many as the capacity holds, in the order in which they ended."""
+        """Return the last spans, at most ``capacity``, in the order of their ends."""
         return sorted(self._held(), key=lambda span: (span.end_ms, -span.begin_ms))
 
     def _held(self) -> Iterator[Span]:
@@ -177,7 +177,7 @@ class Recorder:
 
 
 def measure_union(spans: list[Span]) -> float:
-    """Return how many milliseconds at least one of the spans covers."""
+    """Return the time in milliseconds that at least one of the spans covers."""
     covered, reached = 0.0, float("-inf")
     for span in sorted(spans, key=lambda span: span.begin_ms):
         covered += max(0.0, span.end_ms - max(span.begin_ms, reached))

@@ -1,4 +1,4 @@
-"""What to profile and how; the names are the options of ``vdmrt profile``."""
+"""Settings of a profile: the options of ``vdmrt profile``."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ DECODING = ("serial", "overlapped", "off")
 
 @dataclass(frozen=True)
 class Settings(LoadOptions, SamplingOptions):
-    """What to profile and how. The options of loading and sampling are inherited.
+    """Options of ``vdmrt profile``; those of loading and sampling are inherited.
 
     Attributes:
         bundle: The bundle's folder.
-        chunks: Autoregressive steps to measure at least; None fills the cache from empty and wraps it, 10 at least.
-        duration: Seconds to measure at least; None ends with the chunks.
-        warmup: Chunks that are made first and not counted.
-        target_fps: Frames a second that are wanted; None judges no deadline.
-        percentiles: Which, in percent.
-        decoding: Whether chunks are decoded: "serial" after each, "overlapped" with the next one, or "off".
-        seed: Of the noise and of the frames to go on from.
-        layers: Whether the nodes of the graphs are timed, in a pass of their own.
-        nvtx: Whether stages are NVTX ranges too, for Nsight Systems.
+        chunks: Least number of autoregressive steps; None fills the cache from empty and wraps it, at least 10.
+        duration: Least number of seconds to measure; None ends with the chunks.
+        warmup: Warm-up chunks, not counted.
+        target_fps: Target rate in frames a second; None judges no deadline.
+        percentiles: Percentiles in percent.
+        decoding: Decoding of chunks: "serial" after each, "overlapped" with the next one, or "off".
+        seed: Seed of the noise and of the given frames.
+        layers: Whether the layers of the graphs are timed, in a separate pass.
+        nvtx: Whether stages are also marked as NVTX ranges, for Nsight Systems.
         roofline: Whether the device's ceilings are measured: a second or two, and some hundred MiB.
     """
 

@@ -1,3 +1,3 @@
-"""A measured run as JSON, text and a page."""
+"""Reports of a profile as JSON, text and an HTML page."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A profile as one HTML page."""
+"""Rendering of a profile as one HTML page."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ _KEEPS_UP = {True: "Keeps up with", False: "Does not keep up with", None: "Not s
 
 
 def render_html(report: Report, gates: Sequence[Figure] = ()) -> str:
-    """Return a profile as one HTML page that needs nothing else.
+    """Return a profile as one self-contained HTML page.
 
     Args:
-        report: What was measured.
-        gates: What was to be reached; see :func:`.gates.judge_gates`.
+        report: The profile.
+        gates: Gates and their results; see :func:`.gates.judge_gates`.
     """
     page = Page(
         f"Profile of {report.workload.name}",
@@ -77,23 +77,25 @@ def render_html(report: Report, gates: Sequence[Figure] = ()) -> str:
         page.add_section("Limits", tabulate_figures(gates))
     page.add_cards(list(_cards(report)))
     if report.comparison is not None:
-        text = f"{report.comparison.pairs} pairs of chunks in turn, in {report.comparison.rounds} rounds. "
+        text = f"{report.comparison.pairs} pairs of alternating chunks, in {report.comparison.rounds} rounds. "
         text += "The ratio is the other's time over this one's."
         page.add_section(f"Against {report.comparison.other}", _compare(report.comparison), text=text)
-    page.add_section("Stages", _split(report), _stages(report), text="The interval is that of the median.")
+    page.add_section(
+        "Stages", _split(report), _stages(report), text="The interval is the confidence interval of the median."
+    )
     page.add_section(
         "Over autoregressive steps",
         _curve(report),
         *([_arrivals(report)] if report.arrivals_ms else []),
-        text="A flat curve is the aim: slots never move, and a full cache costs what an empty one does.",
+        text="The curve should be flat: slots never move, and a full cache takes as long as an empty one.",
     )
-    page.add_section("Two chunks", _timeline(report), text="On the host's clock; decoding has a lane of its own.")
+    page.add_section("Two chunks", _timeline(report), text="On the host's clock; decoding is on a separate lane.")
     if report.roofline:
         page.add_section("Roofline", _roofline(report), text=_ceilings(report))
     if report.layers:
         page.add_section("Transformer blocks and operators", _groups(report, "block"), _groups(report, "operator"))
-        page.add_section("Layers", _layers(report), text="From a pass of its own. Click a heading to sort.")
-    page.add_section("What it ran on", _environment(report))
+        page.add_section("Layers", _layers(report), text="From a separate pass. Click a heading to sort.")
+    page.add_section("Environment", _environment(report))
     return page.render()
 
 
@@ -109,7 +111,7 @@ def _subtitle(report: Report) -> Iterator[str]:
 
 
 def _judge(report: Report, gates: Sequence[Figure]) -> Headline:
-    """Return what the page says first: the gates, or else whether the target rate is kept, or else the rate."""
+    """Return the headline: the gates if any, otherwise whether the target rate is met, otherwise the rate."""
     chunk = report.stages.get("arrival", report.stages["chunk"])
     spread = f" (median; interval {_interval(chunk.interval)})" if chunk.count > 1 else ""
     details = [f"A chunk takes {chunk.median:.4g} ms{spread}, a denoising step {report.stages['step'].median:.4g} ms."]
@@ -128,7 +130,7 @@ def _judge(report: Report, gates: Sequence[Figure]) -> Headline:
 
 
 def _keeps_up(chunk: Interval, playing_ms: float) -> bool | None:
-    """Return whether chunks are made faster than they play; None where the interval holds both."""
+    """Return whether chunks are made faster than they play; None where the interval contains both."""
     if chunk.high <= playing_ms:
         return True
     return False if chunk.low > playing_ms else None
@@ -136,8 +138,8 @@ def _keeps_up(chunk: Interval, playing_ms: float) -> bool | None:
 
 def _describe_target(rate: Rate) -> str:
     return (
-        f"At {rate.target_fps:g} frames/s a chunk takes {rate.real_time_factor:.3f} of the time that it plays; "
-        f"{100 * (rate.attainment or 0):.1f} % of chunks came in time, a player stood still for "
+        f"At {rate.target_fps:g} frames/s a chunk takes {rate.real_time_factor:.3f} of its playing time; "
+        f"{100 * (rate.attainment or 0):.1f} % of chunks arrived in time, a player would stall for "
         f"{rate.stall_ms or 0:.1f} ms."
     )
 
@@ -152,9 +154,9 @@ def _cards(report: Report) -> Iterator[tuple[str, str]]:
     yield f"{report.stages[Stage.FILL].median:.4g} ms", "cache fill, median"
     if report.rate.attainment is not None:
         yield f"{100 * report.rate.attainment:.1f} %", f"of deadlines met at {report.rate.target_fps:g} fps"
-        yield f"{report.rate.stall_ms:.1f} ms", "a player stood still"
+        yield f"{report.rate.stall_ms:.1f} ms", "stall of a player"
     yield format_nbytes(report.memory.cache_nbytes), "KV cache"
-    yield format_nbytes(report.memory.copied_nbytes), "of it copied per denoising step"
+    yield format_nbytes(report.memory.copied_nbytes), "of the cache copied per denoising step"
     if report.energy is not None:
         yield f"{report.energy.joules_per_frame:.2f} J", "a latent frame"
 
@@ -269,7 +271,7 @@ def _ceilings(report: Report) -> str:
 
 
 def _groups(report: Report, attribute: str) -> Table:
-    """Sum the layers by block or by operator, both graphs side by side."""
+    """Return the sums of layers by block or by operator, a column for each graph."""
     sums: dict[str | int, dict[str, float]] = {}
     for layer in report.layers:
         of_group = sums.setdefault(getattr(layer, attribute), {Stage.DENOISE: 0.0, Stage.FILL: 0.0})

@@ -1,4 +1,4 @@
-"""What a profile found, as frozen dataclasses; :meth:`Report.to_json` is what ``--json`` writes, see REPORT.md."""
+"""The report of a profile, as frozen dataclasses; ``--json`` writes :meth:`Report.to_json`, see REPORT.md."""
 
 from __future__ import annotations
 
@@ -37,19 +37,20 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Environment:
-    """What it ran on.
+    """Hardware and software of the run.
 
     Attributes:
-        vdmrt: Version.
-        commit: Of the checkout it was imported from; None for an installed package.
-        python: Version.
+        vdmrt: Version of vdmrt.
+        commit: Commit of the checkout it was imported from; None for an installed package.
+        python: Version of Python.
         platform: Operating system.
         cpu: Name of the processor.
-        cpu_count: CPUs that the process may use.
-        device: Where the tensors lay: "host" or "cuda:0".
+        cpu_count: CPUs available to the process.
+        device: Device of the tensors: "host" or "cuda:0".
         gpu: Name of the GPU; None on the host.
-        driver: The newest CUDA that the GPU's driver runs, and its own version where NVML tells; None on the host.
-        packages: Versions of what ran, by distribution.
+        driver: Newest CUDA that the GPU's driver supports, and the driver's version if NVML reports it; None on the
+            host.
+        packages: Versions of the packages used, by distribution.
     """
 
     vdmrt: str
@@ -66,23 +67,23 @@ class Environment:
 
 @dataclass(frozen=True)
 class Workload:
-    """What was run.
+    """Model and settings of the run.
 
     Attributes:
-        bundle: The folder.
+        bundle: The bundle's folder.
         name: The model's name.
-        random_weights: Whether the weights were never trained.
-        backend: What ran it, in one line.
-        precision: Of the graphs.
+        random_weights: Whether the weights are random (untrained).
+        backend: The backend, in one line.
+        precision: Precision of the graphs.
         sampler: The sampler.
         steps: Denoising steps of a chunk.
-        seed: Of the noise and of the frames it went on from.
+        seed: Seed of the noise and of the given frames.
         chunk_frames: Latent frames of a chunk.
         slots: Capacity of the KV cache in latent frames.
         codec: "preview", "vae", or None where no codec ran.
         decoding: "serial", "overlapped" (with the next chunk) or "off".
-        warmup_chunks: Chunks that were made first and are in no figure.
-        chunks: Chunks that were measured.
+        warmup_chunks: Warm-up chunks, not counted in any figure.
+        chunks: Number of measured chunks.
     """
 
     bundle: str
@@ -106,10 +107,10 @@ class FirstFrame:
     """Time to the first generated frames, milliseconds; each was measured once, except the warm ones.
 
     Attributes:
-        load_ms: Loading the bundle; None where a loaded model was given.
-        cold_ms: From asking for a session to the first chunk, on a lane that never ran; decoded where a codec ran.
-        cold_with_load_ms: Both; None without ``load_ms``.
-        warm_ms: From giving frames to a warm session to its first chunk.
+        load_ms: Time to load the bundle; None for a model that was loaded already.
+        cold_ms: Time from the request of a session to the first chunk, on a new lane; decoded where a codec ran.
+        cold_with_load_ms: Sum of ``load_ms`` and ``cold_ms``; None without ``load_ms``.
+        warm_ms: Time from the given frames of a warm session to its first chunk.
     """
 
     load_ms: float | None
@@ -124,10 +125,10 @@ class Point:
 
     Attributes:
         index: Number of the chunk since the start, from 0.
-        cached_frames: Latent frames that its denoising steps saw in the cache.
-        step_ms: Median of its denoising steps.
-        fill_ms: Its cache fill.
-        chunk_ms: All of it without the codec.
+        cached_frames: Latent frames in the cache during its denoising steps.
+        step_ms: Median time of its denoising steps.
+        fill_ms: Time of its cache fill.
+        chunk_ms: Time of the whole chunk without the codec.
     """
 
     index: int
@@ -139,17 +140,17 @@ class Point:
 
 @dataclass(frozen=True)
 class Rate:
-    """How many frames come out.
+    """Rate of generated frames.
 
     Attributes:
         latent_fps: Generated latent frames over the time of their autoregressive steps, codec excluded.
         frame_fps: Delivered frames over the wall time of the measured loop, codec included where one ran.
         wall_ms: Wall time of the measured loop.
         covered: Share of it that the recorded stages cover.
-        target_fps: What was asked for; None leaves the rest None.
+        target_fps: Target rate; if None, the fields below are None.
         real_time_factor: Median time between two chunks over the playing time of one; below 1 keeps up.
-        attainment: Share of the chunks after the first that came before a player without pauses ran dry.
-        stall_ms: How long a player that starts with the first chunk and waits for each late one stood still.
+        attainment: Share of chunks after the first that arrived before a player without pauses needed them.
+        stall_ms: Total stall of a player that starts with the first chunk and waits for late ones.
     """
 
     latent_fps: float
@@ -164,17 +165,18 @@ class Rate:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes.
+    """Memory in use and moved, in bytes.
 
     Attributes:
-        cache_nbytes: The KV cache of the lane.
-        device_nbytes: What the lanes hold on the device, programs excluded; None where it cannot be told.
-        device_used_nbytes: In use on the whole GPU when the loop was over, by programs, libraries and other processes
-            too; lanes allocate nothing on the way, so it is the peak where nobody else is there. None on the host.
+        cache_nbytes: KV cache of the lane.
+        device_nbytes: Device memory of the lanes, without programs; None if unknown.
+        device_used_nbytes: Memory in use on the whole GPU at the end of the loop, including programs, libraries and
+            other processes; lanes allocate nothing during the loop, so without other processes it is the peak. None
+            on the host.
         host_peak_nbytes: Largest resident size of the process since its start.
         denoise_nbytes: Inputs, outputs and weights of one denoising step, each once.
-        copied_nbytes: Of the cache, copied by one denoising step; 0 is the aim.
-        scatter_nbytes: Moved by the runtime in one autoregressive step: read and written.
+        copied_nbytes: Bytes of the cache copied by one denoising step; the goal is 0.
+        scatter_nbytes: Bytes moved by the runtime in one autoregressive step: read and written.
     """
 
     cache_nbytes: int
@@ -188,16 +190,16 @@ class Memory:
 
 @dataclass(frozen=True)
 class Energy:
-    """What NVML told of the measured rollout, the warm-up included.
+    """NVML's readings of the measured rollout, including the warm-up.
 
     Attributes:
         joules: Energy of the whole GPU.
-        joules_per_frame: Of one generated latent frame, those of the warm-up counted too.
+        joules_per_frame: Energy for each generated latent frame, including the warm-up.
         watts: Mean power.
         clock_mhz: SM clock at the end.
         memory_clock_mhz: Memory clock at the end.
-        temperature_c: At the end.
-        throttled: Why the clocks were held down, in words; empty where they were not.
+        temperature_c: Temperature at the end, in °C.
+        throttled: Reasons for reduced clocks, in words; empty if they were not reduced.
     """
 
     joules: float
@@ -211,13 +213,13 @@ class Energy:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the device reached in the same run.
+    """Ceilings of the device, measured in the same run.
 
     Attributes:
-        flops_per_second: Of the best matrix product; None where there is nothing to multiply with, as ``product``.
-        bytes_per_second: Of the best copy, read and written bytes both counted.
-        product: What was multiplied by what.
-        copy: What was copied by what.
+        flops_per_second: Rate of the fastest matrix product; None, like ``product``, if cuBLAS is missing.
+        bytes_per_second: Rate of the fastest copy, counting read and written bytes.
+        product: Description of the product.
+        copy: Description of the copy.
     """
 
     flops_per_second: float | None
@@ -226,7 +228,7 @@ class Ceilings:
     copy: str
 
     def describe(self) -> str:
-        """Say both in a line."""
+        """Return both in one line."""
         copied = f"{self.bytes_per_second / 1e9:.4g} GB/s ({self.copy})"
         if self.flops_per_second is None:
             return copied
@@ -241,9 +243,9 @@ class RooflineStage:
         stage: "step", "fill" or "decode".
         flops: Operations of one run, from model.json.
         nbytes: Bytes that it must move, from model.json.
-        intensity: Operations a byte.
-        bound_ms: What the roofline allows at best.
-        measured_ms: Median.
+        intensity: Operations per byte.
+        bound_ms: Lower bound of the time by the roofline.
+        measured_ms: Median of the measured times.
         fraction: ``bound_ms`` over ``measured_ms``.
         limit: "compute" or "memory".
     """
@@ -265,10 +267,10 @@ class Layer:
     Attributes:
         stage: "denoise" or "fill".
         block: Number of the transformer block, or -1 before the first, after the last, and where it spans several.
-        name: As the backend calls it.
-        operator: The node's operator, or TensorRT's kind of layer.
-        milliseconds: Median of one run.
-        share: Of all layers of the stage.
+        name: Name given by the backend.
+        operator: The node's operator, or TensorRT's type of layer.
+        milliseconds: Median time of one run.
+        share: Share of the time of all layers of the stage.
     """
 
     stage: str
@@ -281,15 +283,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A figure of the other over a figure of this: above 1, the other takes longer.
+    """Ratio of a time of the other contender to that of this one: above 1, the other takes longer.
 
     Attributes:
-        what: Which.
-        this: Median of this, milliseconds.
-        other: Median of the other.
+        what: Name of the time.
+        this: Median of this one, milliseconds.
+        other: Median of the other, milliseconds.
         ratio: Median of the rounds, each the median of the ratios of neighboring runs.
-        interval: Where it lies, from the rounds.
-        differs: Whether the interval leaves out 1.
+        interval: Confidence interval of the ratio, from the rounds.
+        differs: Whether the interval excludes 1.
     """
 
     what: str
@@ -300,16 +302,16 @@ class Ratio:
     differs: bool
 
     def describe(self) -> str:
-        """Say what the interval says, and no more."""
+        """Return the verdict and the interval."""
         low, high = self.interval.low, self.interval.high
-        told = (
+        ratio = (
             f"the other takes {low:.3f} to {high:.3f} times as long ({100 * self.interval.confidence:.3g} % interval)"
         )
-        return f"{self.verdict}: {told}"
+        return f"{self.verdict}: {ratio}"
 
     @property
     def verdict(self) -> str:
-        """Which is faster, where the interval shows it."""
+        """Which is faster, if the interval shows it."""
         if not self.differs:
             return "no difference shown"
         return "the other is slower" if self.interval.low > 1 else "the other is faster"
@@ -317,13 +319,13 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Comparison:
-    """This against another, in turn.
+    """Comparison of two contenders by alternating chunks.
 
     Attributes:
-        other: What the other was.
-        pairs: Neighboring chunks, in all rounds.
-        ratios: By figure.
-        rounds: How often both were opened anew; each round is one value of a ratio.
+        other: Description of the other.
+        pairs: Pairs of neighboring chunks, in all rounds.
+        ratios: Ratios of the times.
+        rounds: Number of rounds, each of which opens both again and gives one value of a ratio.
     """
 
     other: str
@@ -337,16 +339,16 @@ class Report:
     """A profile. Times are milliseconds of wall time, sizes bytes.
 
     Attributes:
-        date: When, ISO 8601 with offset.
-        stages: By stage: "chunk", "step", "noise", "denoise", "fill", "scatter", "encode", "decode", "host", "idle",
-            "enqueue" and "arrival"; what did not happen is not there.
+        date: Time of the profile, ISO 8601 with offset.
+        stages: Summaries by stage: "chunk", "step", "noise", "denoise", "fill", "scatter", "encode", "decode", "host",
+            "idle", "enqueue" and "arrival"; stages that did not occur are absent.
         curve: Each measured autoregressive step.
-        arrivals_ms: Between the delivery of neighboring chunks.
+        arrivals_ms: Times between the deliveries of neighboring chunks.
         timeline: Spans of two neighboring chunks.
-        warnings: What makes the figures doubtful.
-        notes: What they include, and what could not be measured.
-        spans: Of the whole loop, or its end where it was long; not in the JSON, a trace holds them.
-        schema: Version of this format: it grows by fields without a new number.
+        warnings: Reasons why figures are doubtful.
+        notes: What the figures include, and what could not be measured.
+        spans: Spans of the whole loop, or of its end if it was long; not in the JSON, but in a trace.
+        schema: Version of this format; new fields do not change it.
     """
 
     date: str

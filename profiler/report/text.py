@@ -1,4 +1,4 @@
-"""A report on the terminal: trtexec's block of lines, then those that video needs."""
+"""Rendering of a report as text: trtexec's summary, then lines for video."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def describe_report(report: Report) -> str:
 
 def describe_comparison(comparison: Comparison) -> list[str]:
     """Return a comparison as lines of text."""
-    lines = [f"Against {comparison.other}, {comparison.pairs} pairs of chunks in turn, in {comparison.rounds} rounds:"]
+    lines = [
+        f"Against {comparison.other}, {comparison.pairs} pairs of alternating chunks, in {comparison.rounds} rounds:"
+    ]
     for ratio in comparison.ratios:
         lines.append(
             f"  {ratio.what}: {ratio.this:.3f} ms, other {ratio.other:.3f} ms, ratio {ratio.ratio:.3f}; "
@@ -108,7 +110,7 @@ def _curve(report: Report) -> Iterator[str]:
 def _tail(report: Report) -> Iterator[str]:
     energy = report.energy
     if energy is not None:
-        held = f", clocks held down: {', '.join(energy.throttled)}" if energy.throttled else ""
+        held = f", clocks reduced: {', '.join(energy.throttled)}" if energy.throttled else ""
         yield (
             f"Energy: {energy.joules:.1f} J, {energy.joules_per_frame:.2f} J a latent frame, {energy.watts:.0f} W; "
             f"SM clock {energy.clock_mhz} MHz, memory clock {energy.memory_clock_mhz} MHz, "
