@@ -232,7 +232,7 @@ def _save_optimized(
         if path.stem in str(error):  # the output file could not be written
             raise EngineError(
                 f"{path.parent.parent}: the engine cannot be written: is the disk full? ONNX Runtime reports {error}; "
-                "no file was left"
+                "nothing was left"
             ) from error
         raise BackendError(f"{stage}: ONNX Runtime {module.__version__} does not optimize it: {error}") from error
 
