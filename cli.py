@@ -27,6 +27,8 @@ from .runtime._cli import doctor
 
 if TYPE_CHECKING:
     from .bundle import Bundle, Engine
+    from .engines.request import BuildRequest
+    from .engines.tensorrt.options import BuildOptions
 
 __all__ = ["main"]
 
@@ -94,12 +96,12 @@ def main(traceback: bool, quiet: bool) -> None:
     context.obj = Composition(_build, _write_polygraphy)
 
 
-def _build(bundle: Bundle, **given: Any) -> Engine:
+def _build(bundle: Bundle, request: BuildRequest, options: BuildOptions) -> Engine:
     """Build an engine and check it; heavy modules are imported here."""
     from .building import build_engine
     from .console.progress import show_progress
 
-    return build_engine(bundle, show=show_progress, **given)
+    return build_engine(bundle, **vars(request), options=options, show=show_progress)
 
 
 def _write_polygraphy(bundle: Bundle, folder: Path) -> list[str]:

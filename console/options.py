@@ -12,10 +12,12 @@ import click
 
 from .sections import SharedOption
 
-__all__ = ["Option", "gather", "options_of"]
+__all__ = ["FIELD", "Option", "gather", "options_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _OWN = "Options"
+FIELD: Any = object()
+"""Stands for the default of a dataclass' field."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Option:
         names: Its names; empty for ``--name`` derived from the field's name.
         metavar: Placeholder of its value in the help; None for the type's name.
         multiple: Whether it may be given several times.
+        default: As somebody would write it; :data:`FIELD` takes the field's.
     """
 
     help: str
@@ -35,6 +38,7 @@ class Option:
     names: tuple[str, ...] = ()
     metavar: str | None = None
     multiple: bool = False
+    default: Any = FIELD
 
 
 def options_of(settings: type[Any], section: str = _OWN, **options: Option) -> Callable[[F], F]:
@@ -84,8 +88,10 @@ def _default_of(field: dataclasses.Field[Any]) -> Any:
 
 
 def _make_option(name: str, default: Any, section: str, option: Option) -> Callable[[F], F]:
+    if option.default is not FIELD:
+        default = option.default
     names = option.names or (f"--{name.replace('_', '-')}",)
-    if isinstance(default, tuple) and default:  # as a user writes it
+    if isinstance(default, tuple) and default and not option.multiple:  # as a user writes it
         default = ",".join(f"{one:g}" for one in default)
     given: dict[str, Any] = {"type": option.type, "metavar": option.metavar, "multiple": option.multiple}
     if option.type is None:
@@ -97,7 +103,7 @@ def _make_option(name: str, default: Any, section: str, option: Option) -> Calla
         cls=SharedOption,
         section=section,
         default=default,
-        show_default=default not in (None, ()) and not isinstance(default, bool),
+        show_default=not (default in (None, ()) or isinstance(default, bool) or option.multiple),
         help=option.help,
         **given,
     )

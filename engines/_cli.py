@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 import sys
@@ -11,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..bundle import PRECISIONS, choose_precision, open_bundle
+from ..console.options import Option, gather, options_of
+from ..console.sections import SectionedCommand
 from ..errors import BackendError, EngineError
+from .request import BuildRequest
+from .tensorrt.options import BuildOptions
 
 if TYPE_CHECKING:
     from ..bundle import Bundle, Precision
@@ -38,74 +43,57 @@ class Size(click.ParamType[Any]):
         return nbytes
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--backend",
-    default="tensorrt",
-    show_default=True,
-    type=click.Choice(["tensorrt", "onnxruntime"]),
-    help="Backend that runs the engine, on this GPU or on this CPU.",
+@options_of(
+    BuildRequest,
+    backend=Option(
+        "Backend that runs the engine, on this GPU or on this CPU.", click.Choice(["tensorrt", "onnxruntime"])
+    ),
+    precision=Option(
+        "Precision of the graphs.  [default: for TensorRT fp16, for ONNX Runtime fp32, where the bundle has it]",
+        click.Choice(PRECISIONS),
+        metavar="PRECISION",
+    ),
+    gpu=Option("Index of the GPU, in the driver's order.", click.IntRange(0)),
 )
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    metavar="PRECISION",
-    help="Precision of the graphs.  [default: for TensorRT fp16, for ONNX Runtime fp32, where the bundle has it]",
+@options_of(
+    BuildOptions,
+    optimization_level=Option(
+        "How long to search for faster kernels.", click.IntRange(0, 5), names=("--builder-optimization-level",)
+    ),
+    workspace_nbytes=Option("Most scratch memory that a layer may use, such as 4GiB.", Size(), names=("--workspace",)),
+    timing_cache=Option("File of kernel timings, reused by later builds.", click.Path(path_type=Path)),
+    hardware_compatibility=Option(
+        "Other GPUs on which the plans run.", click.Choice(["none", "ampere_plus", "same_compute_capability"])
+    ),
+    version_compatible=Option("Newer TensorRT, up to the next major, may run the plans with a lean runtime."),
+    strip_weights=Option("Leave the weights out of the plans; loading restores them."),
+    refit=Option("Weights may be replaced in the plans."),
+    weight_streaming_fill=Option("The weights of the cache fill may be kept in host memory."),
+    tf32=Option("Float32 products may be rounded to TF32."),
+    external_tactics=Option("Use cuBLAS and cuDNN (before TensorRT 11)."),
+    precision_constraints=Option(
+        "How strictly a TensorRT before 10 keeps the graph's types.", click.Choice(["obey", "prefer", "none"])
+    ),
 )
-@click.option(
-    "--gpu", default=0, show_default=True, type=click.IntRange(0), help="Index of the GPU, in the driver's order."
-)
-@click.option("--builder-optimization-level", type=click.IntRange(0, 5), help="How long to search for faster kernels.")
-@click.option("--workspace", type=Size(), help="Most scratch memory that a layer may use, such as 4GiB.")
-@click.option("--timing-cache", type=click.Path(path_type=Path), help="File of kernel timings, reused by later builds.")
-@click.option(
-    "--hardware-compatibility",
-    default="none",
-    show_default=True,
-    type=click.Choice(["none", "ampere_plus", "same_compute_capability"]),
-    help="Other GPUs on which the plans run.",
-)
-@click.option(
-    "--version-compatible",
-    is_flag=True,
-    help="Newer TensorRT, up to the next major, may run the plans with a lean runtime.",
-)
-@click.option("--strip-weights", is_flag=True, help="Leave the weights out of the plans; loading restores them.")
-@click.option("--refit", is_flag=True, help="Weights may be replaced in the plans.")
-@click.option("--weight-streaming-fill", is_flag=True, help="The weights of the cache fill may be kept in host memory.")
-@click.option("--tf32", is_flag=True, help="Float32 products may be rounded to TF32.")
-@click.option("--external-tactics", is_flag=True, help="Use cuBLAS and cuDNN (before TensorRT 11).")
-@click.option(
-    "--precision-constraints",
-    default="obey",
-    show_default=True,
-    type=click.Choice(["obey", "prefer", "none"]),
-    help="How strictly a TensorRT before 10 keeps the graph's types.",
-)
-@click.option(
-    "--check",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "full", "off"]),
-    help="Check that the built engine runs, agrees with ONNX Runtime and is faster; auto skips long checks.",
+@options_of(
+    BuildRequest,
+    check=Option(
+        "Check that the built engine runs, agrees with ONNX Runtime and is faster; auto skips long checks.",
+        click.Choice(["auto", "full", "off"]),
+    ),
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be built, and the closest trtexec commands.")
-@click.option("--force", is_flag=True, help="Build an engine that exists already, or does not seem to fit.")
+@options_of(BuildRequest, force=Option("Build an engine that exists already, or does not seem to fit."))
 @click.option(
     "--accept-slower", is_flag=True, help="Exit with 0 even where a quantized engine is not shown to be faster."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the engine's manifest as JSON.")
+@gather("options", BuildOptions)
+@gather("request", BuildRequest)
 def build(
-    bundle: Path,
-    backend: str,
-    precision: Precision | None,
-    check: str,
-    dry_run: bool,
-    force: bool,
-    accept_slower: bool,
-    as_json: bool,
-    **given: Any,
+    bundle: Path, request: BuildRequest, options: BuildOptions, dry_run: bool, accept_slower: bool, as_json: bool
 ) -> None:
     """Build an engine of BUNDLE for this machine, TensorRT's for its GPU or ONNX Runtime's for its CPU.
 
@@ -113,18 +101,14 @@ def build(
     A quantized engine is timed against a floating point one of this bundle; exit status 3 where it is not
     shown to be faster.
     """
-    if backend == "onnxruntime":
-        _refuse_tensorrt_options(given)
-    gpu = given.pop("gpu")
-    options = _options(given)
+    if request.backend == "onnxruntime":
+        _refuse_tensorrt_options()
     opened = open_bundle(bundle)
     if dry_run:
-        _print_plan(opened, precision, options, gpu) if backend == "tensorrt" else _print_models(opened, precision)
+        _print_dry_run(opened, request, options)
         return
     composed: Composition = click.get_current_context().obj
-    engine = composed.build(
-        opened, backend=backend, precision=precision, options=options, gpu=gpu, force=force, check=check
-    )
+    engine = composed.build(opened, request, options)
     if as_json:
         click.echo((engine.path / "manifest.json").read_text(encoding="utf-8").rstrip())
     else:
@@ -140,21 +124,21 @@ def build(
         sys.exit(_GATE_MISSED)
 
 
-def _refuse_tensorrt_options(given: dict[str, Any]) -> None:
+def _refuse_tensorrt_options() -> None:
     """Refuse options that would have no effect."""
     context = click.get_current_context()
-    for name in given:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name != "DEFAULT":
-            option = f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"{option} is for TensorRT; leave it out with --backend onnxruntime", context)
+    own = {"gpu", *(field.name for field in dataclasses.fields(BuildOptions))}
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if param.name in own and source is not None and source.name != "DEFAULT":
+            raise click.UsageError(f"{param.opts[0]} is for TensorRT; leave it out with --backend onnxruntime", context)
 
 
-def _options(given: dict[str, Any]) -> Any:
-    from .tensorrt.options import BuildOptions
-
-    level, workspace = given.pop("builder_optimization_level"), given.pop("workspace")
-    return BuildOptions(optimization_level=level, workspace_nbytes=workspace, **given)
+def _print_dry_run(bundle: Bundle, request: BuildRequest, options: BuildOptions) -> None:
+    if request.backend == "tensorrt":
+        _print_plan(bundle, request.precision, options, request.gpu)
+    else:
+        _print_models(bundle, request.precision)
 
 
 def _print_models(bundle: Bundle, precision: Precision | None) -> None:
@@ -174,7 +158,7 @@ def _print_models(bundle: Bundle, precision: Precision | None) -> None:
     click.echo(f"engine          {bundle.path / ENGINES_FOLDER / key}")
 
 
-def _print_plan(bundle: Bundle, precision: Precision | None, options: Any, gpu_index: int) -> None:
+def _print_plan(bundle: Bundle, precision: Precision | None, options: BuildOptions, gpu_index: int) -> None:
     """Print the plan of a TensorRT build; lines that depend on a GPU or on TensorRT only where they are available."""
     from ..bundle import ENGINES_FOLDER, stage_graphs
     from ..hosts.driver import find_gpu

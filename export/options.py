@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..bundle import EXPORTED, FP32, ScheduleSpec
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from ..bundle import Geometry, Precision, SamplerDefaults
     from .families.family import Architecture
 
-__all__ = ["LARGEST_REQUESTS", "ExportOptions", "make_geometry"]
+__all__ = ["LARGEST_REQUESTS", "ExportOptions", "ExportRequest", "make_geometry"]
 
 # Requests × (steps + 1) rows of the sampler's table are indexed by int32.
 LARGEST_REQUESTS = 2**16
@@ -64,6 +65,38 @@ class ExportOptions:
                 f"max_steps must be at least the default of sampler {self.sampler.name!r}, "
                 f"{self.sampler.steps} steps, got {self.max_steps}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest(ExportOptions):
+    """What to export, and where to. What the graphs are made for is inherited.
+
+    Attributes:
+        config: A preset's name, or a JSON or YAML file of constructor arguments.
+        output: The bundle's folder.
+        checkpoint: A file, a sharded index or a folder of them; None for random weights.
+        random_init: Seed of random weights, instead of a checkpoint.
+        weights: Set of weights of a checkpoint with several; None takes the EMA weights, if any.
+        latent_size: Height and width of the latent; None takes the configuration's.
+        name: The model's name; None takes that of the configuration.
+        force: Whether an existing bundle is replaced.
+    """
+
+    config: str
+    output: Path
+    checkpoint: Path | None = None
+    random_init: int | None = None
+    weights: str | None = None
+    latent_size: tuple[int, int] | None = None
+    name: str | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.checkpoint is None) == (self.random_init is None):
+            raise ValueError("give either CHECKPOINT or --random-init SEED")
+        if self.checkpoint is None and self.weights is not None:
+            raise ValueError("--weights selects a set of CHECKPOINT; omit it with --random-init")
 
 
 def make_geometry(config: Architecture, options: ExportOptions) -> Geometry:

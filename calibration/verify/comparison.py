@@ -253,7 +253,10 @@ def check_alike(reference: Model, model: Model) -> None:
 def _traits(manifest: Manifest) -> dict[str, Any]:
     """Return the properties that all bundles of a model share, by name."""
     schedule = {f"schedule.{name}": value for name, value in dataclasses.asdict(manifest.schedule).items()}
-    return {"prediction": manifest.prediction, **schedule, **dataclasses.asdict(manifest.geometry)}
+    g = manifest.geometry
+    sizes = {**dataclasses.asdict(g), "slots": g.slots, "sinks": g.policy.sinks}
+    del sizes["policy"]
+    return {"prediction": manifest.prediction, **schedule, **sizes}
 
 
 def _measure(model: Model, made: Iterable[Latents], wanted: Iterable[Latents], peak: float) -> Curve:
