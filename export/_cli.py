@@ -78,7 +78,7 @@ class LatentSize(click.ParamType[Any]):
     type=click.IntRange(1, ScheduleSpec().train_steps),
     help="Maximum number of denoising steps.",
 )
-@click.option("--latent-size", type=LatentSize(), help="Instead of the configuration's.")
+@click.option("--latent-size", type=LatentSize(), help="Latent height and width instead of the configuration's.")
 @click.option("--weights", metavar="NAME", help="Set of weights of a checkpoint with several.  [default: ema, if any]")
 @click.option(
     "--random-init",
