@@ -8,22 +8,22 @@ from types import ModuleType
 
 from house import ALLOWED, FOLDERS, MODULES, ROOT, longest_chain, module_name
 
-# As many as one looks over in a listing; `__init__.py` is the folder's own.
+# Without `__init__.py`.
 MOST_MODULES = 12
 MOST_LINES = 400
 MOST_DEPTH = 11
-# Lines of the longest of the shortest nine tenths of all functions, docstrings included.
+# 90th percentile of the lines of functions, including docstrings.
 MOST_FUNCTION_LINES = 23
 
 
-def test_a_folder_can_be_looked_over() -> None:
+def test_folders_have_few_modules() -> None:
     folders = {path.parent for path in MODULES if path.parent != ROOT}
     counts = {folder: len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) for folder in folders}
 
     assert {folder: count for folder, count in counts.items() if count > MOST_MODULES} == {}
 
 
-def test_a_file_is_short() -> None:
+def test_files_are_short() -> None:
     files = [*MODULES, *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.[ch]"))]
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
 
@@ -44,14 +44,14 @@ def test_imports_are_shallow() -> None:
     assert len(chain) <= MOST_DEPTH, " -> ".join(chain)
 
 
-def test_the_picture_is_drawn_from_its_text() -> None:
+def test_the_picture_equals_its_source() -> None:
     drawing = load_drawing()
     text = (ROOT / "docs" / "architecture.txt").read_text(encoding="utf-8")
 
     assert (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8") == drawing.draw(text)
 
 
-def test_the_picture_has_the_rooms_in_rows_by_what_they_may_import() -> None:
+def test_the_picture_orders_folders_by_allowed_imports() -> None:
     text = (ROOT / "docs" / "architecture.txt").read_text(encoding="utf-8")
     rows = load_drawing().read_sections(text)["rows"]
     height = {name.removesuffix(".py"): -index for index, row in enumerate(rows) for name in row}
@@ -63,7 +63,7 @@ def test_the_picture_has_the_rooms_in_rows_by_what_they_may_import() -> None:
 
 
 def load_drawing() -> ModuleType:
-    """Return the module that draws the picture; it is a script of the documentation, not of the package."""
+    """Return the module that draws the picture, a script outside the package."""
     spec = importlib.util.spec_from_file_location("draw_architecture", ROOT / "docs" / "draw_architecture.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""A bundle is written whole or not at all, and read back as it was written."""
+"""Writing bundles atomically, and reading them back."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_a_relative_path_is_made_absolute(tiny_bundle: Path) -> None:
     assert all(path.is_absolute() for path in paths)
 
 
-def test_a_whole_number_stands_for_a_number(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_an_integer_is_accepted_as_a_float(tiny_bundle: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tiny_bundle, tmp_path / "bundle")
     document = json.loads((copy / "model.json").read_text())
     document["sampler"]["guidance"] = 7
@@ -188,7 +188,7 @@ def test_a_whole_number_stands_for_a_number(tiny_bundle: Path, tmp_path: Path) -
     assert guidance == 7.0 and isinstance(guidance, float)
 
 
-def test_a_bundle_appears_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_bundle_appears_when_it_is_complete(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     with new_bundle(target) as writer:
         (writer.path / "model.json").write_text("{}")
@@ -198,7 +198,7 @@ def test_a_bundle_appears_when_it_is_whole(tmp_path: Path) -> None:
     assert target.stat().st_mode & 0o777 == 0o755
 
 
-def test_a_bundle_is_replaced_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_bundle_is_replaced_on_request(tmp_path: Path) -> None:
     write_bundle(tmp_path / "bundle", "old")
     write_bundle(tmp_path / "bundle", "new", replace=True)
 
@@ -236,7 +236,7 @@ def test_a_failed_replacement_keeps_the_old_bundle(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_a_source_that_is_missing_is_not_blamed_on_the_bundle(tmp_path: Path) -> None:
+def test_a_missing_source_is_not_reported_as_a_bundle_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="source.bin"), new_bundle(tmp_path / "bundle"):
         (tmp_path / "source.bin").read_bytes()
 
@@ -253,7 +253,7 @@ def test_a_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "link"]
 
 
-def test_a_link_to_nowhere_is_followed(tmp_path: Path) -> None:
+def test_a_dangling_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("bundle")
     write_bundle(tmp_path / "link", "new")
 
@@ -261,7 +261,7 @@ def test_a_link_to_nowhere_is_followed(tmp_path: Path) -> None:
     assert name_in(tmp_path / "bundle") == "new"
 
 
-def test_what_killed_writers_left_is_not_carried_over(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_parts_of_killed_writers_are_not_carried_over(tiny_bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_bundle, tmp_path / "bundle")
     inside, beside = tmp_path / "bundle" / "engines" / ".key.0123abcd.part", tmp_path / ".bundle.0123abcd.part"
     for folder in (inside, beside):
@@ -278,7 +278,7 @@ def test_what_killed_writers_left_is_not_carried_over(tiny_bundle: Path, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_a_place_is_checked_before_the_work(tmp_path: Path) -> None:
+def test_the_target_is_checked_before_any_work(tmp_path: Path) -> None:
     write_bundle(tmp_path / "bundle", "old")
 
     with pytest.raises(BundleError, match="already exists; choose another place, or replace it with --force"):

@@ -1,4 +1,4 @@
-"""Engines in a bundle: what is read, what fits, whose plans are loaded."""
+"""Engines in a bundle: reading, lookup and trust."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_an_engine_that_fits_is_found(bundle: Bundle) -> None:
     check_engine(engine, bundle, HERE)
 
 
-def test_the_newest_of_those_that_fit_is_found(bundle: Bundle) -> None:
+def test_the_newest_engine_that_fits_is_found(bundle: Bundle) -> None:
     write_engine(bundle, "old", created="2026-01-01")
     newest = write_engine(bundle, "new", created="2026-02-01")
     write_engine(bundle, "other", dataclasses.replace(HERE, tensorrt="10.4.0"), created="2026-03-01")
@@ -104,7 +104,7 @@ def test_the_newest_of_those_that_fit_is_found(bundle: Bundle) -> None:
     assert find_engine(bundle, FP16, HERE) == newest
 
 
-def test_no_engine_says_how_to_build_one(bundle: Bundle) -> None:
+def test_a_missing_engine_raises_with_the_build_command(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match=r"has no fp16 engine; build one with vdmrt build .* --precision fp16"):
         find_engine(bundle, FP16, HERE)
 
@@ -117,7 +117,7 @@ def test_no_engine_says_how_to_build_one(bundle: Bundle) -> None:
         ({"gpu": "NVIDIA H200"}, "built on NVIDIA H200, here is NVIDIA H100 80GB HBM3"),
     ],
 )
-def test_a_machine_that_differs_is_named_on_both_sides(bundle: Bundle, changed: dict[str, str], sentence: str) -> None:
+def test_a_machine_mismatch_names_both_values(bundle: Bundle, changed: dict[str, str], sentence: str) -> None:
     engine = write_engine(bundle, machine=dataclasses.replace(HERE, **changed))
 
     with pytest.raises(EngineError, match=rf"{sentence}; build it again with vdmrt build .* --precision fp16"):
@@ -148,7 +148,7 @@ def test_every_mismatch_is_named(bundle: Bundle) -> None:
         ("none", {"gpu": "NVIDIA H200"}, False),
     ],
 )
-def test_hardware_compatibility_widens_where_it_runs(
+def test_hardware_compatible_plans_fit_other_gpus(
     bundle: Bundle, level: str, machine: dict[str, str], fits: bool
 ) -> None:
     engine = write_engine(bundle, hardware_compatibility=level)
@@ -167,7 +167,7 @@ def test_hardware_compatibility_widens_where_it_runs(
         ("11.0.0", "10.16.1", False),
     ],
 )
-def test_version_compatible_plans_go_one_major_up(bundle: Bundle, built: str, here: str, fits: bool) -> None:
+def test_version_compatible_plans_fit_the_next_major(bundle: Bundle, built: str, here: str, fits: bool) -> None:
     machine = dataclasses.replace(HERE, tensorrt=here)
     yes = write_engine(bundle, "yes", dataclasses.replace(HERE, tensorrt=built), version_compatible=True)
     no = write_engine(bundle, "no", dataclasses.replace(HERE, tensorrt=built))
@@ -177,7 +177,7 @@ def test_version_compatible_plans_go_one_major_up(bundle: Bundle, built: str, he
     assert engine_mismatches(no, bundle, machine, lean_runtime=True) != ()
 
 
-def test_a_lean_runtime_is_asked_for_by_name(bundle: Bundle) -> None:
+def test_a_missing_lean_runtime_is_named(bundle: Bundle) -> None:
     engine = write_engine(bundle, version_compatible=True)
     machine = dataclasses.replace(HERE, tensorrt="11.4.0")
 
@@ -201,7 +201,7 @@ def test_stripped_plans_of_another_release_are_refused(bundle: Bundle) -> None:
     )
 
 
-def test_other_graphs_are_named_on_both_sides(bundle: Bundle) -> None:
+def test_a_graph_mismatch_names_both_hashes(bundle: Bundle) -> None:
     engine = write_engine(bundle)
     plans = {
         stage: dataclasses.replace(plan, graph_sha256="0" * 64, weights_sha256="1" * 64)
@@ -226,7 +226,7 @@ def test_a_missing_stage_is_named(bundle: Bundle) -> None:
         engine.plan("fill")
 
 
-def test_an_engine_of_a_precision_that_has_gone_does_not_fit(bundle: Bundle) -> None:
+def test_an_engine_of_a_removed_precision_does_not_fit(bundle: Bundle) -> None:
     engine = write_engine(bundle)
     graphs = {FP32: bundle.manifest.graphs[FP32]}
     other = Bundle(bundle.path, dataclasses.replace(bundle.manifest, graphs=graphs))
@@ -236,7 +236,7 @@ def test_an_engine_of_a_precision_that_has_gone_does_not_fit(bundle: Bundle) -> 
         find_engine(other, FP16, HERE)
 
 
-def test_an_engine_that_failed_its_check_is_never_run(bundle: Bundle) -> None:
+def test_an_engine_that_failed_a_check_does_not_fit(bundle: Bundle) -> None:
     engine = record_checks(write_engine(bundle), (Check("agrees", False, "relative L2 0.5"),))
 
     assert open_engine(engine.path).manifest.checks == engine.manifest.checks
@@ -245,13 +245,13 @@ def test_an_engine_that_failed_its_check_is_never_run(bundle: Bundle) -> None:
     assert sorted(path.name for path in engine.path.iterdir() if path.suffix != ".plan") == ["manifest.json"]
 
 
-def test_a_check_that_is_not_required_keeps_nothing_from_running(bundle: Bundle) -> None:
+def test_an_engine_that_failed_an_optional_check_fits(bundle: Bundle) -> None:
     engine = record_checks(write_engine(bundle), (Check("faster", False, "2 ms against 1 ms", required=False),))
 
     assert find_engine(bundle, FP16, HERE) == engine
 
 
-def test_what_is_being_written_is_no_engine(bundle: Bundle) -> None:
+def test_an_unfinished_engine_is_not_listed(bundle: Bundle) -> None:
     engine = write_engine(bundle)
     engine.path.rename(engine.path.with_name(".key.0123abcd.part"))
     (bundle.path / "engines" / "empty").mkdir()
@@ -268,7 +268,7 @@ def test_what_is_being_written_is_no_engine(bundle: Bundle) -> None:
         ('{"schema": 1}', "key: is missing"),
     ],
 )
-def test_a_damaged_manifest_is_one_sentence(bundle: Bundle, text: str, sentence: str) -> None:
+def test_a_damaged_manifest_raises_one_sentence(bundle: Bundle, text: str, sentence: str) -> None:
     engine = write_engine(bundle)
     (engine.path / "manifest.json").write_text(text)
 
@@ -276,7 +276,7 @@ def test_a_damaged_manifest_is_one_sentence(bundle: Bundle, text: str, sentence:
         list_engines(bundle)
 
 
-def test_a_folder_without_a_manifest_is_no_engine(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_not_an_engine(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"not an engine: it has no manifest\.json; make one with vdmrt build"):
         open_engine(tmp_path)
 
@@ -310,7 +310,7 @@ def test_a_plan_that_this_user_built_is_read(bundle: Bundle) -> None:
     assert read_plan(engine, "fill") == b"plan of fill in key"
 
 
-def test_a_foreign_engine_fits_only_where_it_is_trusted(bundle: Bundle) -> None:
+def test_an_untrusted_engine_fits_only_with_trust_plans(bundle: Bundle) -> None:
     engine = write_engine(bundle, trusted=False)
     sentence = "native code that this user has not built: --trust-plans loads them"
 
@@ -322,7 +322,7 @@ def test_a_foreign_engine_fits_only_where_it_is_trusted(bundle: Bundle) -> None:
     check_engine(engine, bundle, HERE, trust_plans=True)
 
 
-def test_a_foreign_plan_is_read_only_where_it_is_trusted(bundle: Bundle) -> None:
+def test_an_untrusted_plan_is_read_only_with_trust_plans(bundle: Bundle) -> None:
     engine = write_engine(bundle, trusted=False)
 
     with pytest.raises(EngineError, match=r"this user has not built this one; .*trust_plans=True"):
@@ -338,7 +338,7 @@ def test_a_truncated_plan_is_refused(bundle: Bundle) -> None:
         read_plan(engine, "fill", trust_plans=True)
 
 
-def test_an_altered_plan_is_refused_though_it_is_trusted(bundle: Bundle) -> None:
+def test_an_altered_plan_is_refused_even_with_trust_plans(bundle: Bundle) -> None:
     engine = write_engine(bundle)
     (engine.path / "fill.plan").write_bytes(b"nalp of fill in key")
 
@@ -381,7 +381,7 @@ def test_a_cache_home_that_is_not_absolute_is_ignored(monkeypatch: pytest.Monkey
     assert cache_folder() == tmp_path / ".cache" / "vdmrt"
 
 
-def test_a_record_that_others_may_write_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trust_record_writable_by_others_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     record_trust("a" * 64)
     (tmp_path / "vdmrt" / "trusted-plans").chmod(0o777)
@@ -389,12 +389,12 @@ def test_a_record_that_others_may_write_counts_for_nothing(tmp_path: Path, monke
     assert not is_trusted("a" * 64)
 
 
-def test_trust_goes_by_a_whole_hash() -> None:
+def test_trust_needs_a_full_hash() -> None:
     with pytest.raises(ValueError, match="wanted 64 hexadecimal digits, got '../x'"):
         is_trusted("../x")
 
 
-def test_trust_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_trust_record_raises_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "vdmrt").write_text("")
 

@@ -1,4 +1,4 @@
-"""What is no bundle, was altered, or cannot be written, is refused in one sentence."""
+"""Errors of folders that are not bundles, were altered, or cannot be written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Document = dict[str, Any]
 
 @pytest.fixture
 def copy(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """Give a bundle that may be altered."""
+    """Yield a bundle that a test may alter."""
     return shutil.copytree(tiny_bundle, tmp_path / "copy")
 
 
@@ -33,7 +33,7 @@ def alter(bundle: Path, change: Callable[[Document], object]) -> Path:
 
 
 def put(*place: str | int, value: object) -> Callable[[Document], object]:
-    """Return a change that sets the value at a place of the document."""
+    """Return a change that sets the value at a path of the document."""
 
     def change(document: Any) -> None:
         for step in place[:-1]:
@@ -119,7 +119,7 @@ def first_graph(bundle: Bundle) -> Artifact:
         (put("provenance", "torch", value=2.0), "provenance.torch", "wanted a string, found 2.0"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_in_model_json_is_named_by_its_path(
+def test_errors_in_model_json_name_the_path(
     copy: Path, change: Callable[[Document], object], field: str | None, sentence: str
 ) -> None:
     with pytest.raises(BundleError, match=f"model.json: .*{sentence}") as caught:
@@ -159,7 +159,7 @@ def test_an_older_bundle_is_refused_with_the_command_that_exports_it_again(copy:
         ),
     ],
 )
-def test_a_geometry_that_is_not_its_tensors_would_overrun_memory_and_is_refused(
+def test_a_geometry_that_differs_from_the_tensors_is_refused(
     copy: Path, change: Callable[[Document], object], sentence: str
 ) -> None:
     with pytest.raises(BundleError, match=sentence):
@@ -176,32 +176,32 @@ def test_cache_tensors_of_two_dtypes_are_refused(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"schema": 1, "geometry": {"slo', "schema: 1", "[" * 100_000, "\x80"])
-def test_what_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
+def test_invalid_json_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.json").write_text(text, encoding="latin-1")
     with pytest.raises(BundleError, match="model.json: is not valid JSON or is truncated: .*; export the bundle again"):
         open_bundle(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[]", "1", "null", '"schema"'])
-def test_json_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
+def test_json_without_an_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.json").write_text(text)
     with pytest.raises(BundleError, match="found None; this is not a model.json of vdmrt"):
         open_bundle(tmp_path)
 
 
-def test_a_folder_without_model_json_is_no_bundle(tmp_path: Path) -> None:
+def test_a_folder_without_model_json_is_not_a_bundle(tmp_path: Path) -> None:
     with pytest.raises(
         BundleError, match=f"^{tmp_path}: not a bundle: it has no model.json; make one with vdmrt export"
     ):
         open_bundle(tmp_path)
 
 
-def test_a_place_where_nothing_is_is_no_bundle(tmp_path: Path) -> None:
+def test_a_missing_folder_is_not_a_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="nowhere: not a bundle: it has no model.json"):
         open_bundle(tmp_path / "nowhere")
 
 
-def test_a_file_is_no_bundle(tmp_path: Path) -> None:
+def test_a_file_is_not_a_bundle(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").touch()
     with pytest.raises(BundleError, match="weights.bin: not a bundle: it is a file; make one with vdmrt export"):
         open_bundle(tmp_path / "weights.bin")
@@ -266,12 +266,12 @@ def test_a_link_is_refused_wherever_it_points(copy: Path, linked: str) -> None:
         bundle.locate(first_graph(bundle))
 
 
-def test_a_precision_that_is_not_there_says_which_are(text_bundle: Path) -> None:
+def test_a_missing_precision_lists_those_of_the_bundle(text_bundle: Path) -> None:
     with pytest.raises(BundleError, match="has fp32, not 'fp16'; export again with --precision fp16"):
         open_bundle(text_bundle).graphs(FP16)
 
 
-def test_a_foreign_folder_is_never_touched(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_bundle_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "final.tex").touch()
     with (
@@ -284,25 +284,25 @@ def test_a_foreign_folder_is_never_touched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to(path)])
-def test_what_is_no_folder_is_never_replaced(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_a_file_is_never_replaced_by_a_bundle(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "bundle")
     with pytest.raises(BundleError, match="already exists and is not a bundle"), new_bundle(tmp_path / "bundle"):
         pass
 
 
-def test_a_bundle_is_not_replaced_unasked(copy: Path) -> None:
+def test_a_bundle_is_not_replaced_without_replace(copy: Path) -> None:
     sentence = "already exists; choose another place, or replace it with --force"
     with pytest.raises(BundleError, match=sentence), new_bundle(copy):
         pass
 
 
-def test_the_folder_above_must_be_there(tmp_path: Path) -> None:
+def test_the_parent_folder_must_exist(tmp_path: Path) -> None:
     sentence = f"cannot be written: '{tmp_path}/no' is not a folder; make it first"
     with pytest.raises(BundleError, match=sentence), new_bundle(tmp_path / "no" / "bundle"):
         pass
 
 
-def test_a_file_is_no_folder_above(tmp_path: Path) -> None:
+def test_the_parent_must_be_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(BundleError, match="file' is not a folder; make it first"),
@@ -311,7 +311,7 @@ def test_a_file_is_no_folder_above(tmp_path: Path) -> None:
         pass
 
 
-def test_a_name_that_the_disk_refuses_is_an_error_of_ours(tmp_path: Path) -> None:
+def test_a_name_that_the_file_system_rejects_raises_bundle_error(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="cannot be written: File name too long"), new_bundle(tmp_path / ("x" * 300)):
         pass
 
@@ -331,7 +331,7 @@ except BundleError as error:
 """
 
 
-def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(copy: Path) -> None:
+def test_a_full_disk_leaves_only_the_old_bundle(copy: Path) -> None:
     before = sorted(copy.rglob("*"))
     command = [sys.executable, "-c", FILL_THE_DISK, str(copy)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

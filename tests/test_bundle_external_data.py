@@ -1,4 +1,4 @@
-"""A graph that wants its weights from elsewhere is refused before any library opens it."""
+"""Graphs with weights outside the bundle are refused before any library opens them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def save(path: Path, model: ModelProto) -> Path:
 
 
 @pytest.mark.parametrize("where", PLACES)
-def test_weights_elsewhere_are_found_wherever_they_are_named(tmp_path: Path, where: str) -> None:
+def test_every_external_location_is_found(tmp_path: Path, where: str) -> None:
     model = identity()
     PLACES[where](model, external("../x"))
     path = save(tmp_path / "graph.onnx", model)
@@ -114,7 +114,7 @@ def test_weights_in_the_bundles_file_are_allowed(tmp_path: Path, where: str) -> 
 
 
 @pytest.mark.parametrize("location", ["/etc/passwd", "./weights.bin", "sub/weights.bin", "", "weights.bin\0", "ŵ"])
-def test_any_other_spelling_is_refused(tmp_path: Path, location: str) -> None:
+def test_other_spellings_of_the_weights_file_are_refused(tmp_path: Path, location: str) -> None:
     model = identity()
     model.graph.initializer.extend([external("weights.bin"), external(location, name="v")])
     path = save(tmp_path / "graph.onnx", model)
@@ -140,7 +140,7 @@ def test_the_last_of_two_locations_counts_as_it_does_for_protobuf(tmp_path: Path
         check_external_data(path, "weights.bin")
 
 
-def test_a_graph_in_two_pieces_is_read_whole(tmp_path: Path) -> None:
+def test_a_graph_split_into_two_fields_is_merged(tmp_path: Path) -> None:
     model = identity()
     more = ModelProto(graph=subgraph(initializer=external("../x")))
     path = tmp_path / "graph.onnx"
@@ -149,7 +149,7 @@ def test_a_graph_in_two_pieces_is_read_whole(tmp_path: Path) -> None:
         check_external_data(path, None)
 
 
-def test_endless_nesting_is_refused(tmp_path: Path) -> None:
+def test_too_deep_nesting_is_refused(tmp_path: Path) -> None:
     # Written by hand, because protobuf itself refuses to nest so deep: graph(6) of attribute(5) of node(1).
     content = b""
     for _ in range(2000):
@@ -193,7 +193,7 @@ def test_every_exported_graph_is_allowed(tiny_bundle: Path) -> None:
         check_external_data(path, f"weights.{path.suffixes[-2][1:]}.bin")
 
 
-def test_a_bundle_whose_graph_was_pointed_elsewhere_is_not_run(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_bundle_with_altered_weights_locations_is_not_run(tiny_bundle: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tiny_bundle, tmp_path / "copy")
     path = copy / "graphs" / "fill.fp32.onnx"
     model = onnx.load(path, load_external_data=False)

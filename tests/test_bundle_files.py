@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Atomic writing of files and folders."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_file_obeys_the_umask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError("bad")])
-def test_what_was_there_survives_a_failure(tmp_path: Path, error: BaseException) -> None:
+def test_an_existing_file_survives_a_failure(tmp_path: Path, error: BaseException) -> None:
     (tmp_path / "report.json").write_text("old")
 
     with (
@@ -127,7 +127,7 @@ def test_a_target_that_cannot_be_written_is_refused(tmp_path: Path, name: str, r
         ("elsewhere", None, "out/.clip.0123abcd.part/copy"),
     ],
 )
-def test_an_error_of_writing_is_told_in_a_sentence(tmp_path: Path, names: tuple[str | None, ...]) -> None:
+def test_a_write_error_raises_one_sentence(tmp_path: Path, names: tuple[str | None, ...]) -> None:
     paths = [None if name is None else str(tmp_path / name) for name in names]
 
     with (
@@ -148,7 +148,7 @@ def test_an_error_of_writing_is_told_in_a_sentence(tmp_path: Path, names: tuple[
         FileNotFoundError(errno.ENOENT, "missing", b"out/clip.config"),
     ],
 )
-def test_an_error_of_something_else_is_not_blamed_on_the_target(
+def test_an_error_about_another_file_passes_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -167,7 +167,7 @@ def test_an_error_of_something_else_is_not_blamed_on_the_target(
         (OSError(errno.EACCES, "denied"), "denied"),
     ],
 )
-def test_every_error_of_writing_has_a_reason(error: OSError, reason: str) -> None:
+def test_every_write_error_has_a_reason(error: OSError, reason: str) -> None:
     assert str(write_error("clip", error, BundleError)).startswith(f"'clip' cannot be written: {reason}; ")
 
 
@@ -211,7 +211,7 @@ def test_other_hidden_files_are_not_touched(tmp_path: Path) -> None:
     assert len(names_in(tmp_path)) == 4
 
 
-def test_a_folder_takes_the_place_of_another_whole(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_atomically(tmp_path: Path) -> None:
     for text in ("old", "new"):
         with part_folder(tmp_path / "bundle") as folder:
             (folder / text).write_text(text)
@@ -221,7 +221,7 @@ def test_a_folder_takes_the_place_of_another_whole(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["bundle"]
 
 
-def test_a_folder_that_was_not_finished_leaves_the_old_one(tmp_path: Path) -> None:
+def test_an_unfinished_folder_leaves_the_old_one(tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     with pytest.raises(KeyboardInterrupt), part_folder(tmp_path / "bundle") as folder:
         (folder / "half").write_text("half")
@@ -231,7 +231,7 @@ def test_a_folder_that_was_not_finished_leaves_the_old_one(tmp_path: Path) -> No
     assert names_in(tmp_path / "bundle") == []
 
 
-def test_folders_are_exchanged_where_the_system_cannot_do_it_at_once(tmp_path: Path) -> None:
+def test_folders_are_renamed_in_turn_without_an_atomic_exchange(tmp_path: Path) -> None:
     for name in ("part", "target"):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"was {name}").touch()
@@ -241,7 +241,7 @@ def test_folders_are_exchanged_where_the_system_cannot_do_it_at_once(tmp_path: P
     assert names_in(tmp_path / "target") == ["was part"]
 
 
-def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path: Path) -> None:
+def test_a_failed_replacement_restores_the_old_folder(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     with pytest.raises(FileNotFoundError):
         _exchange_in_turn(tmp_path / "missing", tmp_path / "target")
@@ -249,7 +249,7 @@ def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["target"]
 
 
-def test_a_folder_that_takes_no_files_is_refused() -> None:
+def test_a_folder_that_cannot_be_written_is_refused() -> None:
     with pytest.raises(BundleError, match="'/proc/self/page.html' cannot be written: .*; choose another place"):
         check_writable("/proc/self/page.html", fail=BundleError)
 

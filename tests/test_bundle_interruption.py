@@ -1,4 +1,4 @@
-"""Signals are put off, and neither lost nor left handled otherwise."""
+"""Signals are deferred, not lost, and their handlers are restored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vdmrt.bundle import uninterrupted
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_comes_after_the_block(number: signal.Signals) -> None:
+def test_a_signal_is_deferred_until_the_block_ends(number: signal.Signals) -> None:
     done: list[str] = []
 
     def interrupt(number: int, frame: object) -> None:
@@ -28,7 +28,7 @@ def test_a_signal_comes_after_the_block(number: signal.Signals) -> None:
         signal.signal(number, before)
 
 
-def test_a_signal_that_is_ignored_stays_so() -> None:
+def test_an_ignored_signal_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with uninterrupted():
@@ -43,7 +43,7 @@ def test_a_failure_of_the_block_is_not_hidden() -> None:
         raise ValueError("the block's")
 
 
-def test_other_threads_are_left_alone() -> None:
+def test_other_threads_are_not_affected() -> None:
     found: list[object] = []
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""Results beside the graphs: written whole, replaced by precision, and never told of other graphs."""
+"""Measured results: written atomically, replaced by precision, and valid only for their graphs."""
 
 from __future__ import annotations
 

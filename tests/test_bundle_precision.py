@@ -1,4 +1,4 @@
-"""What graphs compute in: names, order, and what is made of them in JSON."""
+"""Precisions: names, order, and JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = [
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """As the manifests are: with a precision as value and as key."""
+    """A document with a precision as value and as key, as in the manifests."""
 
     precision: Precision
     nbytes: dict[Precision, tuple[int, ...]]
@@ -34,7 +34,7 @@ def test_a_name_is_read_back_as_the_same_precision() -> None:
     assert Precision.parse(FP16) is FP16
 
 
-def test_a_precision_says_what_linears_what_is_around_them_and_the_cache_are() -> None:
+def test_a_precision_has_linears_surrounding_type_and_cache() -> None:
     assert Precision.parse("int8-fp16-kvf8") == Precision("int8", "fp16", "fp8")
     assert (FP32, FP16, FP16_MIXED) == (
         Precision("fp32", "fp32"),
@@ -43,22 +43,22 @@ def test_a_precision_says_what_linears_what_is_around_them_and_the_cache_are() -
     )
 
 
-def test_an_unknown_name_is_refused_with_those_that_there_are() -> None:
+def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"^precision must be one of fp32, fp16, .*, fp8-kvf8, got 'bf16'$"):
         Precision.parse("bf16")
 
 
-def test_a_combination_that_nothing_makes_is_refused() -> None:
+def test_an_unsupported_combination_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no precision .*linears='fp8', around='fp32'.*; there are fp32, fp16, "):
         Precision("fp8", "fp32")
 
 
-def test_floating_point_is_preferred_and_then_what_is_more_exact() -> None:
+def test_floating_point_and_then_the_more_exact_precision_is_preferred() -> None:
     assert sorted(reversed(PRECISIONS)) == list(PRECISIONS)
     assert FP32 < FP16 < FP16_MIXED < Precision("int8", "fp32") < Precision("fp8", "fp16") < Precision.parse("fp32-kv8")
 
 
-def test_what_is_exported_and_what_is_quantized_is_known() -> None:
+def test_exported_and_quantized_precisions_are_distinguished() -> None:
     assert [str(one) for one in PRECISIONS if one.is_exported] == ["fp32", "fp16"]
     assert [str(one) for one in PRECISIONS if not one.is_quantized] == ["fp32", "fp16", "fp16-mixed"]
 

@@ -1,4 +1,4 @@
-"""Quantities are written for people, everywhere in the same way."""
+"""Formatting of quantities."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_bytes_have_three_digits_and_no_exponent(nbytes: float, text: str) -> No
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 clips"), (1, "1 clip"), (2, "2 clips")])
-def test_one_thing_is_not_a_plural(count: int, text: str) -> None:
+def test_a_count_of_one_is_singular(count: int, text: str) -> None:
     assert format_count(count, "clip") == text
 
 

@@ -1,4 +1,4 @@
-"""The precision that is taken where none is named."""
+"""The choice of a precision where none is named."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from vdmrt.errors import BundleError
 
 
 def with_precisions(path: Path, *names: str) -> Bundle:
-    """Return a bundle whose graphs go by these names."""
+    """Return a bundle with graphs of these precisions."""
     bundle = open_bundle(path)
     graphs = dict.fromkeys(map(Precision.parse, names), bundle.manifest.graphs[FP16])
     return Bundle(bundle.path, dataclasses.replace(bundle.manifest, graphs=graphs))
 
 
 @pytest.mark.parametrize(("backend", "candidates"), [("tensorrt", (FP16, FP32)), ("onnxruntime", (FP32, FP16))])
-def test_each_backend_has_its_order_of_what_was_exported(
+def test_each_backend_has_its_order_of_exported_precisions(
     tiny_bundle: Path, backend: str, candidates: tuple[Precision, ...]
 ) -> None:
     bundle = with_precisions(tiny_bundle, "int8", "fp32", "fp16", "fp16-mixed")
@@ -44,14 +44,14 @@ def test_a_named_precision_is_the_only_candidate(tiny_bundle: Path) -> None:
     assert choose_measured_precision(bundle, FP32) == FP32
 
 
-def test_what_was_calibrated_is_taken_without_its_name_only_where_there_is_nothing_else(tiny_bundle: Path) -> None:
+def test_calibrated_precisions_are_the_default_only_without_exported_ones(tiny_bundle: Path) -> None:
     assert precision_candidates(with_precisions(tiny_bundle, "fp16", "int8"), None, "onnxruntime") == (FP16,)
     assert precision_candidates(with_precisions(tiny_bundle, "int8", "fp8"), None, "tensorrt") == (
         Precision.parse("int8"),
     )
 
 
-def test_verifying_takes_the_last_precision(tiny_bundle: Path) -> None:
+def test_verify_uses_the_last_precision(tiny_bundle: Path) -> None:
     assert choose_measured_precision(with_precisions(tiny_bundle, "fp32", "fp16", "int8"), None) == Precision.parse(
         "int8"
     )

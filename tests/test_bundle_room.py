@@ -1,4 +1,4 @@
-"""Whether a bundle can be amended."""
+"""The check that a bundle can be amended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_trying_leaves_nothing(tiny_bundle: Path) -> None:
     assert sorted(tiny_bundle.parent.rglob("*")) == before
 
 
-def test_a_system_that_reserves_nothing_takes_any_size(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_size_passes_where_the_system_cannot_reserve(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "posix_fallocate")
     before = sorted(tiny_bundle.parent.rglob("*"))
 
@@ -28,7 +28,7 @@ def test_a_system_that_reserves_nothing_takes_any_size(tiny_bundle: Path, monkey
     assert sorted(tiny_bundle.parent.rglob("*")) == before
 
 
-def test_what_no_disk_holds_is_refused_with_its_size(tiny_bundle: Path) -> None:
+def test_too_large_a_size_is_refused_and_named(tiny_bundle: Path) -> None:
     before = sorted(tiny_bundle.parent.rglob("*"))
 
     with pytest.raises(BundleError, match="about 1048576 TiB are needed beside the bundle"):

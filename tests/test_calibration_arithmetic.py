@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,7 +28,6 @@ def test_int8_rounds_ties_to_even_and_saturates() -> None:
 
 
 def test_e4m3_values_equal_those_of_the_onnx_package() -> None:
-    ml_dtypes = pytest.importorskip("ml_dtypes")
     every = FP8.decode(np.arange(127, dtype=np.uint8))
     between = (every[1:] + every[:-1]) / 2
     values = np.concatenate([every, between, -between, np.linspace(-448, 448, 9001, dtype=np.float32)])

@@ -1,4 +1,4 @@
-"""The command line runs the main job, speaks to people and to programs, and ends cleanly."""
+"""The command line: main workflow, text and JSON output, interruption."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_every_command_and_every_option_has_help(name: str) -> None:
     assert all(option.opts[0] in output for option in options)
 
 
-def test_the_version_is_said() -> None:
+def test_the_version_is_printed() -> None:
     assert succeed("--version").output.startswith("vdmrt, version ")
 
 
@@ -117,7 +117,7 @@ def test_a_picture_becomes_a_clip(tiny_bundle: Path, picture: Path, tmp_path: Pa
     assert "[W] no VAE in the bundle: pictures come from the preview codec" in result.stderr
 
 
-def test_a_clip_is_gone_on_from(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_clip_is_continued(tiny_bundle: Path, tmp_path: Path) -> None:
     write_clip(tmp_path / "in.mp4", np.full((6, 32, 48, 3), 100, np.uint8), frames_per_second=8)
     common = ["run", tiny_bundle, "--video", tmp_path / "in.mp4", *QUICK]
     succeed(*common, "--output", tmp_path / "chunk_and_one.npy")
@@ -128,7 +128,7 @@ def test_a_clip_is_gone_on_from(tiny_bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["out.npy", "OUT.NPY"])
-def test_given_latents_stand_first_in_the_output(tiny_bundle: Path, latents: Path, tmp_path: Path, name: str) -> None:
+def test_given_latents_are_first_in_the_output(tiny_bundle: Path, latents: Path, tmp_path: Path, name: str) -> None:
     succeed("run", tiny_bundle, "--latents", latents, *QUICK, "--output", tmp_path / name)
     written = read_latents(tmp_path / name)
 
@@ -155,7 +155,7 @@ def test_the_same_seed_gives_the_same_latents(tiny_bundle: Path, latents: Path, 
     assert run("other.npy", 8) != first
 
 
-def test_the_summary_is_json_where_a_program_reads_it(tiny_bundle: Path, latents: Path, tmp_path: Path) -> None:
+def test_the_summary_can_be_json(tiny_bundle: Path, latents: Path, tmp_path: Path) -> None:
     options = [*QUICK, "--seed", "7", "--precision", "fp16", "--output", tmp_path / "out.npy", "--json"]
     summary = json.loads(succeed("run", tiny_bundle, "--latents", latents, *options).stdout)
 
@@ -189,14 +189,14 @@ def test_text_and_its_mask_are_read(text_bundle: Path, tmp_path: Path) -> None:
     assert run("c.npy", "--text", tmp_path / "longer.npy") != plain
 
 
-def test_warnings_alone_are_said_where_it_should_be_quiet(tiny_bundle: Path, latents: Path, tmp_path: Path) -> None:
+def test_quiet_prints_only_warnings(tiny_bundle: Path, latents: Path, tmp_path: Path) -> None:
     output = ["--output", tmp_path / "out.npy"]
     result = succeed("--quiet", "run", tiny_bundle, "--latents", latents, *QUICK, *output)
 
     assert result.stderr == "[W] the bundle's weights are random: the output is noise\n"
 
 
-def test_ctrl_c_keeps_what_was_made(tiny_bundle: Path, latents: Path, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_the_finished_chunks(tiny_bundle: Path, latents: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.npy"
     script = Path(sys.executable).with_name("vdmrt")
     options = ["--steps", "6", "--chunks", "1000000", "--output", str(output), "--json"]
@@ -204,7 +204,7 @@ def test_ctrl_c_keeps_what_was_made(tiny_bundle: Path, latents: Path, tmp_path: 
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_for_bytes(tmp_path, 100_000)
         process.send_signal(signal.SIGINT)
-        killer = threading.Timer(60, process.kill)  # a test that fails must still end
+        killer = threading.Timer(60, process.kill)  # so that a failing test ends
         killer.start()
         stdout, stderr = process.communicate()
         killer.cancel()
@@ -219,7 +219,7 @@ def test_ctrl_c_keeps_what_was_made(tiny_bundle: Path, latents: Path, tmp_path: 
 
 
 def wait_for_bytes(folder: Path, nbytes: int) -> None:
-    """Wait until the unfinished output in a folder is as long as that."""
+    """Wait until the unfinished output in a folder has a length."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if any(path.stat().st_size >= nbytes for path in folder.glob(".*.part")):
@@ -240,7 +240,7 @@ def test_a_bundle_is_shown(tiny_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", [None, "80"])
-def test_nothing_of_a_bundle_is_cut(tiny_bundle: Path, columns: str | None) -> None:
+def test_nothing_of_a_bundle_is_truncated(tiny_bundle: Path, columns: str | None) -> None:
     shown = CliRunner().invoke(main, ["inspect", str(tiny_bundle)], env={"COLUMNS": columns}).stdout
     tables = shown.split("provenance")[0].splitlines()[1:]
 
@@ -277,7 +277,7 @@ def test_a_bundle_is_shown_as_json(tiny_bundle: Path) -> None:
     assert document["derived"]["fp32"]["flops_per_chunk"] > 0
 
 
-def test_the_doctor_speaks_to_people_and_to_programs() -> None:
+def test_the_doctor_prints_text_or_json() -> None:
     result = invoke("doctor", "--json")
     report: dict[str, Any] = json.loads(result.stdout)
 
@@ -295,7 +295,7 @@ def test_the_console_script_runs() -> None:
     assert done.stderr == "Error: nowhere: not a bundle: it has no model.json; make one with vdmrt export\n"
 
 
-def test_a_run_replaces_a_clip_where_it_is_asked_to(tiny_bundle: Path, latents: Path, tmp_path: Path) -> None:
+def test_a_run_replaces_a_clip_with_force(tiny_bundle: Path, latents: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.npy"
     output.write_bytes(b"old")
     succeed("run", tiny_bundle, "--latents", latents, *QUICK, "--output", output, "--force")
@@ -303,7 +303,7 @@ def test_a_run_replaces_a_clip_where_it_is_asked_to(tiny_bundle: Path, latents: 
     assert len(read_latents(output)) == 8
 
 
-def test_a_demo_replaces_the_one_before(tmp_path: Path) -> None:
+def test_a_demo_replaces_the_previous_one(tmp_path: Path) -> None:
     for sky in ("11", "12"):
         result = succeed("demo", "--output", tmp_path, "--chunks", "1", "--steps", "2", "--sky", sky)
 

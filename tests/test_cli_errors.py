@@ -1,4 +1,4 @@
-"""Bad input ends in one sentence and an exit status: 1 for what failed, 2 for misuse."""
+"""Bad input ends with one sentence and an exit status: 1 for a failure, 2 for misuse."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def invoke(*arguments: object) -> Result:
 
 
 def assert_refused(result: Result, status: int, sentence: str) -> None:
-    """Hold the last paragraph of stderr against a pattern."""
+    """Compare the last paragraph of stderr with a pattern."""
     assert result.exit_code == status, result.output
     assert isinstance(result.exception, SystemExit)
     assert "Traceback" not in result.stderr
@@ -36,7 +36,7 @@ def assert_refused(result: Result, status: int, sentence: str) -> None:
 
 @pytest.fixture
 def first(tmp_path: Path) -> Path:
-    """Give latents that the tiny bundle takes."""
+    """Yield latents for the tiny bundle."""
     path = tmp_path / "first.npy"
     np.save(path, np.zeros((1, 4, 4, 6), np.float32))
     return path
@@ -145,7 +145,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_bundle_is_read(
     assert_refused(result, MISUSED, f"Invalid value for '--output': .*{sentence}")
 
 
-def test_a_run_never_overwrites_unasked(tmp_path: Path) -> None:
+def test_a_run_never_overwrites_without_force(tmp_path: Path) -> None:
     (tmp_path / "out.mp4").write_text("old")
     result = invoke("run", "nowhere", "--image", "nowhere.png", "--output", tmp_path / "out.mp4")
 
@@ -153,7 +153,7 @@ def test_a_run_never_overwrites_unasked(tmp_path: Path) -> None:
     assert (tmp_path / "out.mp4").read_text() == "old"
 
 
-def test_an_error_of_the_system_is_one_sentence(tmp_path: Path) -> None:
+def test_a_system_error_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "model.json").mkdir()
 
     assert_refused(invoke("inspect", tmp_path), FAILED, "model.json: cannot be read: Is a directory")
@@ -204,7 +204,7 @@ def test_text_that_does_not_fit_is_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x04.", b"\x93NUMPY\x01\x00\x10\x00"])
-def test_text_that_is_no_array_is_refused(text_bundle: Path, tmp_path: Path, content: bytes) -> None:
+def test_text_that_is_not_an_array_is_refused(text_bundle: Path, tmp_path: Path, content: bytes) -> None:
     np.save(tmp_path / "first.npy", np.zeros((1, 4, 4, 4), np.float32))
     (tmp_path / "text.npy").write_bytes(content)
     common = ["--latents", tmp_path / "first.npy", "--output", tmp_path / "out.npy"]
@@ -213,7 +213,7 @@ def test_text_that_is_no_array_is_refused(text_bundle: Path, tmp_path: Path, con
     assert_refused(result, FAILED, "text.npy' is not text embeddings, .npy .tokens, width.: ")
 
 
-def test_text_whose_header_promises_more_than_the_file_holds_is_refused(text_bundle: Path, tmp_path: Path) -> None:
+def test_a_truncated_text_file_is_refused(text_bundle: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "first.npy", np.zeros((1, 4, 4, 4), np.float32))
     np.save(tmp_path / "text.npy", np.zeros((5, 8), np.float32))
     os.truncate(tmp_path / "text.npy", 150)
@@ -224,7 +224,7 @@ def test_text_whose_header_promises_more_than_the_file_holds_is_refused(text_bun
 
 
 @pytest.mark.parametrize("command", ["run", "inspect"])
-def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path, first: Path, command: str) -> None:
+def test_a_folder_that_is_not_a_bundle_is_refused(tmp_path: Path, first: Path, command: str) -> None:
     options = ["--latents", first, "--output", tmp_path / "out.npy"] if command == "run" else []
     result = invoke(command, tmp_path, *options)
 
@@ -244,7 +244,7 @@ def test_an_altered_bundle_is_neither_run_nor_verified(tiny_bundle: Path, first:
     assert invoke("inspect", copy).exit_code == 0
 
 
-def test_the_traceback_is_shown_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_the_traceback_is_shown_on_request(tmp_path: Path) -> None:
     assert isinstance(invoke("--traceback", "inspect", tmp_path).exception, BundleError)
 
 
@@ -297,7 +297,7 @@ def test_an_unknown_command_is_misuse() -> None:
         (["--config", "{config}", "--random-init", "1", "--precision", "int4"], MISUSED, "'int4' is not one of"),
     ],
 )
-def test_exports_that_cannot_be_are_refused(
+def test_impossible_exports_are_refused(
     config: Path, tmp_path: Path, options: list[str], status: int, sentence: str
 ) -> None:
     given = [option.format(config=config) for option in options]
@@ -309,7 +309,7 @@ def test_exports_that_cannot_be_are_refused(
 
 
 @pytest.mark.parametrize("size", ["big", "4x", "x4", "4x4x4", "-4", "4,4", "²", ""])
-def test_a_latent_size_that_is_none_is_refused(config: Path, tmp_path: Path, size: str) -> None:
+def test_a_malformed_latent_size_is_refused(config: Path, tmp_path: Path, size: str) -> None:
     common = ["--config", config, "--random-init", "1", "--output", tmp_path / "bundle"]
     result = invoke("export", *common, "--latent-size", size)
 
@@ -331,7 +331,7 @@ def test_a_latent_size_that_does_not_divide_is_refused(config: Path, tmp_path: P
         ("copy", "copy: already exists; choose another place, or replace it with --force"),
     ],
 )
-def test_an_export_never_overwrites_unasked(
+def test_an_export_never_overwrites_without_force(
     tiny_bundle: Path, config: Path, tmp_path: Path, output: str, sentence: str
 ) -> None:
     shutil.copytree(tiny_bundle, tmp_path / "copy")
@@ -348,7 +348,7 @@ def test_an_export_never_overwrites_unasked(
         (["--sky", "-1"], MISUSED, "'--sky': -1 is not in the range 0<=x<=999999"),
     ],
 )
-def test_a_demo_that_cannot_be_leaves_nothing(tmp_path: Path, options: list[str], status: int, sentence: str) -> None:
+def test_an_impossible_demo_leaves_nothing(tmp_path: Path, options: list[str], status: int, sentence: str) -> None:
     result = invoke("demo", "--output", tmp_path / "demo", *options)
 
     assert_refused(result, status, sentence)

@@ -1,4 +1,4 @@
-"""What is wrong with an option ends with status 2 and a sentence, before a bundle or a heavy package is touched."""
+"""A bad option ends with status 2 and one sentence, before a bundle is read or a heavy package imported."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_misuse_exits_2_with_a_sentence(
     assert result.stdout == "" and list(tmp_path.iterdir()) == []
 
 
-def test_no_option_takes_a_number_without_bounds() -> None:
+def test_every_number_option_has_bounds() -> None:
     bare = [
         f"{name} {param.opts[0]}"
         for name, param in OPTIONS

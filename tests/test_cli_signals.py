@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP do what Ctrl-C does in every command, and what a kill leaves is cleaned up by the next run."""
+"""SIGTERM and SIGHUP act as Ctrl-C in every command, and the next run removes the parts of a killed one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENDLESS = "1000000"
 
 @pytest.fixture
 def place(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """Give a folder with a bundle, latents to go on from, and a configuration to export."""
+    """Yield a folder with a bundle, latents to continue from, and a configuration to export."""
     shutil.copytree(tiny_bundle, tmp_path / "bundle")
     np.save(tmp_path / "first.npy", np.zeros((2, 4, 4, 6), np.float32))
     np.save(tmp_path / "clips.npy", np.random.default_rng(0).standard_normal((2, 9, 4, 4, 6), np.float32))
@@ -51,7 +51,7 @@ def start(place: Path, command: list[str]) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Return what a process printed; kill one that does not end, because a test that fails must still end."""
+    """Return a process's output; kill it if it does not end, so that a failing test ends."""
     killer = threading.Timer(120, process.kill)
     killer.start()
     try:
@@ -80,7 +80,7 @@ def parts_in(folder: Path) -> list[Path]:
 
 
 def wait_for_part(folder: Path, nbytes: int = 0) -> None:
-    """Wait until a command writes a part that is as long as that."""
+    """Wait until a command has written a part of a given length."""
     wait_until(lambda: any(path.lstat().st_size >= nbytes for path in parts_in(folder)))
 
 
@@ -89,7 +89,7 @@ def digest(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_run_keeps_what_was_made(place: Path, number: signal.Signals, status: int) -> None:
+def test_a_run_keeps_the_finished_chunks(place: Path, number: signal.Signals, status: int) -> None:
     process = start(place, [*run_command(), "--json"])
     wait_for_part(place, 10_000)
     process.send_signal(number)
@@ -111,7 +111,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_what_was_terminated_leaves_nothing_half_written(place: Path, name: str) -> None:
+def test_a_terminated_command_leaves_nothing_half_written(place: Path, name: str) -> None:
     command, words = COMMANDS[name]
     before = digest(place)
     process = start(place, command)
@@ -134,7 +134,7 @@ def test_what_was_terminated_leaves_nothing_half_written(place: Path, name: str)
     ],
     ids=["verify", "profile"],
 )
-def test_a_measurement_that_was_terminated_writes_nothing(place: Path, command: list[str]) -> None:
+def test_a_terminated_measurement_writes_nothing(place: Path, command: list[str]) -> None:
     before = digest(place)
     process = start(place, command)
     wait_until(lambda: "onnxruntime" in Path(f"/proc/{process.pid}/maps").read_text())
@@ -148,7 +148,7 @@ def test_a_measurement_that_was_terminated_writes_nothing(place: Path, command: 
     assert digest(place) == before
 
 
-def test_a_second_signal_breaks_nothing(place: Path) -> None:
+def test_further_signals_do_no_harm(place: Path) -> None:
     process = start(place, run_command())
     wait_for_part(place, 10_000)
     for _ in range(20):
@@ -156,13 +156,13 @@ def test_a_second_signal_breaks_nothing(place: Path) -> None:
         time.sleep(0.002)
     _, stderr = finish(process)
 
-    # The interpreter, when it ends already, leaves the last signal to the system; a shell calls both 130.
+    # While it is ending, the interpreter leaves the signal to the system; a shell reports 130 for both.
     assert process.returncode in (130, -signal.SIGINT), stderr
     assert "Traceback" not in stderr
     assert not (place / "out.npy").exists() or len(read_latents(place / "out.npy")) > 0
 
 
-def test_the_next_run_removes_what_a_killed_one_left(place: Path) -> None:
+def test_the_next_run_removes_the_parts_of_a_killed_one(place: Path) -> None:
     process = start(place, run_command())
     wait_for_part(place, 10_000)
     process.kill()
@@ -175,7 +175,7 @@ def test_the_next_run_removes_what_a_killed_one_left(place: Path) -> None:
     assert parts_in(place) == []
 
 
-def test_the_next_export_removes_what_a_killed_one_left(place: Path) -> None:
+def test_the_next_export_removes_the_parts_of_a_killed_one(place: Path) -> None:
     process = start(place, export_command())
     wait_for_line(process, "tracing denoise")
     process.kill()
@@ -189,7 +189,7 @@ def test_the_next_export_removes_what_a_killed_one_left(place: Path) -> None:
     assert parts_in(place) == []
 
 
-def test_what_a_killed_run_left_is_no_data(place: Path) -> None:
+def test_parts_of_a_killed_run_are_not_read_as_data(place: Path) -> None:
     (place / "data").mkdir()
     shutil.copy(place / "clips.npy", place / "data")
     (place / "data" / ".clip.mp4.0123abcd.part").write_bytes(b"half")

@@ -1,4 +1,4 @@
-"""Standard output and error that are closed or full: no traceback, and the status says it."""
+"""Standard streams that are closed or full: no traceback, and a status that shows it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMANDS = {
 
 
 def shell(line: str, folder: Path, **given: object) -> subprocess.CompletedProcess[str]:
-    """Run a line of bash that ends with the status of the first command of its last pipe."""
+    """Run a bash command that ends with the status of the first command of its last pipe."""
     command = ["bash", "-c", f"{line.format(vdmrt=VDMRT, **given)}; exit ${{PIPESTATUS[0]}}"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
@@ -33,13 +33,13 @@ def test_a_full_output_is_one_sentence(tiny_bundle: Path, tmp_path: Path, comman
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-def test_a_pipe_whose_reader_is_gone_ends_quietly(tiny_bundle: Path, tmp_path: Path, command: str) -> None:
+def test_a_broken_pipe_ends_the_command_silently(tiny_bundle: Path, tmp_path: Path, command: str) -> None:
     done = shell(f"{{vdmrt}} {command} | true", tmp_path, bundle=tiny_bundle)
 
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_closed_streams_are_as_dev_null(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_closed_streams_behave_like_dev_null(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = f"{tiny_bundle} <&- >&- 2>&-"
 
     assert shell(f"{{vdmrt}} inspect {bundle}", tmp_path).returncode == 0
@@ -56,7 +56,7 @@ def test_messages_that_cannot_be_printed_do_not_stop_the_work(tiny_bundle: Path,
     assert (tmp_path / "report.json").exists()
 
 
-def test_files_are_written_before_an_output_that_is_lost(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_files_are_written_even_if_stdout_fails(tiny_bundle: Path, tmp_path: Path) -> None:
     options = "--chunks 3 --warmup 0 --steps 1 --sampler ddim --no-roofline --decoding off --json report.json"
     done = shell(f"{{vdmrt}} --quiet profile {{bundle}} {options} | true", tmp_path, bundle=tiny_bundle)
 

@@ -1,4 +1,4 @@
-"""Options made from a dataclass, and the object that a command gets instead of them."""
+"""Options generated from a dataclass, and passed to a command as one object."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vdmrt.console.options import Option, gather, options_of
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command takes."""
+    """The command's settings."""
 
     count: int = 3
     bounds: tuple[float, ...] = (90.0, 99.5)
@@ -53,7 +53,7 @@ def test_a_command_gets_one_object(arguments: list[str], printed: str) -> None:
     assert CliRunner().invoke(command, arguments).stdout.strip() == printed
 
 
-def test_defaults_are_shown_as_they_would_be_written() -> None:
+def test_defaults_are_shown_as_a_user_writes_them() -> None:
     lines = CliRunner().invoke(command, ["--help"]).stdout.splitlines()
 
     assert [line.partition("[")[2] for line in lines if "[default" in line] == [
@@ -62,7 +62,7 @@ def test_defaults_are_shown_as_they_would_be_written() -> None:
     ]
 
 
-def test_what_the_dataclass_refuses_is_raised_to_the_caller() -> None:
+def test_errors_of_the_dataclass_are_raised_to_the_caller() -> None:
     found = CliRunner().invoke(command, ["--count", "6"]).exception
 
     assert str(found) == "count must be at most 5, got 6"

@@ -1,4 +1,4 @@
-"""Types of options that several commands take."""
+"""Option types that several commands share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vdmrt.media.clip_writer import WRITER_SUFFIXES
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "five", "", "-0.1", "1.5"])
-def test_what_is_no_number_within_bounds_is_refused(text: str) -> None:
+def test_a_value_outside_the_bounds_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter, match=f"wanted a number of at least 0, of at most 1, got '{text}'"):
         Number(0, 1).convert(text, None, None)
 
@@ -34,7 +34,7 @@ def test_numbers_between_commas_are_each_within_bounds() -> None:
         percents.convert("50,101", None, None)
 
 
-def test_an_output_has_one_of_the_suffixes_that_are_wanted(tmp_path: Path) -> None:
+def test_an_output_has_one_of_the_given_suffixes(tmp_path: Path) -> None:
     assert OutputFile((".mp4", ".gif")).convert(str(tmp_path / "A.GIF"), None, None) == tmp_path / "A.GIF"
     with pytest.raises(click.BadParameter, match="a.avi' must end in .mp4 or .gif, got suffix '.avi'"):
         OutputFile((".mp4", ".gif")).convert(str(tmp_path / "a.avi"), None, None)
@@ -48,7 +48,7 @@ def test_an_output_is_checked_when_it_is_parsed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_has_a_suffix_that_says_what_it_is(tmp_path: Path) -> None:
+def test_an_output_without_a_known_suffix_is_refused(tmp_path: Path) -> None:
     kind = OutputFile((".mp4", ".gif"))
 
     with pytest.raises(click.BadParameter, match=r"out.avi' must end in .mp4 or .gif, got suffix '.avi'"):
@@ -56,7 +56,7 @@ def test_an_output_has_a_suffix_that_says_what_it_is(tmp_path: Path) -> None:
     assert kind.convert(str(tmp_path / "out.GIF"), None, None) == tmp_path / "out.GIF"
 
 
-def test_run_takes_the_suffixes_that_can_be_written(tmp_path: Path) -> None:
+def test_run_accepts_the_suffixes_of_the_writer(tmp_path: Path) -> None:
     (output,) = (option for option in main.commands["run"].params if option.name == "output")
     assert isinstance(output.type, OutputFile)
 

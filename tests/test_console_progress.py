@@ -9,7 +9,7 @@ import pytest
 from vdmrt.console.progress import show_progress
 
 
-def test_a_line_tells_the_progress_every_few_seconds(caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_is_logged_every_few_seconds(caplog: pytest.LogCaptureFixture) -> None:
     times = iter([0.0, 4.0, 6.0, 7.0, 12.0])
     caplog.set_level(logging.INFO, "vdmrt")
 
@@ -23,7 +23,7 @@ def test_a_line_tells_the_progress_every_few_seconds(caplog: pytest.LogCaptureFi
     ]
 
 
-def test_the_place_in_the_work_stands_beside_the_title(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_place_is_logged_after_the_title(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "vdmrt")
 
     with show_progress("generating, steps", interval_s=0) as advance:

@@ -10,7 +10,7 @@ from vdmrt.console.signals import Terminated, exit_status, terminable
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_does_what_ctrl_c_does(number: signal.Signals) -> None:
+def test_a_signal_ends_a_block_as_ctrl_c(number: signal.Signals) -> None:
     before = signal.getsignal(number)
 
     with pytest.raises(KeyboardInterrupt, match=number.name) as caught, terminable():
@@ -25,7 +25,7 @@ def test_ctrl_c_has_its_own_status() -> None:
     assert exit_status(KeyboardInterrupt()) == 130
 
 
-def test_nohup_is_obeyed() -> None:
+def test_an_ignored_sighup_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with terminable():

@@ -1,4 +1,4 @@
-"""Errors of the library name options as they are written on the command line."""
+"""Error messages with arguments spelled as command-line options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Long stages are heard of every few seconds, short ones once."""
+"""Long stages are logged every few seconds, short ones once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def wait_for(caplog: pytest.LogCaptureFixture, count: int) -> None:
         time.sleep(0.005)
 
 
-def test_a_long_stage_is_logged_again_and_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_long_stage_is_logged_repeatedly(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "vdmrt"), show_stages(interval_s=0.01) as begin:
         begin("tracing fill")
         wait_for(caplog, 3)

@@ -1,4 +1,4 @@
-"""The sky example: its renderer, one step of its training, and the bundle that ships."""
+"""The sky example: its renderer, one training step, and the demo's bundle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vdmrt.export.families.ca2vdm.uncached import predict_uncached
 
 FOLDER = Path(__file__).parents[1] / "examples" / "sky"
 BUNDLE = FOLDER / "bundle"
-# Modules of the example that a test of something else could not tell from its own.
+# Modules of the example with common names, which must not stay imported for other tests.
 NAMES = (
     "autoencoder",
     "checkpoint",
@@ -35,7 +35,7 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def example() -> Iterator[Any]:
-    """The example's modules by name; it is no package, and its files import each other."""
+    """The example's modules by name; it is not a package, and its files import each other."""
     sys.path.insert(0, str(FOLDER))
     try:
         yield {name: importlib.import_module(name) for name in NAMES}
@@ -53,7 +53,7 @@ def untrained_codec(example: Any, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def make_training(example: Any, folder: Path, codec: Path, steps: int = 2) -> Any:
-    """Return a training of a much smaller model."""
+    """Return the training of a much smaller model."""
     module = example["transformer_training"]
     small = dataclasses.replace(module.CONFIG, hidden_size=48, depth=2)
     return module.TransformerTraining(folder / "transformer.pt", codec, steps, batch=1, config=small)
@@ -80,7 +80,7 @@ def test_a_sky_moves_with_its_wind(example: Any, seed: int) -> None:
     assert found == pytest.approx(sky.wind, abs=0.4)
 
 
-def test_a_sky_has_no_end(example: Any) -> None:
+def test_a_sky_has_unlimited_length(example: Any) -> None:
     late = example["sky"].Sky(1).frames(10_000, 2)
 
     assert late.std() > 10
@@ -126,7 +126,7 @@ def test_folding_the_scale_leaves_the_latents_as_they_were(example: Any) -> None
 
 
 @pytest.mark.parametrize("start", [0, 30])
-def test_a_packed_chunk_gets_what_it_would_get_alone(example: Any, start: int) -> None:
+def test_a_packed_chunk_equals_a_separate_pass(example: Any, start: int) -> None:
     training, packing = example["transformer_training"], example["packing"]
     torch.manual_seed(0)
     model = training.CausalTransformer(training.CONFIG)
@@ -154,9 +154,7 @@ def test_one_step_of_training_lowers_the_loss_of_its_batch(example: Any, untrain
     assert after < before
 
 
-def test_a_resumed_training_is_the_one_that_was_never_stopped(
-    example: Any, untrained_codec: Path, tmp_path: Path
-) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(example: Any, untrained_codec: Path, tmp_path: Path) -> None:
     whole = make_training(example, tmp_path / "whole", untrained_codec)
     list(whole.run())
     first = make_training(example, tmp_path / "parts", untrained_codec)
@@ -171,7 +169,7 @@ def test_a_resumed_training_is_the_one_that_was_never_stopped(
         assert torch.equal(one, other)
 
 
-def test_curves_are_a_picture(example: Any, tmp_path: Path) -> None:
+def test_curves_are_written_as_a_picture(example: Any, tmp_path: Path) -> None:
     path = tmp_path / "curves.png"
 
     example["curves"].draw_curves(path, {"v": [1.0, 0.5, 0.2], "bound": [0.1, 0.1]}, title="loss", logarithmic=True)
@@ -179,7 +177,7 @@ def test_curves_are_a_picture(example: Any, tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size < 20_000
 
 
-def test_the_shipped_bundle_is_whole_and_small() -> None:
+def test_the_demo_bundle_is_complete_and_small() -> None:
     bundle = open_bundle(BUNDLE)
     bundle.verify()
 
@@ -189,7 +187,7 @@ def test_the_shipped_bundle_is_whole_and_small() -> None:
     assert {"commit", "command"} <= set(bundle.manifest.provenance)
 
 
-def test_the_shipped_bundle_goes_on_with_an_unseen_sky(example: Any) -> None:
+def test_the_demo_bundle_continues_an_unseen_sky(example: Any) -> None:
     clip = example["sky"].Sky(7).frames(0, 17)
 
     with vdmrt.load(BUNDLE, threads=1) as model, model.session(seed=0, sampler="ddim", steps=5) as session:

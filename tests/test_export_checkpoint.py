@@ -1,4 +1,4 @@
-"""Weights are found in whatever a trainer saved, and taken only if they fit."""
+"""Checkpoints of all formats are read, and checked against the model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model() -> CausalTransformer:
 
 @pytest.fixture
 def weights(model: CausalTransformer) -> Weights:
-    """Give the weights in a dictionary that may be altered."""
+    """Yield the weights in a dictionary that a test may alter."""
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
@@ -81,7 +81,7 @@ NESTS: dict[str, Callable[[Weights], Any]] = {
 
 
 @pytest.mark.parametrize("nest", NESTS)
-def test_nests_and_prefixes_are_unwrapped(
+def test_nested_sets_and_prefixes_are_unwrapped(
     tmp_path: Path, model: CausalTransformer, weights: Weights, nest: str
 ) -> None:
     assert_loads(save(tmp_path / "it.pth", NESTS[nest](weights)), model)
@@ -116,7 +116,7 @@ def test_other_weights_can_be_chosen(tmp_path: Path, weights: Weights, name: str
         (lambda weights: weights, "has no weights named 'raw'; it has one unnamed set, which is the default"),
     ],
 )
-def test_weights_that_are_not_there_are_refused_with_those_that_are(
+def test_missing_weights_are_refused_with_the_existing_ones(
     tmp_path: Path, weights: Weights, document: Callable[[Weights], Any], sentence: str
 ) -> None:
     with pytest.raises(CheckpointError, match=sentence):
@@ -179,7 +179,7 @@ def test_an_index_names_the_shards(tmp_path: Path, model: CausalTransformer, wei
     assert_loads(tmp_path, model)
 
 
-def test_one_hash_stands_for_all_files(tmp_path: Path, weights: Weights) -> None:
+def test_one_hash_covers_all_files(tmp_path: Path, weights: Weights) -> None:
     index = sharded(tmp_path, weights)
     before = checkpoint_sha256(index)
     save(tmp_path / "b.safetensors", {"foreign": torch.zeros(1)})
@@ -212,7 +212,7 @@ def test_buffers_may_be_absent(tmp_path: Path, model: CausalTransformer, weights
     assert_loads(save(tmp_path / "it.safetensors", weights), model)
 
 
-def test_what_does_not_fit_is_counted_and_named(tmp_path: Path, weights: Weights) -> None:
+def test_mismatches_are_counted_and_named(tmp_path: Path, weights: Weights) -> None:
     del weights["blocks.0.mlp.fc2.bias"]
     weights["blocks.9.mlp.fc1.weight"] = torch.zeros(1)
     weights[KEY] = torch.zeros(3, 5)
@@ -229,7 +229,7 @@ def test_what_does_not_fit_is_counted_and_named(tmp_path: Path, weights: Weights
     assert caught.value.misshapen == ((KEY, (64, 16), (3, 5)),)
 
 
-def test_a_long_list_is_cut(tmp_path: Path) -> None:
+def test_a_long_list_is_shortened(tmp_path: Path) -> None:
     path = save(tmp_path / "it.safetensors", {"foreign": torch.zeros(1)})
     with pytest.raises(CheckpointError, match=r"\d\d missing \((\S+, ){5}…\); 1 unexpected \(foreign\)") as caught:
         load_model(SMALL, path)
@@ -244,7 +244,7 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path: Path, weights: Weights, 
         load_model(SMALL, save(tmp_path / "it.safetensors", weights))
 
 
-def test_integers_are_no_weights(tmp_path: Path, weights: Weights) -> None:
+def test_integer_weights_are_refused(tmp_path: Path, weights: Weights) -> None:
     weights[KEY] = weights[KEY].to(torch.int8)
     with pytest.raises(CheckpointError, match=f"'{KEY}' is torch.int8, wanted floating point"):
         load_model(SMALL, save(tmp_path / "it.safetensors", weights))
@@ -268,7 +268,7 @@ def test_a_foreign_file_is_refused(tmp_path: Path, name: str, content: bytes) ->
 
 
 class Payload:
-    """Would make a folder when it is unpickled."""
+    """Creates a folder if it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -292,12 +292,12 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, weights: Weight
     assert not mark.exists()
 
 
-def test_a_list_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_list_is_not_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="wanted a mapping of names to tensors, found list"):
         read_checkpoint(save(tmp_path / "it.pth", [torch.zeros(1)]))
 
 
-def test_a_mapping_without_tensors_says_what_it_holds(tmp_path: Path) -> None:
+def test_a_mapping_without_tensors_lists_its_keys(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="it.pth: contains no tensors; found 'epoch', 'step'"):
         read_checkpoint(save(tmp_path / "it.pth", {"epoch": 1, "step": 2}))
 
@@ -313,7 +313,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "nowhere.pth")
 
 
-def test_an_empty_folder_is_no_checkpoint(tmp_path: Path) -> None:
+def test_an_empty_folder_is_not_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="the folder has no .safetensors, .pth, .pt, .bin or .index.json file"):
         read_checkpoint(tmp_path)
 

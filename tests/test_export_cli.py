@@ -40,7 +40,7 @@ def export(place: Path, *arguments: str) -> Result:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with a configuration, and a checkpoint with two sets of weights."""
+    """Yield a folder with a configuration, and a checkpoint with two sets of weights."""
     folder = tmp_path_factory.mktemp("it") / "clouds"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(ARGUMENTS))
@@ -78,7 +78,7 @@ def run_without_torch(place: Path, runs: list[list[str]]) -> list[tuple[int, str
     return [(status, text) for status, text in json.loads(done.stdout)]
 
 
-def test_what_can_be_checked_without_torch_is_refused_without_it(place: Path) -> None:
+def test_misuse_is_refused_without_importing_torch(place: Path) -> None:
     runs = {
         "got --slots 40; use --slots 8 or fewer": ["--slots", "40", "--random-init", "1"],
         "'--chunk-frames': -1 is not in the range": ["--chunk-frames", "-1", "--random-init", "1"],
@@ -96,7 +96,7 @@ def test_what_can_be_checked_without_torch_is_refused_without_it(place: Path) ->
         assert sentence in text
 
 
-def test_what_was_taken_of_several_sets_of_weights_is_logged_and_recorded(place: Path, exported: Result) -> None:
+def test_the_chosen_set_of_weights_is_logged_and_recorded(place: Path, exported: Result) -> None:
     logged = "[I] the checkpoint has weights named ema, model: using ema; choose others with --weights\n"
 
     assert logged in exported.stderr
@@ -113,7 +113,7 @@ def test_other_weights_are_chosen_by_name(place: Path, exported: Result) -> None
     assert before.graphs_sha256(FP32) != after.graphs_sha256(FP32)
 
 
-def test_weights_that_are_not_there_are_refused(place: Path) -> None:
+def test_missing_weights_are_refused(place: Path) -> None:
     result = export(place, "--weights", "raw", "--force")
 
     assert result.exit_code == 1

@@ -1,4 +1,4 @@
-"""The preview codec keeps colors and shapes, and takes nothing but what it is made for."""
+"""The preview codec: colors, shapes, and checks of its inputs."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def gradient() -> npt.NDArray[np.uint8]:
     return np.stack(planes, axis=-1)[None].astype(np.uint8)
 
 
-def test_it_says_that_it_is_a_preview(codec: PictureCodec) -> None:
+def test_the_codec_is_recorded_as_a_preview(codec: PictureCodec) -> None:
     assert codec.kind == "preview"
     assert codec.picture_size == (HEIGHT, WIDTH)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(st.tuples(LEVELS, LEVELS, LEVELS))
-def test_a_single_color_survives(codec: PictureCodec, color: tuple[int, int, int]) -> None:
+def test_a_single_color_is_preserved(codec: PictureCodec, color: tuple[int, int, int]) -> None:
     picture = np.full((1, HEIGHT, WIDTH, 3), color, np.uint8)
     decoded = codec.decode(codec.encode(picture))
 
     assert np.abs(decoded.astype(int) - picture).max() <= 1
 
 
-def test_a_gradient_survives_nearly(codec: PictureCodec) -> None:
+def test_a_gradient_is_nearly_preserved(codec: PictureCodec) -> None:
     decoded = codec.decode(codec.encode(gradient()))
     inner = np.s_[:, 4:-4, 4:-4]
 
@@ -57,7 +57,7 @@ def test_a_gradient_survives_nearly(codec: PictureCodec) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 7])
-def test_each_picture_stands_for_itself_however_many_there_are(codec: PictureCodec, count: int) -> None:
+def test_pictures_are_encoded_independently(codec: PictureCodec, count: int) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (count, HEIGHT, WIDTH, 3), np.uint8)
     latents = codec.encode(pictures)
     decoded = codec.decode(latents)
@@ -77,7 +77,7 @@ def test_latents_beyond_the_colors_are_clipped(codec: PictureCodec) -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 7), (3, 2, 2), (16, 4, 4)])
-def test_decoding_a_smooth_latent_and_encoding_it_gives_it_back(shape: tuple[int, int, int]) -> None:
+def test_decoding_and_encoding_a_smooth_latent_is_the_identity(shape: tuple[int, int, int]) -> None:
     latent = torch.full((2, *shape), 0.7)
     pictures = PreviewDecoder(shape, 2)(latent)
 

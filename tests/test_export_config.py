@@ -1,4 +1,4 @@
-"""An architecture is read from the reference's own arguments, and what cannot be is said."""
+"""Architectures from the reference's constructor arguments, and their errors."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_both_spellings_of_the_context_are_read(arguments: dict[str, Any], conte
     assert (config.context, config.context_frames) == context
 
 
-def test_what_does_not_change_sampling_is_taken_and_ignored() -> None:
+def test_arguments_without_effect_on_sampling_are_ignored() -> None:
     more = {"class_dropout_prob": 0.1, "enable_flashattn": True, "dtype": "bf16", "from_pretrained": "x.pth"}
 
     assert config_from_arguments(PLAIN | more) == config_from_arguments(PLAIN)
@@ -189,12 +189,12 @@ def test_a_missing_argument_is_named(name: str) -> None:
         config_from_arguments(arguments)
 
 
-def test_what_is_wrong_in_a_file_is_said_with_its_name(tmp_path: Path) -> None:
+def test_errors_in_a_file_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=f"^{tmp_path}/it.json: depth must be at least 1, got 0$"):
         load_config(write(tmp_path / "it.json", PLAIN | {"depth": 0}))
 
 
-def test_a_missing_file_says_which_presets_there_are() -> None:
+def test_a_missing_file_lists_the_presets() -> None:
     with pytest.raises(ExportError, match=r"^XL/2: not a readable .* no preset \(CausalSTDiT2-XL/2, .*No such file"):
         load_config("XL/2")
 
@@ -210,7 +210,7 @@ def test_a_missing_file_says_which_presets_there_are() -> None:
         ("it.py", "model = dict(depth=2)", "it.py: wanted a mapping of constructor arguments, found str"),
     ],
 )
-def test_a_file_that_holds_no_arguments_is_refused(tmp_path: Path, name: str, text: str, sentence: str) -> None:
+def test_a_file_without_arguments_is_refused(tmp_path: Path, name: str, text: str, sentence: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ExportError, match=sentence):
         load_config(tmp_path / name)

@@ -1,4 +1,4 @@
-"""A family of a user's own: everything works with it without a line changed in the package."""
+"""A user's own model family works with everything, without changes in the package."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def toy_bundle(model: ToyModel, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def rolled(bundle: Path, precision: Precision, drawn: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Give the first drawn chunk, and generate from the others; return what was generated."""
+    """Start with the first drawn chunk, generate from the others, and return the generated frames."""
     with vdmrt.load(bundle, backend="onnxruntime", precision=precision) as model, model.session(steps=STEPS) as session:
         session.start(drawn[0])
         return np.concatenate([session.step(noise=Noise(initial=noise)).latents for noise in drawn[1:]])
 
 
-def test_the_configuration_says_which_family_reads_it(tmp_path: Path) -> None:
+def test_the_configuration_names_its_family(tmp_path: Path) -> None:
     path = tmp_path / "it.json"
     path.write_text(json.dumps({"family": "toy", "depth": 2, "heads": 4}))
 
@@ -55,7 +55,7 @@ def test_the_configuration_says_which_family_reads_it(tmp_path: Path) -> None:
     assert load_config("toy-3") == ToyConfig()
 
 
-def test_an_unknown_family_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
+def test_an_unknown_family_lists_the_known_ones(tmp_path: Path) -> None:
     path = tmp_path / "it.json"
     path.write_text(json.dumps({"family": "other"}))
 
@@ -63,7 +63,7 @@ def test_an_unknown_family_is_refused_with_those_that_are_known(tmp_path: Path) 
         load_config(path)
 
 
-def test_a_name_belongs_to_one_family() -> None:
+def test_a_family_name_is_unique() -> None:
     with pytest.raises(ValueError, match="there is a family 'toy' already; register it under another name"):
         register_family(Toy())
 
@@ -76,7 +76,7 @@ def test_a_checkpoint_is_loaded_by_the_names_of_the_family(model: ToyModel, tmp_
     assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_the_bundle_says_what_the_family_is(toy_bundle: Path) -> None:
+def test_the_bundle_records_the_family(toy_bundle: Path) -> None:
     manifest = open_bundle(toy_bundle).manifest
     denoise = manifest.graphs[FP32][Stage.DENOISE]
 
@@ -90,7 +90,7 @@ def test_the_bundle_says_what_the_family_is(toy_bundle: Path) -> None:
     assert denoise.cache_copies == ()
 
 
-def test_a_rollout_past_eviction_is_that_of_torch(model: ToyModel, toy_bundle: Path) -> None:
+def test_a_rollout_past_eviction_equals_torch(model: ToyModel, toy_bundle: Path) -> None:
     drawn = np.random.default_rng(3).standard_normal((6, CHUNK, 3, 4, 4)).astype(np.float32)
 
     made = rolled(toy_bundle, FP32, drawn)

@@ -1,4 +1,4 @@
-"""Operations of a denoising step in model.json: those that torch counts on the torch module, and a count by hand."""
+"""Operations of a denoising step in model.json, compared with torch's counter and with a count by hand."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def rope_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def count_in_torch(config: TransformerConfig, bundle: Bundle) -> int:
-    """Return what torch's counter finds while the module of a denoising step runs on zeros."""
+    """Return the count of torch's counter while the module of a denoising step runs on zeros."""
     module = DenoiseGraph(random_model(config, 0), bundle.manifest.geometry).eval()
     tensors = [torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in module.inputs]
-    # The counter knows the products that attention is made of, and not the CPU's fused kernel for it.
+    # The counter counts the products of an attention, but not the CPU's fused kernel.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         module(*tensors)
     return int(counter.get_total_flops())
 
 
 @pytest.mark.parametrize(("name", "config"), [("tiny", TINY), ("text", TEXT), ("rope", ROPE)])
-def test_operations_are_those_that_torch_counts(
+def test_operations_equal_the_count_of_torch(
     name: str, config: TransformerConfig, request: pytest.FixtureRequest
 ) -> None:
     bundle = open_bundle(request.getfixturevalue(f"{name}_bundle"))
@@ -44,7 +44,7 @@ def test_operations_are_those_that_torch_counts(
     assert bundle.manifest.graphs[FP32]["denoise"].flops == pytest.approx(count_in_torch(config, bundle), rel=0.01)
 
 
-def test_operations_are_those_of_a_count_by_hand(tiny_bundle: Path) -> None:
+def test_operations_equal_a_count_by_hand(tiny_bundle: Path) -> None:
     manifest = open_bundle(tiny_bundle).manifest
     g, width, patch = manifest.geometry, TINY.hidden_size, TINY.patch_size**2
     tokens = g.rows * g.chunk_frames * g.tokens_per_frame

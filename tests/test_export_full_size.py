@@ -1,4 +1,4 @@
-"""The full size: CausalSTDiT2-XL/2 at 256 × 256 exports in FP16 and computes what torch computes."""
+"""The full size: CausalSTDiT2-XL/2 at 256 × 256 exports in FP16, and its results equal torch's."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 EXPORT = """
 import json, resource, sys
 import torch
+from vdmrt.bundle import FP16
 from vdmrt.export import ExportOptions, export_bundle, load_config, random_model
 
 config = load_config("CausalSTDiT2-XL/2", latent_size=(32, 32))
 model = random_model(config, 0)
-options = ExportOptions(precisions=("fp16",), prediction="v")
+options = ExportOptions(precisions=(FP16,), prediction="v")
 bundle = export_bundle(model, sys.argv[1], options, name="XL/2", random_weights=True)
 print(json.dumps({
     "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -45,7 +46,7 @@ with vdmrt.load(sys.argv[1], verify=False) as model, model.session(seed=0, sampl
     timestep, row = session.table.timesteps[0], session.table.coefficients[0]
     found = (clean - row[0] * noisy) / row[1]
 
-# The reference computes in float32 with the weights that FP16 left.
+# The reference computes in float32 with the weights rounded to FP16.
 reference = random_model(load_config("CausalSTDiT2-XL/2", latent_size=(32, 32)), 0).use_half_weights().float()
 graph = DenoiseGraph(reference, g)
 named = {s.name: torch.zeros(s.shape, dtype=getattr(torch, s.dtype)) for s in graph.inputs}
@@ -75,7 +76,7 @@ def test_xl_2_exports_within_16_gib_and_one_step_equals_torch(tmp_path: Path) ->
 
 
 def run(script: str, bundle: Path) -> dict[str, float]:
-    """Run a script in a process of its own, so that its memory is its own."""
+    """Run a script in a separate process, to measure its memory."""
     done = subprocess.run([sys.executable, "-c", script, str(bundle)], capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""The functions of exported graphs: how often each is called, and that its body computes what torch does."""
+"""The functions of exported graphs: their calls, and their results compared with torch's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_attention_and_modulated_norm_is_a_call(tiny_bundle: Path) -> None
     layers = TINY.depth
 
     assert calls_of(tiny_bundle) == {
-        # Spatial and cross-frame attention of each layer; the last layer ends before the attention over time.
+        # Spatial and cross-frame attention of each layer; the last layer of a fill ends before temporal attention.
         "fill": {
             "Attention": 2 * layers,
             "CachedAttention": layers - 1,
@@ -48,7 +48,7 @@ def test_every_attention_and_modulated_norm_is_a_call(tiny_bundle: Path) -> None
     }
 
 
-def test_attention_to_text_is_a_call_of_its_own(text_bundle: Path) -> None:
+def test_attention_to_text_is_a_separate_call(text_bundle: Path) -> None:
     calls = calls_of(text_bundle)
 
     assert calls["denoise"]["MaskedAttention"] == TEXT.depth
@@ -72,7 +72,7 @@ def drawn(*shape: int) -> Tensor:
 
 
 def run_function(name: str, *operands: Tensor | npt.NDArray[np.int64]) -> list[npt.NDArray[np.float32]]:
-    """Return what a function's body computes, in onnx's own evaluator and in ONNX Runtime."""
+    """Return a function's results in ONNX's reference evaluator and in ONNX Runtime."""
     (function,) = define_functions([name])
     arrays = {value.name or "": np.asarray(one) for value, one in zip(function.inputs, operands, strict=True)}
     inputs = [
@@ -130,7 +130,7 @@ def test_the_body_of_an_attention_over_the_cache_computes_what_torch_does(causal
         np.testing.assert_allclose(found, attend_cached(query, past, (key, value), bias), atol=1e-5)
 
 
-def test_what_is_in_an_invisible_slot_changes_nothing() -> None:
+def test_invisible_slots_have_no_effect() -> None:
     query, key, value = (drawn(1, CHUNK, HEADS, SIZE) for _ in range(3))
     past = drawn(1, HEADS, SLOTS, SIZE)
     bias = torch.zeros(1, 1, 1, SLOTS + CHUNK)

@@ -1,4 +1,4 @@
-"""The torch module against what the original code computed."""
+"""The torch module compared with recorded results of the original code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model_of(case: Case) -> CausalTransformer:
 
 
 class Cached:
-    """The two graph modules, run eagerly row by row over caches that this class keeps in order of frames."""
+    """The two graph modules, run eagerly row by row over caches that this class keeps in frame order."""
 
     def __init__(self, case: Case, chunk: int, slots: int) -> None:
         options = ExportOptions(chunk_frames=chunk, slots=slots, max_steps=2, guidance=False)
@@ -103,7 +103,7 @@ class Cached:
 
 
 def recorded(case: Case, outputs: dict[str, Tensor], stem: str, count: int) -> Array:
-    """Lay K and V of a fill out as recorded: [depth, n, S, 2C]."""
+    """Rearrange K and V of a fill as recorded: [depth, n, S, 2C]."""
     g = model_of(case).config
     layers = []
     for layer in range(g.depth):
@@ -159,7 +159,7 @@ def test_writes_and_denoising_calls(case: Case) -> None:
             wanted = case.tensors[f"denoise.out_t{timestep}"][row]
             assert_close(f"denoise at {timestep}", predicted, wanted, case.atol("single_call"))
         if case.is_first_frame:
-            continue  # the original's second write does nothing there (reference, section 9); rollout_fixed counts
+            continue  # the original's second write has no effect there (reference, section 9); rollout_fixed is valid
         check_write(case, cached, "write2", row)
         wanted = case.tensors["denoise2.out_t500"][row]
         assert_close("denoise2", cached.predict(noisy, 500, row), wanted, case.atol("single_call"))
@@ -189,7 +189,7 @@ def test_sub_modules_compute_what_was_traced(case: Case) -> None:
 
 
 def capture(cached: Cached, names: list[str], noisy: Array, row: int) -> dict[str, Array]:
-    """Run one call at timestep 500 and return what the named sub-modules put out, frames before positions."""
+    """Run one call at timestep 500 and return the outputs of the named sub-modules, frames before positions."""
     model, found, hooks = cached.denoise.model, {}, []
     for name in names:
         path = f"{name}.proj" if name.split(".")[-1].startswith(("attn", "cross_attn")) else name
@@ -205,7 +205,7 @@ def capture(cached: Cached, names: list[str], noisy: Array, row: int) -> dict[st
 
 
 def traced_row(case: Case, name: str, row: int) -> Array:
-    """Return one row of a trace, laid out frames before positions, as our modules compute."""
+    """Return one row of a trace, with frames before positions as in vdmrt's modules."""
     config, batch = model_of(case).config, len(case.tensors["denoise.x"])
     trace = case.tensors[f"trace.{name}"]
     rows = trace.reshape(batch, -1, *trace.shape[1:])[row] if len(trace) != batch else trace[row]
@@ -283,7 +283,7 @@ def test_uncached_forward_equals_the_cached_call_and_the_recorded_rollouts(case:
 
 
 def check_uncached_call(case: Case) -> None:
-    """As long as nothing has left the cache, the uncached forward must equal the recorded cached call."""
+    """The uncached forward equals the recorded cached call as long as no frame was evicted."""
     settings, config = case.config["single_call"], model_of(case).config
     cached = Cached(case, settings["chunk_len"], settings["kv_cache_max_seqlen"])
     clean = case.tensors["write1.clean_x"][0]

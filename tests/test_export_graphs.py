@@ -1,4 +1,4 @@
-"""The exported graphs: names, types, operators, what they share, and what they copy."""
+"""The exported graphs: names, types, operators, shared weights, and copies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load_graphs(bundle: Path) -> Iterator[tuple[str, Graph, onnx.ModelProto]]:
             yield f"{stage}.{precision}", graph, model
 
 
-def test_tensor_table_is_the_design_s(tiny_bundle: Path) -> None:
+def test_graphs_have_the_documented_tensors(tiny_bundle: Path) -> None:
     g = open_bundle(tiny_bundle).manifest.geometry
     latent = (g.requests, g.chunk_frames, 4, 4, 6)
 
@@ -58,7 +58,7 @@ def test_text_guidance_and_determinism_show_in_the_table(text_bundle: Path) -> N
     assert "noise" not in names and not any(name.startswith("context") for name in names)
 
 
-def test_weights_stand_once_on_disk_under_their_own_names(tiny_bundle: Path) -> None:
+def test_weights_are_stored_once_under_their_own_names(tiny_bundle: Path) -> None:
     weights = [graph.weights for _, graph, _ in load_graphs(tiny_bundle) if graph.file.file.endswith("fp32.onnx")]
     offsets: dict[str, set[str]] = {}
     for label, _, model in load_graphs(tiny_bundle):
@@ -73,14 +73,14 @@ def test_weights_stand_once_on_disk_under_their_own_names(tiny_bundle: Path) -> 
     assert all(int(place) % 64 == 0 for places in offsets.values() for place in places)
 
 
-def test_graphs_tell_nothing_of_the_machine_they_were_made_on(tiny_bundle: Path) -> None:
+def test_graphs_contain_no_trace_of_the_exporting_machine(tiny_bundle: Path) -> None:
     for _, _, model in load_graphs(tiny_bundle):
         text = model.SerializeToString()
         assert b".py" not in text and b"stack_trace" not in text
         assert all(not node.metadata_props and not node.doc_string for node in model.graph.node)
 
 
-def test_no_cast_stands_between_the_products_of_an_attention(tiny_bundle: Path) -> None:
+def test_no_cast_is_between_the_products_of_an_attention(tiny_bundle: Path) -> None:
     for label, _, model in load_graphs(tiny_bundle):
         graph = inlined(model)
         softmaxes = [node for node in graph if node.op_type == "Softmax"]
@@ -92,12 +92,12 @@ def test_no_cast_stands_between_the_products_of_an_attention(tiny_bundle: Path) 
 
 
 def inlined(model: onnx.ModelProto) -> ir.Graph:
-    """Return the graph with the body of each function in the place of its calls, and the type of every tensor."""
+    """Return the graph with inlined functions, and the type of every tensor."""
     whole = onnx.shape_inference.infer_shapes(onnx.inliner.inline_local_functions(model))
     return ir.serde.deserialize_model(whole).graph
 
 
-def test_a_planted_cast_between_products_is_found() -> None:
+def test_an_inserted_cast_between_products_is_found() -> None:
     graph = onnx.parser.parse_graph(
         "g (float16[1,2,3,4] q, float16[1,2,4,5] k, float16[1,2,5,4] v) => (float16[1,2,3,4] y) {"
         "s = MatMul(q, k) p = Softmax(s) w = Cast<to = 1>(p) x = Cast<to = 10>(w) y = MatMul(x, v) }"
@@ -108,7 +108,7 @@ def test_a_planted_cast_between_products_is_found() -> None:
 
 
 def between_products(softmax: ir.Node) -> set[str]:
-    """Return the operators on the way from the scores' product to the values' product, both included."""
+    """Return the operators from the scores' product to the values' product, inclusive."""
     return _walk(softmax, _producers) | _walk(softmax, _users)
 
 
@@ -125,7 +125,7 @@ def _users(node: ir.Node) -> list[ir.Node]:
 
 
 def _producers(node: ir.Node) -> list[ir.Node]:
-    """Return what made the scores; a mask, the same for every head, was made in float32 and cast beforehand."""
+    """Return the producer of the scores; the mask, shared by all heads, is computed in float32 and cast before."""
     values = [value for value in node.inputs if value is not None and value.producer() is not None]
     scores = [value for value in values if value.shape is None or len(value.shape) < 4 or value.shape[1] != 1]
     return [producer for producer in (value.producer() for value in scores) if producer is not None]
@@ -151,7 +151,7 @@ def test_denoising_copies_no_cache(tiny_bundle: Path) -> None:
 
 
 def test_onnx_runtime_reads_the_cache_in_products_only(tiny_bundle: Path, tmp_path: Path) -> None:
-    """Its own optimized graph, as it runs: no Transpose of the cache is left."""
+    """ONNX Runtime's optimized graph has no Transpose of the cache."""
     opened = open_bundle(tiny_bundle)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -184,7 +184,7 @@ def test_a_concat_of_the_cache_would_be_listed() -> None:
     ]
 
 
-def test_opsets_and_operators_are_what_parsers_take(tiny_bundle: Path) -> None:
+def test_parsers_support_the_opsets_and_operators(tiny_bundle: Path) -> None:
     for _, _, model in load_graphs(tiny_bundle):
         whole = onnx.inliner.inline_local_functions(model)
         assert [(entry.domain, entry.version) for entry in whole.opset_import if entry.domain == ""] == [("", 18)]
@@ -194,11 +194,11 @@ def test_opsets_and_operators_are_what_parsers_take(tiny_bundle: Path) -> None:
             assert unchanged, f"{node.op_type} changed after opset 16"
 
 
-def test_flops_are_those_of_the_transformer(tiny_bundle: Path) -> None:
+def test_flops_equal_a_count_for_the_transformer(tiny_bundle: Path) -> None:
     manifest = open_bundle(tiny_bundle).manifest
     g, width = manifest.geometry, manifest.geometry.heads * manifest.geometry.head_size
     tokens = g.rows * g.chunk_frames * g.tokens_per_frame
-    # attn 4C², attn_cf q and proj 2C², attn_temp 4C², mlp 8C²; then the attentions' own products.
+    # attn 4C², attn_cf q and proj 2C², attn_temp 4C², mlp 8C²; then the products of the attentions.
     linears = 2 * tokens * 18 * width * width
     keys = g.tokens_per_frame + g.context_frames * g.tokens_per_frame + g.slots + g.chunk_frames
     attention = 2 * 2 * tokens * keys * width
@@ -240,7 +240,7 @@ def node_of(operator: str, dtype: ir.DataType, **attributes: int) -> ir.Node:
         (node_of("Split", ir.DataType.FLOAT, num_outputs=3), r"'it' \(Split\) has num_outputs, which opset 16 lacks"),
     ],
 )
-def test_a_node_that_the_oldest_parser_reads_otherwise_is_refused(node: ir.Node, sentence: str) -> None:
+def test_a_node_with_another_meaning_in_the_oldest_parser_is_refused(node: ir.Node, sentence: str) -> None:
     with pytest.raises(ExportError, match=sentence):
         check_operators([node])
 
@@ -249,7 +249,7 @@ def test_negative_integers_pass_in_export_as_in_lowering() -> None:
     check_operators([node_of("Neg", ir.DataType.INT32)])
 
 
-def test_half_weights_are_those_of_the_blocks_only() -> None:
+def test_only_weights_of_the_blocks_are_half_precision() -> None:
     model = CausalTransformer(TINY).use_half_weights()
 
     halves = {name for name, module in model.named_modules() if is_half(module)}
@@ -269,7 +269,7 @@ def test_cache_elements_are_exactly_2lkbsc(tiny_bundle: Path) -> None:
     assert sum(int(np.prod(spec.shape)) for spec in past) == g.cache_elements
 
 
-def test_a_full_disk_is_the_reason_why_weights_are_not_written() -> None:
+def test_a_full_disk_is_reported_as_the_reason() -> None:
     weights = WeightsFile(Path("/dev/full"))
 
     with pytest.raises(OSError, match="No space left on device"):

@@ -1,4 +1,4 @@
-"""How many CPUs a process may use, and that no more threads than that are asked for."""
+"""The number of CPUs that a process may use, and the check of a number of threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The doctor says what is there, what will run and what to type, whatever the environment is."""
+"""The doctor's report of packages, backends, problems and commands in different environments."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_examining_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
 
 
-def test_a_machine_without_a_gpu_runs_on_the_cpu_and_needs_no_mending() -> None:
+def test_a_machine_without_a_gpu_runs_on_the_cpu_without_problems() -> None:
     report = report_on(CPU)
 
     assert readiness(report) == {"onnxruntime on the CPU": True, "onnxruntime on CUDA": False, "tensorrt": False}
@@ -124,7 +124,7 @@ def test_a_gpu_with_everything_installed_is_ready() -> None:
 
 
 @pytest.mark.parametrize(("driver", "extra"), [(NO_DRIVER, "cpu"), (ONE_GPU, "cuda")])
-def test_two_onnx_runtimes_are_a_problem_with_its_cure(driver: CudaDriver, extra: str) -> None:
+def test_two_onnx_runtimes_are_a_problem_with_a_remedy(driver: CudaDriver, extra: str) -> None:
     report = report_on(CPU | CUDA, driver=driver, providers=fail)
 
     assert report.problems == (
@@ -213,7 +213,7 @@ def test_versions_are_compared_as_numbers(version: str, met: bool) -> None:
     assert ("torch>=2.9" not in check_extra("export", {"torch": version}).missing) is met
 
 
-def test_an_onnx_runtime_without_cuda_is_told_how_to_get_it() -> None:
+def test_an_onnx_runtime_without_cuda_has_an_install_command() -> None:
     report = report_on(CPU, driver=ONE_GPU)
 
     assert note_on(report, "onnxruntime on CUDA") == (
@@ -234,7 +234,7 @@ def test_a_driver_that_does_not_start_is_a_problem() -> None:
     )
 
 
-def test_a_driver_that_was_not_asked_is_no_problem() -> None:
+def test_a_driver_that_was_not_queried_is_not_a_problem() -> None:
     unasked = CudaDriver(None, (), "the NVIDIA driver is asked through ...: pip install cuda-bindings", asked=False)
 
     report = report_on(CPU, driver=unasked)

@@ -1,4 +1,4 @@
-"""The CUDA driver is asked for its GPUs, and each way in which it has none is one sentence."""
+"""The GPUs that the CUDA driver reports, and one sentence for each reason why there are none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROBE = "from vdmrt.hosts.driver import probe_driver; print(probe_driver())"
 
 
 def probe_elsewhere(code: str = PROBE, **environment: str) -> str:
-    """Return what an interpreter prints that has no fake driver."""
+    """Return the output of an interpreter without the fake driver."""
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
     return done.stdout
@@ -44,13 +44,15 @@ def test_the_driver_describes_its_gpus() -> None:
         (123456, "libcuda.so.1 is no CUDA driver that cuda-bindings can ask: 123456 is not a valid CUresult", True),
     ],
 )
-def test_a_driver_that_does_not_start_is_one_sentence(fake_cuda: FakeCuda, code: int, note: str, broken: bool) -> None:
+def test_a_driver_that_does_not_start_is_reported_in_one_sentence(
+    fake_cuda: FakeCuda, code: int, note: str, broken: bool
+) -> None:
     fake_cuda.fail(code, name="cuInit")
 
     assert probe_driver() == CudaDriver("12.4", (), note, broken)
 
 
-def test_an_absent_driver_is_one_sentence() -> None:
+def test_an_absent_driver_is_reported_in_one_sentence() -> None:
     assert probe_driver("libabsent.so.1") == CudaDriver(None, (), "no NVIDIA driver: libabsent.so.1 does not load")
 
 
@@ -72,7 +74,7 @@ def test_a_driver_without_cuda_python_names_what_to_install(
     assert driver.note.endswith("): pip install cuda-bindings")
 
 
-def test_a_library_that_is_no_driver_is_reported(tmp_path: Path) -> None:
+def test_a_library_that_is_not_a_driver_is_reported(tmp_path: Path) -> None:
     (tmp_path / "other.c").write_text("int other(void) { return 0; }\n")
     library = str(tmp_path / "libcuda.so.1")
     subprocess.run(["gcc", "-shared", "-fPIC", str(tmp_path / "other.c"), "-o", library], check=True)
@@ -83,7 +85,7 @@ def test_a_library_that_is_no_driver_is_reported(tmp_path: Path) -> None:
     assert "broken=True" in found
 
 
-def test_a_gpu_that_is_not_there_is_one_sentence() -> None:
+def test_a_missing_gpu_raises_one_sentence() -> None:
     with enabled_fake_cuda(devices=2) as cuda:
         cuda.rename(1, "another")
 
@@ -94,7 +96,7 @@ def test_a_gpu_that_is_not_there_is_one_sentence() -> None:
             find_gpu(-1, "it")
 
 
-def test_no_gpu_is_one_sentence(fake_cuda: FakeCuda) -> None:
+def test_a_machine_without_a_gpu_raises_one_sentence(fake_cuda: FakeCuda) -> None:
     fake_cuda.disable()
 
     with pytest.raises(BackendError, match="a task needs an NVIDIA GPU: the driver sees no GPU; take --backend onnx"):
@@ -111,7 +113,7 @@ def test_a_gpu_is_current_inside_and_released_after() -> None:
 
 
 @pytest.mark.parametrize("name", ["cuDevicePrimaryCtxRetain", "cuCtxPushCurrent"])
-def test_a_gpu_that_cannot_be_used_is_one_sentence(fake_cuda: FakeCuda, name: str) -> None:
+def test_an_unusable_gpu_raises_one_sentence(fake_cuda: FakeCuda, name: str) -> None:
     find_gpu(0, "it")
     fake_cuda.fail(Code.OUT_OF_MEMORY, name=name if name.endswith("Retain") else f"{name}_v2")
 

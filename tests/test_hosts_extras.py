@@ -25,7 +25,7 @@ def test_a_missing_module_of_ours_is_a_bug() -> None:
         importlib.import_module("vdmrt.no_such_module")
 
 
-def test_what_is_in_the_way_of_an_extra_is_removed_first() -> None:
+def test_a_conflicting_distribution_is_removed_first() -> None:
     assert install_command("cpu") == "pip install 'vdmrt[cpu]'"
     assert install_command("cuda", remove=["one", "two"]) == "pip uninstall -y one two && pip install 'vdmrt[cuda]'"
 

@@ -1,4 +1,4 @@
-"""Every command without its optional packages: one sentence with the extra that brings them."""
+"""Every command without its optional packages: one sentence with the extra that contains them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ except EngineError as error:
 
 
 def run_without(package: str, *arguments: str, code: str = COMMAND) -> subprocess.CompletedProcess[str]:
-    """Run vdmrt in an interpreter that does not find a package."""
+    """Run vdmrt in an interpreter without a package."""
     command = [sys.executable, "-c", BLOCKED + code, package, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
@@ -59,7 +59,7 @@ def told(task: str, package: str, extra: str) -> str:
         ("nvtx", "profile BUNDLE --chunks 1 --nvtx", "vdmrt profile --nvtx", "profile"),
     ],
 )
-def test_a_missing_package_is_one_sentence(
+def test_a_missing_package_is_reported_in_one_sentence(
     tiny_bundle: Path, tmp_path: Path, package: str, line: str, task: str, extra: str
 ) -> None:
     names = {"BUNDLE": tiny_bundle, "DATA": tiny_latents(tmp_path), "OUT": tmp_path / "out"}
@@ -72,7 +72,7 @@ def test_a_missing_package_is_one_sentence(
     assert done.stderr == told(task, package, extra)
 
 
-def test_lowering_without_onnx_is_one_sentence(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_lowering_without_onnx_raises_one_sentence(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
 
     done = run_without("onnx", str(bundle), code=LOWER)

@@ -1,4 +1,4 @@
-"""The memory that a process can still take, by the system and by control groups of both versions."""
+"""Available memory, by the system and by control groups of both versions."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ GIB = 2**30
 
 
 def machine(root: Path, files: dict[str, str]) -> Path:
-    """Write files of the kernel below ``root``, on a machine with 8 GiB available."""
+    """Write kernel files below ``root``, of a machine with 8 GiB available."""
     for name, text in {"proc/meminfo": "MemTotal: 16777216 kB\nMemAvailable:    8388608 kB\n", **files}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text + "\n")
     return root
 
 
-def test_without_a_control_group_it_is_what_the_system_has(tmp_path: Path) -> None:
+def test_without_a_control_group_the_system_is_the_limit(tmp_path: Path) -> None:
     assert available_nbytes(machine(tmp_path, {})) == 8 * GIB
 
 
-def test_a_group_of_version_2_limits_it_and_its_file_cache_is_free(tmp_path: Path) -> None:
+def test_a_group_of_version_2_is_the_limit_and_file_cache_is_free(tmp_path: Path) -> None:
     files = {
         "proc/self/cgroup": "0::/pod/app",
         "sys/fs/cgroup/pod/app/memory.max": str(4 * GIB),
@@ -35,7 +35,7 @@ def test_a_group_of_version_2_limits_it_and_its_file_cache_is_free(tmp_path: Pat
     assert available_nbytes(machine(tmp_path, files)) == 2 * GIB + 7
 
 
-def test_a_group_of_version_1_limits_it(tmp_path: Path) -> None:
+def test_a_group_of_version_1_is_the_limit(tmp_path: Path) -> None:
     files = {
         "proc/self/cgroup": "5:cpu,cpuacct:/a\n4:memory:/a",
         "sys/fs/cgroup/memory/a/memory.limit_in_bytes": str(2 * GIB),
@@ -47,7 +47,7 @@ def test_a_group_of_version_1_limits_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", ["max", str(2**63 - 4096)])
-def test_a_group_without_a_limit_is_bound_by_the_one_around_it(tmp_path: Path, limit: str) -> None:
+def test_a_group_without_a_limit_has_the_limit_of_its_parent(tmp_path: Path, limit: str) -> None:
     files = {
         "proc/self/cgroup": "0::/pod/app",
         "sys/fs/cgroup/pod/app/memory.max": limit,
@@ -79,11 +79,11 @@ def test_a_group_above_its_limit_leaves_nothing(tmp_path: Path) -> None:
     assert available_nbytes(machine(tmp_path, files)) == 0
 
 
-def test_this_machine_has_some() -> None:
+def test_this_machine_has_available_memory() -> None:
     assert 2**20 < available_nbytes() < 2**60
 
 
-def test_what_the_host_has_not_is_refused_with_both_numbers() -> None:
+def test_too_much_memory_is_refused_with_both_numbers() -> None:
     with pytest.raises(ExportError, match=r"a star needs 1024 TiB of memory, and the host has [\d.]+ \wiB available"):
         require_memory(2**50, "a star", "go away", fail=ExportError)
 

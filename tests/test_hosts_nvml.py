@@ -1,4 +1,4 @@
-"""NVML is asked for the GPU that CUDA means, and its absence is a sentence."""
+"""The meter selects CUDA's GPU, and reports its absence in a sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vdmrt.hosts.nvml import GpuMeter, open_meter, physical_gpu
     ("visible", "index", "found"),
     [("", 1, 1), ("2,0", 0, 2), ("2,0", 1, 0), ("GPU-5c0e, 1", 0, "GPU-5c0e"), ("3", 1, 1)],
 )
-def test_a_gpu_is_found_by_what_cuda_may_see(visible: str, index: int, found: int | str) -> None:
+def test_a_gpu_is_found_by_cuda_visible_devices(visible: str, index: int, found: int | str) -> None:
     assert physical_gpu(index, {"CUDA_VISIBLE_DEVICES": visible}) == found
 
 
@@ -19,7 +19,7 @@ def test_the_host_has_no_meter() -> None:
     assert open_meter("host") == (None, None)
 
 
-def test_a_gpu_that_nvml_does_not_know_is_one_sentence() -> None:
+def test_a_gpu_unknown_to_nvml_raises_one_sentence() -> None:
     with pytest.raises(OSError, match="NVML cannot open GPU 'GPU-none': "):
         GpuMeter("GPU-none")
 

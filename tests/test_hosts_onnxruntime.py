@@ -1,4 +1,4 @@
-"""ONNX Runtime is opened where exactly one distribution owns it."""
+"""ONNX Runtime is imported only if exactly one distribution provides it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vdmrt.hosts.cpu import describe_cpu
 from vdmrt.hosts.onnxruntime import check_distributions, describe_machine, find_providers, open_onnxruntime
 
 
-def test_what_is_opened_has_the_provider_of_the_cpu() -> None:
+def test_onnxruntime_has_the_cpu_provider() -> None:
     module = open_onnxruntime("a task")
 
     assert "CPUExecutionProvider" in module.get_available_providers()
@@ -24,7 +24,7 @@ def test_an_engine_is_bound_to_release_provider_and_cpu() -> None:
     assert (machine.provider, machine.cpu, machine.backend) == ("SomeProvider", describe_cpu(), "onnxruntime")
 
 
-def test_two_distributions_are_refused_with_their_cure() -> None:
+def test_two_distributions_are_refused_with_a_remedy() -> None:
     sentence = (
         "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
         r"run pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'vdmrt\[cuda\]'"
@@ -41,7 +41,7 @@ def test_no_distribution_is_refused_with_its_extra() -> None:
         check_distributions([], "a task")
 
 
-def test_half_of_an_onnx_runtime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partly_removed_onnx_runtime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", type(sys)("onnxruntime"))  # its empty folder
 
     with pytest.raises(BackendError, match="a task needs ONNX Runtime, which does not load: .*__version__.*; see"):

@@ -1,4 +1,4 @@
-"""What TensorRT logs reaches Python's logging and the errors that follow."""
+"""TensorRT's log is forwarded to Python's logging and added to later errors."""
 
 from __future__ import annotations
 

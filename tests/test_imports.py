@@ -1,4 +1,4 @@
-"""What an import loads, and what a package offers."""
+"""Modules that an import loads, and names that a package exports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TALK = {"rich", "click"}
 
 
 def modules_loaded_by(code: str, folder: Path) -> set[str]:
-    """Return what a fresh interpreter has in ``sys.modules`` after ``code``, which may end in SystemExit."""
+    """Return ``sys.modules`` of a new interpreter after ``code``, which may end in SystemExit."""
     report = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=open('modules', 'w')))"
     command = [sys.executable, "-c", f"{report}\n{code}"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
@@ -28,7 +28,7 @@ def modules_loaded_by(code: str, folder: Path) -> set[str]:
 
 
 def public_names(package: str) -> set[str]:
-    """Return what the package's ``__init__.py`` takes from its own modules or defines, without underscore."""
+    """Return the names that the package's ``__init__.py`` imports from its modules or defines, without underscore."""
     init = ROOT.joinpath(*package.split(".")[1:], "__init__.py")
     names: set[str] = set()
     for node in ast.walk(ast.parse(init.read_text())):
@@ -71,27 +71,27 @@ def test_all_is_the_sorted_list_of_public_names(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", [*PACKAGES, "vdmrt.errors"])
-def test_every_offered_name_is_there(package: str) -> None:
+def test_every_exported_name_exists(package: str) -> None:
     module = importlib.import_module(package)
 
     assert [name for name in getattr(module, "__all__", []) if not hasattr(module, name)] == []
 
 
 @pytest.mark.parametrize("package", ["vdmrt", "vdmrt.runtime"])
-def test_what_is_imported_on_first_use_is_listed(package: str) -> None:
+def test_names_imported_on_first_use_are_listed(package: str) -> None:
     module = importlib.import_module(package)
 
     assert set(dir(module)) >= {*module.__all__, "__doc__"}
 
 
-def test_a_submodule_is_there_before_anything_was_loaded(tmp_path: Path) -> None:
-    """As the README writes it: by its full name, after ``import vdmrt`` alone."""
+def test_a_submodule_is_available_without_an_import(tmp_path: Path) -> None:
+    """By its full name after ``import vdmrt``, as in the README."""
     code = "import vdmrt; vdmrt.runtime.Noise; vdmrt.errors.VdmrtError; vdmrt.bundle.open_bundle"
 
     assert "vdmrt.runtime.sampling.noise" in modules_loaded_by(code, tmp_path)
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+def test_an_unknown_name_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'vdmrt' has no attribute 'lode'"):
         _ = importlib.import_module("vdmrt").lode
     with pytest.raises(AttributeError, match="module 'vdmrt.runtime' has no attribute 'Nose'"):

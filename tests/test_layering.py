@@ -1,4 +1,4 @@
-"""Which room may import which. The architecture, as a test."""
+"""Allowed imports between folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NEVER_IMPORTED = {"tests", "benchmarks", "examples"}
 
 
 def imported_names(path: Path) -> set[str]:
-    """Return the dotted names that the module at ``path`` imports anywhere, relative ones made absolute."""
+    """Return the dotted names that the module at ``path`` imports anywhere, with relative names made absolute."""
     package = ["vdmrt", *path.relative_to(ROOT).parts[:-1]]
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -27,12 +27,12 @@ def imported_names(path: Path) -> set[str]:
 
 
 def imported_rooms(path: Path) -> set[str]:
-    """Return the rooms that the module at ``path`` imports, its own left out."""
+    """Return the folders and root modules that the module at ``path`` imports, without its own."""
     rooms: set[str] = set()
     for name in imported_names(path):
         top, _, rest = name.partition(".")
         if name == "vdmrt.__version__":
-            continue  # a constant, there before any room is imported
+            continue  # a constant, available before any import
         if top == "vdmrt":
             room = rest.partition(".")[0]
             rooms.add(room if room in ALLOWED.keys() | NEVER_IMPORTED else "__init__")
@@ -65,38 +65,38 @@ def opened_libraries(path: Path) -> set[str]:
 
 
 def room_of(path: Path) -> str:
-    """Return the room in which the module at ``path`` stands: a folder, or a file at the root."""
+    """Return the folder of the module at ``path``, or its name at the root."""
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def test_every_room_has_its_rule() -> None:
+def test_every_folder_has_a_rule() -> None:
     assert {room_of(path) for path in MODULES} <= ALLOWED.keys()
 
 
-def test_rooms_import_only_downwards() -> None:
+def test_folders_import_only_what_is_allowed() -> None:
     for path in MODULES:
         assert imported_rooms(path) <= ALLOWED[room_of(path)], path
 
 
-def test_only_commands_talk_to_the_console() -> None:
+def test_only_command_modules_import_the_console() -> None:
     for path in MODULES:
         if "console" in imported_rooms(path):
             assert path.name.endswith("cli.py"), path
 
 
-def test_contract_needs_the_standard_library_alone() -> None:
+def test_bundle_and_errors_import_only_the_standard_library() -> None:
     for path in (ROOT / "errors.py", *(ROOT / "bundle").rglob("*.py")):
         assert imported_libraries(path) == set(), path
 
 
-def test_runtime_knows_neither_torch_nor_onnx() -> None:
+def test_runtime_imports_neither_torch_nor_onnx() -> None:
     forbidden = {"torch", "torchvision", "onnx", "onnx_ir", "onnxscript"}
 
     for path in (ROOT / "runtime").rglob("*.py"):
         assert imported_libraries(path) & forbidden == set(), path
 
 
-def test_only_export_knows_torch() -> None:
+def test_only_export_imports_torch() -> None:
     rooms = {room_of(path) for path in MODULES if "torch" in imported_libraries(path)}
 
     assert rooms <= {"export"}
@@ -106,7 +106,7 @@ def test_only_export_knows_torch() -> None:
     ("library", "home"),
     [("cuda", "driver"), ("onnxruntime", "onnxruntime"), ("pynvml", "nvml"), ("tensorrt", "tensorrt")],
 )
-def test_what_a_host_may_have_is_opened_in_one_module(library: str, home: str) -> None:
+def test_each_optional_library_is_imported_in_one_module(library: str, home: str) -> None:
     opening = {path for path in MODULES if library in opened_libraries(path)}
 
     assert opening <= {ROOT / "hosts" / f"{home}.py"}
@@ -128,7 +128,7 @@ def test_what_a_host_may_have_is_opened_in_one_module(library: str, home: str) -
         ("def late():\n    from ..cli import main", "cli"),
     ],
 )
-def test_forbidden_import_is_seen(line: str, room: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forbidden_imports_are_detected(line: str, room: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     path = tmp_path / "export" / "graphs.py"
     path.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Names that are spelled in one place: outside it, they are constants or fields."""
+"""Names of precisions, stages and tensors are literals in one place only."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from house import MODULES, ROOT
 from vdmrt.bundle import PRECISIONS, Stage
 
 OUTSIDE = [path for path in MODULES if path.relative_to(ROOT).parts[0] != "bundle"]
-# Families name their stages and tensors, and nobody else does. Words that mean other things too, as "text", are not
-# looked for.
+# Only families name their stages and tensors. Words with other meanings too, as "text", are not checked.
 OUTSIDE_FAMILIES = [path for path in OUTSIDE if path.relative_to(ROOT).parts[:2] != ("export", "families")]
 STAGES = {str(stage) for stage in Stage} - {"prompt"}
 TENSORS = {"slot_valid", "key_positions", "context_index", "timesteps", "coefficients"}
@@ -22,7 +21,7 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def literals(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield line and text of every string in a module, pieces of f-strings included; no docstrings, dtypes, slots."""
+    """Yield line and text of every string in a module, including parts of f-strings; no docstrings, dtypes, slots."""
     pending: list[ast.AST] = [ast.parse(path.read_text())]
     while pending:
         node = pending.pop()
@@ -36,7 +35,7 @@ def literals(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def names_tensor(text: str) -> bool:
-    """Whether a string is a tensor's name, or what one starts with; a sentence is not."""
+    """Whether a string is a tensor's name or its beginning, and not a sentence."""
     return text in TENSORS or (text.startswith(_STEMS) and " " not in text)
 
 
@@ -49,18 +48,18 @@ def _is_slots(node: ast.AST) -> bool:
 
 
 def _is_dtype_table(node: ast.AST) -> bool:
-    """Whether a dictionary names the types of tensors: one of them is called as a precision is, "int8"."""
+    """Whether a dictionary contains types of tensors, one of which is spelled as a precision: "int8"."""
     parts = [*node.keys, *node.values] if isinstance(node, ast.Dict) else []
     return any(isinstance(part, ast.Constant) and part.value == "float32" for part in parts)
 
 
-def test_no_precision_is_spelled_outside_the_bundle() -> None:
+def test_no_precision_is_a_literal_outside_the_bundle() -> None:
     names = {str(precision) for precision in PRECISIONS}
 
     assert [(path, line, text) for path in OUTSIDE for line, text in literals(path) if text in names] == []
 
 
-def test_no_stage_is_spelled_outside_the_bundle_and_the_families() -> None:
+def test_no_stage_is_a_literal_outside_bundle_and_families() -> None:
     found = [(path, line, text) for path in OUTSIDE_FAMILIES for line, text in literals(path) if text in STAGES]
 
     assert found == []
@@ -82,7 +81,7 @@ def test_no_tensor_is_found_by_its_name() -> None:
         ('checked_array("text", text)', False),
     ],
 )
-def test_a_name_of_a_tensor_is_seen(line: str, found: bool, tmp_path: Path) -> None:
+def test_a_tensor_name_is_detected(line: str, found: bool, tmp_path: Path) -> None:
     path = tmp_path / "module.py"
     path.write_text(line)
 
@@ -98,7 +97,7 @@ def test_a_name_of_a_tensor_is_seen(line: str, found: bool, tmp_path: Path) -> N
         ('TYPES = {"FLOAT": "float32", "INT8": "int8"}', []),
     ],
 )
-def test_a_literal_is_seen(line: str, found: list[str], tmp_path: Path) -> None:
+def test_a_literal_is_detected(line: str, found: list[str], tmp_path: Path) -> None:
     path = tmp_path / "module.py"
     path.write_text(line + " pass" * line.endswith(":"))
 

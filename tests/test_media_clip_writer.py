@@ -1,4 +1,4 @@
-"""What is written is whole or is not there, under Ctrl-C, a full disk and every misuse."""
+"""Clips are written atomically, with Ctrl-C, on a full disk and after misuse."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def write(path: Path, pictures: npt.NDArray[np.generic]) -> None:
 
 @pytest.mark.parametrize(("suffix", "bound"), [(".mp4", 3.0), (".gif", 5.0)])
 @pytest.mark.parametrize("size", [(48, 64), (47, 63), (1, 1)])
-def test_a_clip_comes_back_nearly_as_it_was(tmp_path: Path, suffix: str, bound: float, size: tuple[int, int]) -> None:
+def test_a_clip_is_read_back_nearly_unchanged(tmp_path: Path, suffix: str, bound: float, size: tuple[int, int]) -> None:
     pictures = smooth(7, *size)
     write_clip(tmp_path / f"clip{suffix}", pictures, frames_per_second=10)
 
@@ -99,7 +99,7 @@ def test_equal_pictures_are_all_kept_in_a_gif(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_latents_come_back_exactly(tmp_path: Path, dtype: type) -> None:
+def test_latents_are_read_back_exactly(tmp_path: Path, dtype: type) -> None:
     made: npt.NDArray[np.floating[Any]] = latents(5).astype(dtype)
     write_latents(tmp_path / "latents.npy", np.asfortranarray(made))
 
@@ -133,7 +133,7 @@ def test_a_suffix_in_capitals_is_the_same_suffix(tmp_path: Path) -> None:
     assert count_in(tmp_path / "clip.GIF") == 2
 
 
-def test_an_existing_file_is_replaced_and_open_to_all_as_any_other(tmp_path: Path) -> None:
+def test_an_existing_file_is_replaced_and_obeys_the_umask(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     target = tmp_path / "clip.gif"
     target.write_text("old")
@@ -145,7 +145,7 @@ def test_an_existing_file_is_replaced_and_open_to_all_as_any_other(tmp_path: Pat
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif", ".npy"])
-def test_ctrl_c_keeps_what_was_made_so_far(tmp_path: Path, suffix: str) -> None:
+def test_ctrl_c_keeps_the_frames_written_so_far(tmp_path: Path, suffix: str) -> None:
     target = tmp_path / f"clip{suffix}"
     with pytest.raises(KeyboardInterrupt), ClipWriter(target) as writer:
         writer.append(made_for(suffix, 5))
@@ -157,7 +157,7 @@ def test_ctrl_c_keeps_what_was_made_so_far(tmp_path: Path, suffix: str) -> None:
 
 @contextmanager
 def ctrl_c_after(delay_s: float) -> Iterator[None]:
-    """Send SIGINT wherever the block is after ``delay_s``."""
+    """Send SIGINT ``delay_s`` after the start of the block."""
     timer = threading.Timer(delay_s, signal.raise_signal, [signal.SIGINT])
     timer.start()
     try:
@@ -260,7 +260,7 @@ def test_latents_and_sheets_have_their_own_suffix(tmp_path: Path) -> None:
         write_contact_sheet(tmp_path / "sheet.jpg", smooth(1), given=0)
 
 
-def test_a_folder_in_the_way_is_refused(tmp_path: Path) -> None:
+def test_a_folder_at_the_target_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").mkdir()
 
     with pytest.raises(MediaError, match=r"clip\.mp4' cannot be written: it is a folder; give"):
@@ -349,14 +349,16 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, write: str, lim
         np.zeros((0, 8, 8, 3), np.uint8),
     ],
 )
-def test_what_are_no_pictures_is_misuse(tmp_path: Path, suffix: str, pictures: npt.NDArray[np.generic]) -> None:
+def test_arrays_that_are_not_pictures_are_misuse(
+    tmp_path: Path, suffix: str, pictures: npt.NDArray[np.generic]
+) -> None:
     with pytest.raises(ValueError, match=r"pictures must be uint8 \[n, height, width, 3\], got .* \[.*\]"):
         write(tmp_path / f"clip{suffix}", pictures)
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (0, 4, 8, 8)])
-def test_what_are_no_latents_is_misuse(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_arrays_that_are_not_latents_are_misuse(tmp_path: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"latents must be floating \[n, channels, height, width\], got float32"):
         write_latents(tmp_path / "latents.npy", np.zeros(shape, np.float32))
     with pytest.raises(ValueError, match="latents must be floating .* got uint8"):
@@ -405,7 +407,7 @@ def test_the_rate_must_be_positive_and_finite(tmp_path: Path, frames_per_second:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_contact_sheet_marks_what_was_given(tmp_path: Path) -> None:
+def test_a_contact_sheet_marks_the_given_pictures(tmp_path: Path) -> None:
     write_contact_sheet(tmp_path / "sheet.png", smooth(7, 20, 30), given=2)
 
     with Image.open(tmp_path / "sheet.png") as picture:

@@ -1,4 +1,4 @@
-"""Pictures of any size, made into what a session takes: as the command line does it."""
+"""Pictures of any size are fitted to a session's size, as by the command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def noise(*shape: int) -> Any:
 
 
 @pytest.mark.parametrize("size", [(20, 90), (90, 20), (64, 64)])
-def test_an_array_becomes_what_its_file_becomes(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_an_array_is_fitted_as_its_file(tmp_path: Path, size: tuple[int, int]) -> None:
     picture = noise(*size, 3)
     Image.fromarray(picture).save(tmp_path / "a.png")
 
@@ -33,7 +33,7 @@ def test_pictures_of_several_sizes_become_one_array() -> None:
     assert fit_pictures([noise(9, 8, 3), noise(70, 50, 3)], (32, 48)).shape == (2, 32, 48, 3)
 
 
-def test_pictures_that_fit_stay_as_they_are() -> None:
+def test_pictures_that_fit_are_unchanged() -> None:
     pictures = noise(2, 32, 48, 3)
 
     assert np.array_equal(fit_pictures(pictures, (32, 48)), pictures)
@@ -49,7 +49,7 @@ def test_pictures_that_fit_stay_as_they_are() -> None:
         ([], "wanted at least 1 picture, found none"),
     ],
 )
-def test_what_is_no_picture_is_refused(pictures: Any, sentence: str) -> None:
+def test_an_array_that_is_not_a_picture_is_refused(pictures: Any, sentence: str) -> None:
     with pytest.raises(TensorMismatchError, match=f"'pictures': .*{sentence}"):
         fit_pictures(pictures, (32, 48))
 
@@ -59,7 +59,7 @@ def test_a_size_that_is_not_positive_is_refused() -> None:
         fit_pictures(noise(1, 8, 8, 3), (32, 0))
 
 
-def test_a_session_starts_from_what_was_fitted(tiny_bundle: Path) -> None:
+def test_a_session_starts_from_fitted_pictures(tiny_bundle: Path) -> None:
     with vdmrt.load(tiny_bundle, device="cpu", threads=1) as model, model.session(steps=2) as session:
         assert model.codec is not None
         session.start(fit_pictures(noise(2, 100, 70, 3), model.codec.picture_size))

@@ -20,7 +20,7 @@ def test_progress_counts_denoising_steps_and_names_the_chunk(tiny_bundle: Path, 
     assert seen == [(1, 4, "chunk 1 of 2"), (2, 4, "chunk 1 of 2"), (3, 4, "chunk 2 of 2"), (4, 4, "chunk 2 of 2")]
 
 
-def test_a_failure_in_mid_rollout_keeps_the_chunks_before_it(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_failure_during_a_rollout_keeps_the_previous_chunks(tiny_bundle: Path, tmp_path: Path) -> None:
     frames, output = np.zeros((4, 4, 4, 6), np.float32), tmp_path / "out.npy"
 
     def fail_in_third_chunk(done: int, total: int, place: str) -> None:

@@ -1,4 +1,4 @@
-"""Pictures, clips and latents are read from real files, and each failure is one sentence."""
+"""Reading of pictures, clips and latents from real files, with one sentence for each failure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def halves(height: int, width: int) -> npt.NDArray[np.uint8]:
 
 
 def save_clip(path: Path, pictures: npt.NDArray[np.uint8], *, rotation: int = 0) -> Path:
-    # With the index in front, so that a clip cut short still opens.
+    # With the index in front, so that a truncated clip can be opened.
     with av.open(path, "w", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=8, options={"crf": "1"})
         stream.height, stream.width, stream.pix_fmt = *pictures.shape[1:3], "yuv420p"
@@ -59,7 +59,7 @@ def save_latents(path: Path, latents: npt.NDArray[np.generic]) -> Path:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """Give a folder that every user may enter; root is nobody meanwhile, for it may read what it likes."""
+    """Yield a folder that every user may enter; root, who may read everything, becomes nobody meanwhile."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)
@@ -178,7 +178,7 @@ def test_a_short_clip_gives_fewer_pixel_frames(tmp_path: Path) -> None:
     assert len(read_clip(path, height=64, width=64, count=100)) == 3
 
 
-def test_a_clip_that_lies_on_its_side_is_turned(tmp_path: Path) -> None:
+def test_a_rotated_clip_is_turned_upright(tmp_path: Path) -> None:
     path = save_clip(tmp_path / "clip.mp4", np.stack([np.rot90(halves(64, 64), -1)]), rotation=90)
 
     clip = read_clip(path, height=64, width=64, count=1)
@@ -187,7 +187,7 @@ def test_a_clip_that_lies_on_its_side_is_turned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
-def test_a_truncated_clip_is_refused_when_its_end_is_asked_for(tmp_path: Path, kept: float) -> None:
+def test_a_truncated_clip_is_refused_when_its_end_is_read(tmp_path: Path, kept: float) -> None:
     path = save_clip(tmp_path / "clip.mp4", noise(30))
     cut(path, int(path.stat().st_size * kept))
 
@@ -225,7 +225,7 @@ def test_a_playlist_is_not_followed(tmp_path: Path) -> None:
         read_clip(playlist, height=8, width=8, count=1)
 
 
-def test_what_was_found_instead_is_named(tmp_path: Path) -> None:
+def test_another_file_type_is_named(tmp_path: Path) -> None:
     clip = save_clip(tmp_path / "clip.mp4", noise(2))
     Image.fromarray(noise(1)[0]).save(tmp_path / "picture.png")
     np.savez(tmp_path / "many.npz", a=np.zeros(3))
@@ -252,7 +252,7 @@ def test_a_missing_file_is_named(tmp_path: Path, read: Callable[[Path], object])
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_a_folder_is_no_file(tmp_path: Path, read: Callable[[Path], object]) -> None:
+def test_a_folder_is_not_a_file(tmp_path: Path, read: Callable[[Path], object]) -> None:
     with pytest.raises(MediaError, match="is a folder; give the path of a file"):
         read(tmp_path)
 
@@ -266,7 +266,7 @@ def test_a_path_below_a_file_cannot_be_read(tmp_path: Path, read: Callable[[Path
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_a_file_of_somebody_else_cannot_be_read(open_folder: Path, read: Callable[[Path], object]) -> None:
+def test_a_file_of_another_user_cannot_be_read(open_folder: Path, read: Callable[[Path], object]) -> None:
     secret = open_folder / "secret.png"
     secret.touch(mode=0o000)
     closed = open_folder / "closed"
@@ -371,7 +371,7 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [3, 2**40, 2**62, 10**30])
-def test_a_header_that_promises_too_much_is_refused(tmp_path: Path, count: int) -> None:
+def test_a_header_larger_than_the_file_is_refused(tmp_path: Path, count: int) -> None:
     with open(tmp_path / "latents.npy", "wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (count, 4, 8, 8)}
         np.lib.format.write_array_header_1_0(file, header)
@@ -381,7 +381,7 @@ def test_a_header_that_promises_too_much_is_refused(tmp_path: Path, count: int) 
         read_latents(tmp_path / "latents.npy")
 
 
-def test_a_header_that_is_no_header_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_header_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latents.npy").write_bytes(b"\x93NUMPY\x01\x00\x06\x00{[(}\n\n")
 
     with pytest.raises(MediaError, match="is truncated or damaged: it starts as a NumPy array, then: "):

@@ -1,4 +1,4 @@
-"""What is packaged is what stands in the tree."""
+"""Contents of the wheel and the sdist."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ ROOT_MODULES = {"__init__.py", "__main__.py", "building.py", "cli.py", "errors.p
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the sdist and the wheel built from it, made from a copy of the tree."""
+    """Return a folder with the sdist and the wheel built from it, from a copy of the tree."""
     tree = tmp_path_factory.mktemp("build") / "tree"
     ignored = shutil.ignore_patterns(".*", "__pycache__", "*.so", "*.egg-info", "build", "dist", "demo-out", "data")
     shutil.copytree(ROOT, tree, ignore=ignored)
-    # In a folder of its own: the root on sys.path would offer its modules to the build.
+    # In another folder: with the root on sys.path, the build would import its modules.
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tree / "dist"), str(tree)]
     done = subprocess.run(command, cwd=tree.parent, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -63,8 +63,8 @@ def test_static_tools_see_every_package() -> None:
     assert set(CONFIG["tool"]["pyright"]["include"]) >= FOLDERS | ROOT_MODULES | {"tests"}
 
 
-def test_root_holds_no_stray_module() -> None:
-    """Every ``*.py`` at the root is packaged, because the root is the package."""
+def test_root_has_no_stray_module() -> None:
+    """All ``*.py`` at the root are packaged, because the root is the package."""
     assert {path.name for path in ROOT.glob("*.py")} == ROOT_MODULES
 
 
@@ -76,7 +76,7 @@ def test_every_c_source_is_listed() -> None:
     assert sorted(core["depends"]) == sorted(str(path.relative_to(ROOT)) for path in csrc.glob("*.h"))
 
 
-def test_tests_have_unique_names_and_are_no_package() -> None:
+def test_tests_have_unique_names_and_are_not_a_package() -> None:
     names = [path.name for folder in ("", "support") for path in (ROOT / "tests" / folder).glob("*.py")]
 
     assert "__init__.py" not in names
@@ -89,16 +89,16 @@ def test_wheel_installs_vdmrt_and_nothing_else(wheel_names: set[str]) -> None:
     assert tops == {"vdmrt", f"vdmrt-{vdmrt.__version__}.dist-info"}
 
 
-def test_wheel_holds_every_module(wheel_names: set[str]) -> None:
+def test_wheel_contains_every_module(wheel_names: set[str]) -> None:
     modules = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
 
-    modules.append(ROOT / "examples" / "sky" / "sky.py")  # what `vdmrt demo` renders with
+    modules.append(ROOT / "examples" / "sky" / "sky.py")  # the renderer of `vdmrt demo`
     assert {name for name in wheel_names if name.endswith(".py")} == {
         f"vdmrt/{path.relative_to(ROOT).as_posix()}" for path in modules
     }
 
 
-def test_wheel_holds_the_core_its_types_and_what_the_demo_needs(wheel_names: set[str]) -> None:
+def test_wheel_contains_the_core_its_types_and_the_demo(wheel_names: set[str]) -> None:
     rest = {name for name in wheel_names if name.startswith("vdmrt/") and not name.endswith(".py")}
 
     core = {"vdmrt/py.typed", "vdmrt/runtime/_core.abi3.so", "vdmrt/runtime/_core.pyi"}
@@ -110,13 +110,13 @@ def test_wheel_holds_the_core_its_types_and_what_the_demo_needs(wheel_names: set
     assert rest == core | profiler | look | {f"vdmrt/{file}" for file in bundle}
 
 
-def test_wheel_serves_every_python_we_support(dist: Path) -> None:
+def test_wheel_supports_every_python_version(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
 
     assert wheel.name.startswith(f"vdmrt-{vdmrt.__version__}-cp310-abi3-")
 
 
-def test_sdist_holds_sources_and_license_but_no_tests(dist: Path) -> None:
+def test_sdist_contains_sources_and_license_but_no_tests(dist: Path) -> None:
     (sdist,) = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}

@@ -1,4 +1,4 @@
-"""The Markdown pages point at what exists."""
+"""Links, make targets, commands and the quickstart of the Markdown pages."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def linked_paths(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     missing = [path for path in linked_paths(page.read_text()) if not (page.parent / path).exists()]
 
     assert missing == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_make_target_named_exists(page: Path) -> None:
+def test_every_named_make_target_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE))
 
@@ -38,7 +38,7 @@ def test_every_make_target_named_exists(page: Path) -> None:
 
 
 def test_the_quickstart_runs(tiny_bundle: Path, tmp_path: Path) -> None:
-    """The README's Python block, as it stands, in an interpreter of its own."""
+    """Run the README's Python block, unchanged, in a new interpreter."""
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(block.splitlines()) <= 15
     shutil.copytree(tiny_bundle, tmp_path / "bundle")
@@ -49,7 +49,7 @@ def test_the_quickstart_runs(tiny_bundle: Path, tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) == 3
 
 
-def test_every_command_stands_in_the_table() -> None:
+def test_every_command_is_in_the_table() -> None:
     rows = set(re.findall(r"^\| `vdmrt ([a-z]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
 
     assert rows == set(main.commands)

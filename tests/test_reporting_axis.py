@@ -1,4 +1,4 @@
-"""Axes: round ticks whose labels differ, whatever the range."""
+"""Axes: round ticks with distinct labels, for any range."""
 
 from __future__ import annotations
 

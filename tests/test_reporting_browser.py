@@ -1,4 +1,4 @@
-"""Every report in a real browser: wide and narrow windows, both color schemes, and paper."""
+"""Every report in a real browser: wide and narrow windows, both color schemes, and print."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SKY = Path(__file__).parent.parent / "examples" / "sky" / "bundle"
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the addresses of a profile with everything that one may hold, and of an accuracy report."""
+    """Return the addresses of a profile with all sections, and of an accuracy report."""
     folder = tmp_path_factory.mktemp("pages")
     shutil.copytree(SKY, folder / "bundle")
     settings = Settings(folder / "bundle", chunks=6, steps=1, warmup=0, layers=True, decoding="overlapped")
@@ -101,13 +101,13 @@ def test_a_page_is_readable(width: int, scheme: str, browser: webdriver.Chrome, 
     sizes = browser.execute_script(
         "return [...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)"
     )
-    assert min(sizes) >= 9 - 1 / 64  # which is what Chromium lays out in
+    assert min(sizes) >= 9 - 1 / 64  # Chromium's units of layout
     rows = browser.execute_script("return [...document.querySelectorAll('tr')].map(row => row.offsetHeight)")
     assert max(rows) <= 120
 
 
 def test_on_paper_a_page_is_light_and_nothing_scrolls(browser: webdriver.Chrome, page: str) -> None:
-    show(browser, page, width=688, scheme="dark", media="print")  # A4 without its margins
+    show(browser, page, width=688, scheme="dark", media="print")  # A4 without margins
 
     assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     scrolling = browser.execute_script("""

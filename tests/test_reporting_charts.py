@@ -1,4 +1,4 @@
-"""Charts of reports, as SVG."""
+"""SVG charts of reports."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def test_values_that_are_not_finite_are_left_out() -> None:
     assert "none: no values." in (drawing.findtext("desc") or "")
 
 
-def test_a_chart_tells_those_who_do_not_see_it_what_it_shows() -> None:
+def test_a_chart_has_a_text_alternative() -> None:
     drawing = svg_of(draw_lines([Series("a", "tone-a", [2.0, 5.0, 4.0])], x=[0, 1, 2], title="Error, dB", x_title="x"))
 
     assert (drawing.get("role"), drawing.findtext("title")) == ("img", "Error, dB")
     assert drawing.findtext("desc") == "Over x. a: 2 first, 4 last, 2 to 5."
 
 
-def test_a_chart_is_a_document_of_its_own_too() -> None:
+def test_a_chart_can_be_a_separate_document() -> None:
     chart = draw_lines([Series("a < b", "tone-a", [1.0, 2.0])], x=[0, 1], title="t & t", x_title="x")
 
     document = ElementTree.fromstring(chart.to_svg())

@@ -13,7 +13,7 @@ FIGURES = [
 ]
 
 
-def test_the_verdict_comes_first_and_names_what_missed() -> None:
+def test_the_verdict_is_first_and_names_missed_limits() -> None:
     page = Page("Accuracy", verdict=judge_figures(FIGURES))
     page.add_section("Figures", tabulate_figures(FIGURES))
 
@@ -32,15 +32,13 @@ def test_the_verdict_comes_first_and_names_what_missed() -> None:
         (FIGURES[2:], "FAIL: 1 of 1 limit missed", False),
     ],
 )
-def test_a_verdict_is_a_pass_only_where_a_limit_was_set(
-    figures: list[Figure], headline: str, passed: bool | None
-) -> None:
+def test_a_verdict_passes_only_with_a_limit(figures: list[Figure], headline: str, passed: bool | None) -> None:
     verdict = judge_figures(figures)
 
     assert (verdict.headline, verdict.passed) == (headline, passed)
 
 
-def test_what_missed_is_the_first_row_and_what_has_no_limit_the_last() -> None:
+def test_missed_limits_are_the_first_rows_and_figures_without_limit_the_last() -> None:
     rows = tabulate_figures(FIGURES).rows
 
     assert [row[0] for row in rows] == ["drift", "teacher-psnr", "free-psnr"]
@@ -63,14 +61,14 @@ def test_cells_are_shown_as_people_read_them(value: float, shown: str) -> None:
     assert shown in Table(["a", "b"], [["x", value]]).render()
 
 
-def test_heads_of_rows_and_columns_are_marked_as_such() -> None:
+def test_row_and_column_headers_are_marked() -> None:
     shown = Table(["a", "b"], [["x", 1]], title="Times").render()
 
     assert '<th scope="col">a</th>' in shown and '<th scope="row">x</th>' in shown
     assert '<table id="table" aria-label="Times">' in shown
 
 
-def test_a_page_holds_every_part_and_nothing_unescaped() -> None:
+def test_a_page_contains_every_part_escaped() -> None:
     page = Page("<Drift>", subtitle=["on <x>"], verdict=Headline("<fine>", True), warnings=["<careful>"])
     page.add_cards([("1.0", "<cosine>")])
     page.add_section("<Numbers>", Table(["<a>"], [["<b>"]]), Picture("<p>", b"png"), text="<of> a")
