@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from ...bundle import format_count
 from ...errors import SessionError
 from .._core import Ring
-from ..device.memory_limits import free_nbytes, require_memory
 
 if TYPE_CHECKING:
     from .cache_block import CacheBlock
@@ -43,7 +42,6 @@ class UndoLog:
         Raises:
             DeviceError: The device has not that much memory. Nothing is allocated.
         """
-        _check_memory(cache, depth)
         self.depth = depth
         self._cache = cache
         self._request = request
@@ -113,10 +111,3 @@ class UndoLog:
     def close(self) -> None:
         """Free the memory. Closing twice is allowed."""
         self._close.close()
-
-
-def _check_memory(cache: LaneCache, depth: int) -> None:
-    if depth > 0:
-        most = free_nbytes(cache.device) // cache.undo_nbytes
-        what = f"the log of rollback_chunks={depth}"
-        require_memory(cache.device, depth * cache.undo_nbytes, what, f"at most rollback_chunks={most} fits")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ... import hosts
 from ...errors import DeviceError
+from ...hosts import available_nbytes
+from ...hosts import require_memory as require_free_memory
 
 if TYPE_CHECKING:
     from .._core import Device
@@ -20,7 +21,7 @@ def free_nbytes(device: Device) -> int:
     Raises:
         DeviceError: The driver's call failed.
     """
-    return hosts.available_nbytes() if device.is_host else device.memory_info()[0]
+    return available_nbytes() if device.is_host else device.memory_info()[0]
 
 
 def require_memory(device: Device, nbytes: int, what: str, remedy: str) -> None:
@@ -30,4 +31,4 @@ def require_memory(device: Device, nbytes: int, what: str, remedy: str) -> None:
         DeviceError: They cannot; ``remedy`` tells what to do.
     """
     fail = partial(DeviceError, call="allocate")
-    hosts.require_memory(nbytes, what, remedy, fail=fail, place=device.name, free_nbytes=free_nbytes(device))
+    require_free_memory(nbytes, what, remedy, fail=fail, place=device.name, free_nbytes=free_nbytes(device))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .._core import Ring
 from ..cache.undo_log import UndoLog
 from ..cache.window import make_window
+from ..device.memory_limits import free_nbytes, require_memory
 
 if TYPE_CHECKING:
     from ..cache.window import Window
@@ -34,6 +35,7 @@ class RequestCache:
         self._lane = lane
         self._request = request
         self._ring = Ring(lane.geometry.slots, sinks=lane.geometry.policy.sinks)
+        _check_undo_memory(lane.cache, rollback_chunks)
         self._undo = UndoLog(lane.cache, request, self._ring, rollback_chunks)
         self._chunks = 0
 
@@ -127,3 +129,10 @@ class RequestCache:
     def close(self) -> None:
         """Free the undo log. Closing twice is allowed."""
         self._undo.close()
+
+
+def _check_undo_memory(cache: LaneCache, depth: int) -> None:
+    if depth > 0:
+        most = free_nbytes(cache.device) // cache.undo_nbytes
+        what = f"the log of rollback_chunks={depth}"
+        require_memory(cache.device, depth * cache.undo_nbytes, what, f"at most rollback_chunks={most} fits")

@@ -78,6 +78,8 @@ def defining_module(origin: str, name: str) -> str | None:
     """Return the module that defines the name of ``from origin import name``, through the folders' exports."""
     if f"{origin}.{name}" in _PATHS:
         return f"{origin}.{name}"
+    if name == "__version__":
+        return None  # a constant of the root, which imports nothing by itself
     return _offered(origin).get(name, origin) if origin in _PATHS else None
 
 
