@@ -13,6 +13,7 @@ from ..cache.window import make_window
 from ..device.memory_limits import free_nbytes, require_memory
 
 if TYPE_CHECKING:
+    from ..cache.lane_cache import LaneCache
     from ..cache.window import Window
     from ..device.arrays import Array
     from .filling import FillTimes
