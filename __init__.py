@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["VdmrtError", "bundle", "errors", "load", "runtime"]
+__all__ = ["VdmrtError", "building", "bundle", "errors", "load", "media", "profiler", "runtime"]
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import bundle, errors, runtime
+    from . import building, bundle, errors, media, profiler, runtime
     from .errors import VdmrtError
     from .runtime import load
 

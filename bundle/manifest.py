@@ -153,4 +153,4 @@ def _remedy(document: Mapping[str, Any]) -> str:
     command = provenance.get("command") if isinstance(provenance, dict) else None
     if not isinstance(command, str):
         return "export the model again"
-    return f"export the model again with: {command}"
+    return f"export the model again; the bundle names this command: {command}"

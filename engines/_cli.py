@@ -97,7 +97,8 @@ def build(
 ) -> None:
     """Build an engine of BUNDLE for this machine, TensorRT's for its GPU or ONNX Runtime's for its CPU.
 
-    Prints its folder. An engine that exists already is not built again. Ctrl-C leaves no files behind.
+    Prints its folder. An engine that exists already is not built again. Ctrl-C leaves no half-built engine; during the
+    check it leaves an engine without the check, which the next build completes.
     A quantized engine is timed against a floating point one of this bundle; exit status 3 where it is not
     shown to be faster.
     """

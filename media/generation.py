@@ -201,6 +201,7 @@ def _write(
 
     Raises:
         SessionError: A chunk failed. The previous ones are kept in the file.
+        KeyboardInterrupt: It came before the first chunk was finished. Nothing was written.
     """
     timings: list[Timings] = []
     try:
@@ -217,6 +218,10 @@ def _write(
         kept = format_count(len(timings), "chunk")
         raise SessionError(f"{error}; '{output}' keeps the {kept} before it") from error
     except KeyboardInterrupt as error:
+        if not timings:
+            writer.discard()  # an older file is worth more than the given frames alone
+            _log.warning("interrupted before the first chunk was finished; '%s' was not written", output)
+            raise
         _log.warning("interrupted after %s; keeping the finished chunks", format_count(len(timings), "chunk"))
         return timings, str(error) or "SIGINT"  # vdmrt's handlers pass the signal's name
     return timings, None

@@ -36,7 +36,7 @@ def read_plan(engine: Engine, stage: str, *, trust_plans: bool = False) -> bytes
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise EngineError(f"{path}: cannot be read: {error.strerror}; build the engine again") from error
+        raise EngineError(f"{path}: cannot be read: {error.strerror}; build the engine again with --force") from error
     digest = hashlib.sha256(data).hexdigest()
     _check(path, "the plan", plan.file, len(data), digest)
     if engine.manifest.backend == "tensorrt" and not trust_plans and not is_trusted(digest):
@@ -78,7 +78,7 @@ def verify_engine_weights(engine: Engine, stage: str, *, hashed: bool = True) ->
     try:
         nbytes, digest = path.stat().st_size, sha256_of(path) if hashed else wanted.sha256
     except OSError as error:
-        raise EngineError(f"{path}: cannot be read: {error.strerror}; build the engine again") from error
+        raise EngineError(f"{path}: cannot be read: {error.strerror}; build the engine again with --force") from error
     _check(path, "the file", wanted, nbytes, digest)
     return path
 
@@ -94,10 +94,10 @@ def _check(path: Path, what: str, wanted: Artifact, nbytes: int, digest: str) ->
     if nbytes != wanted.nbytes:
         raise EngineError(
             f"{path}: wanted {wanted.nbytes} bytes, found {nbytes}; {what} is truncated or was altered: "
-            "build the engine again"
+            "build the engine again with --force"
         )
     if digest != wanted.sha256:
         raise EngineError(
             f"{path}: wanted SHA-256 {wanted.sha256[:16]}…, found {digest[:16]}…; {what} was altered: "
-            "build the engine again"
+            "build the engine again with --force"
         )
