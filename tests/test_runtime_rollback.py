@@ -160,7 +160,7 @@ def test_a_reset_session_is_as_new(model: Model) -> None:
         session.reset()
         cache, frames = session.cache()
         assert not cache.any() and frames == [-1] * 7
-        with pytest.raises(SessionError, match=r"no frames to go on from; call start"):
+        with pytest.raises(SessionError, match=r"no frames to continue from; call start"):
             session.step()
 
         session.start(given())

@@ -63,7 +63,7 @@ def test_more_prefix_frames_than_slots_or_none(model: Model, count: int) -> None
 
 def test_stepping_before_starting(model: Model) -> None:
     with model.session(steps=2) as session:
-        with pytest.raises(SessionError, match=r"no frames to go on from; call start\(first_frames\) first"):
+        with pytest.raises(SessionError, match=r"no frames to continue from; call start\(first_frames\) first"):
             session.step()
 
 
@@ -71,7 +71,7 @@ def test_a_closed_session(model: Model) -> None:
     session = model.session(steps=2)
     session.close()
 
-    with pytest.raises(RuntimeError, match="the session was closed; make another"):
+    with pytest.raises(RuntimeError, match="the session was closed; create another"):
         session.start(FRAME)
 
 
