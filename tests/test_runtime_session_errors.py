@@ -207,7 +207,7 @@ def test_absolute_positions_at_their_end(text_bundle: Path) -> None:
         session.start(np.zeros((2, 4, 4, 4), np.float32))
         for _ in range(3):
             session.step()
-        with pytest.raises(SessionError, match="end at 9 latent frames, 8 are there and 2 more were asked for"):
+        with pytest.raises(SessionError, match="end at 9 latent frames, 8 are cached and 2 more were requested"):
             session.step()
 
 
