@@ -39,7 +39,7 @@ class Advance:
     completed its steps is idle. Rows therefore join and leave at any step boundary, and each chunk is bitwise equal to
     the one that its session generates alone.
 
-    A cancelled chunk leaves its session as it was before ``begin``: only ``finish`` writes the cache.
+    A canceled chunk leaves its session as it was before ``begin``: only ``finish`` writes the cache.
     """
 
     __slots__ = ("_begun", "_generations", "_held", "_noise", "_running", "_state", "_stages", "_stages_begun")
