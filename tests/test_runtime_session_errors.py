@@ -43,7 +43,7 @@ def test_latents_that_are_not_finite(model: Model, bad: float) -> None:
     frame = FRAME.copy()
     frame[0, 2, 1, 3] = bad
     with model.session(steps=2) as session:
-        with pytest.raises(TensorMismatchError, match=r"holds NaN or Inf at \[0, 2, 1, 3\]"):
+        with pytest.raises(TensorMismatchError, match=r"contains NaN or Inf at \[0, 2, 1, 3\]"):
             session.start(frame)
 
 
