@@ -102,7 +102,7 @@ def test_an_empty_array_touches_no_memory(fake: FakeCuda) -> None:
 
 
 def test_the_producers_stream_is_waited_for(fake: FakeCuda) -> None:
-    """By DLPack the producer is told our stream; by the older protocol we wait for the one that it names."""
+    """DLPack passes our stream to the producer; with the older protocol we wait for the stream it names."""
     device = cuda_device()
     ours, theirs = DlpackArray(NUMBERS), InterfaceArray(NUMBERS)
     fake.clear_calls()

@@ -102,7 +102,7 @@ def test_text_and_guidance_travel_along(text_bundle: Path, tmp_path: Path) -> No
             assert np.array_equal(session.step().latents, wanted)
 
 
-def test_what_no_frame_lies_in_is_zeroed(model: Model, tmp_path: Path) -> None:
+def test_slots_without_frames_are_zeroed(model: Model, tmp_path: Path) -> None:
     with model.session(**SETTINGS) as session:  # type: ignore[arg-type]
         session.start(given())
         snapshot = session.snapshot()
