@@ -1,4 +1,4 @@
-"""From a bundle to frames, without torch and without onnx."""
+"""Runtime: generate frames from a bundle, without torch and onnx."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List what the package offers, which is imported on first use."""
+    """List the public names, which are imported on first use."""
     return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

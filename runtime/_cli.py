@@ -17,7 +17,7 @@ __all__ = ["doctor", "find_core"]
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> None:
-    """Say what is installed, what is missing, what to install, and which backends will run."""
+    """Report what is installed, what is missing, what to install, and which backends can run."""
     from ..hosts.doctor import examine, render
 
     report = examine(find_core)
@@ -29,9 +29,9 @@ def doctor(as_json: bool) -> None:
 
 
 def find_core() -> str:
-    """Return where the C core is, loading it.
+    """Load the C core and return its path.
 
     Raises:
-        ImportError: It was not built, or does not load.
+        ImportError: The C core was not built, or does not load.
     """
     return str(importlib.import_module("._core", __package__).__file__)

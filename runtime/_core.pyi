@@ -1,28 +1,28 @@
 """The C core: devices, captured graphs, the KV ring's slot arithmetic, and counter-based random normals.
 
-Memory crosses this border as integer addresses; who owns what is said at each call. A failed call of the CUDA driver is
-a DeviceError that names the call.
+Memory is passed as integer addresses; each call documents the ownership. A failed call of the CUDA driver raises a
+DeviceError that names the call.
 
 ``close`` of a device, of events or of a graph raises RuntimeError while a call uses the object without the GIL: in
-another thread, or around the callback that closes it. Nothing is changed then; close again when the call has returned.
-Memory has no such calls, because copies take addresses: the caller keeps the memory of an address open.
+another thread, or in the callback that closes it. The object stays unchanged; close it after the call has returned.
+Memory has no such check, because copies take addresses: the caller keeps the memory of an address open.
 """
 
 from collections.abc import Callable
 from typing import Any, Final
 
 class Device:
-    """One queue on one device. Made by :func:`host_device` or :func:`cuda_device`, never directly.
+    """One queue on one device. Created by :func:`host_device` or :func:`cuda_device`.
 
-    What is put on it is done in order; on a GPU the calls return before it is done. Several threads may use it, each on
-    bytes of its own.
+    Work on the queue runs in order; on a GPU the calls return before it is done. Several threads may use the queue on
+    disjoint memory.
 
     Attributes:
         name: "host", or "cuda:0" and so on.
         index: Number of the GPU; 0 on the host.
         stream: CUstream of the queue; 0 on the host.
-        is_host: Whether addresses are the host's.
-        allocated_nbytes: Bytes that are allocated and not closed yet, pinned host memory not counted.
+        is_host: Whether addresses are host addresses.
+        allocated_nbytes: Bytes of open allocations, without pinned host memory.
     """
 
     @property
@@ -40,25 +40,25 @@ class Device:
 
         Raises:
             ValueError: Not 1 <= nbytes < 2**63.
-            DeviceError: The device has not that much memory.
+            DeviceError: The device does not have enough memory.
         """
 
     def allocate_pinned(self, nbytes: int, /) -> Memory:
-        """Allocate host memory that the device copies from and to without a detour; on a GPU it is not zeroed.
+        """Allocate page-locked host memory for direct copies; on a GPU it is not zeroed.
 
         Raises:
             ValueError: Not 1 <= nbytes < 2**63.
-            DeviceError: The host has not that much memory.
+            DeviceError: The host does not have enough memory.
         """
 
     def copy(self, destination: int, source: int, nbytes: int, /) -> None:
         """Copy bytes within the device."""
 
     def upload(self, destination: int, source: int, nbytes: int, /) -> None:
-        """Copy bytes from the host; pinned ones must stay as they are until the queue has passed the copy."""
+        """Copy bytes from the host; pinned bytes must not change until the queue has completed the copy."""
 
     def download(self, destination: int, source: int, nbytes: int, /) -> None:
-        """Copy bytes to the host; they are there when the queue has passed the copy."""
+        """Copy bytes to the host; they are valid after the queue has completed the copy."""
 
     def copy_3d(
         self,
@@ -75,7 +75,7 @@ class Device:
     ) -> None:
         """Copy ``depth`` planes of ``height`` rows of ``width`` bytes.
 
-        Row y of plane z lies at ``address + (z * plane_height + y) * pitch``. The caller owns both ranges and
+        Row y of plane z is at ``address + (z * plane_height + y) * pitch``. The caller owns both ranges and
         keeps them alive; they must not overlap. The GIL is released while bytes move.
 
         Raises:
@@ -95,45 +95,45 @@ class Device:
         """Wait until the queue is empty."""
 
     def synchronize_stream(self, stream: int, /) -> None:
-        """Wait until somebody's stream of this GPU is empty: a CUstream, 1 the legacy default, 2 the thread's.
+        """Wait until a foreign stream of this GPU is empty: a CUstream, 1 the legacy default, 2 the per-thread default.
 
         Raises:
             RuntimeError: The device is the host.
         """
 
     def locate(self, address: int, /) -> int:
-        """Return the number of the GPU whose memory an address is of.
+        """Return the number of the GPU that owns an address.
 
         Raises:
             RuntimeError: The device is the host.
-            DeviceError: It is no address of CUDA.
+            DeviceError: The address is not a CUDA address.
         """
 
     def activate(self) -> None:
-        """Make the GPU's primary CUDA context current on this thread, and leave it so; for libraries that need it."""
+        """Make the GPU's primary CUDA context current on this thread, for libraries that require it."""
 
     def memory_info(self) -> tuple[int, int]:
-        """Return the bytes that are free on the device and those there are."""
+        """Return the free and the total bytes of the device's memory."""
 
     def events(self, count: int, /) -> Events:
         """Create ``count`` events, 1 <= count <= 2**20."""
 
     def begin_capture(self) -> None:
-        """Capture what this thread puts on the queue from now on, instead of running it (CUDA's thread-local mode).
+        """Start to capture this thread's work on the queue instead of running it (CUDA's thread-local mode).
 
         Raises:
             RuntimeError: The device is the host.
         """
 
     def end_capture(self) -> Graph:
-        """Return what was captured, ready to be replayed.
+        """End the capture and return the instantiated graph.
 
         Raises:
-            DeviceError: Something in it could not be captured, or there was nothing.
+            DeviceError: The work could not be captured, or there was none.
         """
 
     def abort_capture(self) -> None:
-        """Forget what was captured."""
+        """End the capture and discard it."""
 
     def replay(
         self, graph: Graph, events: Events, steps: int, on_step: Callable[[int], object] | None = None
@@ -141,35 +141,36 @@ class Device:
         """Replay a captured graph ``steps`` times without the GIL, at most two in flight, and wait for the last.
 
         Args:
-            graph: Of this device.
-            events: Of this device, more than ``steps``: event 0 is recorded before the first step, i after the i-th.
-            steps: How many.
-            on_step: Called after each step with the number done; what it raises ends the loop. It cannot close graph,
-                events or device.
+            graph: Graph of this device.
+            events: More than ``steps`` events of this device: event 0 is recorded before the first step, i after the
+                i-th.
+            steps: Number of steps.
+            on_step: Called after each step with the number done; an exception from it ends the loop. It cannot close
+                graph, events or device.
 
         Returns:
-            What the host did for each step, in microseconds.
+            Host time of each step, in microseconds.
 
         Raises:
-            ValueError: Graph or events are another device's, or too few.
+            ValueError: Graph or events belong to another device, or there are too few events.
             DeviceError: A step failed.
         """
 
     def close(self) -> None:
-        """Give stream and context back. Closing twice is allowed.
+        """Release stream and context. Closing twice is allowed.
 
         Raises:
             RuntimeError: Memory, events or graphs of the device are still open, or a call uses the device.
         """
 
 class Memory:
-    """One block of memory. Made by :meth:`Device.allocate`; freed by ``close`` or with the object.
+    """One block of memory. Created by :meth:`Device.allocate`; freed by ``close`` or with the object.
 
     Attributes:
         address: Address of the first byte; RuntimeError once closed.
         nbytes: Length.
-        closed: Whether it was closed.
-        device: What it was allocated on.
+        closed: Whether the memory was closed.
+        device: Device of the allocation.
     """
 
     @property
@@ -184,57 +185,57 @@ class Memory:
         """Wrap a contiguous tensor of this memory as a DLPack capsule; its consumer keeps the memory from being freed.
 
         Args:
-            address: Of the first element.
+            address: Address of the first element.
             shape: Sizes of at most 8 axes.
             code: DLPack's type code: 0 signed, 1 unsigned, 2 floating point.
-            bits: Of an element, 1 to 255.
+            bits: Bits of an element, 1 to 255.
 
         Raises:
-            ValueError: The tensor does not lie inside this memory, or an argument is out of range.
+            ValueError: The tensor is not inside this memory, or an argument is out of range.
             RuntimeError: The memory is closed.
         """
 
     def close(self) -> None:
-        """Free the memory, once its queue has passed all work and DLPack's consumers have let go. Twice is allowed."""
+        """Free the memory after its queue is empty and DLPack's consumers have released it. Twice is allowed."""
 
 class Events:
-    """Marks in the order of a device's work, recorded again and again. Made by :meth:`Device.events`."""
+    """Reusable timing events on a device's queue. Created by :meth:`Device.events`."""
 
     def __len__(self) -> int: ...
     def record(self, event: int, /) -> None:
-        """Mark what was put on the queue so far."""
+        """Record an event after the work enqueued so far."""
 
     def wait(self, event: int, /) -> None:
-        """Wait until the device has passed a mark. The GIL is released; signals are looked for every 50 ms."""
+        """Wait until the device has reached an event. The GIL is released; signals are checked every 50 ms."""
 
     def elapsed_ms(self, first: int, last: int, /) -> float:
-        """Return the milliseconds on the device's clock between two marks that it has passed."""
+        """Return the device time between two completed events, in milliseconds."""
 
     def close(self) -> None:
-        """Destroy all of them, once the queue has passed them. Closing twice is allowed.
+        """Destroy the events after the queue has reached them. Closing twice is allowed.
 
         Raises:
-            RuntimeError: A replay or a wait uses them.
+            RuntimeError: A replay or a wait uses the events.
         """
 
 class Graph:
-    """A captured CUDA graph. Made by :meth:`Device.end_capture`.
+    """A captured CUDA graph. Created by :meth:`Device.end_capture`.
 
     Attributes:
-        nodes: Kernels, copies and the like that one replay runs.
+        nodes: Number of nodes (kernels, copies and so on) of the graph.
     """
 
     @property
     def nodes(self) -> int: ...
     def close(self) -> None:
-        """Destroy it, once the queue has passed it. Closing twice is allowed.
+        """Destroy the graph after the queue has completed it. Closing twice is allowed.
 
         Raises:
-            RuntimeError: A replay uses it.
+            RuntimeError: A replay uses the graph.
         """
 
 class Ring:
-    """Which latent frame is in which slot; owns no memory.
+    """Mapping of latent frames to slots; owns no memory.
 
     The first ``sinks`` latent frames are pinned: frame f is in slot f for f < sinks, else in slot
     sinks + (f - sinks) mod (slots - sinks).
@@ -282,16 +283,16 @@ class Ring:
         """
 
     def reset(self) -> None:
-        """Forget all frames."""
+        """Mark all slots empty."""
 
 def inspect_dlpack(capsule: object, /) -> tuple[int, tuple[int, ...], tuple[int, ...], tuple[int, int, int]]:
-    """Say where a DLPack tensor lies and what it is; the capsule goes on owning it.
+    """Return address, layout and dtype of a DLPack tensor; the capsule keeps the ownership.
 
     Returns:
         Address, shape, strides in elements, and the dtype as code, bits and lanes.
 
     Raises:
-        TypeError: It is no such capsule, or somebody consumed it.
+        TypeError: The object is not a DLPack capsule, or the capsule was consumed.
     """
 
 INITIAL_NOISE: Final = 0
@@ -301,14 +302,14 @@ PREFIX_NOISE: Final = 2
 def host_device() -> Device:
     """Return the host's device: aligned host memory, copies by the CPU.
 
-    Each call makes a device with an account (``allocated_nbytes``) of its own.
+    Each call creates a device with a separate count of ``allocated_nbytes``.
     """
 
 def cuda_device(index: int = 0) -> Device:
-    """Open a queue on GPU ``index``: a non-blocking stream of its own in the primary context that torch and CuPy use.
+    """Open a queue on GPU ``index``: a new non-blocking stream in the primary context that torch and CuPy use.
 
     Raises:
-        DeviceError: There is no NVIDIA driver, it is too old, or it sees no GPU of that number.
+        DeviceError: There is no NVIDIA driver, it is too old, or there is no GPU of that number.
     """
 
 def fill_normal(address: int, count: int, *, seed: int, frame: int, step: int, kind: int) -> None:

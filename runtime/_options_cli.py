@@ -1,4 +1,4 @@
-"""The options that several commands share, stated once: those of LoadOptions and SamplingOptions, seed and threads."""
+"""Options shared by several commands: those of LoadOptions and SamplingOptions, seed and threads."""
 
 from __future__ import annotations
 

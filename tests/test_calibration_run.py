@@ -192,7 +192,7 @@ def test_a_snapshot_of_an_fp8_cache_can_be_resumed(tiny_bundle: Path, tmp_path: 
         with model.restore(file) as session:
             assert np.array_equal(session.step().latents, wanted)
         snapshot.tensors["cache"][0, 0, 0, 0, 0, 0] = 0x7F  # NaN in E4M3
-        with pytest.raises(SessionError, match="'cache' holds NaN or Inf"):
+        with pytest.raises(SessionError, match="'cache' contains NaN or Inf"):
             model.restore(snapshot)
 
 

@@ -180,9 +180,9 @@ def test_a_bundle_without_codec_takes_and_makes_latents_only(tiny_bundle: Path, 
         (np.zeros((3, 7), np.float32), None, FAILED, r"'text': wanted \[tokens, width\] = \[any, 8\], found \[3, 7\]"),
         (np.zeros((6, 8), np.float32), None, MISUSED, "the model takes 1 to 5 tokens, got 6"),
         (np.zeros((3, 8), np.float32), np.ones(2), FAILED, r"'text_mask': wanted \[tokens\] = \[3\], found \[2\]"),
-        (np.array(["a"]), None, FAILED, "text.npy' is not text embeddings, .*: it holds <U1"),
+        (np.array(["a"]), None, FAILED, "text.npy' is not text embeddings, .*: its dtype is <U1"),
         (np.array([{}]), None, FAILED, "text.npy' is not text embeddings, .npy .tokens, width.: "),
-        (np.zeros((3, 8), np.float32), np.array(["a"]), FAILED, "mask.npy' is not a text mask, .*: it holds <U1"),
+        (np.zeros((3, 8), np.float32), np.array(["a"]), FAILED, "mask.npy' is not a text mask, .*: its dtype is <U1"),
     ],
 )
 def test_text_that_does_not_fit_is_refused(

@@ -41,7 +41,7 @@ OPTIONS = [
         ([*RUN, "--fps", "inf"], "'--fps': wanted a number above 0, got 'inf'"),
         ([*RUN, "--seed", "-1"], r"'--seed': wanted a whole number of at least 0 and below 2\*\*64, got '-1'"),
         ([*RUN, "--seed", str(2**64)], r"'--seed': wanted a whole number .* below 2\*\*64, got '18446744073709551616'"),
-        ([*RUN, "--text-mask", "mask.npy"], "a text mask goes with text embeddings, got the mask 'mask.npy' alone"),
+        ([*RUN, "--text-mask", "mask.npy"], "a text mask requires text embeddings, got only the mask 'mask.npy'"),
         ([*RUN[:-1], "a.avi"], "'--output': 'a.avi' must end in .mp4 or .gif or .npy, got suffix '.avi'"),
         (["demo", "--sky", "1000000"], "'--sky': 1000000 is not in the range 0<=x<=999999"),
         (["demo", "--backend", "foo"], "'--backend': 'foo' is not one of"),

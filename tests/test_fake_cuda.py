@@ -343,7 +343,7 @@ def test_a_write_over_the_end_is_found_when_the_memory_is_freed(driver: Driver) 
     assert len(driver.fake.violations()) == 1
 
 
-def test_pinned_memory_is_host_memory_and_the_log_tells_it_from_pageable(driver: Driver) -> None:
+def test_pinned_memory_is_host_memory_and_the_log_distinguishes_it_from_pageable(driver: Driver) -> None:
     pinned, kind, stream = driver.handle("cuMemHostAlloc", 8, 0), c_uint(), driver.stream()
     address = driver.allocate(8)
     driver.call("cuPointerGetAttribute", byref(kind), 2, pinned)

@@ -91,7 +91,7 @@ def test_a_session_in_the_making_keeps_the_model_open(model: Model) -> None:
     busy.step(on_step=close_meanwhile)
     maker.join()
 
-    assert told == ["the model stays open: a session is being made in another thread; close it later"]
+    assert told == ["the model stays open: a session is being created in another thread; close it later"]
     made[0].start(FRAME)
     assert made[0].lane is busy.lane and made[0].step().index == 0
 

@@ -126,7 +126,7 @@ def test_module_loaded_twice_shares_nothing_and_goes_away() -> None:
 
 
 def test_a_consumer_of_dlpack_may_outlive_python(tmp_path: Path) -> None:
-    """A library that the process unloads last lets go of a tensor whose interpreter is gone."""
+    """A library that the process unloads last releases a tensor whose interpreter is gone."""
     library = tmp_path / "consumer.so"
     subprocess.run(
         ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)], input=CONSUMER, text=True, check=True

@@ -104,7 +104,7 @@ def test_a_pitched_copy_is_one_call_and_moves_what_it_says(device: Device, fake_
     assert fake_cuda.counts()["cuMemcpy3DAsync_v2"] == 1 and fake_cuda.bytes_moved()["3D"] == 12
 
 
-def test_zeroing_leaves_what_lies_between_the_rows(device: Device) -> None:
+def test_zeroing_leaves_the_bytes_between_rows(device: Device) -> None:
     memory = device.allocate(20)
     write(device, memory.address, b"x" * 20)
 
@@ -218,7 +218,7 @@ def test_at_most_two_steps_are_in_flight(device: Device, fake_cuda: FakeCuda) ->
     assert most == 2 and in_flight == 0
 
 
-def test_every_step_is_told_in_order(device: Device) -> None:
+def test_every_step_is_reported_in_order(device: Device) -> None:
     _memory, graph = counting_step(device)
     told: list[int] = []
 
@@ -436,7 +436,7 @@ memory, pinned, events = device.allocate(8), device.allocate_pinned(8), device.e
 
 @pytest.mark.parametrize("code", [Code.LAUNCH_FAILED, Code.DEINITIALIZED])
 def test_what_is_alive_when_the_interpreter_exits_says_a_sentence_at_most(code: Code) -> None:
-    """Destructors run when nothing can be imported any more; a driver that has ended has nothing left to give back."""
+    """Destructors run when nothing can be imported any more; a driver that has ended has nothing left to release."""
     script = EXIT_SCRIPT + (
         "class Keeper: pass\n"
         "keeper = Keeper(); keeper.self = keeper; keeper.kept = (device, memory, pinned, events)\n"
@@ -500,7 +500,7 @@ def test_a_tensor_outside_its_memory_is_refused() -> None:
         memory.dlpack(1, (2,), 2, 32)
 
 
-def test_a_capsule_that_nobody_took_lets_go() -> None:
+def test_an_unconsumed_capsule_releases_its_tensor() -> None:
     device = host_device()
     memory = device.allocate(24)
     capsule = memory.dlpack(memory.address, (6,), 2, 32)

@@ -236,7 +236,7 @@ def test_a_replay_that_differs_from_eager_is_refused(tiny_bundle: Path, fake_cud
     backend = HostFunctionBackend(escapes_capture=True)
     model = Model(open_bundle(tiny_bundle), backend, FP32)
 
-    with pytest.raises(BackendError, match="a replayed denoising step gives another 'latent' than an eager one"):
+    with pytest.raises(BackendError, match="'latent' of a replayed denoising step differs from an eager one"):
         model.session(seed=0)
 
     model.close()

@@ -22,7 +22,7 @@ print(json.dumps({"allocated": allocated, "resident": resident}))
 
 
 def test_a_thousand_steps_allocate_nothing_after_the_second(tiny_bundle: Path) -> None:
-    """In a process of its own, so that nobody else's memory counts."""
+    """Run in a separate process, so that no other memory counts."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tiny_bundle)], capture_output=True, text=True, check=True, timeout=300
     )

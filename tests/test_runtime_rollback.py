@@ -49,7 +49,7 @@ def rollout(model: Model, chunks: int) -> list[Latents]:
 
 
 @pytest.mark.parametrize(("made", "back"), [(1, 1), (2, 2), (3, 1), (5, 3)])
-def test_chunks_made_anew_after_a_rollback_are_bit_identical(model: Model, made: int, back: int) -> None:
+def test_chunks_generated_again_after_a_rollback_are_bit_identical(model: Model, made: int, back: int) -> None:
     """Empty slots, a ring that wraps, and the cross-frame context come back as they were."""
     wanted = rollout(model, made + 2)
     with model.session(**SETTINGS, rollback_chunks=3) as session:  # type: ignore[arg-type]
@@ -160,7 +160,7 @@ def test_a_reset_session_is_as_new(model: Model) -> None:
         session.reset()
         cache, frames = session.cache()
         assert not cache.any() and frames == [-1] * 7
-        with pytest.raises(SessionError, match=r"no frames to go on from; call start"):
+        with pytest.raises(SessionError, match=r"no frames to continue from; call start"):
             session.step()
 
         session.start(given())

@@ -109,7 +109,7 @@ def test_nan_in_one_row_leaves_the_other_bit_identical(model: Model) -> None:
         clean.start(given())
         poisoned.start(given())
         poisoned.lane.cache.view(1)[...] = np.nan
-        with pytest.raises(vdmrt.VdmrtError, match="chunk 0 came out with NaN or Inf"):
+        with pytest.raises(vdmrt.VdmrtError, match="chunk 0 contains NaN or Inf"):
             advance([clean, poisoned])
         assert clean.next_latent_frame == 1
         clean.start(given())

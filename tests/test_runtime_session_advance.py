@@ -177,7 +177,7 @@ def test_a_callback_cannot_use_the_advance_that_calls_it(model: Model, name: str
     with started(model) as session, Advance([session]) as chunk:
         chunk.begin()
         use: Callable[[], None] = getattr(chunk, name)
-        with pytest.raises(RuntimeError, match="the chunk is being made"):
+        with pytest.raises(RuntimeError, match="the chunk is being generated"):
             chunk.run(on_step=lambda done: use())
 
 
@@ -190,17 +190,17 @@ def test_calls_in_another_order_are_refused(model: Model) -> None:
         with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
             chunk.run(0)
         chunk.run(2)
-        with pytest.raises(RuntimeError, match="denoising steps are left: 4; call run"):
+        with pytest.raises(RuntimeError, match="denoising steps remain: 4; call run"):
             chunk.finish()
         chunk.run()
         chunk.finish()
-        with pytest.raises(RuntimeError, match="an Advance makes one chunk of each session"):
+        with pytest.raises(RuntimeError, match="an Advance generates one chunk of each session"):
             chunk.begin()
 
 
 def test_a_beginning_that_fails_releases_all_sessions(model: Model) -> None:
     with started(model) as session, model.session(steps=2) as fresh:
-        with pytest.raises(SessionError, match=r"no frames to go on from; call start\(first_frames\) first"):
+        with pytest.raises(SessionError, match=r"no frames to continue from; call start\(first_frames\) first"):
             Advance([session, fresh]).begin()
 
         assert session.step().index == 0

@@ -43,7 +43,7 @@ def test_latents_that_are_not_finite(model: Model, bad: float) -> None:
     frame = FRAME.copy()
     frame[0, 2, 1, 3] = bad
     with model.session(steps=2) as session:
-        with pytest.raises(TensorMismatchError, match=r"holds NaN or Inf at \[0, 2, 1, 3\]"):
+        with pytest.raises(TensorMismatchError, match=r"contains NaN or Inf at \[0, 2, 1, 3\]"):
             session.start(frame)
 
 
@@ -63,7 +63,7 @@ def test_more_prefix_frames_than_slots_or_none(model: Model, count: int) -> None
 
 def test_stepping_before_starting(model: Model) -> None:
     with model.session(steps=2) as session:
-        with pytest.raises(SessionError, match=r"no frames to go on from; call start\(first_frames\) first"):
+        with pytest.raises(SessionError, match=r"no frames to continue from; call start\(first_frames\) first"):
             session.step()
 
 
@@ -71,7 +71,7 @@ def test_a_closed_session(model: Model) -> None:
     session = model.session(steps=2)
     session.close()
 
-    with pytest.raises(RuntimeError, match="the session was closed; make another"):
+    with pytest.raises(RuntimeError, match="the session was closed; create another"):
         session.start(FRAME)
 
 
@@ -207,7 +207,7 @@ def test_absolute_positions_at_their_end(text_bundle: Path) -> None:
         session.start(np.zeros((2, 4, 4, 4), np.float32))
         for _ in range(3):
             session.step()
-        with pytest.raises(SessionError, match="end at 9 latent frames, 8 are there and 2 more were asked for"):
+        with pytest.raises(SessionError, match="end at 9 latent frames, 8 are cached and 2 more were requested"):
             session.step()
 
 

@@ -11,7 +11,7 @@ from vdmrt.runtime import Chunk, advance, load
 
 
 class Listener:
-    """Writes down what it is told."""
+    """Observer that records its calls."""
 
     def __init__(self, *, fail_at: str | None = None) -> None:
         self.heard: list[str] = []
@@ -36,7 +36,7 @@ class Listener:
 MADE = ["+noise", "-noise", "+denoise", "1", "2", "-denoise", "+fill", "-fill", "+scatter", "-scatter"]
 
 
-def test_an_observer_hears_every_stage_in_order(tiny_bundle: Path) -> None:
+def test_an_observer_records_every_stage_in_order(tiny_bundle: Path) -> None:
     listener = Listener()
     with load(tiny_bundle) as model, model.session(seed=1, sampler="ddim", steps=2) as session:
         session.observer = listener

@@ -102,7 +102,7 @@ def test_text_and_guidance_travel_along(text_bundle: Path, tmp_path: Path) -> No
             assert np.array_equal(session.step().latents, wanted)
 
 
-def test_what_no_frame_lies_in_is_zeroed(model: Model, tmp_path: Path) -> None:
+def test_slots_without_frames_are_zeroed(model: Model, tmp_path: Path) -> None:
     with model.session(**SETTINGS) as session:  # type: ignore[arg-type]
         session.start(given())
         snapshot = session.snapshot()
@@ -140,26 +140,26 @@ def poison(header: dict[str, Any], tensors: dict[str, Any]) -> None:
     [
         (lambda h, t: h.update(graphs_sha256="0" * 64), "was taken from graphs 000000000000, and this model's are "),
         (lambda h, t: h.update(precision="fp16"), "at precision 'fp16', and this model runs 'fp32'; load .*precision="),
-        (lambda h, t: h.update(sinks=2), "its cache pins 2 latent frames, and this model pins 0; load the bundle"),
-        (lambda h, t: h.update(sinks="two"), "its header has 'two' as sinks"),
+        (lambda h, t: h.update(sinks=2), "the cache pins 2 latent frames, and this model pins 0; load the bundle"),
+        (lambda h, t: h.update(sinks="two"), "the header has 'two' for sinks"),
         (
             lambda h, t: h.update(schema=1),
             "a snapshot of schema 2, which has a checksum, found 1; take it again",
         ),
-        (lambda h, t: h.update(written=-1), "its header has -1 as written"),
-        (lambda h, t: h.update(written=True), "its header has True as written"),
-        (lambda h, t: h.pop("chunks"), "its header has nothing as chunks"),
-        (lambda h, t: h["settings"].update(seed=2**64), "its header has 18446744073709551616 as settings.seed"),
-        (lambda h, t: h["settings"].update(eta=float("inf")), "its header has inf as settings.eta"),
-        (lambda h, t: h["settings"].update(extra=1), "its header has settings of another version"),
-        (lambda h, t: h.update(settings=None), "its header has nothing as settings.seed"),
+        (lambda h, t: h.update(written=-1), "the header has -1 for written"),
+        (lambda h, t: h.update(written=True), "the header has True for written"),
+        (lambda h, t: h.pop("chunks"), "the header has no value for chunks"),
+        (lambda h, t: h["settings"].update(seed=2**64), "the header has 18446744073709551616 for settings.seed"),
+        (lambda h, t: h["settings"].update(eta=float("inf")), "the header has inf for settings.eta"),
+        (lambda h, t: h["settings"].update(extra=1), "the header has settings of another version"),
+        (lambda h, t: h.update(settings=None), "the header has no value for settings.seed"),
         (halve, r"wanted 'cache' as float32 \[2, 2, 1, 12, 7, 16\], found float32 \[2, 2, 1, 12, 4, 16\]"),
         (lambda h, t: t.update(cache=t["cache"].astype(np.float64)), r"wanted 'cache' as float32 .*, found F64 "),
         (lambda h, t: t.pop("context"), r"wanted 'context' as float32 .*, found nothing"),
         (lambda h, t: t.update(more=np.zeros(2, np.float32)), r"wanted 'more' as nothing, found float32 \[2\]"),
-        (lambda h, t: h["settings"].update(seed=4), "its checksum is .*, and its content has .*: it was altered"),
-        (lambda h, t: h.update(written=4), "its checksum is .*, and its content has .*: it was altered"),
-        (poison, "its checksum is .*, and its content has .*: it was altered"),
+        (lambda h, t: h["settings"].update(seed=4), "the recorded checksum is .*, that of the content is .*: the file"),
+        (lambda h, t: h.update(written=4), "the recorded checksum is .*, that of the content is .*: the file"),
+        (poison, "the recorded checksum is .*, that of the content is .*: the file"),
     ],
 )
 def test_a_snapshot_that_does_not_fit_is_refused(
@@ -193,7 +193,7 @@ def test_a_snapshot_without_its_checksum_is_refused(model: Model, tmp_path: Path
     del metadata["vdmrt_sha256"]
     path.write_bytes(save(tensors, metadata=metadata))
 
-    with pytest.raises(SessionError, match="its checksum is none, and its content has"):
+    with pytest.raises(SessionError, match="the recorded checksum is none, that of the content is"):
         model.restore(path)
 
 
@@ -203,26 +203,26 @@ def test_a_snapshot_in_memory_that_holds_nan_is_refused(model: Model) -> None:
         snapshot = session.snapshot()
     snapshot.tensors["cache"][0, 0, 0, 0, 0, 0] = np.nan
 
-    with pytest.raises(SessionError, match="'cache' holds NaN or Inf"):
+    with pytest.raises(SessionError, match="'cache' contains NaN or Inf"):
         model.restore(snapshot)
 
 
 def test_what_is_no_snapshot_is_refused(model: Model, tmp_path: Path) -> None:
     path, _ = taken(model, tmp_path / "sky.snapshot")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(SessionError, match="wanted a snapshot, found a part of one or something else"):
+    with pytest.raises(SessionError, match="wanted a snapshot, found a truncated or other file"):
         model.restore(path)
     path.write_bytes(b"\xff" * 100)
-    with pytest.raises(SessionError, match="wanted a snapshot, found a part of one or something else"):
+    with pytest.raises(SessionError, match="wanted a snapshot, found a truncated or other file"):
         model.restore(path)
     path.write_bytes(save({"cache": np.zeros(2, np.float32)}))
-    with pytest.raises(SessionError, match="is safetensors, but no snapshot of a session"):
+    with pytest.raises(SessionError, match="wanted a snapshot, found safetensors without its header"):
         model.restore(path)
-    with pytest.raises(SessionError, match="there is no such snapshot"):
+    with pytest.raises(SessionError, match="the snapshot does not exist"):
         model.restore(tmp_path / "absent")
     with pytest.raises(SessionError, match="wanted a snapshot, found something that is not a regular file"):
         model.restore(tmp_path)
-    with model.session(steps=2) as session, pytest.raises(SessionError, match="no frames to go on from"):
+    with model.session(steps=2) as session, pytest.raises(SessionError, match="no frames to continue from"):
         session.snapshot()
     with pytest.raises(ValueError, match=r"seed must be 0 <= seed < 2\*\*64, got -1"):
         model.restore(path, seed=-1)

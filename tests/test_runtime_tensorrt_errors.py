@@ -208,7 +208,7 @@ def test_tensorrts_own_refusal_is_quoted(machinery: Machinery, backend: TensorRt
             {"shape": (1, 2)},
             r"wanted 'latent' as input float32 .* found input float32 \[1, 2\]; build",
         ),
-        ({"name": "other"}, "model.json has 'latent' and the plan has not; build the engine again"),
+        ({"name": "other"}, "model.json has 'latent' and the plan does not; build the engine again"),
     ],
 )
 def test_tensors_must_be_the_tables(
@@ -227,7 +227,7 @@ def test_tensors_beside_the_table_are_refused(machinery: Machinery, backend: Ten
     more = dataclasses.replace(graph, outputs=(*graph.outputs, TensorSpec("surplus", "float32", (1,), Role.HISTORY)))
     rebuild(machinery, {"denoise": plan_of(machinery.recorder, more)})
 
-    refuse(machinery, backend, "the plan has 'surplus' and model.json has not", BackendError)
+    refuse(machinery, backend, "the plan has 'surplus' and model.json does not", BackendError)
 
 
 def test_an_input_that_became_an_output_is_refused(machinery: Machinery, backend: TensorRtBackend) -> None:

@@ -231,7 +231,7 @@ def test_a_timing_cache_comes_back(recorder: Recorder) -> None:
     assert config.create_timing_cache(b"something else") is None
 
 
-def test_a_progress_monitor_hears_and_cancels() -> None:
+def test_a_progress_monitor_is_called_and_cancels() -> None:
     for release in ("10.3", "10.16", "11.4"):
         with install(release, build_steps=5) as recorder:
             trt = tensorrt()

@@ -221,7 +221,7 @@ def watched_context(recorder: Recorder, heard: list[tuple[str, float]], fails: b
     return context
 
 
-def test_a_profiler_hears_the_times_that_were_given(recorder: Recorder) -> None:
+def test_a_profiler_receives_the_given_times(recorder: Recorder) -> None:
     heard: list[tuple[str, float]] = []
     recorder.layer_ms = lambda name, run: {"a": 1.0, "b": 2.0}[name] * run
     context = watched_context(recorder, heard)

@@ -1,7 +1,7 @@
-"""The waist between what runs a graph and everything else: a backend, the programs that it loads, and their calls.
+"""Backend interface: a backend, the programs that it loads, and their calls.
 
-A backend has a device and loads programs; a program is a graph with named tensors; a call is a program whose tensors
-have addresses. To watch or to alter runs, wrap these three: each method of a wrapper calls the one that it wraps.
+A backend has a device and loads programs; a program is a graph with named tensors; a call is a program bound to tensor
+addresses. To observe or change runs, wrap these three: each method of a wrapper calls the wrapped method.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["Backend", "Call", "Program", "TimedProgram", "TimesLayers"]
 
 
 class Call(Protocol):
-    """A program whose tensors have addresses, on one queue. The memory stays its owner's."""
+    """A program bound to tensor addresses on one queue. The caller owns the memory."""
 
     def enqueue(self) -> None:
-        """Run once, in order after earlier work of the queue; on a GPU it returns before the work is done.
+        """Run once after earlier work of the queue; on a GPU return before the work is done.
 
         Raises:
             DeviceError: The run failed.
@@ -30,7 +30,7 @@ class Call(Protocol):
         ...
 
     def close(self) -> None:
-        """Free what the backend holds for it; the queue must be idle. Closing twice is allowed."""
+        """Release the call's resources; the queue must be idle. Closing twice is allowed."""
         ...
 
 
@@ -38,7 +38,7 @@ class Program(Protocol):
     """A loaded graph. Any number of queues may run it, in any number of threads.
 
     Attributes:
-        scratch_nbytes: Bytes of device memory that the calls of a queue must be given; 0 where it brings its own.
+        scratch_nbytes: Bytes of scratch memory that a queue's calls need from the caller; 0 if none.
         capturable: Whether enqueueing may be captured into a CUDA graph.
     """
 
@@ -49,16 +49,16 @@ class Program(Protocol):
     def capturable(self) -> bool: ...  # noqa: D102
 
     def bind(self, device: Device, addresses: Mapping[str, int], scratch: int = 0) -> Call:
-        """Set the address of every input and output.
+        """Bind every input and output to an address.
 
         Args:
             device: The queue that the call runs on. Calls of one queue are enqueued one at a time.
-            addresses: By tensor's name; names of other tensors are ignored.
-            scratch: Address of ``scratch_nbytes`` bytes that the caller keeps alive, or 0 where none are needed. Calls
-                of one queue may share them.
+            addresses: Addresses by tensor name; names of other tensors are ignored.
+            scratch: Address of ``scratch_nbytes`` bytes that the caller keeps alive, or 0 if none are needed. Calls of
+                one queue may share them.
 
         Raises:
-            TensorMismatchError: A tensor has no address, or one that is not aligned as the backend needs it.
+            TensorMismatchError: A tensor has no address, or one without the alignment that the backend requires.
             DeviceError: There is not enough memory for the call.
         """
         ...
@@ -69,11 +69,11 @@ class Program(Protocol):
 
 
 class Backend(Protocol):
-    """What runs graphs on a device.
+    """A library that runs graphs on a device.
 
     Attributes:
         name: "onnxruntime" or "tensorrt".
-        device_name: What it runs on: "host", or "cuda:0" and so on.
+        device_name: Name of the device: "host", or "cuda:0" and so on.
     """
 
     @property
@@ -87,7 +87,7 @@ class Backend(Protocol):
         ...
 
     def open_device(self) -> Device:
-        """Open a queue for a lane or the codec: its own, where the backend can run on several.
+        """Open a queue for a lane or the codec: a separate one if the backend supports several.
 
         Raises:
             DeviceError: The device cannot be opened.
@@ -95,16 +95,16 @@ class Backend(Protocol):
         ...
 
     def load(self, source: StageSource) -> Program:
-        """Load a stage, whose files were checked.
+        """Load a stage whose files were checked.
 
         Raises:
-            BundleError: The graph is not what model.json says.
+            BundleError: The graph differs from its description in model.json.
             BackendError: The backend refuses it.
         """
         ...
 
     def close(self) -> None:
-        """Free what is left, all programs being closed. Closing twice is allowed."""
+        """Release the remaining resources, after all programs were closed. Closing twice is allowed."""
         ...
 
 
@@ -112,13 +112,13 @@ class TimedProgram(Program, Protocol):
     """A program that runs with its backend's profiler on, and is not captured."""
 
     def layer_times(self) -> list[LayerTime]:
-        """Return the layers that ran, in order of execution; after it nothing more is recorded."""
+        """Return the layers that ran, in order of execution; ends the recording."""
         ...
 
 
 @runtime_checkable
 class TimesLayers(Protocol):
-    """A program whose layers can be timed; not every backend can do it."""
+    """A program whose layers can be timed; not every backend supports it."""
 
     def timed(self) -> TimedProgram:
         """Return a program of the same graph with the profiler on; close it before this one."""

@@ -1,4 +1,4 @@
-"""How long each layer of a program takes, where its backend has a profiler."""
+"""Times of a program's layers, from the backend's profiler."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["LayerTime", "median_run"]
 
 @dataclass(frozen=True)
 class LayerTime:
-    """A layer of a loaded graph.
+    """The time of one layer of a loaded graph.
 
     Attributes:
-        name: As the backend calls it.
-        operator: What it does, as the backend calls it.
-        milliseconds: Median of one run.
-        nodes: Nodes of the ONNX graph that it may stand for, by name; others than the graph's are ignored.
+        name: The backend's name of the layer.
+        operator: The backend's name of the operation.
+        milliseconds: Median time of one run.
+        nodes: Names of the ONNX nodes that the layer may implement; names not in the graph are ignored.
     """
 
     name: str
@@ -27,5 +27,5 @@ class LayerTime:
 
 
 def median_run(runs: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Return the median milliseconds by name; where there was more than one run, the first is left out."""
+    """Return the median milliseconds by name, without the first run if there are several."""
     return {name: statistics.median(times[1:] or times) for name, times in runs.items()}

@@ -1,4 +1,4 @@
-"""How a bundle is loaded: the arguments of :func:`vdmrt.load`, and the options of every command that loads one."""
+"""Load options: the arguments of :func:`vdmrt.load`, shared by every command that loads a bundle."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ BACKENDS = ("tensorrt", "onnxruntime")
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """How a bundle is loaded.
+    """Options for loading a bundle.
 
     Attributes:
         backend: "auto" or one of :data:`BACKENDS`.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        precision: Of the graphs; None takes what :mod:`vdmrt.bundle.resolution` says.
-        threads: Threads of the CPU provider, at most one for each CPU that the process may use; None takes as many.
-        cuda_graph: Whether denoising steps on a GPU are captured once and replayed.
-        trust_plans: Whether TensorRT plans may be loaded that this user did not build.
+        precision: Precision of the graphs; None selects one, see :mod:`vdmrt.bundle.resolution`.
+        threads: Threads of the CPU provider, at most one for each CPU that the process may use; None uses the maximum.
+        cuda_graph: Whether to capture a denoising step on a GPU once and replay it.
+        trust_plans: Whether to load TensorRT plans that this user did not build.
         lean_runtime: TensorRT's library for version-compatible plans of another release.
-        use_engine: Whether ONNX Runtime's CPU provider runs the graphs of an engine that fits.
+        use_engine: Whether ONNX Runtime's CPU provider runs the graphs of a compatible engine.
     """
 
     backend: str = "auto"
@@ -52,7 +52,7 @@ def gpu_index(device: str) -> int | None:
     """Return the GPU's number, or None for "cpu" and "auto".
 
     Raises:
-        ValueError: It is no device.
+        ValueError: ``device`` is not the name of a device.
     """
     if device in ("auto", "cpu"):
         return None

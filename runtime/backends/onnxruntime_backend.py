@@ -1,4 +1,4 @@
-"""Runs graphs on ONNX Runtime, on the CPU or on an NVIDIA GPU, with every tensor bound by address."""
+"""ONNX Runtime backends for the CPU and for an NVIDIA GPU, with every tensor bound by address."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CPU_PROVIDER = "CPUExecutionProvider"
 
 
 def describe_cpu_provider() -> Machine:
-    """Return what engines of ONNX Runtime must have been built for, to run here on the CPU.
+    """Return the machine description that an engine of ONNX Runtime must match to run on this CPU.
 
     Raises:
         BackendError: ONNX Runtime is not installed, or is installed twice.
@@ -38,7 +38,7 @@ def describe_cpu_provider() -> Machine:
 
 
 class OnnxRuntimeBackend:
-    """ONNX Runtime on the CPU. Nothing of it can be set.
+    """ONNX Runtime on the CPU. All attributes are read-only.
 
     Attributes:
         name: "onnxruntime".
@@ -55,8 +55,8 @@ class OnnxRuntimeBackend:
         """Import ONNX Runtime.
 
         Args:
-            threads: Threads of a product; None takes one for each CPU this process may use.
-            spinning: Whether idle threads wait busily. A few percent faster, at the price of full CPUs.
+            threads: Threads of an operator; None uses one for each CPU that this process may use.
+            spinning: Whether idle threads busy-wait: a few percent faster, with fully loaded CPUs.
 
         Raises:
             BackendError: ONNX Runtime is not installed, or is installed twice.
@@ -68,7 +68,7 @@ class OnnxRuntimeBackend:
 
     @property
     def device_name(self) -> str:
-        """What it runs on."""
+        """Name of the device."""
         return "host"
 
     @property
@@ -88,13 +88,13 @@ class OnnxRuntimeBackend:
         """Load a stage: an engine's optimized graph, else the exported one.
 
         Raises:
-            BundleError: The graph is not what model.json says.
+            BundleError: The graph differs from its description in model.json.
             BackendError: ONNX Runtime refuses the graph, or does not have the provider.
         """
         return self._wrap(self._open_session(source), source)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the backend holds no resources."""
 
     def session_options(self, graph: Graph | None = None) -> onnxruntime.SessionOptions:
         """Return the options that a graph is loaded with."""
@@ -104,18 +104,18 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._spinning else "0")
         if graph is not None and graph.quantized == FP8:
-            # The CPU provider has no FP8 products: the pairs stay and round, which shows the accuracy, not the speed.
+            # The CPU provider has no FP8 products: the kept Q/DQ pairs show FP8's accuracy, not its speed.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         return options
 
     def _open_session(self, source: StageSource, profile: Path | None = None) -> Any:
-        """Make a session; with ``profile``, one whose profiler writes there."""
+        """Create a session; with ``profile``, one that writes a profile to that path."""
         options, built = self.session_options(source.graph), source.built
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
         if built is not None:
-            # All that it would do was done when the engine was built.
+            # The graph was optimized when the engine was built.
             options.graph_optimization_level = self._module.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(built.weights_folder))
         content = built.data if built is not None else str(source.file)
@@ -142,7 +142,7 @@ class OnnxRuntimeBackend:
 class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
     """ONNX Runtime on an NVIDIA GPU.
 
-    All programs run on one stream, because a session of ONNX Runtime is made for one; lanes take turns on it.
+    All programs run on one stream, because a session of ONNX Runtime is bound to one; the lanes share it.
     """
 
     __slots__ = ("_cuda_graph", "_device", "_tf32")
@@ -154,7 +154,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
 
         Args:
             index: Number of the GPU.
-            cuda_graph: Whether denoising steps are captured by ONNX Runtime and replayed.
+            cuda_graph: Whether ONNX Runtime captures and replays denoising steps.
             tf32: Whether float32 products may be rounded to TF32.
 
         Raises:
@@ -176,7 +176,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
 
     @property
     def device_name(self) -> str:
-        """What it runs on."""
+        """Name of the device."""
         return self._device.name
 
     def describe(self) -> str:
@@ -184,7 +184,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         return f"ONNX Runtime {self._module.__version__}, CUDA provider, {self._device.name}"
 
     def open_device(self) -> Device:
-        """Return the one queue of this backend."""
+        """Return the backend's only queue."""
         return self._device
 
     def _wrap(self, session: Any, source: StageSource) -> OnnxRuntimeProgram:

@@ -1,4 +1,4 @@
-"""Time per node, read from a profile that ONNX Runtime wrote."""
+"""Times of graph nodes, from a profile of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def read_node_times(profile: str) -> list[LayerTime]:
 
 
 def _made_for(name: str) -> str:
-    """Return the node that an optimizer made another one for, as the other one's name tells it."""
+    """Return the name of the node that an inserted node belongs to, from the inserted node's name."""
     return name.removeprefix(_INSERTED).partition("/")[0]

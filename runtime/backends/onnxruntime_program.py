@@ -1,4 +1,4 @@
-"""A graph loaded by ONNX Runtime, and its calls."""
+"""Programs of ONNX Runtime: loaded graphs and their calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TYPES = {
     "tensor(int8)": "int8",
     "tensor(float8e4m3fn)": "float8_e4m3fn",
 }
-# ONNX's number of the type: numpy, by whose types the others are bound, has no FP8.
+# ONNX's number of the type; the others are bound by numpy's types, which lack FP8.
 _FLOAT8 = 17
 _NO_CUDA_GRAPH = "-1"
 
@@ -38,8 +38,8 @@ class OnnxRuntimeProgram:
     """A graph loaded by ONNX Runtime.
 
     Attributes:
-        scratch_nbytes: 0: ONNX Runtime has an arena of its own.
-        capturable: False: it captures graphs itself, or not at all.
+        scratch_nbytes: 0: ONNX Runtime allocates scratch memory in its arena.
+        capturable: False: only ONNX Runtime itself can capture its runs.
     """
 
     scratch_nbytes = 0
@@ -47,23 +47,23 @@ class OnnxRuntimeProgram:
     _memory = "cpu"
 
     def __init__(self, session: Any, source: StageSource) -> None:
-        """Take over a session.
+        """Take ownership of a session.
 
         Args:
             session: InferenceSession.
-            source: What it was made of.
+            source: Stage that it was created from.
 
         Raises:
-            BundleError: A name, dtype or shape is not that of the tensor table.
+            BundleError: A name, dtype or shape differs from the tensor table.
         """
         self._session: Any = session
         self._graph = source.graph
-        # A call refers to the session; whoever forgets to close one must not keep the session from being destroyed.
+        # A call refers to the session; a call that is never closed must not keep the session alive.
         self._calls: weakref.WeakSet[OnnxRuntimeCall] = weakref.WeakSet()
         self._check(source.file)
 
     def bind(self, device: Device, addresses: Mapping[str, int], scratch: int = 0) -> OnnxRuntimeCall:
-        """Set the address of every input and output by name.
+        """Bind every input and output, by name, to an address.
 
         Raises:
             TensorMismatchError: A tensor has no address.
@@ -73,7 +73,7 @@ class OnnxRuntimeProgram:
         return call
 
     def close(self) -> None:
-        """Release the session, here and in calls that are open."""
+        """Release the session, also in open calls."""
         for call in list(self._calls):
             call.close()
         self._session = None
@@ -114,7 +114,7 @@ class OnnxRuntimeCpuProgram(OnnxRuntimeProgram):
     """A graph loaded by ONNX Runtime's CPU provider, whose nodes can be timed."""
 
     def __init__(self, session: Any, source: StageSource, open_profiled: Callable[[Path], Any]) -> None:
-        """Take over a session; ``open_profiled`` makes another that writes its profile to a path."""
+        """Take ownership of a session; ``open_profiled`` creates another that writes its profile to a path."""
         super().__init__(session, source)
         self._source = source
         self._open_profiled = open_profiled
@@ -132,7 +132,7 @@ class OnnxRuntimeTimedProgram(OnnxRuntimeProgram):
         super().__init__(open_profiled(Path(self._folder.name) / "nodes"), source)
 
     def layer_times(self) -> list[LayerTime]:
-        """Return the nodes that ran, in order of execution; after it nothing more is recorded."""
+        """Return the nodes that ran, in order of execution; ends the recording."""
         return read_node_times(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
 
     def close(self) -> None:
@@ -150,14 +150,14 @@ class OnnxRuntimeCudaProgram(OnnxRuntimeProgram):
     def __init__(
         self, session: Any, source: StageSource, device: Device, make_run_options: Any, *, captures: bool
     ) -> None:
-        """Take over a session.
+        """Take ownership of a session.
 
         Args:
             session: InferenceSession.
-            source: What it was made of.
-            device: Whose stream it runs on.
-            make_run_options: RunOptions.
-            captures: Whether it captures its calls.
+            source: Stage that it was created from.
+            device: Device whose stream the session runs on.
+            make_run_options: The class RunOptions.
+            captures: Whether the session captures its calls.
         """
         super().__init__(session, source)
         self._device = device
@@ -166,20 +166,21 @@ class OnnxRuntimeCudaProgram(OnnxRuntimeProgram):
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Release the session, once the stream has passed all of its work: it frees buffers from there."""
+        """Release the session after its work on the stream is done: that work uses the session's buffers."""
         self._device.synchronize()
         super().close()
 
     def _make_call(self, device: Device, binding: Any) -> OnnxRuntimeCall:
-        """Make a call that is captured as a graph of its own."""
+        """Create a call that is captured as a separate graph."""
         options = self._make_run_options()
         if self._captures:
-            # Only a session that captures may run on without waiting. Any other gives pinned buffers back in a host
+            # Only a session that captures may return without waiting. Any other releases pinned buffers in a host
             # function on the stream (CudaStream::CleanUpOnRunEnd in its core/providers/cuda/cuda_stream_handle.cc)
-            # which holds a reference to their arena. Were it the last one, because the session was closed meanwhile,
-            # the arena would call cudaFreeHost in the host function, and CUDA forbids that: error 800, thrown through
-            # C, an abort as seen on an H100. A run that waits has passed its host function; a session that captures
-            # has none, and frees on its own thread after a wait. By their source: no GPU has seen it since.
+            # which holds a reference to their arena. If that is the last reference, because the session was closed
+            # meanwhile, the arena calls cudaFreeHost in the host function, which CUDA forbids: error 800, thrown
+            # through C, aborts the process (seen on an H100). A run that waits has completed its host function; a
+            # session that captures has none, and frees on its own thread after a wait. This follows from the source
+            # of ONNX Runtime and was not measured on a GPU.
             options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         options.add_run_config_entry("gpu_graph_id", str(next(self._graph_ids)) if self._captures else _NO_CUDA_GRAPH)
         return OnnxRuntimeCudaCall(self._session, binding, options, self._lock)
@@ -202,7 +203,7 @@ class OnnxRuntimeCall:
         self._run(None)
 
     def close(self) -> None:
-        """Release the session: its program destroys it, while the queue that it runs on is there."""
+        """Release the session; its program destroys it while its queue still exists."""
         self._session = self._binding = None
 
     def _run(self, options: Any) -> None:
@@ -223,7 +224,7 @@ class OnnxRuntimeCudaCall(OnnxRuntimeCall):
         self._lock = lock
 
     def enqueue(self) -> None:
-        """Put one run on the stream. One at a time: the lanes share the session's stream and its arena.
+        """Enqueue one run on the stream. One at a time: the lanes share the session's stream and arena.
 
         Raises:
             DeviceError: ONNX Runtime reports a failure.

@@ -1,4 +1,4 @@
-"""What runs a bundle: backend, device, precision and engine, decided once; and why it is not another."""
+"""Resolution of backend, device, precision and engine for a bundle, with warnings that state the reasons."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _CUDA_PROVIDER, _CPU_PROVIDER = "ONNX Runtime's CUDA provider", "ONNX Runtime on
 
 @dataclass(frozen=True)
 class Resolution:
-    """What runs a bundle.
+    """The backend, device, precision and engine that run a bundle.
 
     Attributes:
         backend: "tensorrt" or "onnxruntime".
         gpu: The GPU's number; None for the host.
-        precision: Of the graphs.
-        engine: Whose plans or optimized graphs run; None runs the graphs as they were exported.
-        warnings: What could not be had of what was asked for, or would be faster, and why; sentences for people.
+        precision: Precision of the graphs.
+        engine: Engine of the plans or optimized graphs; None runs the exported graphs.
+        warnings: Sentences about requested or faster choices that are unavailable, with the reason.
     """
 
     backend: Literal["tensorrt", "onnxruntime"]
@@ -56,18 +56,18 @@ class Resolution:
 
 
 def resolve(bundle: Bundle, options: LoadOptions) -> Resolution:
-    """Decide what runs a bundle.
+    """Choose backend, device, precision and engine for a bundle.
 
-    "auto" takes TensorRT where an engine of a precision that may be taken fits this GPU and this TensorRT and is
-    trusted; else ONNX Runtime, on the GPU where its CUDA provider is installed, and says why.
+    "auto" selects TensorRT if a trusted engine of an allowed precision fits this GPU and this TensorRT; else ONNX
+    Runtime, on the GPU if its CUDA provider is installed, with a warning that states the reason.
 
     Args:
-        bundle: What is to run.
-        options: What was asked for.
+        bundle: Bundle to run.
+        options: Requested options.
 
     Raises:
-        BundleError: The bundle does not have the precision.
-        EngineError: TensorRT was asked for, and no engine fits.
+        BundleError: The bundle lacks the precision.
+        EngineError: TensorRT was requested, and no engine fits.
         BackendError: The backend is not installed, or there is no such GPU.
     """
     index = gpu_index(options.device)
@@ -79,10 +79,10 @@ def resolve(bundle: Bundle, options: LoadOptions) -> Resolution:
 
 
 def open_backend(resolution: Resolution, options: LoadOptions) -> Backend:
-    """Open the backend that was decided on.
+    """Open the resolved backend.
 
     Raises:
-        BackendError: It is not installed, or does not run on the device.
+        BackendError: The backend is not installed, or does not run on the device.
         DeviceError: There is no driver, or no GPU of that number.
     """
     if resolution.backend == "tensorrt":
@@ -141,7 +141,7 @@ def _onnxruntime(bundle: Bundle, options: LoadOptions, gpu: int | None, *warning
 
 
 def _find_cpu_engine(bundle: Bundle, precision: Precision | None, machine: Machine) -> Engine | None:
-    """Return the newest engine that fits; None where the bundle has none of these precisions."""
+    """Return the newest engine that fits; None if the bundle has none of these precisions."""
     candidates = precision_candidates(bundle, precision, "onnxruntime")
     if not any(engine.manifest.precision in candidates for engine in list_engines(bundle, "onnxruntime")):
         return None

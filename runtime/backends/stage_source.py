@@ -1,4 +1,4 @@
-"""What a backend loads: a stage whose files were found, compared with their hashes and, as native code, trusted."""
+"""Stage sources: the checked files of a stage that a backend loads."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["BuiltStage", "StageSource"]
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltStage:
-    """What an engine has for a stage: a plan of TensorRT, or an optimized graph of ONNX Runtime.
+    """An engine's file for a stage: a plan of TensorRT, or an optimized graph of ONNX Runtime.
 
     Attributes:
-        key: The engine's name.
-        file: Where it was read.
-        data: Its content, as it was hashed.
-        release: Of the library that built it.
+        key: Name of the engine.
+        file: Path of the file.
+        data: Content of the file, whose hash was checked.
+        release: Release of the library that built it.
         stripped: Whether a plan was built without its weights.
-        weights_folder: What an optimized graph's weights files are relative to.
+        weights_folder: Folder that paths of an optimized graph's weights are relative to.
     """
 
     key: str
@@ -35,14 +35,14 @@ class BuiltStage:
 
 @dataclass(frozen=True, kw_only=True)
 class StageSource:
-    """A stage to load. A backend need not know where it comes from.
+    """A stage to load, independent of its origin.
 
     Attributes:
-        stage: What the graph computes.
-        precision: Of the graph.
-        graph: Its row of model.json, with every tensor.
-        file: The exported graph, ONNX, with its weights in a file beside it; there for certain only where it is to run.
-        built: What an engine has for it; None where the exported graph is to run.
+        stage: Stage that the graph computes.
+        precision: Precision of the graph.
+        graph: Its entry in model.json, with every tensor.
+        file: The exported ONNX graph, with its weights in a file beside it; may be missing if an engine's file runs.
+        built: The engine's file; None to run the exported graph.
     """
 
     stage: Stage

@@ -1,4 +1,4 @@
-"""The stages of a bundle, read for a backend: hashes, places of weights and trust are checked here."""
+"""Reading of a bundle's stages for a backend, with checks of hashes, weights' paths and trust."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["StageSources"]
 
 
 class StageSources:
-    """The stages of a bundle at one precision, from an engine or as they were exported; each is checked when read."""
+    """The stages of a bundle at one precision, from an engine or as exported; each is checked when read."""
 
     __slots__ = ("_bundle", "_engine", "_graphs", "_precision", "_trust_plans", "_verified")
 
@@ -39,17 +39,17 @@ class StageSources:
         trust_plans: bool = False,
         verify: bool = True,
     ) -> None:
-        """Take a bundle and, perhaps, an engine of it; nothing is read yet.
+        """Store a bundle and an optional engine of it; no file is read yet.
 
         Args:
-            bundle: Where the graphs are.
-            precision: Which of them.
-            engine: Of that precision; None runs the exported graphs.
-            trust_plans: Whether TensorRT plans are read that this user has no record of building.
-            verify: Whether the SHA-256 of an engine's weights is checked. Lengths, plans and graphs always are.
+            bundle: Bundle of the graphs.
+            precision: Precision of the graphs.
+            engine: Engine of that precision; None runs the exported graphs.
+            trust_plans: Whether to read TensorRT plans that this user has no record of building.
+            verify: Whether to check the SHA-256 of an engine's weights. Lengths, plans and graphs are always checked.
 
         Raises:
-            BundleError: The bundle does not have the precision.
+            BundleError: The bundle lacks the precision.
         """
         self._bundle, self._precision, self._engine = bundle, precision, engine
         self._graphs = stage_graphs(bundle, precision)
@@ -58,15 +58,15 @@ class StageSources:
 
     @property
     def engine(self) -> Engine | None:
-        """The engine that the stages come from."""
+        """Engine of the stages, or None."""
         return self._engine
 
     def read(self, stage: str) -> StageSource:
-        """Return a stage with everything checked; what an engine has of it is read whole.
+        """Return a checked stage; an engine's file is read completely.
 
         Raises:
-            BundleError: A file is missing or its weights are elsewhere.
-            EngineError: A file of the engine is missing, truncated, altered or foreign.
+            BundleError: A file is missing, or its weights are outside the bundle's files.
+            EngineError: A file of the engine is missing, truncated, altered or untrusted.
             ValueError: The engine was built from another graph.
         """
         graph = self._graphs[stage]
@@ -98,7 +98,7 @@ class StageSources:
         )
 
     def _check_weights(self, engine: Engine, stage: str, graph: Graph, file: Path, data: bytes) -> None:
-        """Check where an optimized graph has its weights: in the bundle's file, and in one of the engine."""
+        """Check that an optimized graph's weights are in the bundle's or the engine's weights file."""
         allowed = []
         if graph.weights is not None:
             self._bundle.locate(graph.weights)

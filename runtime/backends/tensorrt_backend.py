@@ -1,4 +1,4 @@
-"""Runs TensorRT's plans on one GPU; whoever loads one has checked and trusted it."""
+"""TensorRT backend: runs plans on one GPU. The caller has checked each plan and trusts it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["TensorRtBackend"]
 
 
 class TensorRtBackend:
-    """TensorRT on one GPU. Nothing of it can be set.
+    """TensorRT on one GPU. All attributes are read-only.
 
     Attributes:
         name: "tensorrt".
         device_name: "cuda:0" and so on.
-        machine: What plans must have been built for.
+        machine: Machine description that plans must match.
     """
 
     __slots__ = ("_device", "_device_index", "_found", "_lean", "_lean_path", "_log", "_programs", "_runtime")
@@ -38,12 +38,12 @@ class TensorRtBackend:
         device_index: int = 0,
         lean_runtime: Path | None = None,
     ) -> None:
-        """Look for the GPU, import TensorRT and make its runtime.
+        """Find the GPU, import TensorRT and create its runtime.
 
         Args:
-            device_index: Which GPU, in the driver's order.
+            device_index: Number of the GPU, in the driver's order.
             lean_runtime: TensorRT's library that runs version-compatible plans of another release, as
-                ``libnvinfer_lean.so.10``; of the release that built them. It is native code, and is loaded at need.
+                ``libnvinfer_lean.so.10``; of the release that built them. It is native code, loaded on first use.
 
         Raises:
             BackendError: There is no driver, no such GPU, or no TensorRT.
@@ -59,7 +59,7 @@ class TensorRtBackend:
         self._device: Device | None = self.open_device()
         try:
             self._device.activate()
-            # engine_host_code_allowed stays False: a plan that brings code of its own for the host is refused.
+            # engine_host_code_allowed stays False: a plan that contains host code is refused.
             self._runtime: Any = self._make_runtime()
         except BaseException:
             self._device.close()
@@ -67,12 +67,12 @@ class TensorRtBackend:
 
     @property
     def device_name(self) -> str:
-        """What it runs on."""
+        """Name of the device."""
         return f"cuda:{self._device_index}"
 
     @property
     def machine(self) -> Machine:
-        """What plans must have been built for."""
+        """Machine description that plans must match."""
         return self._found.machine
 
     @property
@@ -84,7 +84,7 @@ class TensorRtBackend:
         return self._found.describe()
 
     def open_device(self) -> Device:
-        """Return a queue of its own on the GPU.
+        """Return a new queue on the GPU.
 
         Raises:
             DeviceError: The GPU cannot be used.
@@ -95,7 +95,7 @@ class TensorRtBackend:
         """Load the plan of a stage.
 
         Raises:
-            BackendError: There is no plan, TensorRT refuses it, or its tensors are not those of the graph.
+            BackendError: There is no plan, TensorRT refuses it, or its tensors differ from the graph's.
             RuntimeError: The backend is closed.
         """
         if self._runtime is None or self._device is None:
@@ -118,7 +118,7 @@ class TensorRtBackend:
 
     def close(self) -> None:
         """Destroy contexts, engines and the runtime, in this order. Closing twice is allowed."""
-        with contextlib.ExitStack() as stack:  # the last first, and all of them where one fails
+        with contextlib.ExitStack() as stack:  # in reverse order, despite failures
             stack.callback(self._drop_runtime)
             while self._programs:
                 stack.callback(self._programs.pop().close)
@@ -143,7 +143,7 @@ class TensorRtBackend:
             ) from error
 
     def _runtime_for(self, built: BuiltStage) -> Any:
-        """Return what loads a plan: one of another release carries no code, and needs a runtime of that release."""
+        """Return the runtime that loads a plan; a plan of another release needs the lean runtime of that release."""
         if built.release == self.machine.tensorrt:
             return self._runtime
         if self._lean is None:
@@ -156,7 +156,7 @@ class TensorRtBackend:
         return self._lean
 
     def _refit(self, loaded: Any, graph: Path, plan: Path) -> None:
-        """Put the exported graph's weights into an engine that was built without."""
+        """Refit an engine that was built without weights with those of the exported graph."""
         if not hasattr(self._tensorrt, "OnnxParserRefitter"):
             raise BackendError(f"{plan}: holds no weights, and TensorRT {self.machine.tensorrt} cannot put them in")
         refitter = self._tensorrt.Refitter(loaded, self._log.logger)
@@ -166,6 +166,6 @@ class TensorRtBackend:
 
 
 def _set_weight_budget(loaded: Any) -> None:
-    """Let TensorRT choose how many weights stay on the device, where the engine can stream them."""
+    """Let TensorRT choose how many weights stay on the device, if the engine can stream them."""
     if getattr(loaded, "streamable_weights_size", 0):
         loaded.weight_streaming_budget_v2 = loaded.get_weight_streaming_automatic_budget()

@@ -1,4 +1,4 @@
-"""Time per layer from TensorRT's own profiler, and what its inspector says of the layers."""
+"""Times of layers from TensorRT's profiler, and layer information from its inspector."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .layer_times import LayerTime, median_run
 
 __all__ = ["LayerRun", "LayerRuns", "TensorRtProfiler", "find_nodes", "read_layer_kinds"]
 
-# Names of layers, in order of execution, and their milliseconds; a name may be there twice.
+# Names of layers, in order of execution, and their milliseconds; a name may occur twice.
 LayerRun = Sequence[tuple[str, float]]
 
 
@@ -30,7 +30,7 @@ class LayerRuns:
             self._runs.setdefault(name, []).append(milliseconds)
 
     def layer_times(self, inspected: str) -> list[LayerTime]:
-        """Return the median of each layer, with what the inspector's JSON says of it."""
+        """Return the median time of each layer, with its kind and nodes from the inspector's JSON."""
         kinds = read_layer_kinds(inspected)
         layers = []
         for name, milliseconds in median_run(self._runs).items():
@@ -43,7 +43,7 @@ def read_layer_kinds(inspected: str) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Return the kind of each layer and the ONNX nodes that its metadata names, by the layer's name.
 
     Args:
-        inspected: JSON of TensorRT's inspector. A plan without detailed verbosity says names only, and is left out.
+        inspected: JSON of TensorRT's inspector. Layers of a plan without detailed verbosity have no kind; skipped.
     """
     kinds = {}
     for layer in json.loads(inspected).get("Layers", ()):
@@ -54,7 +54,7 @@ def read_layer_kinds(inspected: str) -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 def find_nodes(name: str) -> tuple[str, ...]:
-    """Return what may be names of ONNX nodes in a layer's name: "a + b", "PWN(a, b)", "{ForeignNode[a...b]}"."""
+    """Return possible names of ONNX nodes in a layer's name: "a + b", "PWN(a, b)", "{ForeignNode[a...b]}"."""
     return tuple(part for part in re.split(r"\.\.\.|[\s+,()\[\]{}]+", name) if part)
 
 
@@ -66,18 +66,18 @@ class TensorRtProfiler:
 
         Args:
             tensorrt: The module.
-            execution_context: IExecutionContext. Its runs are not to be captured from now on.
+            execution_context: IExecutionContext. Its runs must not be captured from now on.
             on_run: Called with each run once the device has finished it.
         """
         self._on_run = on_run
         self._layers: list[tuple[str, float]] = []
         self._profiler = _make_profiler(tensorrt, self._layers)
         execution_context.profiler = self._profiler
-        # Asked for after each run instead: the answer says whether TensorRT could tell.
+        # Requested after each run instead: the return value says whether times are available.
         execution_context.enqueue_emits_profile = False
 
     def finish_run(self, execution_context: Any) -> bool:
-        """Wait for the run that was enqueued last and tell of it; False where TensorRT cannot say its times."""
+        """Wait for the last enqueued run and report its times; return False if TensorRT has none."""
         self._layers.clear()
         if not execution_context.report_to_profiler():
             return False
@@ -87,14 +87,14 @@ class TensorRtProfiler:
 
 def _make_profiler(tensorrt: Any, layers: list[tuple[str, float]]) -> Any:
     class Profiler(tensorrt.IProfiler):  # type: ignore[misc]
-        """Notes what TensorRT says."""
+        """Profiler that records layer times."""
 
         def __init__(self) -> None:
-            tensorrt.IProfiler.__init__(self)  # pybind11 wants it called by name
+            tensorrt.IProfiler.__init__(self)  # pybind11 requires the call by name
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:
-            """Hear of one layer."""
-            # TensorRT ends the process where this raises, so nothing is made of it here.
+            """Record one layer."""
+            # TensorRT aborts the process if this raises, so the values are only stored.
             layers.append((layer_name, ms))
 
     return Profiler()

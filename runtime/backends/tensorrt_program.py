@@ -1,4 +1,4 @@
-"""A deserialized engine, its execution contexts, and the calls that are enqueued on them."""
+"""Programs of TensorRT: deserialized engines, their execution contexts, and calls on them."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _TYPES = {
     "BF16": "bfloat16",
     "FP8": "float8_e4m3fn",
 }
-# TensorRT's setTensorAddress, and setDeviceMemory as TensorRT 10 checks it (8.5 is content with 256).
+# Alignment that setTensorAddress requires, and setDeviceMemory of TensorRT 10 (8.5 accepts 256).
 _ADDRESS_ALIGNMENT, _SCRATCH_ALIGNMENT = 256, 512
 
 
 class TensorRtProgram:
-    """An engine. Any number of contexts share it, in any number of threads."""
+    """A deserialized engine. Any number of contexts share it, in any number of threads."""
 
     def __init__(self, tensorrt: Any, engine: Any, log: TensorRtLog, graph: Graph, device: Device) -> None:
-        """Take over an engine; budgets must have been set.
+        """Take ownership of an engine whose weight streaming budget was set.
 
         Args:
             tensorrt: The module.
             engine: ICudaEngine; this object is its only owner from now on.
-            log: Of the runtime that made it.
-            graph: What it was built from.
-            device: Whose GPU the engine lies on.
+            log: Log of the runtime that created the engine.
+            graph: Graph that the engine was built from.
+            device: Device on the engine's GPU.
         """
         self._tensorrt = tensorrt
         self._engine: Any = engine
@@ -53,13 +53,13 @@ class TensorRtProgram:
         self._graph = graph
         self._device = device
         self._contexts: weakref.WeakValueDictionary[Device, TensorRtContext] = weakref.WeakValueDictionary()
-        # Asked once: the engine's own answer changes with the weight streaming budget only, which is set by now.
+        # Read once: the value depends only on the weight streaming budget, which is already set.
         self._scratch_nbytes = int(_device_memory_nbytes(engine))
         self._capturable = not _streams_weights(engine)
 
     @property
     def scratch_nbytes(self) -> int:
-        """Device memory that each context must be given; 0 where it needs none."""
+        """Bytes of device memory that each context needs from the caller; 0 if none."""
         return self._scratch_nbytes
 
     @property
@@ -68,7 +68,7 @@ class TensorRtProgram:
         return self._capturable
 
     def describe_layers(self) -> str:
-        """Return what TensorRT's inspector says of the layers, as JSON.
+        """Return the layer information of TensorRT's inspector as JSON.
 
         Raises:
             RuntimeError: The program is closed.
@@ -77,10 +77,10 @@ class TensorRtProgram:
         return str(self._open_engine().create_engine_inspector().get_engine_information(form))
 
     def check(self, name: str) -> None:
-        """Hold the engine against the tensor table of model.json.
+        """Compare the engine with the tensor table of model.json.
 
         Args:
-            name: Of the plan, for the error.
+            name: Name of the plan, for error messages.
 
         Raises:
             BackendError: A name, dtype, shape, direction, memory or layout differs.
@@ -94,20 +94,20 @@ class TensorRtProgram:
         found = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         for tensor in [*wanted, *found]:
             if tensor not in found:
-                raise BackendError(f"{name}: model.json has '{tensor}' and the plan has not; build the engine again")
+                raise BackendError(f"{name}: model.json has '{tensor}' and the plan does not; build the engine again")
             if tensor not in wanted:
-                raise BackendError(f"{name}: the plan has '{tensor}' and model.json has not; build the engine again")
+                raise BackendError(f"{name}: the plan has '{tensor}' and model.json does not; build the engine again")
         for tensor, (spec, side) in wanted.items():
-            self._check_tensor(name, tensor, _say(spec, side))
+            self._check_tensor(name, tensor, _describe(spec, side))
 
     def bind(self, device: Device, addresses: Mapping[str, int], scratch: int = 0) -> TensorRtCall:
-        """Set the address of every input and output; the calls of one queue share an execution context.
+        """Bind every input and output to an address; the calls of one queue share an execution context.
 
         Args:
             device: The queue that the call runs on.
-            addresses: By tensor's name; names of other tensors are ignored.
-            scratch: Address of ``scratch_nbytes`` bytes on 512-byte boundaries that the caller keeps alive and lets
-                nothing else use while a call of the queue runs; 0 where none is needed.
+            addresses: Addresses by tensor name; names of other tensors are ignored.
+            scratch: Address of ``scratch_nbytes`` bytes, on a 512-byte boundary, that the caller keeps alive and does
+                not use otherwise while a call of the queue runs; 0 if none are needed.
 
         Raises:
             TensorMismatchError: A tensor has no address, or one that is not on a 256-byte boundary.
@@ -127,8 +127,8 @@ class TensorRtProgram:
         return TensorRtTimedProgram(self._tensorrt, self._open_engine(), self._log, self._graph, self._device)
 
     def close(self) -> None:
-        """Destroy the contexts that are left, then the engine. Closing twice is allowed."""
-        with contextlib.ExitStack() as stack:  # the last first, and all of them where one fails
+        """Destroy the remaining contexts, then the engine. Closing twice is allowed."""
+        with contextlib.ExitStack() as stack:  # in reverse order, despite failures
             stack.callback(self._drop_engine)
             for context in list(self._contexts.values()):
                 stack.callback(context.close)
@@ -161,7 +161,7 @@ class TensorRtProgram:
         return bound
 
     def _context_on(self, device: Device, scratch: int) -> TensorRtContext:
-        """Return the queue's execution context; its last call that is closed destroys it."""
+        """Return the queue's execution context, which closing its last call destroys."""
         context = self._contexts.get(device)
         if context is None or context.closed:
             context = self._contexts[device] = self._make_context(device, scratch)
@@ -172,14 +172,16 @@ class TensorRtProgram:
         if self._scratch_nbytes and not scratch:
             raise ValueError(f"the context needs {self._scratch_nbytes} bytes of scratch memory, got none")
         if scratch % _SCRATCH_ALIGNMENT:
-            raise ValueError(f"scratch must lie on a {_SCRATCH_ALIGNMENT}-byte boundary, got {scratch:#x}")
+            raise ValueError(f"scratch must be on a {_SCRATCH_ALIGNMENT}-byte boundary, got {scratch:#x}")
         device.activate()
         return TensorRtContext(self._make_execution_context(scratch), self._log, device, self._device)
 
     def _check_tensor(self, name: str, tensor: str, wanted: str) -> None:
         engine = self._engine
         dtype = str(engine.get_tensor_dtype(tensor).name)
-        found = _spell(engine.get_tensor_mode(tensor), _TYPES.get(dtype, dtype), tuple(engine.get_tensor_shape(tensor)))
+        found = _format(
+            engine.get_tensor_mode(tensor), _TYPES.get(dtype, dtype), tuple(engine.get_tensor_shape(tensor))
+        )
         if found != wanted:
             raise BackendError(f"{name}: wanted '{tensor}' as {wanted}, found {found}; build the engine again")
         location = engine.get_tensor_location(tensor)
@@ -191,7 +193,7 @@ class TensorRtProgram:
             )
 
     def _make_execution_context(self, scratch: int) -> Any:
-        """Make IExecutionContext on the caller's scratch: TensorRT 10 has a strategy for that, 8.5 another call."""
+        """Create an IExecutionContext on the caller's scratch: by strategy in TensorRT 10, another call in 8.5."""
         strategies = getattr(self._tensorrt, "ExecutionContextAllocationStrategy", None)
         if not self._scratch_nbytes:
             made = self._engine.create_execution_context()
@@ -210,7 +212,7 @@ class TensorRtProgram:
 
 
 class TensorRtTimedProgram(TensorRtProgram):
-    """An engine that TensorRT's profiler watches; whoever timed it owns the engine too."""
+    """An engine with TensorRT's profiler attached; it shares ownership with the program that it was created from."""
 
     def __init__(self, tensorrt: Any, engine: Any, log: TensorRtLog, graph: Graph, device: Device) -> None:
         super().__init__(tensorrt, engine, log, graph, device)
@@ -242,7 +244,7 @@ class TensorRtContext:
 
     @property
     def closed(self) -> bool:
-        """Whether it was destroyed."""
+        """Whether the context was destroyed."""
         return self._execution_context is None
 
     def profile_layers(self, tensorrt: Any, on_run: Callable[[LayerRun], None]) -> None:
@@ -278,11 +280,11 @@ class TensorRtContext:
             raise DeviceError(self._log.take_errors(), call="report_to_profiler")
 
     def close(self) -> None:
-        """Destroy the context; its queue must be empty by then. Closing twice is allowed."""
+        """Destroy the context; its queue must be empty. Closing twice is allowed."""
         if self._execution_context is None:
             return
         try:
-            # On the same GPU, and open as long as the engine is: the lane may have closed its own device already.
+            # The engine's device, because the lane may have closed its own; both are on the same GPU.
             self._engine_device.activate()
         finally:
             self._set = None
@@ -290,7 +292,7 @@ class TensorRtContext:
             self._profiler = None  # after the context, which calls it
 
     def _set_addresses(self, call: TensorRtCall) -> None:
-        # Where one address is refused the rest are another call's, so nothing counts as set until all are.
+        # If an address is refused, the rest still belong to another call; so none counts as set until all are.
         self._set = None
         for name, address in call.addresses.items():
             if not self._execution_context.set_tensor_address(name, address):
@@ -302,7 +304,7 @@ class TensorRtCall:
     """An execution context with an address for each tensor.
 
     Attributes:
-        addresses: By name. The memory stays its owner's.
+        addresses: Addresses by name. The caller owns the memory.
     """
 
     def __init__(self, context: TensorRtContext, addresses: Mapping[str, int]) -> None:
@@ -322,14 +324,14 @@ class TensorRtCall:
         self._context.run(self)
 
     def close(self) -> None:
-        """Give the context back; the last call of a queue destroys it. Closing twice is allowed."""
+        """Release the context, which the last call of a queue destroys. Closing twice is allowed."""
         if not self._closed:
             self._closed = True
             self._context.close_call()
 
 
 def _device_memory_nbytes(engine: Any) -> int:
-    # The older name is gone in 11 and does not know weight streaming; the newer came in 10.1.
+    # The older name was removed in 11 and ignores weight streaming; the newer was added in 10.1.
     name = "device_memory_size_v2" if hasattr(engine, "device_memory_size_v2") else "device_memory_size"
     return int(getattr(engine, name))
 
@@ -339,9 +341,9 @@ def _streams_weights(engine: Any) -> bool:
     return bool(streamable) and engine.weight_streaming_budget_v2 < streamable
 
 
-def _say(spec: TensorSpec, mode: Any) -> str:
-    return _spell(mode, spec.dtype, spec.shape)
+def _describe(spec: TensorSpec, mode: Any) -> str:
+    return _format(mode, spec.dtype, spec.shape)
 
 
-def _spell(mode: Any, dtype: str, shape: tuple[int, ...]) -> str:
+def _format(mode: Any, dtype: str, shape: tuple[int, ...]) -> str:
     return f"{mode.name.lower()} {dtype} {list(shape)}"

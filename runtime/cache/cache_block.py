@@ -1,4 +1,4 @@
-"""K and V of every layer in one allocation: the slab, the staging buffer and the cross-frame context are such."""
+"""Cache blocks: K and V of every layer in one allocation, for slab, staging buffer and cross-frame context."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BlockShape = tuple[int, int, int, int, int]
 
 
 def allocated_nbytes(shape: BlockShape, dtype: str) -> int:
-    """Return the bytes that a block takes, padding included."""
+    """Return the bytes of a block, padding included."""
     pitch = shape[4] * np.dtype(dtype).itemsize
     return aligned(shape[0] * shape[1] * _plane_lines(shape, pitch) * pitch)
 
@@ -44,17 +44,17 @@ class CacheBlock:
     still step from one to the next.
 
     Attributes:
-        shape: Without the padding.
-        dtype: Of the elements.
+        shape: Shape without the padding.
+        dtype: Dtype of the elements.
         pitch: Bytes of a line.
         plane_lines: Lines from one plane to the next, padding included.
     """
 
     def __init__(self, device: Device, shape: BlockShape, dtype: str) -> None:
-        """Allocate a block, all zero.
+        """Allocate a block, zeroed.
 
         Raises:
-            DeviceError: The device has not that much memory.
+            DeviceError: The device does not have enough memory.
         """
         self._device = device
         self.shape = shape
@@ -84,7 +84,7 @@ class CacheBlock:
         return self._memory.address
 
     def addresses(self, graph: Graph, key_value: tuple[Role, Role], row: int) -> dict[str, int]:
-        """Return where K and V of every layer start from ``row`` on, by the names that they have in a graph."""
+        """Return the addresses of ``row`` in K and V of every layer, by tensor name of a graph."""
         planes = {(role, layer): 2 * layer + i for i, role in enumerate(key_value) for layer in range(self.shape[0])}
         return {
             spec.name: self.address + planes[spec.role, spec.layer or 0] * self.plane_nbytes + row * self.row_nbytes
@@ -101,7 +101,7 @@ class CacheBlock:
         )
 
     def read(self, row: int, count: int) -> Array:
-        """Return a copy of ``count`` rows, [L, 2, count, lines, columns], after all work before."""
+        """Return a copy of ``count`` rows, [L, 2, count, lines, columns], after waiting for all earlier work."""
         layers, parts, _, lines, columns = self.shape
         out = np.empty((layers, parts, count, lines, columns), self.dtype)
         planes = out.reshape(layers * parts, -1)
@@ -121,13 +121,13 @@ class CacheBlock:
         self._device.synchronize()
 
     def view(self) -> Array:
-        """Return a view of a block of the host, without its padding; valid until it is closed.
+        """Return a view of a block in host memory, without its padding; valid until the block is closed.
 
         Raises:
-            RuntimeError: The block lies on a GPU.
+            RuntimeError: The block is on a GPU.
         """
         if not self._device.is_host:
-            raise RuntimeError("a block on a GPU has no view; take read()")
+            raise RuntimeError("a block on a GPU has no view; use read()")
         layers, parts, _, _, columns = self.shape
         padded = np.asarray(HostView(self._memory, 0, (layers, parts, self.plane_lines, columns), self.dtype.str))
         strides = (parts * self.plane_nbytes, self.plane_nbytes, self.row_nbytes, self.pitch, self.dtype.itemsize)

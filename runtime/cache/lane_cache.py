@@ -1,4 +1,4 @@
-"""The cache of a lane: slab, staging buffer and cross-frame context, and the pitched copies between them."""
+"""Cache of a lane: slab, staging buffer and cross-frame context, and the pitched copies between them."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _CONTEXT = (Role.CONTEXT_KEY, Role.CONTEXT_VALUE)
 
 
 class LaneCache:
-    """The slab [L, 2, B, lines, slots], where fills put a chunk before it is scattered, and the cross-frame context.
+    """The slab [L, 2, B, lines, slots], the staging buffer of cache fills, and the cross-frame context.
 
-    Slots never move: a scatter is one pitched copy of a request's rows, or two where the ring wraps.
+    Slots never move: a scatter is one pitched copy of a request's rows, or two if the ring wraps.
     """
 
     def __init__(self, device: Device, geometry: Geometry, graphs: Mapping[str, Graph]) -> None:
-        """Allocate everything, all zero.
+        """Allocate all blocks, zeroed.
 
         Args:
-            device: Where.
-            geometry: Every size.
-            graphs: Rows of model.json of "fill" and "denoise".
+            device: Device of the blocks.
+            geometry: Sizes of the model.
+            graphs: Entries of "fill" and "denoise" in model.json.
 
         Raises:
-            DeviceError: The device has not enough memory. Nothing stays allocated.
+            DeviceError: The device does not have enough memory. Nothing stays allocated.
         """
         g = geometry
         self._device = device
@@ -54,7 +54,7 @@ class LaneCache:
                 # Floating point also beside a quantized cache.
                 self._context_dtype = _stored(self._fill, _CONTEXT)
                 self._context = self._allocate(_context_shape(g, g.rows), self._context_dtype)
-                # Where a fill's context goes when the session keeps an earlier one.
+                # Receives a fill's context when the session keeps an earlier one.
                 self._spare_context = self._allocate(_context_shape(g, g.rows_per_request), self._context_dtype)
         except BaseException:
             self.close()
@@ -71,12 +71,12 @@ class LaneCache:
         return self._context is not None
 
     def denoise_addresses(self) -> dict[str, int]:
-        """Return the addresses of the denoise graph's tensors that lie here."""
+        """Return the addresses of the denoise graph's tensors in this cache."""
         context = self._context.addresses(self._denoise, _CONTEXT, 0) if self._context is not None else {}
         return {**self._slab.addresses(self._denoise, _PAST, 0), **context}
 
     def fill_addresses(self, request: int, keep_context: bool) -> dict[str, int]:
-        """Return the addresses of the fill graph's tensors that lie here, for one request."""
+        """Return the addresses of the fill graph's tensors in this cache, for one request."""
         row = self.first_row(request)
         context, context_row = (self._spare_context, 0) if keep_context else (self._context, row)
         return {
@@ -96,12 +96,12 @@ class LaneCache:
                 block.clear(self.first_row(request), self._geometry.rows_per_request)
 
     def scatter(self, request: int, ring: Ring, count: int) -> None:
-        """Copy the first ``count`` staged latent frames into the slots that come next in ``ring``."""
+        """Copy the first ``count`` staged latent frames into the next slots of ``ring``."""
         self._copy_slots(request, ring, count, self._staging, into_slots=True)
 
     @property
     def device(self) -> Device:
-        """Where everything lies."""
+        """Device of all blocks."""
         return self._device
 
     @property
@@ -114,19 +114,19 @@ class LaneCache:
         return slots + allocated_nbytes(_context_shape(g, g.rows_per_request), self._context_dtype)
 
     def slots_block(self) -> CacheBlock:
-        """Allocate a block for what a chunk overwrites, to be closed by the caller.
+        """Allocate a block for the slots that a chunk overwrites; the caller closes it.
 
         Raises:
-            DeviceError: The device has not that much memory.
+            DeviceError: The device does not have enough memory.
         """
         g = self._geometry
         return CacheBlock(self._device, _slots_shape(g, g.rows_per_request, g.chunk_frames), self._dtype)
 
     def context_block(self) -> CacheBlock | None:
-        """Allocate a block for one request's context, to be closed by the caller; None where there is none.
+        """Allocate a block for one request's context, which the caller closes; None if the model has none.
 
         Raises:
-            DeviceError: The device has not that much memory.
+            DeviceError: The device does not have enough memory.
         """
         g = self._geometry
         if self._context is None:
@@ -134,12 +134,12 @@ class LaneCache:
         return CacheBlock(self._device, _context_shape(g, g.rows_per_request), self._context_dtype)
 
     def save(self, request: int, ring: Ring, count: int, slots: CacheBlock, context: CacheBlock | None) -> None:
-        """Copy to blocks what a fill of ``count`` latent frames is about to overwrite."""
+        """Copy to blocks the slots and the context that a fill of ``count`` latent frames overwrites."""
         self._copy_slots(request, ring, count, slots, into_slots=False)
         self._copy_context(request, context, into_lane=False)
 
     def restore(self, request: int, ring: Ring, count: int, slots: CacheBlock, context: CacheBlock | None) -> None:
-        """Copy back what :meth:`save` saved; ``ring`` stands where it stood then."""
+        """Copy back the blocks of :meth:`save`; ``ring`` is in the same state as then."""
         self._copy_slots(request, ring, count, slots, into_slots=True)
         self._copy_context(request, context, into_lane=True)
 
@@ -175,10 +175,10 @@ class LaneCache:
             self._context.write(self.first_row(request), context)
 
     def close(self) -> None:
-        """Free all memory, whatever fails. Closing twice is allowed.
+        """Free all memory, despite failures. Closing twice is allowed.
 
         Raises:
-            DeviceError: A call failed; everything was given back all the same.
+            DeviceError: A call failed; everything was released nevertheless.
         """
         first: Exception | None = None
         while self._blocks:

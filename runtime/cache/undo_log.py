@@ -1,4 +1,4 @@
-"""What the last cache fills of a session overwrote, so that they can be taken back."""
+"""Undo log: the contents that the last cache fills of a session overwrote."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["UndoLog"]
 
 @dataclass(frozen=True)
 class _Entry:
-    """One cache fill: where the session stood before it, how many frames it wrote, and which place holds them."""
+    """One cache fill: the session's counts before it, the frames it wrote, and the place of the saved contents."""
 
     written: int
     chunks: int
@@ -29,10 +29,10 @@ class _Entry:
 
 
 class UndoLog:
-    """The slots and the context that the last ``depth`` cache fills overwrote. Allocated at once, then used in turn.
+    """Saved slots and contexts of the last ``depth`` cache fills. Allocated once, then reused in turn.
 
     Attributes:
-        depth: Cache fills that can be taken back at most.
+        depth: Maximum number of cache fills that can be undone.
         nbytes: Bytes of device memory.
     """
 
@@ -40,7 +40,7 @@ class UndoLog:
         """Allocate places for ``depth`` cache fills of a request whose ring has the slots and sinks of ``ring``.
 
         Raises:
-            DeviceError: The device has not that much memory. Nothing is allocated.
+            DeviceError: The device does not have enough memory. Nothing is allocated.
         """
         self.depth = depth
         self._cache = cache
@@ -61,37 +61,37 @@ class UndoLog:
         self.nbytes = sum(block.nbytes for place in self._places for block in place if block is not None)
 
     def __len__(self) -> int:
-        """Return how many cache fills can be taken back now."""
+        """Return how many cache fills can be undone now."""
         return len(self._entries)
 
     def save(self, ring: Ring, count: int, chunks: int) -> None:
-        """Put what the next fill of ``count`` latent frames overwrites into the oldest place; ``chunks`` were made."""
+        """Save what the next fill of ``count`` latent frames overwrites, and ``chunks``, in the oldest place."""
         if self.depth == 0:
             return
         place = self._next
         self._next = (place + 1) % self.depth
         if len(self._entries) == self.depth:
-            self._entries.popleft()  # its place is being written
+            self._entries.popleft()  # its place is reused
         self._cache.save(self._request, ring, count, *self._places[place])
         self._entries.append(_Entry(ring.written, chunks, count, place))
 
     def undo(self, fills: int) -> tuple[Ring, int]:
-        """Take back the last ``fills`` cache fills.
+        """Undo the last ``fills`` cache fills.
 
         Returns:
-            The ring and the number of chunks of the session as they were before.
+            The ring and the number of chunks of the session before these fills.
 
         Raises:
             ValueError: ``fills`` is not positive.
-            SessionError: There are not that many.
+            SessionError: The log has fewer.
         """
         if fills < 1:
             raise ValueError(f"chunks must be at least 1, got {fills}")
         if fills > len(self._entries):
-            way_out = f"make the session with rollback_chunks={fills}" if fills > self.depth else "start anew"
+            way_out = f"create the session with rollback_chunks={fills}" if fills > self.depth else "start again"
             raise SessionError(
                 f"wanted to roll back {format_count(fills, 'chunk')}, and the log of rollback_chunks={self.depth} "
-                f"holds {len(self._entries)}; {way_out}, or go on from a snapshot"
+                f"holds {len(self._entries)}; {way_out}, or continue from a snapshot"
             )
         for entry in list(self._entries)[: -fills - 1 : -1]:  # the last first
             self._cache.restore(self._request, self._ring_before(entry), entry.count, *self._places[entry.place])
@@ -105,7 +105,7 @@ class UndoLog:
         return Ring(self._slots, sinks=self._sinks, written=entry.written)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all entries."""
         self._entries.clear()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What the graphs read about time: which slots may be seen, and the positions of slots and frames."""
+"""Attention window of a chunk: visible slots, and the positions of slots and frames."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ __all__ = ["Window", "check_chunks", "context_frames", "make_window", "split_pre
 
 @dataclass(frozen=True)
 class Window:
-    """The small tensors of one chunk.
+    """The visibility and position tensors of one chunk.
 
     Attributes:
-        tensors: By role: 1 for a slot that may be seen, float32 [K]; where the model has positions, those of the
-            chunk's frames, int32 [T], and of the slots and the chunk's own keys, int32 [K + T]. A graph takes its own.
+        tensors: By role: 1 for a visible slot, float32 [K]; if the model has positions, those of the chunk's frames,
+            int32 [T], and those of the slots' and the chunk's keys, int32 [K + T]. A graph uses those it has as inputs.
     """
 
     tensors: Mapping[Role, npt.NDArray[Any]]
 
 
 def make_window(geometry: Geometry, ring: Ring, count: int) -> Window:
-    """Place the next ``count`` latent frames after those in the ring.
+    """Return the window of the next ``count`` latent frames after those in the ring.
 
-    The graph always takes a whole chunk; what follows ``count`` is padding that no valid frame sees.
+    The graph always takes a whole chunk; frames after ``count`` are padding that no valid frame attends to.
 
     Raises:
-        SessionError: Absolute positions are at their end.
+        SessionError: No absolute positions are left.
     """
     slot_frames = np.array([ring.frame(slot) for slot in range(ring.slots)])
     tensors: dict[Role, npt.NDArray[Any]] = {Role.SLOT_VALID: (slot_frames >= 0).astype(np.float32)}
@@ -48,7 +48,7 @@ def make_window(geometry: Geometry, ring: Ring, count: int) -> Window:
 
 
 def _key_positions(geometry: Geometry, ring: Ring, slot_frames: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Count as RoPE does: visible frames without gaps, the sinks first, as if nothing had been evicted."""
+    """Return RoPE positions: visible frames are numbered without gaps, the sinks first, as if none was evicted."""
     evicted = ring.written - ring.visible
     own = ring.visible + np.arange(geometry.chunk_frames)
     ranks = np.where(slot_frames < ring.sinks, slot_frames, slot_frames - evicted)
@@ -63,8 +63,8 @@ def _positions(geometry: Geometry, first: int, count: int) -> npt.NDArray[np.int
         return frames % last
     if geometry.positions.limit is not None and first + count > last:
         raise SessionError(
-            f"absolute positions end at {last} latent frames, {first} are there and {count} more were asked for; "
-            "start the session anew"
+            f"absolute positions end at {last} latent frames, {first} are cached and {count} more were requested; "
+            "start the session again"
         )
     # RoPE: the reference clamps the end of the queries to its table, not each position.
     end = min(first + count, last)
@@ -72,11 +72,11 @@ def _positions(geometry: Geometry, first: int, count: int) -> npt.NDArray[np.int
 
 
 def check_chunks(geometry: Geometry, given: int, chunks: int) -> None:
-    """Refuse a rollout that would run past the end of absolute positions, before it begins.
+    """Check, before a rollout begins, that the absolute positions suffice for it.
 
     Args:
-        geometry: Of the model; cyclic positions and RoPE have no end.
-        given: Latent frames that the rollout goes on from.
+        geometry: Sizes of the model; cyclic positions and RoPE have no end.
+        given: Latent frames that the rollout continues from.
         chunks: Autoregressive steps.
 
     Raises:
@@ -96,7 +96,7 @@ def check_chunks(geometry: Geometry, given: int, chunks: int) -> None:
 def split_prefix(count: int, chunk_frames: int) -> list[tuple[int, int]]:
     """Split ``count`` given latent frames into fills (first, length), the remainder first.
 
-    So the last fill is a whole chunk wherever there are enough, and holds all frames of the cross-frame context.
+    The last fill is then a whole chunk if there are enough frames, and has all frames of the cross-frame context.
     """
     remainder = count % chunk_frames
     starts = range(remainder, count, chunk_frames)
@@ -104,9 +104,9 @@ def split_prefix(count: int, chunk_frames: int) -> list[tuple[int, int]]:
 
 
 def context_frames(geometry: Geometry, count: int) -> npt.NDArray[np.int32]:
-    """Return which frames of a fill of ``count`` become the cross-frame context, int32 [P].
+    """Return the indices of the frames of a fill of ``count`` that become the cross-frame context, int32 [P].
 
-    The last P; where there are fewer, each is repeated P // count + 1 times and the first P are taken. With the
+    The last P; if there are fewer, each is repeated P // count + 1 times and the first P are taken. With the
     first-frame context it is frame 0 (only the first fill of a session keeps it).
     """
     wanted = geometry.context_frames

@@ -1,4 +1,4 @@
-/* A queue on an NVIDIA GPU: one stream of its own in the primary context. */
+/* A queue on an NVIDIA GPU: a stream in the primary context. */
 #include "cuda_queue.h"
 
 #include <stdlib.h>

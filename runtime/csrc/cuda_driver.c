@@ -102,7 +102,7 @@ int
 vdmrt_cuda_version(void)
 {
     int version = 0;
-    pthread_mutex_lock(&lock); /* an old driver is looked at anew by each vdmrt_cuda_open */
+    pthread_mutex_lock(&lock); /* each vdmrt_cuda_open checks an old driver again */
     bool is_known = driver.driver_version != NULL && driver.driver_version(&version) == CUDA_SUCCESS;
     pthread_mutex_unlock(&lock);
     return is_known ? version : 0;

@@ -25,7 +25,7 @@
 typedef uint32_t vdmrt_status;
 
 #define VDMRT_OK                0u
-#define VDMRT_ERROR_MEMORY      1u /* the host has not that much memory; nothing was allocated */
+#define VDMRT_ERROR_MEMORY      1u /* the host does not have enough memory; nothing was allocated */
 #define VDMRT_ERROR_RANGE       2u /* a range runs past the end of the address space; nothing was touched */
 #define VDMRT_ERROR_DRIVER      3u /* a call of the CUDA driver failed */
 #define VDMRT_ERROR_NO_DRIVER   4u /* no CUDA driver is installed */
@@ -138,12 +138,12 @@ typedef struct vdmrt_device {
 vdmrt_device vdmrt_device_host(void);
 
 /*
- * Opens a queue of its own on GPU `index`: a non-blocking stream in the primary context, which is shared with
+ * Opens a new queue on GPU `index`: a non-blocking stream in the primary context, which is shared with
  * all others in the process. Loads the driver at the first call. On failure *device is untouched.
  */
 vdmrt_status vdmrt_device_cuda(int index, vdmrt_device *device);
 
-/* Undoes a device, all of whose memory, events and graphs have been released. */
+/* Releases a device after its memory, events and graphs have been released. */
 vdmrt_status vdmrt_device_destroy(vdmrt_device device);
 
 /*

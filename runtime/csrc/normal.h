@@ -1,5 +1,5 @@
 /*
- * Counter-based random normals: the value of an element depends on where it stands and on nothing else.
+ * Counter-based random normals: the value of an element depends only on its position.
  *
  * Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011). One
  * call of the generator makes the four normals of one element block. Its inputs, in 32-bit words:
@@ -13,7 +13,7 @@
  *
  * Words 0 and 1 of the output make elements 0 and 1 of the block by Box-Muller, words 2 and 3 make elements 2
  * and 3: radius sqrt(-2 log u) from the first word, angle 2 pi u from the second, cosine first. A word x
- * becomes u = (x + 1/2) / 2^32, which is exact in double and lies strictly between 0 and 1, so the logarithm
+ * becomes u = (x + 1/2) / 2^32, which is exact in double and strictly between 0 and 1, so the logarithm
  * is finite. All is computed in double and rounded once to float: another libm may differ in the last bit of
  * a float, rarely.
  *

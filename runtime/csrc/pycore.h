@@ -86,7 +86,7 @@ PyObject *vdmrt_zero_2d_method(PyObject *device, PyObject *args, PyObject *kwarg
 /* Device.replay */
 PyObject *vdmrt_replay_method(PyObject *device, PyObject *args, PyObject *kwargs);
 
-/* Gives the bytes back, once, when nobody else has them. Releases the GIL: on a GPU this waits for the queue.
+/* Frees the bytes once, when there is no other owner. Releases the GIL: on a GPU this waits for the queue.
  */
 vdmrt_status vdmrt_memory_release(MemoryObject *memory);
 
@@ -98,7 +98,7 @@ PyObject *vdmrt_inspect_dlpack(PyObject *module, PyObject *capsule);
 
 /*
  * Sets the exception that says what a call answered. `module` is any object of this module's types or the
- * module; `call` names what was asked, `wanted` how many bytes or which GPU, `device` whose or NULL. Returns
+ * module; `call` is the name of the call, `wanted` the number of bytes or the GPU, `device` the device or NULL. Returns
  * NULL.
  */
 PyObject *vdmrt_raise_status(PyObject *module, DeviceObject *device, vdmrt_status status, const char *call,

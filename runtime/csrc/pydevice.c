@@ -235,7 +235,7 @@ device_get_allocated_nbytes(PyObject *op, void *Py_UNUSED(closure))
     return PyLong_FromSize_t(((DeviceObject *)op)->allocated_nbytes);
 }
 
-PyDoc_STRVAR(device_doc, "One queue on one device. Made by host_device() or cuda_device(), never directly.");
+PyDoc_STRVAR(device_doc, "One queue on one device. Created by host_device() or cuda_device().");
 
 PyDoc_STRVAR(device_copy_3d_doc,
              "copy_3d($self, /, destination, source, *, width, height, depth,\n"
@@ -244,7 +244,7 @@ PyDoc_STRVAR(device_copy_3d_doc,
              "\n"
              "Copy ``depth`` planes of ``height`` rows of ``width`` bytes.\n"
              "\n"
-             "Row y of plane z lies at ``address + (z * plane_height + y) * pitch``.");
+             "Row y of plane z is at ``address + (z * plane_height + y) * pitch``.");
 
 PyDoc_STRVAR(device_zero_2d_doc, "zero_2d($self, /, address, *, width, height, pitch)\n"
                                  "--\n"

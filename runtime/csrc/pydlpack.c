@@ -54,7 +54,7 @@ delete_exported(DLManagedTensor *managed)
     PyGILState_Release(gil);
 }
 
-/* A capsule that nobody consumed still owns its tensor; a consumer renames it. */
+/* An unconsumed capsule still owns its tensor; a consumer renames the capsule. */
 static void
 delete_capsule(PyObject *capsule)
 {

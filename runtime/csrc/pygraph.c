@@ -114,7 +114,7 @@ static PyGetSetDef graph_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-PyDoc_STRVAR(graph_doc, "A captured CUDA graph. Made by Device.end_capture.");
+PyDoc_STRVAR(graph_doc, "A captured CUDA graph. Created by Device.end_capture.");
 
 static PyType_Slot graph_slots[] = {
     {Py_tp_doc, (void *)graph_doc},

@@ -128,7 +128,7 @@ memory_get_device(PyObject *op, void *Py_UNUSED(closure))
 }
 
 PyDoc_STRVAR(memory_doc,
-             "One block of device memory. Made by Device.allocate; freed by close() or with the object.");
+             "One block of device memory. Created by Device.allocate; freed by close() or with the object.");
 
 static PyMethodDef memory_methods[] = {
     {"close", memory_close, METH_NOARGS,

@@ -15,8 +15,8 @@ typedef struct listener {
     PyThreadState *thread; /* that gave up the GIL */
     EventsObject *events;
     GraphObject *graph; /* NULL for none */
-    PyObject *on_step;  /* NULL for nobody */
-    size_t steps_told;
+    PyObject *on_step;  /* NULL: none */
+    size_t steps_reported;
 } listener;
 
 /* Gives up the GIL, counted as a call on events and graph, which the caller has just found open. */
@@ -40,15 +40,15 @@ listener_leave(listener *self)
     }
 }
 
-/* Takes the GIL for a look at signals and tells of new steps. Returns false with an exception set. */
+/* Acquires the GIL to check for signals and to report new steps. Returns false with an exception set. */
 static bool
 listen(void *context, size_t steps_passed)
 {
     listener *self = context;
     PyEval_RestoreThread(self->thread);
     bool goes_on = PyErr_CheckSignals() == 0;
-    if (goes_on && self->on_step != NULL && steps_passed > self->steps_told) {
-        self->steps_told = steps_passed;
+    if (goes_on && self->on_step != NULL && steps_passed > self->steps_reported) {
+        self->steps_reported = steps_passed;
         PyObject *answer = PyObject_CallFunction(self->on_step, "n", (Py_ssize_t)steps_passed);
         goes_on = answer != NULL;
         Py_XDECREF(answer);
@@ -216,11 +216,11 @@ events_length(PyObject *op)
     return (Py_ssize_t)((EventsObject *)op)->events.count;
 }
 
-PyDoc_STRVAR(events_doc, "Marks in the order of a device's work. Made by Device.events.");
+PyDoc_STRVAR(events_doc, "Reusable timing events on a device's queue. Created by Device.events.");
 
 static PyMethodDef events_methods[] = {
     {"record", events_record, METH_O,
-     PyDoc_STR("record($self, event, /)\n--\n\nMark what was enqueued so far.")},
+     PyDoc_STR("record($self, event, /)\n--\n\nRecord an event after the work enqueued so far.")},
     {"wait", events_wait, METH_O,
      PyDoc_STR("wait($self, event, /)\n--\n\nWait until the device has passed a mark; Ctrl-C is seen.")},
     {"elapsed_ms", events_elapsed_ms, METH_VARARGS,

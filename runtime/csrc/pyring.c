@@ -1,4 +1,4 @@
-/* vdmrt.runtime._core.Ring: which latent frame lies in which slot. */
+/* vdmrt.runtime._core.Ring: mapping of latent frames to slots. */
 #include "pycore.h"
 
 #include "ring.h"
@@ -135,7 +135,7 @@ PyDoc_STRVAR(ring_doc,
              "Ring(slots, *, sinks=0, written=0)\n"
              "--\n"
              "\n"
-             "Which latent frame is in which slot: the first ``sinks`` frames are pinned, the others are a ring.");
+             "Mapping of latent frames to slots: the first ``sinks`` frames are pinned, the others are a ring.");
 
 static PyMethodDef ring_methods[] = {
     {"segments", ring_segments, METH_O,

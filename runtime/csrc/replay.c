@@ -136,7 +136,7 @@ launch(const vdmrt_replay *replay, size_t step)
     return status;
 }
 
-/* Waits until `passed` steps have; then tells who wants to know of each. */
+/* Waits until `passed` steps are done, then reports each to the listener. */
 static vdmrt_status
 await_step(const vdmrt_replay *replay, size_t passed, vdmrt_watch *watch)
 {

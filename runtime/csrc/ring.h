@@ -1,5 +1,5 @@
 /*
- * Which latent frame lies in which slot of the KV cache, and where the next chunk goes.
+ * Mapping of latent frames to slots of the KV cache, and placement of the next chunk.
  *
  * The first `sinks` frames are pinned: frame f is in slot f for f < sinks, else in slot
  * sinks + (f - sinks) mod (slots - sinks). A new frame overwrites the oldest one that is not pinned, and no slot

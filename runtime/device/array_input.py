@@ -1,4 +1,4 @@
-"""Arrays that users give: of the host as they are, of the GPU that runs them by one copy to the host."""
+"""Array arguments of users: host arrays without a copy, arrays on the model's GPU copied to the host."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class _CudaArray(Protocol):
     def __cuda_array_interface__(self) -> Mapping[str, Any]: ...
 
 
-# What users may give: numpy's own, or an array on the GPU, as torch and CuPy have them.
+# Accepted arrays: those that numpy converts, and GPU arrays as of torch and CuPy.
 ArrayInput: TypeAlias = npt.ArrayLike | _DlpackArray | _CudaArray
 
-# DLDeviceType: memory that numpy reads, and that of a GPU (https://dmlc.github.io/dlpack/latest/c_api.html).
+# DLDeviceType of memory that the host reads, and of a GPU's (https://dmlc.github.io/dlpack/latest/c_api.html).
 _HOST, _CUDA = (1, 3), 2
-_KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}  # of DLDataTypeCode, those that numpy has
+_KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}  # numpy's kinds by DLDataTypeCode
 
 
 @dataclass(frozen=True)
 class _Foreign:
-    """A tensor of somebody else in device memory; strides in bytes."""
+    """A tensor in device memory that another library owns; strides in bytes."""
 
     address: int
     shape: tuple[int, ...]
@@ -49,15 +49,15 @@ class _Foreign:
 
 
 def host_array(name: str, value: Any, open_device: Callable[[], Device]) -> Array:
-    """Return ``value`` as an array of the host; one of the GPU is copied once its own stream has passed it.
+    """Return ``value`` as a host array; an array on the GPU is copied after the pending work of its stream.
 
     Args:
-        name: What to call it in an error.
+        name: Name of the argument, for error messages.
         value: Anything that numpy can view, or that has DLPack or ``__cuda_array_interface__``; any strides.
-        open_device: Gives the queue of the device that its numbers are for; called for an array on a GPU.
+        open_device: Opens the device that the array is used on; called for an array on a GPU.
 
     Raises:
-        TensorMismatchError: It lies on another device, or is of a dtype that numpy has not.
+        TensorMismatchError: The array is on another device, or of a dtype that numpy lacks.
         DeviceError: The copy failed.
     """
     has_dlpack = hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")
@@ -68,9 +68,9 @@ def host_array(name: str, value: Any, open_device: Callable[[], Device]) -> Arra
     if not has_dlpack:
         return _by_interface(name, value.__cuda_array_interface__, device)
     if int(kind) != _CUDA:
-        raise TensorMismatchError(name, f"lies on a device of DLPack's type {int(kind)}; copy it to the host")
+        raise TensorMismatchError(name, f"is on a device of DLPack's type {int(kind)}; copy it to the host")
     _check_place(name, int(index), device)
-    # The producer makes our queue wait for what it still has to do. The capsule owns the tensor until we return.
+    # The producer makes our queue wait for its pending work. The capsule owns the tensor until we return.
     capsule = value.__dlpack__(stream=device.stream)
     return _download(_read_capsule(name, capsule), device)
 
@@ -80,7 +80,7 @@ def _by_interface(name: str, interface: dict[str, Any], device: Device) -> Array
     dtype = np.dtype(interface["typestr"])
     shape = tuple(int(side) for side in interface["shape"])
     if interface.get("mask") is not None:
-        raise TensorMismatchError(name, "has a mask, and every number counts; fill it first")
+        raise TensorMismatchError(name, "has a mask, which is not supported; fill the masked elements first")
     if 0 in shape:
         return np.empty(shape, dtype)
     address, stream = int(interface["data"][0]), interface.get("stream")
@@ -96,10 +96,10 @@ def _by_interface(name: str, interface: dict[str, Any], device: Device) -> Array
 def _check_place(name: str, index: int | None, device: Device) -> None:
     place = "a GPU" if index is None else f"cuda:{index}"
     if device.is_host:
-        raise TensorMismatchError(name, f"lies on {place}, and this model runs on the host; copy it, as by .cpu()")
+        raise TensorMismatchError(name, f"is on {place}, and this model runs on the host; copy it, as by .cpu()")
     if index != device.index:
         raise TensorMismatchError(
-            name, f"lies on {place}, and this model runs on {device.name}; copy it, as by .to('{device.name}')"
+            name, f"is on {place}, and this model runs on {device.name}; copy it, as by .to('{device.name}')"
         )
 
 
@@ -107,7 +107,7 @@ def _read_capsule(name: str, capsule: object) -> _Foreign:
     address, shape, strides, (code, bits, lanes) = inspect_dlpack(capsule)
     if code not in _KINDS or bits % 8 or lanes != 1:
         raise TensorMismatchError(
-            name, f"is of DLPack's type code {code} with {bits} bits, which numpy has not; convert it, as by .float()"
+            name, f"is of DLPack's type code {code} with {bits} bits, which numpy lacks; convert it, as by .float()"
         )
     dtype = np.dtype(f"{_KINDS[code]}{bits // 8}")
     return _Foreign(address, shape, tuple(stride * dtype.itemsize for stride in strides), dtype)
@@ -122,7 +122,7 @@ def _contiguous(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
 
 def _download(tensor: _Foreign, device: Device) -> Array:
-    """Copy the bytes from the first to the last element, and look at them with the tensor's own strides."""
+    """Copy the bytes from the first to the last element, and return a view with the tensor's strides."""
     if 0 in tensor.shape:
         return np.empty(tensor.shape, tensor.dtype)
     reaches = [(side - 1) * stride for side, stride in zip(tensor.shape, tensor.strides, strict=True)]

@@ -1,4 +1,4 @@
-"""Tensors in device memory: what the graphs are bound to, how numpy gets at them, and how other libraries do."""
+"""Tensors in device memory, their host mirrors, and access to them for numpy and other libraries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ALIGNMENT", "Array", "DeviceArray", "HostView", "TensorBlock", "aligned", "checked_array"]
 
-# Of every tensor's address, in bytes: what TensorRT's setTensorAddress wants.
+# Alignment of every tensor's address, in bytes, as TensorRT's setTensorAddress requires.
 ALIGNMENT = 256
 
 Array = npt.NDArray[Any]
@@ -31,16 +31,16 @@ def aligned(nbytes: int) -> int:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DeviceArray:
-    """A contiguous tensor in device memory that others may look at without a copy.
+    """A contiguous tensor in device memory that other libraries can share without a copy.
 
-    It is seen by DLPack (``torch.from_dlpack``, ``cupy.from_dlpack``, ``numpy.from_dlpack``) and, on a GPU, by
-    ``__cuda_array_interface__``. The memory is its owner's and is written again when the owner goes on.
+    It supports DLPack (``torch.from_dlpack``, ``cupy.from_dlpack``, ``numpy.from_dlpack``) and, on a GPU,
+    ``__cuda_array_interface__``. The owner of the memory overwrites it with its next chunk.
 
     Attributes:
-        memory: Owns the bytes.
-        address: Of the first element.
+        memory: Memory that contains the tensor.
+        address: Address of the first element.
         shape: Sizes of the axes.
-        dtype: Of the elements.
+        dtype: Dtype of the elements.
     """
 
     __slots__ = ("address", "dtype", "memory", "shape")  # slots=True breaks the refusal of unknown names in Python 3.11
@@ -59,7 +59,7 @@ class DeviceArray:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
     def numpy(self) -> Array:
-        """Return a copy in host memory, after the device has passed all work before."""
+        """Return a copy in host memory, after waiting for all earlier work of the device."""
         out = np.empty(self.shape, self.dtype)
         device = self.memory.device
         device.download(out.ctypes.data, self.address, self.nbytes)
@@ -71,7 +71,7 @@ class DeviceArray:
         # https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html, version 3
         device = self.memory.device
         if device.is_host:
-            raise AttributeError("the tensor lies in host memory; take numpy() or DLPack")
+            raise AttributeError("the tensor is in host memory; use numpy() or DLPack")
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,
@@ -82,7 +82,7 @@ class DeviceArray:
         }
 
     def __dlpack__(self, *, stream: int | None = None, **_: Any) -> Any:
-        # The consumer's stream need not wait for ours: what is handed out was waited for when the chunk was finished.
+        # The consumer's stream need not wait for ours: the chunk was synchronized when it was finished.
         return self.memory.dlpack(self.address, self.shape, _DLPACK_CODES[self.dtype.kind], self.dtype.itemsize * 8)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -91,7 +91,7 @@ class DeviceArray:
 
 
 class TensorBlock:
-    """Small tensors of a graph, by role, in one allocation, with a mirror in host memory that numpy reads and writes.
+    """Small tensors of a graph, by role, in one allocation, with a mirror in host memory as numpy arrays.
 
     On the host the mirror is the memory itself, and upload and download do nothing.
 
@@ -100,10 +100,10 @@ class TensorBlock:
     """
 
     def __init__(self, device: Device, specs: Iterable[TensorSpec]) -> None:
-        """Allocate tensors, all zero.
+        """Allocate tensors, zeroed.
 
         Raises:
-            DeviceError: The device has not that much memory.
+            DeviceError: The device does not have enough memory.
         """
         self._device = device
         self._specs = {spec.role: spec for spec in specs}
@@ -115,7 +115,7 @@ class TensorBlock:
         self._memory = device.allocate(max(self.nbytes, 1))
         self._mirror = self._memory if device.is_host else device.allocate_pinned(max(self.nbytes, 1))
         if self._mirror is not self._memory:
-            # Pinned memory comes as it is.
+            # Pinned memory is not zeroed by its allocation.
             device.download(self._mirror.address, self._memory.address, self.nbytes)
             device.synchronize()
         self._arrays = {role: self._view(spec) for role, spec in self._specs.items()}
@@ -137,17 +137,17 @@ class TensorBlock:
         return {spec.name: self._memory.address + self._offsets[role] for role, spec in self._specs.items()}
 
     def device_array(self, role: Role, row: int) -> DeviceArray:
-        """Return one row of a tensor where it is on the device."""
+        """Return one row of a tensor in device memory."""
         spec = self._specs[role]
         address = self._memory.address + self._offsets[role] + self._row_nbytes(role) * row
         return DeviceArray(self._memory, address, spec.shape[1:], np.dtype(spec.storage))
 
     def upload(self, role: Role, row: int | None = None, count: int = 1) -> None:
-        """Send a tensor's mirror to the device, or ``count`` of its rows from ``row`` on."""
+        """Copy a tensor's mirror, or ``count`` of its rows from ``row`` on, to the device."""
         self._transfer(self._device.upload, role, row, count, to_device=True)
 
     def download(self, role: Role, row: int | None = None, count: int = 1) -> None:
-        """Fetch a tensor into its mirror, or ``count`` of its rows from ``row`` on; complete on return."""
+        """Copy a tensor, or ``count`` of its rows from ``row`` on, to its mirror; complete on return."""
         self._transfer(self._device.download, role, row, count, to_device=False)
         self._device.synchronize()
 
@@ -178,7 +178,7 @@ class TensorBlock:
 
 
 class HostView:
-    """What numpy asks for (https://numpy.org/doc/stable/reference/arrays.interface.html); keeps the memory alive."""
+    """Array interface of memory (https://numpy.org/doc/stable/reference/arrays.interface.html); keeps it alive."""
 
     def __init__(self, memory: Memory, offset: int, shape: tuple[int, ...], dtype: str) -> None:
         self._memory = memory
@@ -194,13 +194,13 @@ def checked_array(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]
     """Return ``value`` as contiguous float32 after checking it.
 
     Args:
-        name: What to call it in an error.
+        name: Name of the argument, for error messages.
         value: Floating point, finite; anything numpy can view.
-        shape: Wanted sizes, None where any will do.
+        shape: Wanted sizes, None for any size.
         axes: Names of the axes, as "n, c, h, w".
 
     Raises:
-        TensorMismatchError: Rank, shape or dtype differ, or a value is NaN or Inf.
+        TensorMismatchError: Rank, shape or dtype differs, or a value is NaN or Inf.
     """
     array = np.asarray(value)
     if array.dtype.kind != "f":
@@ -210,5 +210,5 @@ def checked_array(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]
         wanted = ", ".join("any" if side is None else str(side) for side in shape)
         raise TensorMismatchError(name, f"wanted [{axes}] = [{wanted}], found {list(array.shape)}")
     if not np.isfinite(array).all():
-        raise TensorMismatchError(name, f"holds NaN or Inf at {np.argwhere(~np.isfinite(array))[0].tolist()}")
+        raise TensorMismatchError(name, f"contains NaN or Inf at {np.argwhere(~np.isfinite(array))[0].tolist()}")
     return np.ascontiguousarray(array, np.float32)

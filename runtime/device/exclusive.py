@@ -1,4 +1,4 @@
-"""Who may use a session: one caller at a time, and nobody once it is closed."""
+"""Guard of a session: exclusive use by one caller at a time, refused after closing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...errors import SessionError
 
 __all__ = ["Exclusive"]
 
-_ELSEWHERE = "the session is in use in another thread; give each thread a session of its own"
+_ELSEWHERE = "the session is in use in another thread; give each thread its own session"
 _INSIDE = (
     "the session is busy: this was called from its own on_step callback or observer, or while an Advance has it; let "
     "that return or finish first, or cancel the chunk by an exception in it or Advance.close()"
@@ -18,7 +18,7 @@ _INSIDE = (
 
 
 class Exclusive:
-    """Held by whoever uses a session; nobody waits for it."""
+    """Non-blocking guard of a session: a second caller gets an error instead of waiting."""
 
     __slots__ = ("_closed", "_holder")
 
@@ -33,15 +33,15 @@ class Exclusive:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep everybody else out, also of a session that is closed.
+        """Exclude all other callers in the block, also if the session is closed.
 
         Raises:
-            SessionError: The session is in use, in another thread or by the call that this one comes from.
+            SessionError: The session is in use in another thread, or by a caller of this call.
         """
-        # With a lock, a signal between acquire() and try would leave it held for ever. The token is put down inside of
-        # the try, by one atomic call. Python handles signals after calls, and taking the token away needs none. What is
-        # left are contextlib's own lines before and after the block: interrupted there, the token is taken away when
-        # the exception and with it this generator is freed.
+        # With a lock, a signal between acquire() and try would leave it held forever. The token is set inside the try
+        # by one atomic call. Python handles signals after calls, and removing the token needs none. That leaves
+        # contextlib's own lines before and after the block: if they are interrupted, the token is removed when the
+        # exception, and with it this generator, is freed.
         token = (threading.get_ident(), object())
         try:
             holder = self._holder.setdefault(0, token)
@@ -54,7 +54,7 @@ class Exclusive:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Keep everybody else out of an open session.
+        """Exclude all other callers of an open session in the block.
 
         Raises:
             SessionError: As :meth:`held`.

@@ -1,4 +1,4 @@
-"""What is about to be allocated on a device, compared with the memory that is there."""
+"""Memory checks before an allocation on a device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["free_nbytes", "require_memory"]
 
 
 def free_nbytes(device: Device) -> int:
-    """Return the bytes that can still be allocated, on the host within the limits of its control groups.
+    """Return the bytes that can be allocated, on the host within the limits of its control groups.
 
     Raises:
         DeviceError: The driver's call failed.
@@ -28,7 +28,7 @@ def require_memory(device: Device, nbytes: int, what: str, remedy: str) -> None:
     """Check that ``nbytes`` bytes for ``what`` can be allocated.
 
     Raises:
-        DeviceError: They cannot; ``remedy`` tells what to do.
+        DeviceError: The device has fewer free bytes; the message ends with ``remedy``.
     """
     fail = partial(DeviceError, call="allocate")
     require_free_memory(nbytes, what, remedy, fail=fail, place=device.name, free_nbytes=free_nbytes(device))

@@ -1,4 +1,4 @@
-"""Resources that are closed together, the youngest first."""
+"""Ownership of resources that are closed together, in reverse order of creation."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["Closable", "Owned"]
 
 
 class Closable(Protocol):
-    """What has to be closed."""
+    """A resource with a ``close`` method."""
 
     def close(self) -> None:
-        """Give back what it holds. Closing twice is allowed."""
+        """Release the resource. Closing twice is allowed."""
         ...
 
 
@@ -21,7 +21,7 @@ T = TypeVar("T", bound=Closable)
 
 
 class Owned:
-    """What an object made and has to close."""
+    """The resources that an object has to close."""
 
     __slots__ = ("_things",)
 
@@ -29,13 +29,13 @@ class Owned:
         self._things: list[Closable] = []
 
     def add(self, thing: T) -> T:
-        """Own ``thing`` from now on; return it."""
+        """Take ownership of ``thing`` and return it."""
         self._things.append(thing)
         return thing
 
     @contextmanager
     def closed_on_error(self) -> Iterator[None]:
-        """Close everything if the block fails, whatever fails while closing."""
+        """Close everything if the block fails; ignore failures to close."""
         try:
             yield
         except BaseException:
@@ -44,7 +44,7 @@ class Owned:
             raise
 
     def close(self) -> None:
-        """Close everything, the youngest first, whatever fails; raise the first failure at the end."""
+        """Close everything, newest first, despite failures; raise the first failure at the end."""
         first: Exception | None = None
         while self._things:
             try:

@@ -1,4 +1,4 @@
-"""Holds a replayed denoising step against an eager one: a library that escapes the capture shows stale pictures."""
+"""Comparison of a replayed denoising step with an eager one, to detect work that the capture missed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class StepTrial:
     """One step of a lane from a fixed state."""
 
     def __init__(self, inputs: TensorBlock, state: TensorBlock) -> None:
-        """Write numbers that reach every part of a step: the check must not compare zeros.
+        """Write values that affect every part of a step: the check must not compare zeros.
 
         Args:
-            inputs: Of the lane's denoise graph.
-            state: What the graph hands on; the lane copies its results there.
+            inputs: Inputs of the lane's denoise graph.
+            state: State of the graph; the lane copies its results there.
         """
         self._inputs = inputs
         self._state = state
@@ -38,7 +38,7 @@ class StepTrial:
             inputs.upload(role)
 
     def run(self, stepper: EagerStepper | ReplayStepper) -> dict[Role, Array]:
-        """Run the step; return a copy of what it hands on."""
+        """Run the step; return a copy of the new state."""
         self._clear(self._state, self._handed_on)
         latent = self._state[Role.LATENT]
         latent[:] = np.random.default_rng(1).standard_normal(latent.shape)
@@ -52,17 +52,17 @@ class StepTrial:
         """Compare two runs bit for bit.
 
         Raises:
-            BackendError: They differ.
+            BackendError: The results differ.
         """
         for role in self._handed_on:
             if not np.array_equal(eager[role], replayed[role]):
                 raise BackendError(
-                    f"a replayed denoising step gives another '{role}' than an eager one; load with cuda_graph=False "
+                    f"'{role}' of a replayed denoising step differs from an eager one's; load with cuda_graph=False "
                     "and report the backend's version"
                 )
 
     def clear(self) -> None:
-        """Set everything that was written back to zero."""
+        """Zero everything that was written."""
         self._clear(self._inputs, _TABLE)
         self._clear(self._state, self._handed_on)
 

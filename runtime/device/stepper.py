@@ -1,4 +1,4 @@
-"""Runs the denoise graph step after step: by replaying a captured CUDA graph in C, or call by call from Python."""
+"""Steppers: run denoising steps by replaying a captured CUDA graph in C, or by calls from Python."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 __all__ = ["EagerStepper", "ReplayStepper", "StepTimes", "capture"]
 
-# Enough for the device never to wait for the host, few enough that cancelling takes two steps at most.
+# Enough that the device never waits for the host, few enough that canceling takes two steps at most.
 _IN_FLIGHT = 2
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Where the time of some denoising steps went.
+    """Timings of denoising steps.
 
     Attributes:
-        denoise_ms: Each step on the device's clock, in milliseconds.
-        enqueue_us: What the host did for each, in microseconds; on the CPU that is the step itself.
+        denoise_ms: Device time of each step, in milliseconds.
+        enqueue_us: Host time of each step, in microseconds; on the CPU the step itself.
     """
 
     denoise_ms: list[float]
@@ -33,10 +33,10 @@ class StepTimes:
 
 
 class EagerStepper:
-    """Calls a function for each step."""
+    """Stepper that calls a Python function for each step."""
 
     def __init__(self, device: Device, events: Events, enqueue: Callable[[], None]) -> None:
-        """Take what enqueues one step on ``device``; ``events`` are more than there will be steps."""
+        """Store the function that enqueues one step on ``device``; ``events`` has one more entry than steps."""
         self._device = device
         self._events = events
         self._enqueue = enqueue
@@ -62,7 +62,7 @@ class EagerStepper:
         return StepTimes(_step_ms(self._events, steps), enqueue_us)
 
     def close(self) -> None:
-        """Let go of what is called, which belongs to the lane that owns this: the two would keep each other alive."""
+        """Release the function, which belongs to the owner of this object: it would form a reference cycle."""
         self._enqueue = _refuse
 
     def _await(self, passed: int, on_step: Callable[[int], None] | None) -> None:
@@ -72,10 +72,10 @@ class EagerStepper:
 
 
 class ReplayStepper:
-    """Replays a captured step."""
+    """Stepper that replays a captured step."""
 
     def __init__(self, device: Device, events: Events, graph: Graph) -> None:
-        """Take a graph captured on ``device``, owned from now on; ``events`` are more than there will be steps."""
+        """Take ownership of a graph captured on ``device``; ``events`` has one more entry than steps."""
         self._device = device
         self._events = events
         self._graph = graph
@@ -84,12 +84,12 @@ class ReplayStepper:
         """Run ``steps`` steps and wait for the last.
 
         Args:
-            steps: How many.
-            on_step: Called after each with the number done; what it raises ends the loop within two steps. Without it
-                the GIL is taken every 50 ms only, to look for signals.
+            steps: Number of steps.
+            on_step: Called after each step with the number done; an exception from it ends the loop within two steps.
+                Without it the GIL is acquired only every 50 ms, to check for signals.
 
         Raises:
-            DeviceError: A step failed. Nothing is in flight any more.
+            DeviceError: A step failed. No step is in flight any more.
         """
         enqueue_us = self._device.replay(self._graph, self._events, steps, on_step)
         return StepTimes(_step_ms(self._events, steps), enqueue_us)
@@ -100,17 +100,17 @@ class ReplayStepper:
 
 
 def capture(device: Device, enqueue: Callable[[], None]) -> Graph:
-    """Capture what ``enqueue`` puts on ``device``; nothing of it runs.
+    """Capture the work that ``enqueue`` enqueues on ``device``, without running it.
 
     Raises:
-        DeviceError: Something in it cannot be captured, or it put nothing there.
+        DeviceError: The work cannot be captured, or there is none.
     """
     try:
         device.begin_capture()
         enqueue()
         return device.end_capture()
     except BaseException:
-        # Whatever failed, the queue must not be left capturing.
+        # The queue must not stay in capture mode after a failure.
         with suppress(DeviceError):
             device.abort_capture()
         raise

@@ -1,4 +1,4 @@
-"""What a request is denoised under: its text, its guidance scale and its sampler."""
+"""Conditioning of a request: text, guidance scale and sampler coefficients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TEXT = Role.TEXT, Role.TEXT_MASK
 
 
 class Conditioning:
-    """Inputs of a lane's denoise graph that stay as they are from chunk to chunk."""
+    """Inputs of a lane's denoise graph that are constant from chunk to chunk."""
 
     __slots__ = ("_lock", "_tensors")
 
@@ -35,7 +35,7 @@ class Conditioning:
                 inputs.upload(role, rows.start, rows.stop - rows.start)
 
     def text(self, request: int) -> dict[str, Array]:
-        """Return copies of a request's text and mask, as set, by role; nothing where the model has none."""
+        """Return copies of a request's text and mask by role; empty if the model has no text."""
         rows, inputs = self._tensors.rows(request), self._tensors.inputs
         with self._lock.used():
             return {str(role): inputs[role][rows].copy() for role in _TEXT if role in inputs}
@@ -46,7 +46,7 @@ class Conditioning:
             self._tensors.set_input(Role.GUIDANCE, request, guidance)
 
     def set_table(self, request: int, timesteps: Array, coefficients: Array) -> None:
-        """Set a request's sampler: timesteps [N] and coefficients [N, 8]."""
+        """Set a request's sampler table: timesteps [N] and coefficients [N, 8]."""
         with self._lock.used():
             self._tensors.set_input(Role.TIMESTEPS, request, timesteps)
             self._tensors.set_input(Role.COEFFICIENTS, request, coefficients)

@@ -1,4 +1,4 @@
-"""The denoising steps of a lane: each request at its own step, all of them in one launch."""
+"""Denoising of a lane: one launch advances all requests, each at its own step."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["Denoising", "Progress"]
 
 @dataclass
 class Progress:
-    """How far the chunk of a request is.
+    """Progress of a request's chunk.
 
     Attributes:
-        steps: Its denoising steps.
-        done: How many of them ran; after a failure perhaps more did, which does no harm: a request rests then.
-        times: Where their time went.
+        steps: Denoising steps of the chunk.
+        done: Steps known to have run; more may have run after a failure, which is harmless: the request is idle then.
+        times: Timings of the steps.
     """
 
     steps: int
@@ -40,11 +40,11 @@ class Progress:
 
     @property
     def remaining(self) -> int:
-        """Denoising steps that are left."""
+        """Remaining denoising steps."""
         return self.steps - self.done
 
     def count(self, times: StepTimes) -> None:
-        """Count steps that ran; those beyond its own were rest."""
+        """Add completed steps; in steps beyond the chunk's last the request was idle."""
         own = min(len(times.denoise_ms), self.remaining)
         self.done += own
         self.times.denoise_ms.extend(times.denoise_ms[:own])
@@ -52,10 +52,10 @@ class Progress:
 
 
 class Denoising:
-    """The denoise graph of a lane, captured where the backend can, and how far each request is.
+    """The denoise graph of a lane, captured if the backend supports it, and the progress of each request.
 
-    A request may begin a chunk at any time between two runs. Every run advances all requests that have begun, whoever
-    calls it; from its last step on, a request rests.
+    A request may begin a chunk at any time between two runs. Every run advances all requests that have begun,
+    regardless of the caller; after its last step, a request is idle.
     """
 
     __slots__ = ("_begun", "_call", "_device", "_lock", "_owned", "_stepper", "_tensors")
@@ -71,11 +71,11 @@ class Denoising:
         *,
         replays: bool,
     ) -> None:
-        """Bind the graph, and capture a step where it ``replays``.
+        """Bind the graph and, if ``replays``, capture a step.
 
         Raises:
             DeviceError: A call failed. Nothing remains allocated.
-            BackendError: A captured step computes something else than an eager one.
+            BackendError: The results of a replayed step and an eager one differ.
         """
         self._device = device
         self._tensors = tensors
@@ -85,7 +85,7 @@ class Denoising:
         with self._owned.closed_on_error():
             events = self._owned.add(device.events(geometry.max_steps + 1))
             self._call = self._owned.add(bind({**tensors.denoise_addresses(), **cache.denoise_addresses()}))
-            # Owned also where it is replaced: it refers to this object, which a cycle would keep alive.
+            # Owned also if it is replaced: closing it breaks its reference cycle with this object.
             eager = self._owned.add(EagerStepper(device, events, self._enqueue_step))
             self._stepper: EagerStepper | ReplayStepper = self._capture(eager, events) if replays else eager
 
@@ -95,12 +95,12 @@ class Denoising:
         return isinstance(self._stepper, ReplayStepper)
 
     def noise(self, request: int) -> Array:
-        """Return the place of a request's step noise, float32 [N, T, c, h, w], to be written while it rests."""
+        """Return the buffer of a request's step noise, float32 [N, T, c, h, w]; write it while the request is idle."""
         place: Array = self._tensors.inputs[Role.NOISE][request]
         return place
 
     def clear(self, request: int) -> None:
-        """Zero a request's state, because 0 × NaN is NaN also where a request rests."""
+        """Zero a request's state: an idle request is still computed, and 0 × NaN is NaN."""
         with self._lock.used():
             self._tensors.set_state(request, 0)
 
@@ -108,14 +108,14 @@ class Denoising:
         """Set a request to the first denoising step of a chunk.
 
         Args:
-            request: Whose.
-            window: The chunk's place in time.
-            initial: What it starts from, float32 [T, c, h, w]; copied.
+            request: Number of the request slot.
+            window: Visible slots and positions of the chunk.
+            initial: Initial latent, float32 [T, c, h, w]; copied.
             steps: Denoising steps of the chunk.
-            noise_steps: How many steps of :meth:`noise` were written anew.
+            noise_steps: Number of steps of :meth:`noise` that were rewritten.
 
         Returns:
-            How far the chunk is; counts until the request begins or leaves.
+            The chunk's progress, updated until the request begins another chunk or leaves.
         """
         with self._lock.used():
             self._tensors.set_window(self._tensors.inputs, request, window)
@@ -126,11 +126,11 @@ class Denoising:
             return self._begun[request]
 
     def run(self, steps: int, on_step: Callable[[int], None] | None = None) -> StepTimes:
-        """Run the denoise graph ``steps`` times: every request that has begun advances, the others rest.
+        """Run the denoise graph ``steps`` times: every request that has begun advances, the others are idle.
 
         Args:
-            steps: Denoising steps, at most the graph's.
-            on_step: Called after each with the number done; what it raises ends the loop.
+            steps: Denoising steps, at most the graph's maximum.
+            on_step: Called after each step with the number done; an exception from it ends the loop.
 
         Raises:
             DeviceError: A run failed.
@@ -142,7 +142,7 @@ class Denoising:
             return times
 
     def leave(self, request: int) -> None:
-        """Count no more steps of a request: its chunk is finished or given up."""
+        """Stop counting steps of a request whose chunk is finished or canceled."""
         self._begun.pop(request, None)
 
     def latent(self, request: int) -> Array:
@@ -156,7 +156,7 @@ class Denoising:
             return self._tensors.read_state(Role.HISTORY, request)
 
     def device_latent(self, request: int) -> DeviceArray:
-        """Return a request's latent where it is on the device, [T, c, h, w]; written again by the next chunk."""
+        """Return a request's latent in device memory, [T, c, h, w]; overwritten by the next chunk."""
         return self._tensors.state.device_array(Role.LATENT, request)
 
     def close(self) -> None:
@@ -166,7 +166,7 @@ class Denoising:
     def _capture(self, eager: EagerStepper, events: Events) -> ReplayStepper:
         """Capture a step, and compare a replay of it with an eager run."""
         trial = StepTrial(self._tensors.inputs, self._tensors.state)
-        # The first run is outside the capture: a context may allocate and set itself up in it.
+        # The first run is outside the capture: a context may allocate and initialize in it.
         wanted = trial.run(eager)
         stepper = self._owned.add(ReplayStepper(self._device, events, capture(self._device, self._enqueue_step)))
         trial.check(wanted, trial.run(stepper))
@@ -175,7 +175,7 @@ class Denoising:
         return stepper
 
     def _enqueue_step(self) -> None:
-        """Put one denoising step on the queue, and the copy that makes its results the next one's inputs."""
+        """Enqueue one denoising step, and the copy of its results to the inputs of the next."""
         self._call.enqueue()
         self._tensors.enqueue_handing_on()
 

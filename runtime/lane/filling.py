@@ -1,4 +1,4 @@
-"""The cache fill of a lane: K and V of clean latent frames, computed and copied into their slots."""
+"""Cache fill of a lane: compute K and V of clean latent frames and copy them into their slots."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["FillTimes", "Filling"]
 
 @dataclass(frozen=True)
 class FillTimes:
-    """Milliseconds of a cache fill and of copying what it computed into the slots, on the device's clock."""
+    """Device times, in milliseconds, of a cache fill and of copying its K and V into the slots."""
 
     fill_ms: float
     scatter_ms: float
@@ -81,12 +81,12 @@ class Filling:
         """Compute K and V of clean latent frames [n, c, h, w], 1 <= n <= T, and copy them into the request's slots.
 
         Args:
-            request: Whose cache it is.
-            ring: Where its frames go: one copy, or two where the ring wraps. Not advanced.
+            request: Number of the request slot.
+            ring: Ring of the request; selects the slots. One copy, or two if the ring wraps. Not advanced.
             latent: Clean latent frames; copied.
-            window: Their places in time.
-            stage: Entered with "fill" and "scatter" while the host does each; on a GPU it enqueues them only.
-            before: Enqueues what must see the cache as it was.
+            window: Visible slots and positions of the frames.
+            stage: Entered with "fill" and "scatter" while the host enqueues each; on the CPU while it runs.
+            before: Enqueues work that reads the cache before the fill changes it.
 
         Raises:
             DeviceError: A call failed.
@@ -103,7 +103,7 @@ class Filling:
                 with stage("scatter"):
                     self._cache.scatter(request, ring, len(latent))
                     self._marks.record(2)
-                # When this has passed, the mirrors of the inputs are free to be written again.
+                # After this wait the mirrors of the inputs may be written again.
                 self._marks.wait(2)
             except BaseException:
                 self._device.synchronize()

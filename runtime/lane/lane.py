@@ -31,12 +31,10 @@ __all__ = ["Lane"]
 
 
 class Lane:
-    """What runs: a cache slab [L, 2, B, lines, slots], its staging buffer, and the tensors of both graphs.
+    """A cache slab [L, 2, B, lines, slots], its staging buffer, and the tensors and bound calls of both graphs.
 
-    On a GPU a lane is one stream, one scratch memory, one execution context per graph and one captured denoising step,
-    which stays valid from the first chunk to the last.
-
-    Nothing of it can be set.
+    On a GPU a lane has one stream, one scratch buffer, one execution context per graph and one captured denoising step,
+    which stays valid from the first chunk to the last. All attributes are read-only.
     """
 
     __slots__ = (
@@ -62,26 +60,26 @@ class Lane:
         cuda_graph: bool = True,
         graphs_id: tuple[str, str] = ("", ""),
     ) -> None:
-        """Allocate everything, bind it, and capture a denoising step where the backend can.
+        """Allocate all memory, bind the graphs, and capture a denoising step if the backend supports it.
 
         Args:
-            backend: Opens the queue.
-            geometry: Every size.
-            graphs: Rows of model.json of "fill" and "denoise".
-            programs: The same, loaded.
-            cuda_graph: Whether steps are captured and replayed, where that can be.
+            backend: Backend that opens the queue.
+            geometry: Sizes of the model.
+            graphs: Entries of "fill" and "denoise" in model.json.
+            programs: The same graphs, loaded.
+            cuda_graph: Whether to capture and replay steps, if the backend supports it.
             graphs_id: Precision and hash of the graphs, for snapshots.
 
         Raises:
             DeviceError: The device does not have enough memory, or a call failed. Nothing stays allocated.
-            BackendError: A captured step computes something else than an eager one.
+            BackendError: The results of a replayed step and an eager one differ.
         """
         self._geometry = geometry
         self._graphs_id = graphs_id
         self._lock = LaneLock()
         self._leases = Leases(geometry.requests, self._lock)
         self._device = backend.open_device()
-        if self.device.is_host:  # a GPU's driver refuses what does not fit, and knows what is shared
+        if self.device.is_host:  # on a GPU the driver reports an allocation that does not fit
             _check_memory(self.device, geometry, graphs)
         self._owned = Owned()
         with self._owned.closed_on_error():
@@ -92,12 +90,12 @@ class Lane:
 
     @property
     def geometry(self) -> Geometry:
-        """Every size."""
+        """Sizes of the model."""
         return self._geometry
 
     @property
     def device(self) -> Device:
-        """The queue that everything runs on."""
+        """Queue of all work of the lane."""
         return self._device
 
     @property
@@ -112,7 +110,7 @@ class Lane:
 
     @property
     def lock(self) -> LaneLock:
-        """Held while a graph of this lane runs or its tensors change."""
+        """Lock held while a graph of this lane runs or its tensors change."""
         return self._lock
 
     @property
@@ -151,7 +149,7 @@ class Lane:
 
         Raises:
             SessionError: A request is still leased.
-            DeviceError: A call failed; everything was given back all the same.
+            DeviceError: A call failed; everything was released nevertheless.
         """
         with self._lock.held():
             if not self._leases.all_free:
@@ -160,7 +158,7 @@ class Lane:
             self._owned.close()
 
     def _bind(self, programs: Mapping[str, Program], tensors: LaneTensors, cuda_graph: bool) -> None:
-        """Bind the calls of both graphs. They share their scratch: one queue runs them one after the other."""
+        """Bind the calls of both graphs. They share scratch memory, because one queue runs them in sequence."""
         denoise, fill = programs[Stage.DENOISE], programs[Stage.FILL]
         nbytes = max(denoise.scratch_nbytes, fill.scratch_nbytes)
         scratch = self._owned.add(self.device.allocate(nbytes)).address if nbytes else 0
@@ -177,6 +175,6 @@ def _bind(program: Program, device: Device, scratch: int, addresses: Mapping[str
 
 
 def _check_memory(device: Device, geometry: Geometry, graphs: Mapping[str, Graph]) -> None:
-    """Compare the cache, which is nearly all that a lane allocates, with the memory that is there."""
+    """Compare the size of the cache, nearly all that a lane allocates, with the free memory."""
     remedy = "close sessions or other programs, or export again with fewer --slots or --requests"
     require_memory(device, lane_cache_nbytes(geometry, graphs), "the KV cache of a lane", remedy)

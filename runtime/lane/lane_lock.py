@@ -1,4 +1,4 @@
-"""The lock of a lane, and whether the lane is open."""
+"""Lock and open state of a lane."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["LaneLock"]
 
 
 class LaneLock:
-    """Held while a graph of a lane runs or its tensors change; a thread may hold it several times."""
+    """Reentrant lock held while a graph of a lane runs or its tensors change."""
 
     __slots__ = ("_closed", "_lock")
 
@@ -19,12 +19,12 @@ class LaneLock:
         self._closed = False
 
     def held(self) -> AbstractContextManager[object]:
-        """Keep all other threads out."""
+        """Hold the lock in the block."""
         return self._lock
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Keep all other threads out of an open lane.
+        """Hold the lock of an open lane in the block.
 
         Raises:
             RuntimeError: The lane is closed.
@@ -34,7 +34,7 @@ class LaneLock:
             yield
 
     def check_open(self) -> None:
-        """Refuse a closed lane, without waiting.
+        """Raise if the lane is closed, without waiting.
 
         Raises:
             RuntimeError: The lane is closed.
@@ -43,5 +43,5 @@ class LaneLock:
             raise RuntimeError("the lane is closed, with the model that it belonged to; load the model again")
 
     def close(self) -> None:
-        """Refuse every later use."""
+        """Mark the lane closed; every later use raises."""
         self._closed = True

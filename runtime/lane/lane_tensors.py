@@ -1,4 +1,4 @@
-"""The small tensors of both graphs of a lane: all but the KV cache and the cross-frame context."""
+"""Small tensors of both graphs of a lane: all except the KV cache and the cross-frame context."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class LaneTensors:
     """Tensors in device memory with mirrors on the host. The caller holds the lane's lock.
 
     Attributes:
-        inputs: Of the denoise graph, but for the state.
-        state: What the denoise graph reads and hands on to its next run: latent, step and history.
+        inputs: Inputs of the denoise graph, without the state.
+        state: State that each run of the denoise graph reads and updates: latent, step and history.
         fill: Inputs of the fill graph, for one request.
     """
 
     __slots__ = ("_device", "_next", "_owned", "_rows_per_request", "fill", "inputs", "state")
 
     def __init__(self, device: Device, geometry: Geometry, graphs: Mapping[str, Graph]) -> None:
-        """Allocate all of them, all zero.
+        """Allocate all tensors, zeroed.
 
         Raises:
             DeviceError: The device does not have that much memory. Nothing stays allocated.
@@ -43,7 +43,7 @@ class LaneTensors:
         with self._owned.closed_on_error():
             self.inputs = self._allocate(spec for spec in denoise.inputs if spec not in state)
             self.state = self._allocate(state)
-            # Laid out as the state is, so that one copy hands everything on.
+            # The same layout as the state's, so that one copy updates all of it.
             self._next = self._allocate(denoise.tensor(NEXT_STATE[spec.role]) for spec in state)
             self.fill = self._allocate(graphs[Stage.FILL].inputs)
 
@@ -57,7 +57,7 @@ class LaneTensors:
         return {**self.inputs.addresses(), **self.state.addresses(), **self._next.addresses()}
 
     def enqueue_handing_on(self) -> None:
-        """Put the copy on the queue that makes a step's results the next one's inputs."""
+        """Enqueue the copy of a step's results to the inputs of the next."""
         self._device.copy(self.state.address, self._next.address, self.state.nbytes)
 
     def set_input(self, role: Role, request: int, value: Array | float) -> None:
@@ -66,7 +66,7 @@ class LaneTensors:
         self.inputs.upload(role, request)
 
     def set_state(self, request: int, latent: Array | float) -> None:
-        """Set a request's latent; step and history begin anew."""
+        """Set a request's latent; reset its step and history to 0."""
         for role in NEXT_STATE:
             if role in self.state:
                 self.state[role][request] = latent if role is Role.LATENT else 0
@@ -79,7 +79,7 @@ class LaneTensors:
         return copied
 
     def set_window(self, tensors: TensorBlock, row: int, window: Window) -> None:
-        """Set a row of what a graph reads about time."""
+        """Set one row of the graph's tensors of visible slots and positions."""
         for role, value in window.tensors.items():
             if role in tensors:
                 tensors[role][row] = value
@@ -90,5 +90,5 @@ class LaneTensors:
         self._owned.close()
 
     def _allocate(self, specs: Iterable[TensorSpec]) -> TensorBlock:
-        """Allocate those tensors that do not belong to a layer: these are the cache's."""
+        """Allocate the tensors that do not belong to a layer; those of a layer belong to the cache."""
         return self._owned.add(TensorBlock(self._device, [spec for spec in specs if spec.layer is None]))

@@ -1,4 +1,4 @@
-"""Request slots of a lane, and which of them are free."""
+"""Leases of a lane's request slots."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Leases"]
 
 
 class Leases:
-    """The free request slots of a lane. No call waits for what the lane is running: a list's calls are atomic."""
+    """The free request slots of a lane. No call waits for a running graph: operations on a list are atomic."""
 
     __slots__ = ("_count", "_free", "_lock")
 
@@ -26,7 +26,7 @@ class Leases:
         return len(self._free) == self._count
 
     def lease(self) -> int | None:
-        """Lease a request slot, to be cleared before it is used; None where all are taken.
+        """Lease a request slot, which the caller clears before use; return None if none is free.
 
         Raises:
             RuntimeError: The lane is closed.
@@ -40,5 +40,5 @@ class Leases:
         return request
 
     def release(self, request: int) -> None:
-        """Return a request slot."""
+        """Release a request slot."""
         self._free.append(request)

@@ -1,4 +1,4 @@
-"""Text as the graphs take it: embeddings for each transformer row of a request, padded, and which tokens count."""
+"""Prompts: padded text embeddings and token masks for each transformer row of a request."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def make_prompt(
     """Return the text of a request's rows, the null row first and with the prompt's mask; None without text.
 
     Args:
-        geometry: Every size.
-        null_text: What the null row reads, [tokens, width].
+        geometry: Sizes of the model.
+        null_text: Text of the null row, [tokens, width].
         text: Embeddings, floating point [tokens, width].
-        mask: 1 for a token that counts, [tokens]; None counts all of them.
+        mask: 1 for a valid token, [tokens]; None treats all tokens as valid.
         open_device: Opens the device that arrays on a GPU are copied from.
 
     Raises:
-        ValueError: Text is missing, or was given to a model without, or the number of tokens is out of range.
-        TensorMismatchError: Shape or values are not what the model takes.
+        ValueError: Text is missing or not supported by the model, or the number of tokens is out of range.
+        TensorMismatchError: The shape differs from the model's, or a value is NaN or Inf.
     """
     g = geometry
     if g.text_width == 0:
@@ -72,10 +72,10 @@ def _counted(mask: ArrayInput | None, tokens: int, open_device: Callable[[], Dev
 
 
 def read_null_text(bundle: Bundle) -> Array:
-    """Read what the null row reads, float32 [tokens, width]; empty where there is none.
+    """Load the text of the null row, float32 [tokens, width]; empty if the bundle has none.
 
     Raises:
-        BundleError: It is missing or no such array.
+        BundleError: The file is missing or is not such an array.
     """
     g, artifact = bundle.manifest.geometry, bundle.manifest.null_text
     if artifact is None:

@@ -1,4 +1,4 @@
-"""The cached latent frames of one request: where they are, how they enter, and how they are taken back."""
+"""Cached latent frames of one request: ring, undo log and number of chunks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["RequestCache"]
 
 
 class RequestCache:
-    """The ring of a request, its undo log, and the number of chunks made. The caller holds the lane's lock."""
+    """The ring of a request, its undo log, and its number of chunks. The caller holds the lane's lock."""
 
     __slots__ = ("_chunks", "_lane", "_request", "_ring", "_undo")
 
@@ -52,7 +52,7 @@ class RequestCache:
 
     @property
     def chunks(self) -> int:
-        """Chunks made so far."""
+        """Chunks generated so far."""
         return self._chunks
 
     @property
@@ -65,10 +65,10 @@ class RequestCache:
         return [self._ring.frame(slot) for slot in range(self._ring.slots)]
 
     def window(self, count: int) -> Window:
-        """Place the next ``count`` latent frames in time.
+        """Return visible slots and positions for the next ``count`` latent frames.
 
         Raises:
-            SessionError: Absolute positions are at their end.
+            SessionError: No absolute positions are left.
         """
         return make_window(self._lane.geometry, self._ring, count)
 
@@ -85,27 +85,27 @@ class RequestCache:
         return times
 
     def count_chunk(self) -> int:
-        """Count the chunk whose frames were appended last; return its number."""
+        """Count a chunk after its frames were appended; return its number."""
         self._chunks += 1
         return self._chunks - 1
 
     def rollback(self, fills: int) -> None:
-        """Take back the last ``fills`` cache fills; complete on return.
+        """Undo the last ``fills`` cache fills; complete on return.
 
         Raises:
             ValueError: ``fills`` is not positive.
-            SessionError: The undo log does not have that many.
+            SessionError: The undo log has fewer.
             DeviceError: A copy failed.
         """
         self._ring, self._chunks = self._undo.undo(fills)
         self._lane.device.synchronize()
 
     def forget_undo(self) -> None:
-        """Empty the undo log: this is where the request begins."""
+        """Clear the undo log; rollback cannot go back beyond this point."""
         self._undo.clear()
 
     def clear(self) -> None:
-        """Forget everything, and zero the request's tensors."""
+        """Reset the ring, the undo log and the count, and zero the request's tensors."""
         self._lane.clear(self._request)
         self._ring.reset()
         self._undo.clear()
@@ -118,7 +118,7 @@ class RequestCache:
         return {"cache": cache.read(request), **context}
 
     def adopt(self, written: int, chunks: int, cache: Array, context: Array | None) -> None:
-        """Set everything to what :meth:`tensors` returned after ``written`` frames and ``chunks`` chunks.
+        """Restore the tensors that :meth:`tensors` returned after ``written`` frames and ``chunks`` chunks.
 
         Raises:
             DeviceError: A copy failed.

@@ -1,4 +1,4 @@
-"""The float32 tables of IDDPM sampling, derived as the checkpoints were sampled with."""
+"""Float32 tables of IDDPM sampling, computed as in the reference implementation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class IddpmTables:
     are those in use since the DDPM code.
 
     Attributes:
-        timesteps: The timestep that the model is told, an integer per step.
+        timesteps: Timestep input of the model, an integer per step.
         betas: Variance that a respaced step adds (Nichol and Dhariwal 2021, eq. 19).
         alphas_cumprod: Share of the clean latent's variance, abar.
         alphas_cumprod_prev: abar one step less noisy; 1 at k = 0.
@@ -60,7 +60,7 @@ def iddpm_tables(schedule: Schedule, steps: int) -> IddpmTables:
     """Derive the tables of ``steps`` >= 2 respaced steps in float32 from rounded betas.
 
     The reference rounds the respaced betas to float32 and computes everything from those; float64
-    tables differ by 1e-4 at small timesteps, which shows in the latents.
+    tables differ by 1e-4 at small timesteps, which changes the latents.
 
     Raises:
         ValueError: A beta rounds to 1, as with the cosine schedule over a handful of steps.

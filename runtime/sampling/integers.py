@@ -1,4 +1,4 @@
-"""Whole numbers among the arguments of a call."""
+"""Validation of integer arguments."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["whole"]
 
 
 def whole(name: str, value: object) -> int:
-    """Return ``value`` as an int, where it is a whole number: an int or one of numpy's integers, but no bool.
+    """Return ``value`` as an int if it is an int or a numpy integer, but not a bool.
 
     Raises:
-        TypeError: It is something else; ``name`` is the argument's.
+        TypeError: ``value`` has another type; the message contains ``name``.
     """
     try:
         if not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""The random numbers of a session: drawn from its seed, and on a GPU a chunk ahead while the device denoises."""
+"""Noise of a session: drawn from its seed, on a GPU one chunk ahead while the device denoises."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Latents = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, repr=False)
 class Noise:
-    """Random numbers given by the caller instead of drawn from the seed; None draws.
+    """Random numbers given by the caller; what is None is drawn from the seed.
 
     Attributes:
-        initial: What the chunk starts from, [T, c, h, w].
-        steps: What each denoising step adds, in the order run, [steps, T, c, h, w].
-        prefix: What perturbs clean latent frames before they are cached, [n, c, h, w].
+        initial: Initial latent of the chunk, [T, c, h, w].
+        steps: Noise added by each denoising step, in the order run, [steps, T, c, h, w].
+        prefix: Noise added to clean latent frames before they are cached, [n, c, h, w].
     """
 
     initial: ArrayInput | None = None
@@ -47,32 +47,32 @@ class NoiseSource:
     """Standard normals keyed by seed, absolute latent frame, denoising step and kind; see ``_core.fill_normal``.
 
     Attributes:
-        seed: What everything is drawn from.
-        shape: Of a chunk, [T, c, h, w].
+        seed: Seed of all noise.
+        shape: Shape of a chunk, [T, c, h, w].
     """
 
     def __init__(self, seed: int, shape: tuple[int, ...], steps: int, place: Latents | None) -> None:
-        """Prepare to draw.
+        """Allocate the buffer of the initial noise.
 
         Args:
             seed: 0 <= seed < 2**64.
-            shape: Of a chunk, [T, c, h, w].
+            shape: Shape of a chunk, [T, c, h, w].
             steps: Denoising steps that take noise.
-            place: Where their noise goes, float32 [N >= steps, T, c, h, w]; None for a deterministic sampler.
+            place: Buffer of the step noise, float32 [N >= steps, T, c, h, w]; None for a deterministic sampler.
         """
         self.seed = seed
         self.shape = shape
         self._initial = np.empty(shape, np.float32)
         self._place = None if place is None else place[:steps]
-        self._held: int | None = None  # the frame that `_initial` and `_place` were drawn for
+        self._held: int | None = None  # first frame of the chunk whose noise is in `_initial` and `_place`
         self._worker: ThreadPoolExecutor | None = None
         self._pending: Future[None] | None = None
 
     def chunk(self, first: int) -> Latents:
-        """Have the noise of the chunk that begins at latent frame ``first``.
+        """Return the noise of the chunk that begins at latent frame ``first``.
 
         Returns:
-            What the chunk starts from, [T, c, h, w]; valid until the next call. The steps' noise lies in its place.
+            Initial noise, [T, c, h, w]; valid until the next call. The step noise is in its buffer.
         """
         self._settle()
         if self._held != first:
@@ -80,24 +80,24 @@ class NoiseSource:
         return self._initial
 
     def blank(self) -> Latents:
-        """Return the place of :meth:`chunk`'s result, to be written by the caller with numbers of his own."""
+        """Return the buffer of :meth:`chunk`'s result for the caller to write given noise to."""
         self.forget()
         return self._initial
 
     def chunk_ahead(self, first: int) -> None:
-        """Begin to draw for the chunk at ``first`` in another thread; :meth:`chunk` waits for it."""
+        """Start drawing for the chunk at ``first`` in another thread; :meth:`chunk` waits for it."""
         self._settle()
         self._worker = self._worker or ThreadPoolExecutor(1, thread_name_prefix="vdmrt-noise")
         self._pending = self._worker.submit(self._draw_chunk, first)
 
     def prefix(self, first: int, like: Latents) -> Latents:
-        """Draw what perturbs clean latent frames from ``first`` on, [n, c, h, w]."""
+        """Draw the prefix noise of clean latent frames from ``first`` on, [n, c, h, w]."""
         drawn = np.empty_like(like)
         self._draw(drawn, first=first, step=0, kind=PREFIX_NOISE)
         return drawn
 
     def forget(self) -> None:
-        """Let go of what was drawn: its place was written by someone else."""
+        """Discard the drawn noise; its buffer has been overwritten."""
         self._settle()
         self._held = None
 

@@ -1,4 +1,4 @@
-"""The noise of a request's chunks and of the frames that it caches: drawn from the seed, or given by the caller."""
+"""Noise of a request's chunks and prefix frames, drawn from the seed or given by the caller."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Latents = npt.NDArray[np.float32]
 
 
 class RequestNoise:
-    """Where a request's random numbers come from."""
+    """Source of a request's noise."""
 
     __slots__ = ("_device", "_place", "_prefix", "_source")
 
@@ -35,15 +35,15 @@ class RequestNoise:
         prefix: PrefixNoise | None,
         device: Device,
     ) -> None:
-        """Prepare to draw.
+        """Create the noise source.
 
         Args:
             seed: 0 <= seed < 2**64.
-            shape: Of a chunk, [T, c, h, w].
+            shape: Shape of a chunk, [T, c, h, w].
             steps: Denoising steps that take noise.
-            place: Where their noise goes, float32 [N >= steps, T, c, h, w]; None for a deterministic sampler.
-            prefix: How clean latent frames are perturbed before they are cached; None leaves them clean.
-            device: Where arrays of the GPU that a user gives are copied from.
+            place: Buffer of the step noise, float32 [N >= steps, T, c, h, w]; None for a deterministic sampler.
+            prefix: Noise level of clean latent frames before they are cached; None adds no noise.
+            device: Device that a user's arrays on a GPU are copied from.
         """
         self._place = None if place is None else place[:steps]
         self._source = NoiseSource(seed, shape, steps, place)
@@ -54,10 +54,10 @@ class RequestNoise:
         """Prepare the noise of the chunk at latent frame ``first``.
 
         Returns:
-            What the chunk starts from, [T, c, h, w]; valid until the next call. The steps' noise is in its place.
+            Initial noise, [T, c, h, w]; valid until the next call. The step noise is in its buffer.
 
         Raises:
-            TensorMismatchError: Given noise is not what the model takes.
+            TensorMismatchError: The given noise does not match the model's.
         """
         shape = self._source.shape
         initial = self._checked("initial", given.initial, shape, "T, c, h, w")
@@ -75,14 +75,14 @@ class RequestNoise:
         return start
 
     def draw_ahead(self, first: int) -> None:
-        """Begin to draw for the chunk at ``first`` in another thread."""
+        """Start drawing for the chunk at ``first`` in another thread."""
         self._source.chunk_ahead(first)
 
     def perturb(self, latents: Latents, first: int, given: Noise | None) -> Latents:
-        """Add prefix noise to clean latent frames from ``first`` on, if there is any (Ca2-VDM section 3.4).
+        """Add prefix noise, if configured, to clean latent frames from ``first`` on (Ca2-VDM section 3.4).
 
         Raises:
-            TensorMismatchError: Given noise is not what the model takes.
+            TensorMismatchError: The given noise does not match the model's.
         """
         if self._prefix is None:
             return latents

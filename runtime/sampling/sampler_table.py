@@ -1,4 +1,4 @@
-"""The table that a sampler is: what the graph reads at each denoising step."""
+"""Sampler tables: the timestep and coefficients that the graph reads at each denoising step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...bundle import format_count
 __all__ = ["COLUMNS", "PrefixNoise", "SamplerTable", "lay_out"]
 
 COLUMNS = ("a_x", "a_m", "b_x", "b_0", "b_h", "b_z", "r0", "r1")
-"""The order of the eight numbers.
+"""Names of the eight coefficients of a step, in order.
 
 The graph computes, from the latent x, the guided model output m, the previous estimate of the clean
 latent (history), the learned-variance channels v and fresh noise z::
@@ -28,7 +28,7 @@ finite values the buffer holds.
 
 
 class PrefixNoise(NamedTuple):
-    """How to perturb a clean latent: ``signal * latent + noise * z``, z fresh noise."""
+    """Noise level of a prefix: a clean latent becomes ``signal * latent + noise * z``, z fresh noise."""
 
     level: int  # position among the noise levels, rising
     signal: float
@@ -37,11 +37,11 @@ class PrefixNoise(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SamplerTable:
-    """Everything that a request's denoising steps need, in the order run: highest timestep first.
+    """Timesteps and coefficients of a request's denoising steps, in the order run: highest timestep first.
 
     Attributes:
         name: One of ``SAMPLERS``.
-        timesteps: What the model is told at each step, float32 [steps].
+        timesteps: Timestep input of the model at each step, float32 [steps].
         coefficients: Float32 [steps, 8], columns as in ``COLUMNS``.
         train_steps: Number of training timesteps, the unit of ``prefix_noise``.
         levels: Factors (signal, noise) of the noise levels that a prefix may get, rising, [levels, 2];
@@ -69,7 +69,7 @@ class SamplerTable:
         """Return timesteps [max_steps + 1] and coefficients [max_steps + 1, 8].
 
         From the last step on the rows are the identity (b_x = 1, the rest and the timestep 0), so that
-        a finished request rests while others in the same launch go on.
+        a finished request stays unchanged while others in the same launch continue.
 
         Raises:
             ValueError: The table has more than ``max_steps`` steps.
@@ -89,7 +89,7 @@ class SamplerTable:
         """Return the noise level of a prefix that is perturbed to about ``timestep``.
 
         The reference truncates to a respaced step, k = int(timestep * steps / train_steps), and
-        perturbs by its forward process (Ho et al. 2020, eq. 4). A flow knows every level, so there the
+        perturbs by its forward process (Ho et al. 2020, eq. 4). A flow is defined at every level: its
         factors are 1 - timestep / train_steps and timestep / train_steps.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Samplers: which eight numbers every denoising step gets."""
+"""Samplers: computation of the eight coefficients of each denoising step."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def make_sampler(
     eta: float = 0.0,
     shift: float = 1.0,
 ) -> SamplerTable:
-    """Make the table of one sampler.
+    """Compute the table of a sampler.
 
     Args:
         name: One of ``SAMPLERS``.
         steps: Number of denoising steps, 1 (``iddpm``: 2) to schedule.train_steps.
-        prediction: What the model predicts, one of ``PREDICTIONS``.
-        schedule: What the model was trained with. ``flow-euler`` takes only its train_steps.
+        prediction: Prediction type of the model, one of ``PREDICTIONS``.
+        schedule: Noise schedule of the training. ``flow-euler`` uses only its train_steps.
         learned_variance: Whether the model has learned-variance channels. Only ``iddpm`` uses them.
-        eta: Of ``ddim``: 0 is deterministic, 1 is as random as ``ddpm``.
-        shift: Of ``flow-euler``: above 1 spends more steps at high noise.
+        eta: Parameter of ``ddim``: 0 is deterministic, 1 is as random as ``ddpm``.
+        shift: Parameter of ``flow-euler``: above 1 spends more steps at high noise.
 
     Raises:
         ValueError: The sampler is unknown, does not fit the model, or an argument is out of its range.

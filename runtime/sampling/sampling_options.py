@@ -1,4 +1,4 @@
-"""How a session samples: the options of every command that makes rollouts."""
+"""Sampling options, shared by every command that generates rollouts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 __all__ = ["PREDICTIONS", "SAMPLERS", "SamplingOptions"]
 
 PREDICTIONS = ("epsilon", "v", "flow")
-"""What a model predicts: the noise (Ho et al. 2020), v = sqrt(abar) noise - sqrt(1 - abar) x0
+"""Prediction types of a model: the noise (Ho et al. 2020), v = sqrt(abar) noise - sqrt(1 - abar) x0
 (Salimans and Ho 2022), or the velocity noise - x0 of a rectified flow (Liu et al. 2022)."""
 
 _DIFFUSION = ("epsilon", "v")
@@ -20,20 +20,20 @@ SAMPLERS = {
     "dpm-solver++": _DIFFUSION,
     "flow-euler": ("flow",),
 }
-"""Every sampler and the predictions that it fits."""
+"""The samplers and the prediction types that each supports."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How a session samples.
+    """Sampling options of a session.
 
     Attributes:
-        steps: Denoising steps of a chunk; None takes the bundle's default, as for the sampler and the guidance.
+        steps: Denoising steps of a chunk; None uses the bundle's default, as for the sampler and the guidance.
         sampler: One of :data:`SAMPLERS`.
         guidance: Scale of classifier-free guidance.
         text: Text embeddings, .npy [tokens, width].
-        text_mask: 1 for a token that counts, .npy [tokens]; None counts all of them.
-        prefix_noise: Training timestep to whose noise level clean frames are perturbed before they are cached.
+        text_mask: 1 for a valid token, .npy [tokens]; None treats all tokens as valid.
+        prefix_noise: Training timestep of the noise added to clean frames before they are cached.
     """
 
     steps: int | None = None
@@ -51,6 +51,6 @@ class SamplingOptions:
         if self.guidance is not None and not math.isfinite(self.guidance):
             raise ValueError(f"guidance must be finite, got {self.guidance}")
         if self.text_mask is not None and self.text is None:
-            raise ValueError(f"a text mask goes with text embeddings, got the mask '{self.text_mask}' alone")
+            raise ValueError(f"a text mask requires text embeddings, got only the mask '{self.text_mask}'")
         if self.prefix_noise is not None and self.prefix_noise < 0:
             raise ValueError(f"prefix noise must be a training timestep of at least 0, got {self.prefix_noise}")

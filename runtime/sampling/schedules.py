@@ -1,4 +1,4 @@
-"""Noise schedules: how much signal is left at each training timestep."""
+"""Noise schedules: variances at each training timestep."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LARGEST_BETA = 0.999  # of the cosine schedule: keeps its last step from dividi
 
 @dataclass(frozen=True)
 class Schedule:
-    """A noise schedule over the training timesteps, as the checkpoint was trained with.
+    """The noise schedule over the training timesteps that the checkpoint was trained with.
 
     ``linear`` (Ho et al. 2020, section 4) runs from 1e-4 to 2e-2 over 1000 timesteps. Over another
     number of timesteps both ends are multiplied by 1000 / train_steps, as IDDPM does, so that the
@@ -28,7 +28,7 @@ class Schedule:
     Attributes:
         name: One of ``SCHEDULES``.
         train_steps: Number of training timesteps, at least 2.
-        beta_start: First beta, taken as it is; None means the schedule's own. Not for ``cosine``.
+        beta_start: First beta, used unscaled; None uses the schedule's default. Not for ``cosine``.
         beta_end: Last beta, likewise.
 
     Raises:
@@ -99,7 +99,7 @@ def spaced_timesteps(train_steps: int, steps: int) -> list[int]:
     """Return ``steps`` timesteps from 0 to train_steps - 1, evenly spaced and rising.
 
     As IDDPM's ``space_timesteps``: the stride is accumulated and rounded half to even. A single step
-    is the last timestep, where IDDPM takes timestep 0 and could not start from noise.
+    is the last timestep; IDDPM would use timestep 0, which cannot start from noise.
     """
     if steps == 1:
         return [train_steps - 1]
@@ -107,6 +107,6 @@ def spaced_timesteps(train_steps: int, steps: int) -> list[int]:
     timesteps, position = [], 0.0
     for _ in range(steps):
         timesteps.append(round(position))
-        # Accumulated as the reference does: k * stride can round to another timestep.
+        # Accumulated as in the reference: k * stride can round to another timestep.
         position += stride
     return timesteps

@@ -1,4 +1,4 @@
-"""Arguments of a session, read from what was given as options."""
+"""Arguments of a session, loaded from the sampling options."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["session_arguments"]
 
 
 def session_arguments(options: SamplingOptions) -> dict[str, Any]:
-    """Return the arguments of :meth:`Model.session` that were given, with the arrays of their files.
+    """Return the given arguments of :meth:`Model.session`, with arrays loaded from their files.
 
     Raises:
-        MediaError: A file of text embeddings or of their mask is missing or holds no array of numbers.
+        MediaError: The file of the text embeddings or of their mask is missing or is not an array of numbers.
     """
     given = {name: getattr(options, name) for name in ("steps", "sampler", "guidance", "prefix_noise")}
     given["text"] = _read_array(options.text, "text embeddings, .npy [tokens, width]")
@@ -29,7 +29,7 @@ def session_arguments(options: SamplingOptions) -> dict[str, Any]:
 
 
 def _read_array(path: Path | None, wanted: str) -> npt.NDArray[Any] | None:
-    """Read numbers; mapped first, because that compares the header with the file's length."""
+    """Load an array of numbers; memory-mapped first, because that compares the header with the file's length."""
     if path is None:
         return None
     try:
@@ -41,5 +41,5 @@ def _read_array(path: Path | None, wanted: str) -> npt.NDArray[Any] | None:
     except (OSError, ValueError, EOFError) as error:
         raise MediaError(f"'{path}' is not {wanted}: {error}") from error
     if array.dtype.kind not in "fiub":
-        raise MediaError(f"'{path}' is not {wanted}: it holds {array.dtype}")
+        raise MediaError(f"'{path}' is not {wanted}: its dtype is {array.dtype}")
     return array

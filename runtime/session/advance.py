@@ -1,4 +1,4 @@
-"""One chunk of several sessions of a lane, made at once or in slices of denoising steps."""
+"""Generation of one chunk for several sessions of a lane, in one call or in slices of denoising steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Advance", "advance"]
 
 
 class _Session(Protocol):
-    """A session, as far as an advance uses it."""
+    """The part of a session that an advance uses."""
 
     @property
     def generation(self) -> Generation: ...
@@ -30,24 +30,26 @@ class _Session(Protocol):
 class Advance:
     """One chunk of each of several sessions of one lane, from its first denoising step to its cache fill.
 
-    ``begin``, then ``run`` until it returns True, then ``finish``; or ``close``, which cancels. Entering a ``with``
-    block takes the sessions, leaving it closes. From then until ``finish`` or ``close`` nobody else can use them.
+    Call ``begin``, then ``run`` until it returns True, then ``finish``; or ``close``, which cancels. Entering a
+    ``with`` block acquires the sessions and leaving it closes the advance. Until ``finish`` or ``close`` no other
+    caller can use the sessions.
 
-    The lane's lock is held within each call and free between them: other sessions of the lane may begin, run and finish
-    there. Whoever runs the lane advances every row that has begun, each at its own denoising step, and a row whose
-    steps are done rests; so rows join and leave at any step boundary, and each chunk is bit for bit what it is alone.
+    The lane's lock is held during each call and released between calls, so that other sessions of the lane may begin,
+    run and finish in between. Each run advances every row that has begun, at its own denoising step; a row that has
+    completed its steps is idle. Rows therefore join and leave at any step boundary, and each chunk is bitwise equal to
+    the one that its session generates alone.
 
-    A chunk that is cancelled leaves its session as it was before ``begin``: ``finish`` alone writes the cache.
+    A canceled chunk leaves its session as it was before ``begin``: only ``finish`` writes the cache.
     """
 
-    __slots__ = ("_begun", "_generations", "_held", "_noise", "_running", "_state", "_telling", "_told")
+    __slots__ = ("_begun", "_generations", "_held", "_noise", "_running", "_state", "_stages", "_stages_begun")
 
     def __init__(self, sessions: Sequence[_Session], noise: Sequence[Noise | None] | None = None) -> None:
-        """Take part of each session: nothing happens before ``begin``.
+        """Store the sessions and their noise; nothing runs before ``begin``.
 
         Args:
             sessions: Different sessions of one lane; each may have its own sampler, steps and position.
-            noise: Random numbers for each session; None draws.
+            noise: Random numbers for each session; None draws them from the seed.
 
         Raises:
             ValueError: No session, a session twice, or sessions of several lanes.
@@ -61,9 +63,9 @@ class Advance:
             raise ValueError("sessions that step together must share a lane; export with --requests for more of them")
         self._begun: list[Begun] = []
         self._held = ExitStack()
-        self._telling = ExitStack()  # that the observers were told of
+        self._stages = ExitStack()  # stages that the observers were notified of
         self._state: Literal["new", "taken", "begun", "closed"] = "new"
-        self._told = False
+        self._stages_begun = False
         self._running = False
 
     @property
@@ -73,15 +75,15 @@ class Advance:
 
     @property
     def remaining(self) -> int:
-        """Denoising steps that are left for the session with the most of them."""
+        """Largest number of remaining denoising steps of a session."""
         return max((one.progress.remaining for one in self._begun), default=0)
 
     def begin(self) -> None:
-        """Take the sessions, and set the lane's tensors for their next chunks. A failure closes.
+        """Acquire the sessions and set the lane's tensors for their next chunks. A failure closes the advance.
 
         Raises:
-            SessionError: A session was not started, is in use elsewhere, or has its absolute positions at their end.
-            TensorMismatchError: Given noise is not what the model takes.
+            SessionError: A session was not started, is in use elsewhere, or has no absolute positions left.
+            TensorMismatchError: The given noise does not match the model's.
             RuntimeError: A session is closed, or this was called before.
         """
         if self._state != "taken":
@@ -98,12 +100,12 @@ class Advance:
     def run(self, steps: int | None = None, *, on_step: Callable[[int], None] | None = None) -> bool:
         """Run denoising steps.
 
-        After an exception the chunk is where the last step left it: ``run`` goes on, with the same result, and
+        After an exception the chunk keeps the steps that are done: another ``run`` continues with the same result, and
         ``close`` cancels.
 
         Args:
-            steps: At most so many; None runs all that are left.
-            on_step: Called after each denoising step with the number done; what it raises ends the call.
+            steps: Maximum number of steps; None runs all remaining ones.
+            on_step: Called after each denoising step with the number done; an exception from it ends the call.
 
         Returns:
             Whether all denoising steps are done.
@@ -111,7 +113,7 @@ class Advance:
         Raises:
             ValueError: ``steps`` is not positive.
             DeviceError: A step failed.
-            RuntimeError: Not begun, or closed.
+            RuntimeError: The chunk was not begun, or the advance is closed.
         """
         if steps is not None and whole("steps", steps) < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
@@ -122,26 +124,27 @@ class Advance:
                 self._run(left if steps is None else min(steps, left), on_step)
             done = self.remaining == 0
             if done:
-                self._telling.close()
+                self._stages.close()
             return done
 
     def finish(self) -> list[Chunk]:
         """Fill the caches with the denoised latents, release the sessions and return the chunks.
 
-        All latents are checked before the first session goes on: if some hold NaN or Inf, none has. A cache fill that
-        fails closes its session; those before it have made their chunk, those after it have not.
+        All latents are checked before the first cache is filled: if any contain NaN or Inf, no session advances. A
+        failed cache fill closes its session; the sessions before it have advanced by their chunk, those after it have
+        not.
 
         Raises:
-            SessionError: Latents hold NaN or Inf.
+            SessionError: Latents contain NaN or Inf.
             DeviceError: A cache fill failed.
-            RuntimeError: Denoising steps are left, not begun, or closed.
+            RuntimeError: Denoising steps remain, the chunk was not begun, or the advance is closed.
         """
         with self.lane.lock.used():
             self._check_begun()
             if self.remaining > 0:
-                raise RuntimeError(f"denoising steps are left: {self.remaining}; call run() until it returns True")
+                raise RuntimeError(f"denoising steps remain: {self.remaining}; call run() until it returns True")
             try:
-                self._telling.close()
+                self._stages.close()
                 latents = [one.denoised() for one in self._generations]
                 parts = zip(self._generations, self._begun, latents, strict=True)
                 return [one.finish(begun, made) for one, begun, made in parts]
@@ -149,21 +152,21 @@ class Advance:
                 self.close()
 
     def close(self) -> None:
-        """Release the sessions; a chunk that is not finished is cancelled. Waits for a running call. Twice is allowed.
+        """Release the sessions and cancel an unfinished chunk. Waits for a running call. Closing twice is allowed.
 
         Raises:
-            RuntimeError: This was called by a callback of ``run``; an exception in the callback ends ``run``.
+            RuntimeError: Called from a callback of ``run``; raise an exception there to end ``run``.
         """
         with self.lane.lock.held():
             if self._running:
-                raise RuntimeError("the chunk is being made: raise an exception in the callback to stop, then close")
+                raise RuntimeError("the chunk is being generated: raise in the callback to stop, then close")
             if self._state in ("taken", "begun"):
                 for generation in self._generations:
                     self.lane.denoising.leave(generation.request)
             self._state = "closed"
             self._begun = []
             with self._held:
-                self._telling.close()
+                self._stages.close()
 
     def __enter__(self) -> Advance:
         self._take()
@@ -175,9 +178,9 @@ class Advance:
         self.close()
 
     def _take(self) -> None:
-        """Keep everybody else out of the sessions."""
+        """Acquire exclusive use of the sessions."""
         if self._state != "new":
-            raise RuntimeError("an Advance makes one chunk of each session; make another for the next")
+            raise RuntimeError("an Advance generates one chunk of each session; create another for the next")
         with ExitStack() as held:
             for generation in self._generations:
                 held.enter_context(generation.exclusive.used())
@@ -187,16 +190,16 @@ class Advance:
 
     def _check_begun(self) -> None:
         if self._running:
-            raise RuntimeError("the chunk is being made: this was called by a callback of run()")
+            raise RuntimeError("the chunk is being generated: this was called by a callback of run()")
         if self._state != "begun":
             raise RuntimeError("the chunk was finished or closed" if self._state == "closed" else "call begin() first")
 
     def _run(self, steps: int, on_step: Callable[[int], None] | None) -> None:
-        self._tell_begin()
+        self._begin_stages()
         observers = [one.observer for one in self._generations if one.observer is not None]
         before = max(one.progress.done for one in self._begun)
 
-        def tell(done: int) -> None:
+        def notify(done: int) -> None:
             for observer in observers:
                 observer.step(before + done)
             if on_step is not None:
@@ -204,20 +207,20 @@ class Advance:
 
         self._running = True
         try:
-            # Nobody to tell: on a GPU the steps then run without a look at Python between them.
-            listens = on_step is not None or bool(observers)
-            self.lane.denoising.run(steps, tell if listens else None)
+            # Without listeners the steps run on a GPU without returning to Python in between.
+            has_listeners = on_step is not None or bool(observers)
+            self.lane.denoising.run(steps, notify if has_listeners else None)
         finally:
             self._running = False
 
-    def _tell_begin(self) -> None:
-        """Tell the observers that denoising begins, before the first step."""
-        if not self._told:
-            with ExitStack() as telling:
+    def _begin_stages(self) -> None:
+        """Notify the observers of the start of denoising, before the first step."""
+        if not self._stages_begun:
+            with ExitStack() as stages:
                 for generation in self._generations:
-                    telling.enter_context(staged(generation.observer, Stage.DENOISE))
-                self._telling = telling.pop_all()
-            self._told = True
+                    stages.enter_context(staged(generation.observer, Stage.DENOISE))
+                self._stages = stages.pop_all()
+            self._stages_begun = True
 
 
 def advance(
@@ -226,12 +229,12 @@ def advance(
     noise: Sequence[Noise | None] | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> list[Chunk]:
-    """Make one chunk of several sessions of one lane, all in the same runs of the denoise graph.
+    """Generate one chunk of several sessions of one lane, in the same runs of the denoise graph.
 
     Args:
         sessions: Different sessions of one lane; each may have its own sampler, steps and position.
-        noise: Random numbers for each session; None draws.
-        on_step: Called after each denoising step with the number done; what it raises cancels the chunk.
+        noise: Random numbers for each session; None draws them from the seed.
+        on_step: Called after each denoising step with the number done; an exception from it cancels the chunk.
 
     Raises:
         ValueError: No session, a session twice, or sessions of several lanes.

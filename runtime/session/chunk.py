@@ -1,4 +1,4 @@
-"""What one autoregressive step made, where its time went, and who is told of it while it happens."""
+"""Result and timings of one autoregressive step, and the observer protocol of its stages."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Latents = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time of one autoregressive step went.
+    """Timings of one autoregressive step.
 
-    Denoising, fill and scatter are on the device's clock; on a GPU these are CUDA events.
+    Denoising, fill and scatter are measured on the device: on a GPU by CUDA events.
 
     Attributes:
-        noise_ms: Drawing random numbers, or waiting for those that were drawn ahead, in milliseconds of the host.
-        denoise_ms: Each denoising step, in milliseconds; shared by all sessions that stepped together.
-        enqueue_us: What the host did for each of them, in microseconds; on the CPU that is the step itself.
-        fill_ms: The cache fill, in milliseconds.
-        scatter_ms: Copying the chunk's K and V into their slots, in milliseconds.
-        total_ms: All of it, in milliseconds of the host.
+        noise_ms: Host time of drawing random numbers, or of waiting for those drawn ahead, in milliseconds.
+        denoise_ms: Time of each denoising step, in milliseconds; shared by all sessions that stepped together.
+        enqueue_us: Host time of each denoising step, in microseconds; on the CPU the step itself.
+        fill_ms: Time of the cache fill, in milliseconds.
+        scatter_ms: Time of copying the chunk's K and V into their slots, in milliseconds.
+        total_ms: Host time of the whole step, in milliseconds.
     """
 
     noise_ms: float
@@ -46,15 +46,15 @@ class Timings:
 
 @dataclass(frozen=True, repr=False)
 class Chunk:
-    """What one autoregressive step made.
+    """The result of one autoregressive step.
 
     Attributes:
         index: Number of the chunk in its session, from 0.
-        first_latent_frame: Absolute number of its first latent frame; the given ones count.
-        latents: Clean latents, float32 [T, c, h, w]; the caller's own.
-        timings: Where the time went.
-        device_latents: The same latents where they lie on the device, for DLPack and ``__cuda_array_interface__``;
-            the session's memory, written again by its next chunk.
+        first_latent_frame: Absolute number of its first latent frame, given frames included.
+        latents: Clean latents, float32 [T, c, h, w]; owned by the caller.
+        timings: Timings of the step.
+        device_latents: The same latents in device memory, for DLPack and ``__cuda_array_interface__``; owned by the
+            session and overwritten by its next chunk.
     """
 
     index: int
@@ -73,7 +73,7 @@ class Chunk:
 
     @property
     def pictures(self) -> Pictures:
-        """Decode the chunk, uint8 [T, height, width, 3]; each access decodes anew.
+        """Decode the chunk, uint8 [T, height, width, 3]; each access decodes again.
 
         Raises:
             SessionError: The bundle has no codec.
@@ -86,32 +86,32 @@ class Chunk:
 
 
 class Observer(Protocol):
-    """Told of each stage of a session while it happens, in the session's own thread; the session waits for it.
+    """Callbacks for the stages of a session, called synchronously in the session's thread.
 
     Stages are "encode", "noise", "denoise" (all denoising steps of a chunk), "fill", "scatter" and "decode". They do
-    not nest. Give each session an observer of its own: sessions that step together tell theirs of the same denoising.
+    not nest. Use a separate observer for each session: sessions that step together report the same denoising to each.
     """
 
     def begin(self, stage: str) -> None:
-        """Hear that a stage begins."""
+        """Record the start of a stage."""
         ...
 
     def step(self, done: int) -> None:
-        """Hear that a denoising step is done, the ``done``-th of the chunk."""
+        """Record the end of the ``done``-th denoising step of the chunk."""
         ...
 
     def end(self, stage: str) -> None:
-        """Hear that a stage ended, also where it failed."""
+        """Record the end of a stage, also of one that failed."""
         ...
 
     def finish(self, chunk: Chunk) -> None:
-        """Hear that a chunk is finished."""
+        """Record a finished chunk."""
         ...
 
 
 @contextmanager
 def staged(observer: Observer | None, stage: str) -> Iterator[None]:
-    """Tell an observer, if there is one, of a stage while it happens."""
+    """Notify the observer, if any, of the start and end of the stage that runs in the block."""
     if observer is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Between pictures and latents, by the bundle's two codec graphs."""
+"""Picture codec: conversion between pictures and latents by the bundle's two codec graphs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Pictures = npt.NDArray[np.uint8]
 
 
 class PictureCodec:
-    """Encodes pictures to latents and decodes latents to pictures. Several threads may share it; nothing can be set."""
+    """Encoder and decoder between pictures and latents. Thread-safe and read-only."""
 
     __slots__ = ("_decode", "_encode", "_kind", "_picture_size", "_undo")
 
@@ -34,7 +34,7 @@ class PictureCodec:
         assert manifest.codec is not None and manifest.picture_size is not None, "the bundle has no codec"
         self._kind: str = manifest.codec
         self._picture_size = manifest.picture_size
-        # A queue of its own, so that decoding one chunk overlaps denoising the next.
+        # A separate queue, so that decoding one chunk overlaps denoising the next.
         device = backend.open_device()
         with ExitStack() as undo:
             self._encode = _Stage(backend, device, sources.read(Stage.VAE_ENCODE))
@@ -48,7 +48,7 @@ class PictureCodec:
 
     @property
     def kind(self) -> str:
-        """Either "preview" for the fixed map without a VAE or "vae" for a trained one."""
+        """Codec type: "preview" for the fixed map without a VAE, "vae" for a trained one."""
         return self._kind
 
     @property
@@ -60,7 +60,7 @@ class PictureCodec:
         """Encode ``pictures``, uint8 [n, height, width, 3], to latents, float32 [n, c, h, w].
 
         Raises:
-            TensorMismatchError: Dtype or size differ.
+            TensorMismatchError: Dtype or size differs from the codec's.
             RuntimeError: The codec is closed.
         """
         wanted = (*self.picture_size, 3)
@@ -78,7 +78,7 @@ class PictureCodec:
         """Decode ``latents``, float32 [n, c, h, w], to pictures, uint8 [n, height, width, 3].
 
         Raises:
-            TensorMismatchError: Shape, dtype or values are not what the codec takes.
+            TensorMismatchError: Shape or dtype differs from the codec's, or a value is NaN or Inf.
             RuntimeError: The codec is closed.
         """
         shape = self._decode.item_shape
@@ -87,12 +87,12 @@ class PictureCodec:
         return np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
 
     def close(self) -> None:
-        """Free all memory, once what other threads encode and decode is done. Closing twice is allowed."""
+        """Free all memory, after waiting for encoding and decoding in other threads. Closing twice is allowed."""
         self._undo.close()
 
 
 class _Stage:
-    """One codec graph: [batch, ...] in, [batch, ...] out, the last batch padded. Several threads may share it.
+    """One codec graph: [batch, ...] in, [batch, ...] out, the last batch padded. Thread-safe.
 
     Attributes:
         item_shape: Shape of one item of the input's batch.
@@ -137,8 +137,8 @@ class _Stage:
             return out
 
     def close(self) -> None:
-        with self._lock:  # what is being decoded is finished first
+        with self._lock:  # waits for a running call
             if not self._closed:
                 self._closed = True
-                del self._call, self._tensors  # with them goes the queue, while chunks still know the codec
+                del self._call, self._tensors  # releases the queue, although chunks still refer to the codec
                 self._undo.close()

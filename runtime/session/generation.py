@@ -1,4 +1,4 @@
-"""One generation on one request slot of a lane: what makes its chunks, without the guards of a session."""
+"""Generation on one request slot of a lane: the unguarded implementation of a session."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Begun:
     """A chunk that is being denoised.
 
     Attributes:
-        noise: What its caller gave.
-        progress: How far it is.
-        noise_ms: Milliseconds that drawing took.
-        started: When it began, on ``time.perf_counter``.
+        noise: Noise that the caller gave.
+        progress: Denoising steps done and remaining.
+        noise_ms: Time of drawing noise, in milliseconds.
+        started: Start time, from ``time.perf_counter``, in seconds.
     """
 
     noise: Noise
@@ -54,16 +54,16 @@ class Begun:
 
 
 class Generation:
-    """What a session consists of. Its methods want the exclusive use of it, and those that run graphs the lane's lock.
+    """The state of a session. The caller holds ``exclusive``, and the lane's lock for methods that run graphs.
 
     Attributes:
-        lane: Whose request slot it leases.
-        request: Number of that slot.
-        table: The sampler.
-        settings: What it was asked for.
-        cache: Its latent frames.
-        exclusive: Who uses it, and whether it is closed.
-        observer: Called at each stage, or None.
+        lane: Lane of the leased request slot.
+        request: Number of the leased request slot.
+        table: Coefficients of the sampler.
+        settings: Settings of the session.
+        cache: Cached latent frames.
+        exclusive: Guard of exclusive use; knows whether the session is closed.
+        observer: Observer of the stages, or None.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Generation:
         rollback_chunks: int,
         on_close: Callable[[Generation], None],
     ) -> None:
-        """Take a request slot that was leased and set up; it is released when this is closed.
+        """Own a request slot that was leased and set up; closing releases it.
 
         Raises:
             DeviceError: The device does not have the memory for ``rollback_chunks``.
@@ -98,19 +98,19 @@ class Generation:
         self._on_close = on_close
 
     def check_started(self) -> None:
-        """Refuse a session without frames.
+        """Raise if the session was not started.
 
         Raises:
-            SessionError: It was not started.
+            SessionError: The cache has no frames.
         """
         if self.cache.written == 0:
-            raise SessionError("the session has no frames to go on from; call start(first_frames) first")
+            raise SessionError("the session has no frames to continue from; call start(first_frames) first")
 
     def given_latents(self, name: str, given: Any) -> Latents:
-        """Return latent frames [n, c, h, w] of what a user gave, pictures encoded.
+        """Return a user's latents or pictures as latent frames [n, c, h, w]; encode pictures.
 
         Raises:
-            TensorMismatchError: Shape, dtype or values are not what the model takes.
+            TensorMismatchError: Shape or dtype differs from the model's, or a value is NaN or Inf.
             SessionError: More frames than slots, or pictures without a codec.
         """
         g, device = self.lane.geometry, self.lane.device
@@ -135,8 +135,8 @@ class Generation:
         """Set the lane's tensors for the next chunk.
 
         Raises:
-            SessionError: Absolute positions are at their end.
-            TensorMismatchError: Given noise is not what the model takes.
+            SessionError: No absolute positions are left.
+            TensorMismatchError: The given noise does not match the model's.
         """
         started = time.perf_counter()
         first, count = self.cache.written, self.lane.geometry.chunk_frames
@@ -149,7 +149,8 @@ class Generation:
             )
             noise_ms = (time.perf_counter() - started) * 1e3
             if not self.lane.device.is_host:
-                # What was drawn must have left before it is drawn over; the device then works alone for a while.
+                # The upload of the noise must finish before the next draw overwrites it. While the device denoises,
+                # the host draws for the next chunk.
                 self.lane.device.synchronize()
                 self._noise.draw_ahead(first + count)
         return Begun(noise, progress, noise_ms, started)
@@ -158,13 +159,12 @@ class Generation:
         """Return a copy of the latents after the last denoising step, [T, c, h, w].
 
         Raises:
-            SessionError: They hold NaN or Inf.
+            SessionError: The latents contain NaN or Inf.
         """
         latents: Latents = self.lane.denoising.latent(self.request)
         if not np.isfinite(latents).all():
             raise SessionError(
-                f"chunk {self.cache.chunks} came out with NaN or Inf; try --precision fp32, another sampler or more "
-                "steps"
+                f"chunk {self.cache.chunks} contains NaN or Inf; try --precision fp32, another sampler or more steps"
             )
         return latents
 
@@ -188,14 +188,14 @@ class Generation:
 
     @contextmanager
     def closed_if(self, *failures: type[BaseException], what: str) -> Iterator[None]:
-        """Close the session if one of ``failures`` ends the block: the cache may be half written."""
+        """Close the session if one of ``failures`` ends the block: the cache may be partly written."""
         try:
             yield
         except failures:
             self.close(f"{what} was interrupted and the session was closed")
             raise
 
-    def close(self, reason: str, remedy: str = "make another with model.session()") -> None:
+    def close(self, reason: str, remedy: str = "create another with model.session()") -> None:
         """Release the request slot and everything else, whatever fails. Closing twice is allowed."""
         if self.exclusive.close(f"{reason}; {remedy}"):
             with ExitStack() as undo:
@@ -205,7 +205,7 @@ class Generation:
                 undo.callback(self._noise.close)
 
     def _fill(self, latents: Latents) -> FillTimes:
-        """Append up to a chunk of latent frames; a failure in between closes the session."""
+        """Append up to a chunk of latent frames; a failure closes the session."""
         window = self.cache.window(len(latents))
         with self.closed_if(BaseException, what="a cache fill"):
             return self.cache.fill(latents, window, partial(staged, self.observer))

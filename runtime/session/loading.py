@@ -1,4 +1,4 @@
-"""Opens a bundle, chooses what runs it, and loads it."""
+"""Loading of a bundle as a model: open, resolve the backend, load the graphs."""
 
 from __future__ import annotations
 
@@ -38,31 +38,31 @@ def load(
 
     Args:
         path: The bundle's folder.
-        backend: "auto" or one of :data:`BACKENDS`. "auto" takes TensorRT where the bundle has an engine that fits, else
-            ONNX Runtime. What it chose is logged in one line, and why it is not TensorRT on a machine with a GPU.
-        device: "cpu", "cuda", "cuda:1" and so on; "auto" takes what the backend runs on.
-        precision: Of the graphs, or its name; None takes one that has an engine for this machine: for TensorRT fp16
-            before fp32, for ONNX Runtime fp32 before fp16, and the first where none has. What ``vdmrt calibrate`` made
-            is named.
-        threads: Threads of the CPU provider, at most one for each CPU that this process may use; None takes as many.
-        cuda_graph: Whether denoising steps on a GPU are captured once and replayed.
-        trust_plans: Whether TensorRT plans may be loaded that this user's own cache did not record building: a plan is
-            native code.
+        backend: "auto" or one of :data:`BACKENDS`. "auto" selects TensorRT if the bundle has a compatible engine, else
+            ONNX Runtime. The choice is logged in one line, on a machine with a GPU with the reason against TensorRT.
+        device: "cpu", "cuda", "cuda:1" and so on; "auto" selects the backend's device.
+        precision: Precision of the graphs, or its name; None selects one that has an engine for this machine: for
+            TensorRT fp16 before fp32, for ONNX Runtime fp32 before fp16; without engines the first of these. A
+            precision that ``vdmrt calibrate`` added must be named.
+        threads: Threads of the CPU provider, at most one for each CPU that this process may use; None uses that
+            maximum.
+        cuda_graph: Whether to capture a denoising step on a GPU once and replay it.
+        trust_plans: Whether to load TensorRT plans that the user's cache does not list as built here: a plan is native
+            code.
         lean_runtime: TensorRT's library for version-compatible plans of another release, as ``libnvinfer_lean.so.10``.
-        use_engine: Whether ONNX Runtime's CPU provider runs the graphs of an engine of the bundle that fits; False runs
-            the exported ones. TensorRT has engines only.
-        verify: Whether every file's SHA-256 is checked first. Lengths are always checked.
+        use_engine: Whether ONNX Runtime's CPU provider runs the graphs of a compatible engine of the bundle; False runs
+            the exported ones. TensorRT always runs engines.
+        verify: Whether to check the SHA-256 of every file first. Lengths are always checked.
 
     Returns:
         The model; close it, or use it in a ``with``.
 
     Raises:
-        BundleError: The folder is no bundle, of a newer schema, altered, or does not have that precision.
-        EngineError: TensorRT was asked for, and no engine of the bundle fits.
+        BundleError: The folder is not a bundle, has a newer schema, was altered, or lacks that precision.
+        EngineError: TensorRT was requested, and no engine of the bundle is compatible.
         BackendError: The backend is not installed, does not run on the device, or refuses a graph.
         DeviceError: There is no driver, or no GPU of that number.
-        ValueError: The backend, the device or the precision is unknown, they do not go together, or a number is out of
-            range.
+        ValueError: The backend, device or precision is unknown, they do not fit together, or a number is out of range.
     """
     options = LoadOptions(
         backend=backend,
@@ -78,7 +78,7 @@ def load(
 
 
 def open_model(path: str | os.PathLike[str], options: LoadOptions, *, verify: bool = True) -> Model:
-    """Load a bundle as the options say; see :func:`load`."""
+    """Load a bundle with the given options; see :func:`load`."""
     bundle = open_bundle(path)
     if options.precision is not None:
         bundle.graphs(options.precision)
@@ -88,7 +88,7 @@ def open_model(path: str | os.PathLike[str], options: LoadOptions, *, verify: bo
 
 
 def load_resolved(bundle: Bundle, resolution: Resolution, options: LoadOptions, *, verify: bool = True) -> Model:
-    """Load a bundle on what was decided; ``verify`` is of the engine's weights."""
+    """Load a bundle on the resolved backend; ``verify`` checks the engine's weights."""
     for warning in resolution.warnings:
         _log.warning("%s", warning)
     backend, sources = open_backend(resolution, options), resolution.sources(bundle, options, verify=verify)

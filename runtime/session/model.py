@@ -1,4 +1,4 @@
-"""A loaded bundle: programs that sessions share, and the lanes they run on."""
+"""Models: a loaded bundle, the programs that its sessions share, and the lanes that they run on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["Model"]
 
 
 class Model:
-    """A loaded bundle. Lanes share its programs only; each has its own cache. Nothing of it can be set."""
+    """A loaded bundle. Lanes share its programs; each has its own cache. All attributes are read-only."""
 
     __slots__ = (
         "__weakref__",
@@ -59,18 +59,18 @@ class Model:
         sources: StageSources | None = None,
         cuda_graph: bool = True,
     ) -> None:
-        """Load every stage; :func:`load` is the usual way here.
+        """Load every stage; :func:`load` is the usual entry point.
 
         Args:
-            bundle: What is run.
-            backend: What runs it; closed with the model.
-            precision: Of the graphs.
-            sources: Of the stages; None loads the graphs as they were exported.
-            cuda_graph: Whether denoising steps on a GPU are captured once and replayed.
+            bundle: Bundle to run.
+            backend: Backend that runs it; closed with the model.
+            precision: Precision of the graphs.
+            sources: Files of the stages; None loads the exported graphs.
+            cuda_graph: Whether to capture a denoising step on a GPU once and replay it.
 
         Raises:
-            BundleError: The bundle does not have the precision, or a file of it is not what was recorded.
-            EngineError: A file of the engine is not what was recorded.
+            BundleError: The bundle lacks the precision, or a file differs from its recorded hash.
+            EngineError: A file of the engine differs from its recorded hash.
             BackendError: The backend refuses a graph.
         """
         sources = sources or StageSources(bundle, precision)
@@ -110,46 +110,46 @@ class Model:
 
     @property
     def bundle(self) -> Bundle:
-        """What was loaded."""
+        """The bundle that was loaded."""
         return self._bundle
 
     @property
     def precision(self) -> Precision:
-        """Of the graphs that run."""
+        """Precision of the graphs."""
         return self._precision
 
     @property
     def backend(self) -> Backend:
-        """What runs them."""
+        """Backend that runs the graphs."""
         return self._backend
 
     @property
     def engine(self) -> Engine | None:
-        """The engine whose plans or optimized graphs run; None where those that were exported do."""
+        """Engine of the plans or optimized graphs; None if the exported graphs run."""
         return self._engine
 
     def describe(self) -> str:
-        """Return what runs where, and from which engine, in one line."""
+        """Return backend, device and engine as one line of text."""
         engine = "" if self._engine is None else f", engine {self._engine.manifest.key}"
         return f"{self.backend.describe()}{engine}"
 
     @property
     def codec(self) -> PictureCodec | None:
-        """Between pictures and latents, or None."""
+        """Codec between pictures and latents, or None."""
         return self._codec
 
     @property
     def manifest(self) -> Manifest:
-        """What the bundle says of itself."""
+        """Manifest of the bundle."""
         return self.bundle.manifest
 
     @property
     def allocated_nbytes(self) -> int:
-        """Bytes of device memory that the lanes hold: caches, staging, scratch and tensors; not a backend's weights."""
+        """Bytes of device memory of the lanes: caches, staging, scratch and tensors, without the backend's weights."""
         return self._pool.allocated_nbytes
 
     def program(self, stage: str) -> Program:
-        """Return the loaded graph of "fill" or "denoise"; it stays the model's.
+        """Return the loaded graph of "fill" or "denoise"; owned by the model.
 
         Raises:
             RuntimeError: The model is closed.
@@ -171,25 +171,25 @@ class Model:
         shift: float = 1.0,
         rollback_chunks: int = 0,
     ) -> Session:
-        """Make a session on a free request slot; where none is free, on a new lane.
+        """Create a session on a free request slot; if none is free, on a new lane.
 
         Args:
-            seed: 0 <= seed < 2**64; None takes a random one, which stands in ``session.seed``.
-            sampler: One of :data:`~vdmrt.runtime.sampling.samplers.SAMPLERS`; None takes the bundle's default.
-            steps: Denoising steps; None takes the bundle's default.
-            guidance: Scale of classifier-free guidance; None takes the bundle's default.
-            text: Text embeddings, floating point [tokens, width]; wanted where the model has text.
-            text_mask: 1 for a token that counts, [tokens]; None counts all of them.
-            prefix_noise: Training timestep to whose noise level clean frames are perturbed before they are cached.
-            eta: Of the sampler "ddim".
-            shift: Of the sampler "flow-euler".
-            rollback_chunks: Chunks that :meth:`Session.rollback` can take back. For each the session keeps what it
-                overwrote, on the device and allocated now; see :attr:`Session.undo_nbytes`.
+            seed: 0 <= seed < 2**64; None draws a random one, see ``session.seed``.
+            sampler: One of :data:`~vdmrt.runtime.sampling.samplers.SAMPLERS`; None uses the bundle's default.
+            steps: Denoising steps; None uses the bundle's default.
+            guidance: Scale of classifier-free guidance; None uses the bundle's default.
+            text: Text embeddings, floating point [tokens, width]; required if the model has text.
+            text_mask: 1 for a valid token, [tokens]; None treats all tokens as valid.
+            prefix_noise: Training timestep of the noise added to clean frames before they are cached.
+            eta: Parameter of the sampler "ddim".
+            shift: Parameter of the sampler "flow-euler".
+            rollback_chunks: Chunks that :meth:`Session.rollback` can undo. Device memory for what each of them
+                overwrites is allocated now; see :attr:`Session.undo_nbytes`.
 
         Raises:
             TypeError: ``seed``, ``steps``, ``prefix_noise`` or ``rollback_chunks`` is not a whole number.
             ValueError: A number is out of range, or the sampler does not fit the model or the bundle.
-            TensorMismatchError: The text's shape or values are not what the model takes.
+            TensorMismatchError: The text's shape differs from the model's, or a value is NaN or Inf.
             DeviceError: A new lane does not fit into memory.
             RuntimeError: The model is closed.
         """
@@ -210,15 +210,15 @@ class Model:
     def restore(
         self, source: Snapshot | str | os.PathLike[str], *, seed: int | None = None, rollback_chunks: int = 0
     ) -> Session:
-        """Make a session that stands where a snapshot was taken, and goes on as that session did.
+        """Create a session from a snapshot; it continues exactly as the snapshot's session does.
 
         Args:
-            source: What :meth:`Session.snapshot` returned, or the file that it was saved to.
-            seed: Of what is drawn from now on; None goes on with the snapshot's.
-            rollback_chunks: As for :meth:`session`; the log begins empty.
+            source: Snapshot from :meth:`Session.snapshot`, or the file that it was saved to.
+            seed: Seed of the noise from now on; None uses the snapshot's.
+            rollback_chunks: As for :meth:`session`; the log is empty at first.
 
         Raises:
-            SessionError: The file is missing, truncated or foreign, or was taken of other graphs or sizes.
+            SessionError: The file is missing, truncated or not a snapshot, or its graphs or sizes differ.
             TypeError: ``seed`` or ``rollback_chunks`` is not a whole number.
             ValueError: ``seed`` or a setting is out of range.
             DeviceError: A new lane does not fit into memory.
@@ -242,13 +242,13 @@ class Model:
         return session
 
     def warmup(self) -> float:
-        """Run everything once, in every state of the cache: empty, filling, full and wrapped; decode once.
+        """Run every graph in every state of the cache (empty, filling, full and wrapped), and decode once.
 
-        The first runs on a GPU allocate, choose kernels and capture; after this call none of it is left for the first
-        chunk that somebody waits for.
+        On a GPU the first runs allocate, choose kernels and capture; this call moves that cost out of the first
+        chunk.
 
         Returns:
-            Seconds.
+            Elapsed time in seconds.
 
         Raises:
             DeviceError: A run failed, or memory is short.
@@ -267,12 +267,12 @@ class Model:
         return time.perf_counter() - started
 
     def close(self) -> None:
-        """Close all sessions and free all memory; or nothing, where a session is in use. Closing twice is allowed.
+        """Close all sessions and free all memory, unless a session is in use. Closing twice is allowed.
 
         Raises:
-            SessionError: A session is in use, in another thread or by the call that this one comes from, as in an
-                ``on_step`` callback, or is being made. Everything stays open and usable.
-            DeviceError: A call failed; everything was given back all the same.
+            SessionError: A session is being created, or is in use in another thread or by a caller of this call, as in
+                an ``on_step`` callback. Everything stays open and usable.
+            DeviceError: A call failed; everything was released nevertheless.
         """
         self._pool.close(self._unload)
 

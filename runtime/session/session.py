@@ -1,4 +1,4 @@
-"""A session: one endless generation, chunk by chunk, on one request slot of a lane."""
+"""Sessions: open-ended generation, chunk by chunk, on one request slot of a lane."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Session:
 
     @property
     def generation(self) -> Generation:
-        """What the session consists of; to be used by what makes its chunks."""
+        """State of the session, for :class:`~vdmrt.runtime.session.advance.Advance`."""
         return self._generation
 
     @property
     def observer(self) -> Observer | None:
-        """Called at each stage, or None. The only attribute that can be set."""
+        """Observer of the stages, or None. The only attribute that can be set."""
         return self._generation.observer
 
     @observer.setter
@@ -56,37 +56,37 @@ class Session:
 
     @property
     def table(self) -> SamplerTable:
-        """The sampler."""
+        """Coefficients of the sampler."""
         return self._generation.table
 
     @property
     def settings(self) -> SessionSettings:
-        """What it was asked for."""
+        """Settings of the session."""
         return self._generation.settings
 
     @property
     def seed(self) -> int:
-        """What all noise is drawn from."""
+        """Seed of all noise."""
         return self.settings.seed
 
     @property
     def lane(self) -> Lane:
-        """The lane whose request slot this session leases."""
+        """Lane of the leased request slot."""
         return self._generation.lane
 
     @property
     def request(self) -> int:
-        """Number of that request slot."""
+        """Number of the leased request slot."""
         return self._generation.request
 
     @property
     def next_latent_frame(self) -> int:
-        """Absolute number of the next latent frame; the given ones count."""
+        """Absolute number of the next latent frame, given frames included."""
         return self._generation.cache.written
 
     @property
     def undo_nbytes(self) -> int:
-        """Bytes of device memory of the log that ``rollback_chunks`` keeps, beside the lane's cache."""
+        """Bytes of device memory of the undo log for ``rollback_chunks``, in addition to the lane's cache."""
         return self._generation.cache.undo_nbytes
 
     @property
@@ -95,16 +95,16 @@ class Session:
         return self._generation.exclusive.closed
 
     def start(self, first: ArrayInput, *, noise: Noise | None = None) -> None:
-        """Begin a generation after given frames, forgetting any earlier one.
+        """Start a generation from given frames and discard any earlier one.
 
         Args:
-            first: Latents, floating point [n, c, h, w], or pictures, uint8 [n, height, width, 3], where the bundle has
-                a codec, of the codec's size (see :func:`~vdmrt.media.fit_pictures`); 1 <= n <= slots. Of the host,
-                or by DLPack or ``__cuda_array_interface__`` of the GPU that the session is on. Copied.
-            noise: ``prefix`` to use instead of drawn numbers.
+            first: Latents, floating point [n, c, h, w], or pictures, uint8 [n, height, width, 3], of the size of the
+                bundle's codec (see :func:`~vdmrt.media.fit_pictures`); 1 <= n <= slots. In host memory, or on the
+                session's GPU with DLPack or ``__cuda_array_interface__``. Copied.
+            noise: Its ``prefix`` replaces the drawn noise.
 
         Raises:
-            TensorMismatchError: Shape, dtype or values are not what the model takes.
+            TensorMismatchError: Shape or dtype differs from the model's, or a value is NaN or Inf.
             SessionError: More frames than slots, pictures without a codec, or the session is in use elsewhere.
             RuntimeError: The session is closed.
         """
@@ -113,17 +113,17 @@ class Session:
             with self._locked():
                 self._generation.cache.clear()
                 self._generation.extend(latents, noise)
-                self._generation.cache.forget_undo()  # what was given first is where a session begins
+                self._generation.cache.forget_undo()  # rollback does not reach back beyond the first frames
 
     def extend(self, frames: ArrayInput, *, noise: Noise | None = None) -> None:
-        """Go on with given frames instead of generated ones: they enter the cache after those that are there.
+        """Append given frames to the cache in place of generated ones.
 
         Args:
             frames: As ``first`` of :meth:`start`.
-            noise: ``prefix`` to use instead of drawn numbers.
+            noise: Its ``prefix`` replaces the drawn noise.
 
         Raises:
-            TensorMismatchError: Shape, dtype or values are not what the model takes.
+            TensorMismatchError: Shape or dtype differs from the model's, or a value is NaN or Inf.
             SessionError: As :meth:`start`, or the session was not started.
             RuntimeError: The session is closed.
         """
@@ -134,16 +134,16 @@ class Session:
                 self._generation.extend(latents, noise)
 
     def step(self, *, noise: Noise | None = None, on_step: Callable[[int], None] | None = None) -> Chunk:
-        """Make one chunk: all its denoising steps, then the cache fill.
+        """Generate one chunk: all its denoising steps, then the cache fill.
 
         Args:
-            noise: Random numbers to use instead of drawn ones.
-            on_step: Called after each denoising step with the number done; what it raises cancels the chunk and
-                leaves the session where it was.
+            noise: Random numbers that replace the drawn ones.
+            on_step: Called after each denoising step with the number done; an exception from it cancels the chunk and
+                leaves the session unchanged.
 
         Raises:
-            SessionError: Not started, absolute positions at their end, or in use in another thread.
-            TensorMismatchError: Given noise is not what the model takes.
+            SessionError: The session was not started, has no absolute positions left, or is in use in another thread.
+            TensorMismatchError: The given noise does not match the model's.
             RuntimeError: The session is closed.
         """
         return advance([self], noise=[noise], on_step=on_step)[0]
@@ -155,10 +155,10 @@ class Session:
 
         Args:
             chunks: How many; None for no end.
-            on_step: As for :meth:`step`; called in the thread that makes the chunk.
-            ahead: Whether the next chunk is already being made, in a thread, while the caller uses the one it got:
-                on a GPU its decoding then overlaps the next denoising. The session is a chunk further than what was
-                yielded; closing the iterator cancels the chunk under way.
+            on_step: As for :meth:`step`; called in the thread that generates the chunk.
+            ahead: Whether to generate the next chunk in a thread while the caller uses the current one: on a GPU the
+                caller's decoding then overlaps the next denoising. The session is one chunk ahead of the yielded one;
+                closing the iterator cancels the chunk in progress.
 
         Raises:
             TypeError: ``chunks`` is not a whole number.
@@ -170,18 +170,18 @@ class Session:
         yield from make(self.step, chunks, on_step)
 
     def rollback(self, chunks: int = 1) -> None:
-        """Take back the last chunks: cache, context and position are what they were before them, bit for bit.
+        """Undo the last chunks: restore cache, context and position bit for bit.
 
-        Each fill of the cache counts: a step is one, :meth:`extend` one for each chunk of given frames or part of one.
-        Made anew, the chunks come out as they did, unless something else is given.
+        Each cache fill counts: one for :meth:`step`, one for each whole or partial chunk of frames of :meth:`extend`.
+        Generated again with the same arguments, the chunks are the same.
 
         Args:
-            chunks: How many; at most ``rollback_chunks`` of :meth:`Model.session`.
+            chunks: Number of chunks, at most ``rollback_chunks`` of :meth:`Model.session`.
 
         Raises:
             TypeError: ``chunks`` is not a whole number.
             ValueError: ``chunks`` is not positive.
-            SessionError: There are not that many in the log, or the session is in use elsewhere.
+            SessionError: The log has fewer chunks, or the session is in use elsewhere.
             DeviceError: A copy failed; the session is closed.
             RuntimeError: The session is closed.
         """
@@ -190,7 +190,7 @@ class Session:
                 self._generation.cache.rollback(whole("chunks", chunks))
 
     def reset(self) -> None:
-        """Forget everything but the settings; :meth:`start` begins anew.
+        """Clear all state but the settings; call :meth:`start` next.
 
         Raises:
             SessionError: The session is in use elsewhere.
@@ -200,7 +200,7 @@ class Session:
             self._generation.cache.clear()
 
     def snapshot(self) -> Snapshot:
-        """Return a copy of the whole state, for :meth:`Model.restore`: to go on later, or in two ways from here.
+        """Return a copy of the whole state, for :meth:`Model.restore`.
 
         Raises:
             SessionError: The session was not started, or is in use elsewhere.
@@ -213,7 +213,7 @@ class Session:
             return Snapshot(*lane.graphs_id, cache.written, cache.chunks, self.settings, tensors, cache.sinks)
 
     def adopt(self, snapshot: Snapshot) -> None:
-        """Stand where a snapshot was taken, which was checked to fit; :meth:`Model.restore` calls it.
+        """Set the state to a checked snapshot; called by :meth:`Model.restore`.
 
         Raises:
             DeviceError: A copy failed; the session is closed.
@@ -236,11 +236,11 @@ class Session:
             return self.lane.cache.read(self.request), self._generation.cache.frames()
 
     def close(self) -> None:
-        """Give the request slot back. Closing twice is allowed.
+        """Release the request slot. Closing twice is allowed.
 
         Raises:
-            SessionError: The session is in use, in another thread or by the call that this one comes from, as in an
-                ``on_step`` callback. It stays open.
+            SessionError: The session is in use in another thread, or by a caller of this call, as in an ``on_step``
+                callback. It stays open.
         """
         if not self.closed:
             with self._generation.exclusive.held():

@@ -1,4 +1,4 @@
-"""Settings of a session completed with the bundle's defaults, and the sampler that follows from them."""
+"""Default settings of a session, taken from the bundle, and the resulting sampler table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def complete_settings(
     eta: float,
     shift: float,
 ) -> SessionSettings:
-    """Return settings with the bundle's defaults for what is None, and a random seed.
+    """Return settings with each None replaced by the bundle's default, or by a random seed.
 
     Raises:
         TypeError: ``seed``, ``steps`` or ``prefix_noise`` is not a whole number.
@@ -48,11 +48,11 @@ def complete_settings(
 
 
 def checked_seed(seed: int) -> int:
-    """Return a seed that random numbers can be drawn from.
+    """Return ``seed`` as an int after checking its range.
 
     Raises:
-        TypeError: It is not a whole number.
-        ValueError: It is out of range.
+        TypeError: ``seed`` is not a whole number.
+        ValueError: ``seed`` is out of range.
     """
     seed = whole("seed", seed)
     if not 0 <= seed < 2**64:
@@ -61,10 +61,10 @@ def checked_seed(seed: int) -> int:
 
 
 def complete_guidance(manifest: Manifest, guidance: float | None) -> float | None:
-    """Return the scale for the graph's rows, or None where it has none.
+    """Return the guidance scale of a graph with null rows, else None.
 
     Raises:
-        ValueError: It is not finite, or the bundle has no null rows.
+        ValueError: ``guidance`` is not finite, or the bundle has no null rows.
     """
     if manifest.geometry.rows_per_request == 2:
         scale = manifest.sampler.guidance if guidance is None else guidance
@@ -77,7 +77,7 @@ def complete_guidance(manifest: Manifest, guidance: float | None) -> float | Non
 
 
 def make_table(manifest: Manifest, settings: SessionSettings) -> SamplerTable:
-    """Return the sampler of a session.
+    """Return the sampler table of a session.
 
     Raises:
         ValueError: A number is out of range, or the sampler does not fit the model or the bundle.

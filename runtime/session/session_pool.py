@@ -1,4 +1,4 @@
-"""The lanes of a model and the sessions on them: who gets a request slot, and when all of it may be closed."""
+"""Pool of a model's lanes and sessions: leasing of request slots, and closing."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["SessionPool"]
 
 
 class SessionPool:
-    """Open sessions of a model, on as many lanes as they need.
+    """The open sessions of a model, and their lanes.
 
     Attributes:
-        sessions: All that are open.
+        sessions: All open sessions.
     """
 
     __slots__ = ("_closed", "_lanes", "_lock", "_make_lane", "_opening", "sessions")
@@ -32,10 +32,10 @@ class SessionPool:
         self._lanes: list[Lane] = []
         self.sessions: list[Session] = []
         self._closed = False
-        # Of what follows and of the lists above. Never held while a lane is waited for, because a callback that a
-        # running lane calls may want it.
+        # Guards the lists above and the set below. Never held while waiting for a lane, because a callback of a
+        # running lane may acquire it.
         self._lock = threading.Lock()
-        self._opening: set[object] = set()  # a token for each session that is being made
+        self._opening: set[object] = set()  # a token for each session that is being created
 
     @property
     def closed(self) -> bool:
@@ -44,22 +44,22 @@ class SessionPool:
 
     @property
     def allocated_nbytes(self) -> int:
-        """Bytes of device memory that the lanes hold."""
+        """Bytes of device memory that the lanes have allocated."""
         devices = {id(lane.device): lane.device for lane in self._lanes}
         return sum(device.allocated_nbytes for device in devices.values())
 
     def check_open(self) -> None:
-        """Refuse a closed model.
+        """Raise if the model is closed.
 
         Raises:
-            RuntimeError: It is closed.
+            RuntimeError: The model is closed.
         """
         if self._closed:
             raise RuntimeError("the model is closed; load it again")
 
     @contextmanager
     def leased(self) -> Iterator[tuple[Lane, int]]:
-        """Lease a request slot for a session that is made in the block; the model stays open until then.
+        """Lease a request slot for a session created in the block; the model cannot be closed meanwhile.
 
         The slot is released if the block fails, or is interrupted by a signal anywhere.
 
@@ -83,19 +83,19 @@ class SessionPool:
             self._opening.discard(token)  # atomic; waiting for the lock could be interrupted
 
     def remove(self, generation: Generation) -> None:
-        """Forget the session of a generation that was closed."""
+        """Remove the session of a closed generation."""
         self.sessions[:] = [session for session in self.sessions if session.generation is not generation]
 
     def close(self, then: Callable[[], None]) -> None:
-        """Close all sessions and lanes, then call ``then``; or nothing, where a session is in use.
+        """Close all sessions and lanes, then call ``then``, unless a session is in use.
 
         Raises:
-            SessionError: A session is in use or is being made. Everything stays open.
-            DeviceError: A call failed; everything was given back all the same.
+            SessionError: A session is in use or is being created. Everything stays open.
+            DeviceError: A call failed; everything was released nevertheless.
         """
         with self._lock:
             if self._opening:
-                raise SessionError("the model stays open: a session is being made in another thread; close it later")
+                raise SessionError("the model stays open: a session is being created in another thread; close it later")
             _close_together(list(self.sessions), partial(self._close_lanes, then))
 
     def _close_lanes(self, then: Callable[[], None]) -> None:
@@ -117,7 +117,7 @@ class SessionPool:
         return lane, request
 
     def _release(self, lane: Lane, request: int) -> None:
-        """Undo a lease. If its session was made already, the session does it."""
+        """Release a lease, by closing its session if that was created already."""
         for session in list(self.sessions):
             if session.lane is lane and session.request == request:
                 return session.close()
@@ -125,11 +125,11 @@ class SessionPool:
 
 
 def _close_together(sessions: Sequence[Session], then: Callable[[], None]) -> None:
-    """Close all sessions of a model and then what they ran on, whatever fails; or nothing, where one is in use.
+    """Close all sessions and call ``then``, despite failures; change nothing if a session is in use.
 
     Raises:
         SessionError: A session is in use; everything stays open.
-        DeviceError: A call failed; everything was closed all the same.
+        DeviceError: A call failed; everything was closed nevertheless.
     """
     with ExitStack() as held:
         try:

@@ -1,4 +1,4 @@
-"""What a session was asked for, with every default filled in: enough to make it again."""
+"""Settings of a session with all defaults resolved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["SessionSettings"]
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """The arguments of :meth:`Model.session` but for text; see there."""
+    """The arguments of :meth:`Model.session`, without the text."""
 
     seed: int
     sampler: str

@@ -1,4 +1,4 @@
-"""A session's whole state, to go on from later, elsewhere, or twice: a JSON header and tensors, as safetensors."""
+"""Snapshots: the whole state of a session, saved as a safetensors file with a JSON header."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 __all__ = ["Snapshot", "SnapshotForm", "read_snapshot"]
 
 _SCHEMA = 2  # 1 had no checksum
-# Of the entries of safetensors' metadata: the header as JSON, and the SHA-256 of header and tensors.
+# Keys of safetensors' metadata: the header as JSON, and the SHA-256 of header and tensors.
 _KEY, _CHECKSUM = "vdmrt_snapshot", "vdmrt_sha256"
-_MAX_WRITTEN = 2**48  # of the random numbers
+_MAX_WRITTEN = 2**48  # latent frames that the noise can be keyed by
 
 
 @dataclass(frozen=True)
 class SnapshotForm:
-    """What a model can restore.
+    """The properties of a snapshot that a model can restore.
 
     Attributes:
-        precision: Of the graphs that run.
-        graphs_sha256: Of these graphs and their weights.
+        precision: Precision of the graphs.
+        graphs_sha256: Hash of the graphs and their weights.
         tensors: Dtype and shape of each tensor by name.
-        slots: Of the ring.
-        sinks: Of the ring.
+        slots: Slots of the ring.
+        sinks: Pinned latent frames of the ring.
     """
 
     precision: str
@@ -50,7 +50,7 @@ class SnapshotForm:
 
     @classmethod
     def of(cls, geometry: Geometry, fill: Graph, precision: str, graphs_sha256: str) -> SnapshotForm:
-        """Derive it from the sizes and the fill graph of a bundle."""
+        """Derive the form from the sizes and the fill graph of a bundle."""
         g, rows = geometry, geometry.rows_per_request
         tensors: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
             "cache": (_stored(fill, Role.PRESENT_KEY), (g.layers, 2, *g.cache_shape(rows, g.slots)))
@@ -66,15 +66,15 @@ class SnapshotForm:
 
 @dataclass(frozen=True, repr=False)
 class Snapshot:
-    """Where a session stood. Made by :meth:`Session.snapshot`, taken by :meth:`Model.restore`.
+    """The state of a session, from :meth:`Session.snapshot`, for :meth:`Model.restore`.
 
     Attributes:
-        precision: Of the graphs that ran.
-        graphs_sha256: Of these graphs and their weights.
-        written: Latent frames that entered the cache so far.
-        chunks: Chunks made so far.
-        settings: Of the session.
-        tensors: "cache", and where the model has them "context" and, by role, text and its mask.
+        precision: Precision of the graphs.
+        graphs_sha256: Hash of the graphs and their weights.
+        written: Latent frames written to the cache so far.
+        chunks: Chunks generated so far.
+        settings: Settings of the session.
+        tensors: "cache" and, if the model has them, "context" and, by role, text and its mask.
         sinks: Latent frames that the cache pins.
     """
 
@@ -94,12 +94,12 @@ class Snapshot:
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a file that :meth:`Model.restore` reads, with a checksum of all of it.
+        """Save the snapshot, with a checksum of its content, as a file for :meth:`Model.restore`.
 
-        It is written whole or not at all, over a regular file that is there; a link keeps pointing at its file.
+        An existing regular file is replaced atomically; a symbolic link is kept and its target replaced.
 
         Raises:
-            SessionError: The file cannot be written, or the path is something other than a regular file.
+            SessionError: The file cannot be written, or the path is not a regular file.
         """
         from safetensors.numpy import save  # only where snapshots are written
 
@@ -111,16 +111,16 @@ class Snapshot:
         return Path(path)
 
     def check(self, form: SnapshotForm, source: str) -> None:
-        """Hold it against what a model can restore.
+        """Compare the snapshot with the form that a model can restore.
 
         Raises:
-            SessionError: It is of another bundle or precision, a tensor differs, or a number is out of range.
+            SessionError: Bundle, precision or a tensor differs, or a number is out of range.
         """
         _check_origin(vars(self), form, source)
         _check_tensors({name: (one.dtype, one.shape) for name, one in self.tensors.items()}, form, source)
         for name, tensor in self.tensors.items():
             if not _is_finite(tensor):
-                raise SessionError(f"{source}: '{name}' holds NaN or Inf; take the snapshot again")
+                raise SessionError(f"{source}: '{name}' contains NaN or Inf; take the snapshot again")
 
 
 def _stored(fill: Graph, role: Role) -> np.dtype[Any]:
@@ -128,7 +128,7 @@ def _stored(fill: Graph, role: Role) -> np.dtype[Any]:
 
 
 def _is_finite(tensor: Array) -> bool:
-    if tensor.dtype == np.uint8:  # E4M3, which has no Inf and whose NaN has every bit but the sign
+    if tensor.dtype == np.uint8:  # E4M3 has no Inf; in its NaN all bits but the sign are set
         return not bool((tensor & 0x7F == 0x7F).any())
     return tensor.dtype.kind != "f" or bool(np.isfinite(tensor).all())
 
@@ -145,10 +145,10 @@ _HEADER = ("precision", "graphs_sha256", "written", "chunks", "sinks")
 
 
 def read_snapshot(path: str | os.PathLike[str], form: SnapshotForm) -> Snapshot:
-    """Read a snapshot; header and sizes are checked before any tensor is read, and the checksum after.
+    """Load a snapshot; check header and sizes before reading any tensor, and the checksum afterwards.
 
     Raises:
-        SessionError: There is no such file, it is truncated or foreign, or it does not fit the model.
+        SessionError: The file is missing, truncated or not a snapshot, or does not fit the model.
     """
     from safetensors import SafetensorError, safe_open  # only where snapshots are read
 
@@ -163,10 +163,10 @@ def read_snapshot(path: str | os.PathLike[str], form: SnapshotForm) -> Snapshot:
             _check_tensors(_listed(file), form, source)
             tensors = {name: file.get_tensor(name) for name in form.tensors}
     except FileNotFoundError as error:
-        raise SessionError(f"{source}: there is no such snapshot") from error
+        raise SessionError(f"{source}: the snapshot does not exist") from error
     except (SafetensorError, OSError) as error:
         raise SessionError(
-            f"{source}: wanted a snapshot, found a part of one or something else ({error}); take it again with "
+            f"{source}: wanted a snapshot, found a truncated or other file ({error}); take it again with "
             "session.snapshot().save()"
         ) from error
     _check_checksum(metadata, tensors, source)
@@ -193,8 +193,9 @@ def _check_checksum(metadata: Mapping[str, str], tensors: Mapping[str, Array], s
     found, wanted = _checksum(metadata[_KEY], tensors), metadata.get(_CHECKSUM, "none")
     if found != wanted:
         raise SessionError(
-            f"{source}: its checksum is {wanted[:12]}, and its content has {found[:12]}: it was altered or damaged; "
-            "take the snapshot again (to go another way from it, model.restore(snapshot, seed=...))"
+            f"{source}: the recorded checksum is {wanted[:12]}, that of the content is {found[:12]}: the file was "
+            "altered or damaged; take the snapshot again (to continue with another seed, use "
+            "model.restore(snapshot, seed=...))"
         )
 
 
@@ -202,22 +203,22 @@ def _read_header(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
     try:
         header: dict[str, Any] = json.loads(metadata[_KEY])
     except (KeyError, ValueError) as error:
-        raise SessionError(f"{source}: is safetensors, but no snapshot of a session") from error
+        raise SessionError(f"{source}: wanted a snapshot, found safetensors without its header") from error
     found = header.get("schema") if isinstance(header, dict) else None
     if found != _SCHEMA:
         raise SessionError(
             f"{source}: wanted a snapshot of schema {_SCHEMA}, which has a checksum, found {found!r}; take it again"
         )
-    header.setdefault("sinks", 0)  # there were none when the first files of this schema were written
+    header.setdefault("sinks", 0)  # absent in files written before sinks existed
     for path, fits in _FIELDS.items():
         value: Any = header
         for key in path.split("."):
             value = value.get(key, ...) if isinstance(value, dict) else ...
         if not fits(value):
-            shown = "nothing" if value is ... else repr(value)
-            raise SessionError(f"{source}: its header has {shown} as {path}; take the snapshot again")
+            shown = "no value" if value is ... else repr(value)
+            raise SessionError(f"{source}: the header has {shown} for {path}; take the snapshot again")
     if header["settings"].keys() != {field.name for field in dataclasses.fields(SessionSettings)}:
-        raise SessionError(f"{source}: its header has settings of another version; take the snapshot again")
+        raise SessionError(f"{source}: the header has settings of another version; take the snapshot again")
     return header
 
 
@@ -259,7 +260,7 @@ def _check_origin(header: Mapping[str, Any], form: SnapshotForm, source: str) ->
         )
     if sinks != form.sinks:
         raise SessionError(
-            f"{source}: its cache pins {format_count(sinks, 'latent frame')}, and this model pins {form.sinks}; "
+            f"{source}: the cache pins {format_count(sinks, 'latent frame')}, and this model pins {form.sinks}; "
             "load the bundle that it was taken from"
         )
 
@@ -271,9 +272,9 @@ def _check_tensors(
         have, want = found.get(name), form.tensors.get(name)
         if have != want:
             raise SessionError(
-                f"{source}: wanted '{name}' as {_say(want)}, found {_say(have)}; take the snapshot again"
+                f"{source}: wanted '{name}' as {_describe(want)}, found {_describe(have)}; take the snapshot again"
             )
 
 
-def _say(tensor: tuple[Any, tuple[int, ...]] | None) -> str:
+def _describe(tensor: tuple[Any, tuple[int, ...]] | None) -> str:
     return "nothing" if tensor is None else f"{tensor[0]} {list(tensor[1])}"

@@ -1,4 +1,4 @@
-"""Chunk after chunk: in the caller's own thread, or one ahead of the caller in another."""
+"""Streams of chunks, generated in the caller's thread or one chunk ahead in another thread."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ OnStep = Callable[[int], None]
 
 
 class _Step(Protocol):
-    """Makes one chunk, as :meth:`Session.step`."""
+    """A function that generates one chunk, as :meth:`Session.step`."""
 
     def __call__(self, *, on_step: OnStep | None = None) -> Chunk: ...
 
 
 class _Abandoned(Exception):
-    """The consumer of a stream went away while the next chunk was being made."""
+    """The consumer closed the stream while the next chunk was being generated."""
 
 
 def stream_plainly(step: _Step, chunks: int | None, on_step: OnStep | None) -> Iterator[Chunk]:
-    """Yield ``chunks`` chunks, or chunks without end."""
+    """Yield ``chunks`` chunks, or an endless stream for None."""
     made = 0
     while chunks is None or made < chunks:
         yield step(on_step=on_step)
@@ -34,7 +34,7 @@ def stream_plainly(step: _Step, chunks: int | None, on_step: OnStep | None) -> I
 
 
 def stream_ahead(step: _Step, chunks: int | None, on_step: OnStep | None) -> Iterator[Chunk]:
-    """Yield chunks while the next one is already being made in a thread; closing cancels it."""
+    """Yield chunks while a thread generates the next one; closing the iterator cancels it."""
     abandoned = threading.Event()
 
     def check(done: int) -> None:
