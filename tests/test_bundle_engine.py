@@ -350,9 +350,7 @@ def test_a_missing_plan_is_refused(bundle: Bundle) -> None:
     engine = write_engine(bundle)
     (engine.path / "fill.plan").unlink()
 
-    with pytest.raises(
-        EngineError, match="cannot be read: No such file.*; build the engine again with --force"
-    ):
+    with pytest.raises(EngineError, match="cannot be read: No such file.*; build the engine again with --force"):
         read_plan(engine, "fill")
 
 
