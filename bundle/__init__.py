@@ -13,7 +13,6 @@ from .engines.engine import (
     stage_graphs,
 )
 from .engines.lookup import (
-    check_engine,
     engine_mismatches,
     find_engine,
     rebuild_command,
@@ -37,7 +36,6 @@ from .folder import (
     check_bundle_place,
     new_bundle,
     open_bundle,
-    rewrite_manifest,
 )
 from .graph import CacheCopy, Graph
 from .manifest import (
@@ -74,6 +72,7 @@ from .storage.files import (
     check_writable,
     explained_writing,
     is_part,
+    link_or_copy,
     part_folder,
     replace_folder,
     replaced_file,
@@ -82,6 +81,7 @@ from .storage.files import (
     write_file,
 )
 from .storage.interruption import uninterrupted
+from .storage.locking import locked
 
 __all__ = [
     "CACHE_ROLES",
@@ -136,7 +136,6 @@ __all__ = [
     "cache_folder",
     "check_amendable",
     "check_bundle_place",
-    "check_engine",
     "check_external_data",
     "check_writable",
     "choose_measured_precision",
@@ -152,7 +151,9 @@ __all__ = [
     "format_nbytes",
     "is_part",
     "is_trusted",
+    "link_or_copy",
     "list_engines",
+    "locked",
     "new_bundle",
     "open_bundle",
     "open_engine",
@@ -167,7 +168,6 @@ __all__ = [
     "record_trust",
     "replace_folder",
     "replaced_file",
-    "rewrite_manifest",
     "sha256_of",
     "stage_graphs",
     "uninterrupted",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,10 +18,10 @@ from .storage.decoding import InvalidDocument, decode, encode
 from .storage.files import (
     explained_writing,
     is_part,
+    link_or_copy,
     part_folder,
     replace_folder,
     sha256_of,
-    write_file,
 )
 from .validation import check_manifest
 
@@ -33,7 +32,6 @@ __all__ = [
     "check_bundle_place",
     "new_bundle",
     "open_bundle",
-    "rewrite_manifest",
 ]
 
 _MANIFEST = "model.json"
@@ -177,19 +175,8 @@ def amended_bundle(bundle: Bundle, *, without: Collection[str] = ()) -> Iterator
             is_unfinished = any(is_part(part) for part in (file, *file.parents))
             is_plain = source.is_file() and not source.is_symlink()
             if is_plain and not is_unfinished and file.as_posix() not in {_MANIFEST, *without}:
-                _carry_over(source, writer.path / file)
+                link_or_copy(source, writer.path / file)
         yield writer
-
-
-def rewrite_manifest(bundle: Bundle, manifest: Manifest) -> Bundle:
-    """Replace a bundle's ``model.json`` atomically, and return the updated bundle.
-
-    Raises:
-        BundleError: It cannot be written.
-    """
-    text = json.dumps(encode(manifest), indent=1) + "\n"
-    write_file(bundle.path / _MANIFEST, text, fail=BundleError)
-    return Bundle(bundle.path, manifest)
 
 
 class BundleWriter:
@@ -211,14 +198,6 @@ class BundleWriter:
         """Write ``model.json``."""
         text = json.dumps(encode(manifest), indent=1)
         (self.path / _MANIFEST).write_text(text + "\n", encoding="utf-8")
-
-
-def _carry_over(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
 
 
 def _remedy(precision: Precision) -> str:

@@ -9,13 +9,15 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import BundleError
 from .precision import Precision
 from .quantities import format_count
 from .storage.decoding import InvalidDocument, decode, encode
-from .storage.files import write_file
+from .storage.files import explained_writing, write_file
+from .storage.locking import locked
 
 if TYPE_CHECKING:
     from .folder import Bundle
@@ -125,13 +127,16 @@ def record_measured(bundle: Bundle, *, accuracy: Sequence[Accuracy] = (), speeds
     """Add results to ``measured.json``, atomically; they replace older results of the same precision.
 
     Raises:
-        BundleError: The file cannot be written.
+        BundleError: The file is damaged, has a newer schema, or cannot be written.
     """
-    kept = read_measured(bundle)
-    merged = dataclasses.replace(
-        kept, accuracy=_replaced(kept.accuracy, accuracy), speeds=_replaced(kept.speeds, speeds)
-    )
-    write_file(bundle.path / _FILE, json.dumps(encode(merged), indent=1) + "\n", fail=BundleError)
+    file = bundle.path / _FILE
+    # Otherwise the results of another process, written between reading and writing, would be lost.
+    with explained_writing(file, fail=BundleError), locked(file.with_name(f".{_FILE}.lock")):
+        kept = read_measured(bundle)
+        merged = dataclasses.replace(
+            kept, accuracy=_replaced(kept.accuracy, accuracy), speeds=_replaced(kept.speeds, speeds)
+        )
+        write_file(file, json.dumps(encode(merged), indent=1) + "\n", fail=BundleError)
 
 
 def describe_speed(precision: Precision, against: Precision, ratio: float, low: float, high: float) -> str:
@@ -161,7 +166,8 @@ def _read(bundle: Bundle) -> Measured:
     file = bundle.path / _FILE
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-        found = decode(Measured, document, "")
+        _check_schema(document, file)
+        return decode(Measured, document, "")
     except FileNotFoundError:
         return Measured()
     except OSError as error:
@@ -171,6 +177,10 @@ def _read(bundle: Bundle) -> Measured:
     except (ValueError, RecursionError) as error:
         sentence = f"is not valid JSON or is truncated: {error}; delete it and measure again"
         raise BundleError(sentence, path=file) from error
-    if found.schema > _SCHEMA:
-        raise BundleError(f"this vdmrt reads schema {_SCHEMA}, found {found.schema}; install a newer vdmrt", path=file)
-    return found
+
+
+def _check_schema(document: Any, file: Path) -> None:
+    """Check the schema before anything else: a newer one may have other names."""
+    found = document.get("schema") if isinstance(document, dict) else None
+    if isinstance(found, int) and found > _SCHEMA:
+        raise BundleError(f"this vdmrt reads schema {_SCHEMA}, found {found}; install a newer vdmrt", path=file)

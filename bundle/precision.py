@@ -27,7 +27,7 @@ FP8: Final = "fp8"
 # The 8 bit types that linears and caches may have.
 EIGHT_BITS: tuple[EightBits, ...] = (INT8, FP8)
 
-_SUFFIXES: dict[EightBits | None, str] = {None: "", INT8: "-kv8", FP8: "-kvf8"}
+_CACHES: dict[EightBits | None, str] = {None: "", INT8: "kv8", FP8: "kvf8"}
 _STEMS: dict[tuple[Linears, Floating], str] = {
     ("fp32", "fp32"): "fp32",
     ("fp16", "fp16"): "fp16",
@@ -37,8 +37,8 @@ _STEMS: dict[tuple[Linears, Floating], str] = {
     ("fp8", "fp16"): "fp8",
 }
 _NAMES: dict[tuple[Linears, Floating, EightBits | None], str] = {
-    (*stem, cache): f"{name}{suffix}"
-    for cache, suffix in _SUFFIXES.items()
+    (*stem, cache): f"{name}-{suffix}" if suffix else name
+    for cache, suffix in _CACHES.items()
     for stem, name in _STEMS.items()
     if cache is None or stem[0] != "mixed"
 }
@@ -92,6 +92,11 @@ class Precision:
     def is_exported(self) -> bool:
         """Whether ``vdmrt export`` makes it; otherwise ``vdmrt calibrate`` does."""
         return self in EXPORTED
+
+    @property
+    def cache_name(self) -> str:
+        """The part of its name that is the cache's, as "kv8"; "" where the cache is floating point."""
+        return _CACHES[self.cache]
 
     @property
     def is_quantized(self) -> bool:

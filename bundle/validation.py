@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .model import NEXT_STATE, Geometry, Role, Stage
+from .model import CACHE_ROLES, Geometry, Role, Stage
+from .model.required import required_tensors, tensor_shapes
 from .storage.decoding import InvalidDocument
 
 if TYPE_CHECKING:
@@ -15,14 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["check_manifest"]
 
-_FILLING = (Role.LATENT, Role.SLOT_VALID)
-_DENOISING = (Role.SLOT_VALID, Role.TIMESTEPS, Role.COEFFICIENTS, *NEXT_STATE, *NEXT_STATE.values())
-_PAST = (Role.PAST_KEY, Role.PAST_VALUE)
-_PRESENT = (Role.PRESENT_KEY, Role.PRESENT_VALUE)
+_STAGES = (Stage.FILL, Stage.DENOISE)
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """Check that every graph is present and that cache and codec tensors match the geometry.
+    """Check that every graph is present and has the tensors, in the shapes, that follow from the geometry.
 
     Raises:
         InvalidDocument: A graph or tensor is missing or differs.
@@ -30,30 +28,42 @@ def check_manifest(manifest: Manifest) -> None:
     if not manifest.graphs:
         raise InvalidDocument("graphs", "wanted at least one precision, found none")
     for precision, stages in manifest.graphs.items():
-        for stage in (Stage.FILL, Stage.DENOISE):
+        for stage in _STAGES:
             if stage not in stages:
                 raise InvalidDocument(f"graphs.{precision}", f"wanted 'fill' and 'denoise', found {sorted(stages)}")
-        _check_roles(manifest.geometry, stages, f"graphs.{precision}")
-        _check_cache(manifest.geometry, stages, f"graphs.{precision}")
+        for stage in _STAGES:
+            _check_roles(manifest.geometry, stage, stages[stage], f"graphs.{precision}.{stage}")
+            _check_shapes(manifest.geometry, stage, stages[stage], f"graphs.{precision}.{stage}")
+        _check_dtypes(stages, f"graphs.{precision}")
     _check_codec(manifest)
 
 
-def _check_roles(g: Geometry, stages: Mapping[str, Graph], path: str) -> None:
-    """Check that each tensor that a lane binds by its role is present once."""
-    layers = range(g.layers)
-    wanted = {
-        Stage.FILL: [(role, None) for role in _FILLING] + [(role, i) for role in _PRESENT for i in layers],
-        Stage.DENOISE: [(role, None) for role in _DENOISING] + [(role, i) for role in _PAST for i in layers],
-    }
-    for stage, roles in wanted.items():
-        found = Counter((spec.role, spec.layer) for spec in stages[stage].inputs + stages[stage].outputs)
-        wrong = next((one for one in (*roles, *found) if found[one] != 1), None)
-        if wrong is not None:
-            role, layer = wrong
-            of_layer = "" if layer is None else f" and layer {layer}"
+def _check_roles(g: Geometry, stage: Stage, graph: Graph, path: str) -> None:
+    """Check that each tensor that the geometry requires is present, and none twice."""
+    found = Counter((spec.role, spec.layer) for spec in graph.inputs + graph.outputs)
+    wrong = next((one for one in (*required_tensors(g, stage), *found) if found[one] != 1), None)
+    if wrong is not None:
+        role, layer = wrong
+        of_layer = "" if layer is None else f" and layer {layer}"
+        raise InvalidDocument(path, f"wanted one tensor of role {str(role)!r}{of_layer}, found {found[wrong]}")
+
+
+def _check_shapes(g: Geometry, stage: Stage, graph: Graph, path: str) -> None:
+    """Compare shapes with the geometry: memory is allocated by the geometry and bound by the tensors."""
+    wanted = tensor_shapes(g, stage)
+    for tensor in sorted(graph.with_role(*wanted), key=lambda spec: [*wanted].index(spec.role)):
+        if tensor.shape != wanted[tensor.role]:
             raise InvalidDocument(
-                f"{path}.{stage}", f"wanted one tensor of role {str(role)!r}{of_layer}, found {found[wrong]}"
+                path, f"the geometry needs '{tensor.name}' as {list(wanted[tensor.role])}, found {list(tensor.shape)}"
             )
+
+
+def _check_dtypes(stages: Mapping[str, Graph], path: str) -> None:
+    """Check that the cache has one dtype in both graphs, and the cross-frame context one."""
+    for kind, roles in (("cache", CACHE_ROLES), ("context", (Role.CONTEXT_KEY, Role.CONTEXT_VALUE))):
+        found = {tensor.dtype for stage in _STAGES for tensor in stages[stage].with_role(*roles)}
+        if len(found) > 1:
+            raise InvalidDocument(path, f"wanted one dtype for all {kind} tensors, found {sorted(found)}")
 
 
 def _check_codec(manifest: Manifest) -> None:
@@ -66,29 +76,3 @@ def _check_codec(manifest: Manifest) -> None:
         sides = manifest.components[stage].with_role(Role.PICTURES, Role.LATENT)
         if sorted((spec.role, len(spec.shape)) for spec in sides) != [(Role.LATENT, 4), (Role.PICTURES, 4)]:
             raise InvalidDocument(f"components.{stage}", "wanted one input and one output of four dimensions each")
-
-
-def _check_cache(g: Geometry, stages: Mapping[str, Graph], path: str) -> None:
-    """Compare the cache tensors with the geometry: memory is allocated by the geometry and bound by the tensors."""
-    dtypes: dict[str, set[str]] = {"cache": set(), "context": set()}
-    for stage, rows in ((Stage.FILL, g.rows_per_request), (Stage.DENOISE, g.rows)):
-        past, present = g.cache_shape(rows, g.slots), g.cache_shape(rows, g.chunk_frames)
-        context = rows, g.heads, g.context_frames * g.tokens_per_frame, g.head_size
-        wanted = {
-            Role.PAST_KEY: past,
-            Role.PAST_VALUE: past,
-            Role.PRESENT_KEY: present,
-            Role.PRESENT_VALUE: present,
-            Role.CONTEXT_KEY: context,
-            Role.CONTEXT_VALUE: context,
-        }
-        for tensor in stages[stage].with_role(*wanted):
-            dtypes["context" if wanted[tensor.role] is context else "cache"].add(tensor.dtype)
-            if tensor.shape != wanted[tensor.role]:
-                raise InvalidDocument(
-                    f"{path}.{stage}",
-                    f"the geometry needs '{tensor.name}' as {list(wanted[tensor.role])}, found {list(tensor.shape)}",
-                )
-    for kind, found in dtypes.items():
-        if len(found) > 1 or (kind == "cache" and not found):
-            raise InvalidDocument(path, f"wanted one dtype for all {kind} tensors, found {sorted(found)}")

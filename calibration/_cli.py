@@ -17,7 +17,7 @@ from ..console.sections import SectionedCommand
 from ..console.signals import Terminated
 from ..errors import CalibrationError, NotFasterError
 from ..runtime._options_cli import PRECISION, SEED, backend_options, sampling_options, threads_option
-from .request import CalibrationRequest
+from .request import CACHE_ALONE, MIXED, CalibrationRequest
 from .verify.request import VerifyRequest
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _GATE_MISSED = 3
 
 def _request(**given: Any) -> CalibrationRequest | MixedRequest:
     """Return the request of the options; ``--precision fp16`` observes nothing and takes ``--keep`` alone."""
-    if given["precision"] != str(FP16):
+    if given["precision"] != MIXED:
         if given["data"] is None:
             raise click.UsageError(
                 f"--precision {given['precision']} observes rollouts and needs clips; name them with --data"
@@ -59,7 +59,7 @@ def _request(**given: Any) -> CalibrationRequest | MixedRequest:
     data=Option("Clips or latents: a file, or a folder of them.", click.Path(path_type=Path)),
     precision=Option(
         "Precision of the blocks' linears; none for the cache alone; fp16 for FP16 with some layers in float32.",
-        click.Choice([*EIGHT_BITS, "none", str(FP16)]),
+        click.Choice([*EIGHT_BITS, CACHE_ALONE, MIXED]),
     ),
     samples=Option("Least number of denoising runs to observe, in whole rollouts.", click.IntRange(1)),
     method=Option("How ranges are chosen.", click.Choice(["max", "percentile", "mse", "entropy"])),

@@ -23,6 +23,7 @@ from .graph.rendering import render
 from .observe.planning import planned_nbytes
 from .progress import hide_progress
 from .publishing import with_weights, write_precision
+from .request import CACHE_ALONE
 from .summary import CalibrationSummary
 from .verify.reference import source_precision
 
@@ -120,7 +121,7 @@ def _write_graphs(
     by_stage = dict.fromkeys(graphs, quantization)
     if request.keep_fill:
         by_stage[Stage.FILL] = dataclasses.replace(quantization, linears={})
-    quantized: Any = None if request.precision == "none" else request.precision
+    quantized: Any = None if request.precision == CACHE_ALONE else request.precision
     weights = WeightsFile(writer.path / "graphs" / f"weights.{request.stem}.bin")
     written = {}
     with show("writing, precisions") as on_progress:
@@ -162,7 +163,7 @@ def _write_records(
 
 def added_nbytes(bundle: Bundle, graphs: Mapping[str, GraphFile], request: CalibrationRequest) -> int:
     """Return an estimate of the bytes added: the new weights, and the statistics kept during the run."""
-    linears = _linears(graphs) if request.precision != "none" else []
+    linears = _linears(graphs) if request.precision != CACHE_ALONE else []
     codes = {linear.weight: linear.inputs * linear.outputs for linear in linears}
     others = 0
     for sources in _renderings(bundle, graphs, request).values():
@@ -189,7 +190,7 @@ def _renderings(
     if request.precision == FP8:
         return {request.quantized(FP16): half or single}
     made = {request.quantized(FP16): half} if half else {}
-    if request.precision == "none" and FP32 not in known:
+    if request.precision == CACHE_ALONE and FP32 not in known:
         return made
     return {request.quantized(FP32): single, **made}
 

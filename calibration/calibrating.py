@@ -27,7 +27,7 @@ from .graph.quantization import Quantization, make_quantization
 from .observe.data import read_set
 from .observe.observation import observe_rollouts
 from .progress import hide_progress
-from .request import CalibrationRequest
+from .request import CACHE_ALONE, CalibrationRequest
 from .scratch import scratch_folder
 from .summary import CalibrationSummary
 from .verify.reference import reference_bundle, reference_graphs
@@ -157,7 +157,7 @@ def quantize(
         activations = fold_statistics(seen.activations, cache, projections)
         for graph in folded.values():
             fold_cache(graph, cache)
-    if request.precision == "none":
+    if request.precision == CACHE_ALONE:
         return Quantization(INT8, request.method, {}, {}, cache)
     linears = {stage: find_linears(graph) for stage, graph in folded.items()}
     everything = [linear for found in linears.values() for linear in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from ..bundle import FP8, FP16, FP32, INT8, EightBits, Precision
 from ..runtime.sampling.sampling_options import SamplingOptions
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from .graph.rounding import Rounding
     from .observe.ranges import Method
 
-__all__ = ["CalibrationRequest"]
+__all__ = ["CACHE_ALONE", "MIXED", "CalibrationRequest"]
+
+# Values of --precision beside those of the linears: the cache alone, and FP16 with some layers in float32.
+CACHE_ALONE: Final = "none"
+MIXED = str(FP16)
 
 Target = EightBits | Literal["none"]
 
@@ -62,17 +66,18 @@ class CalibrationRequest(SamplingOptions):
         SamplingOptions.__post_init__(self)
         if self.budget is not None and not 0 < self.budget < math.inf:
             raise ValueError(f"--budget must be a finite number of dB above 0, got {self.budget}")
-        if self.precision == "none" and self.kv is None:
+        if self.precision == CACHE_ALONE and self.kv is None:
             raise ValueError("--precision none quantizes no linear, so it needs --kv int8 or fp8")
-        if self.budget is not None and self.precision == "none":
+        if self.budget is not None and self.precision == CACHE_ALONE:
             raise ValueError("--budget chooses among linears, so it needs --precision int8 or fp8")
 
     def quantized(self, floating: Precision) -> Precision:
         """Return the precision that results from the graphs of a floating-point precision."""
-        linears = floating.linears if self.precision == "none" else self.precision
+        linears = floating.linears if self.precision == CACHE_ALONE else self.precision
         return Precision(linears, floating.around, self.kv)
 
     @property
     def stem(self) -> str:
         """Stem of the names of files that all renderings share."""
-        return str(self.quantized(FP16 if self.precision == FP8 else FP32)).removeprefix(f"{FP32}-")
+        made = self.quantized(FP16 if self.precision == FP8 else FP32)
+        return made.cache_name if self.precision == CACHE_ALONE else str(made)

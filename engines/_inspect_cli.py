@@ -151,9 +151,8 @@ def _tensor_rows(graphs: Mapping[str, Graph]) -> Iterator[tuple[str, ...]]:
     for stage, graph in graphs.items():
         for side, specs in (("in", graph.inputs), ("out", graph.outputs)):
             for spec in specs:
-                stem, _, layer = spec.name.partition(".")
-                if layer in ("", "0"):
-                    name = f"{stem}.0 …" if layer else stem
+                if spec.layer in (None, 0):
+                    name = spec.name if spec.layer is None else f"{spec.name} …"
                     yield stage, side, name, spec.dtype, ", ".join(map(str, spec.shape))
 
 

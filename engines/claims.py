@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..bundle import explained_writing, part_folder, uninterrupted
+from ..bundle import explained_writing, locked, part_folder
 from ..errors import EngineError
 
 __all__ = ["claim"]
-
-_POLL_S = 0.2
 
 
 @contextmanager
@@ -34,45 +30,7 @@ def claim(folder: Path, key: str, waiting: Callable[[], None] = lambda: None) ->
     Raises:
         EngineError: ``folder`` cannot be written.
     """
-    lock = folder / f".{key}.lock"
     with explained_writing(folder / key, fail=EngineError):
         folder.mkdir(exist_ok=True)
-        handle = _lock(lock, waiting)
-        try:
-            with part_folder(folder / key) as work:
-                yield work
-        finally:
-            # Removed before it is released; a process that waited for it detects the removal (_lock).
-            with uninterrupted():
-                lock.unlink(missing_ok=True)
-                os.close(handle)
-
-
-def _lock(path: Path, waiting: Callable[[], None]) -> int:
-    """Acquire the lock file, and return its descriptor."""
-    import fcntl
-
-    reported = False
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(handle, path):
-                return handle
-        except BlockingIOError:
-            if not reported:
-                waiting()
-                reported = True
-            time.sleep(_POLL_S)
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
-
-
-def _is_at(handle: int, path: Path) -> bool:
-    """Whether an open file still has its name: the previous holder of the lock may have removed it."""
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    except FileNotFoundError:
-        return False
+        with locked(folder / f".{key}.lock", waiting), part_folder(folder / key) as work:
+            yield work

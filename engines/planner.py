@@ -44,7 +44,6 @@ class EnginePlan:
         sides_nbytes: All other inputs and outputs of a lane, exact.
         scratch_nbytes: Scratch memory of a lane's contexts: an estimate, without fused attention.
         memory_nbytes: Memory of the GPU; None without one.
-        lanes: Number of lanes that fit beside the weights; None without a GPU.
         flops: Operations by stage.
         nbytes_moved: Bytes that each stage must read and write.
         compute_seconds: Time of a denoising step at the GPU's peak of operations; None if the peak is unknown.
@@ -58,7 +57,6 @@ class EnginePlan:
     sides_nbytes: int
     scratch_nbytes: int
     memory_nbytes: int | None
-    lanes: int | None
     flops: Mapping[str, int]
     nbytes_moved: Mapping[str, int]
     compute_seconds: float | None
@@ -68,6 +66,13 @@ class EnginePlan:
     def lane_nbytes(self) -> int:
         """Bytes of one lane."""
         return self.cache_nbytes + self.staging_nbytes + self.sides_nbytes + self.scratch_nbytes
+
+    @property
+    def lanes(self) -> int | None:
+        """Number of lanes that fit beside the weights; None without a GPU."""
+        if self.memory_nbytes is None:
+            return None
+        return max(self.memory_nbytes - self.weights_nbytes, 0) // self.lane_nbytes
 
     @property
     def roofline_seconds(self) -> float | None:
@@ -115,7 +120,6 @@ def plan_engine(bundle: Bundle, precision: Precision, gpu: Gpu | None) -> Engine
     staging = cache // geometry.slots * geometry.chunk_frames
     sides = sum(_sides_nbytes(graph) for graph in graphs.values())
     scratch = _scratch_nbytes(geometry, element)
-    lane = cache + staging + sides + scratch
     denoise = graphs[Stage.DENOISE]
     # The tables lack the peaks of 8 bit products.
     peak = gpu.peak_flops(precision) if gpu and denoise.quantized is None else None
@@ -127,7 +131,6 @@ def plan_engine(bundle: Bundle, precision: Precision, gpu: Gpu | None) -> Engine
         sides_nbytes=sides,
         scratch_nbytes=scratch,
         memory_nbytes=gpu.memory_nbytes if gpu else None,
-        lanes=max(gpu.memory_nbytes - weights, 0) // lane if gpu else None,
         flops={stage: graph.flops for stage, graph in graphs.items()},
         nbytes_moved={stage: graph.nbytes_moved for stage, graph in graphs.items()},
         compute_seconds=denoise.flops / peak if peak else None,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..bundle import format_count, format_nbytes, read_measured
-from ..errors import MediaError, SessionError
+from ..bundle import Measured, format_count, format_nbytes, read_measured
+from ..errors import BundleError, MediaError, SessionError
 from ..runtime.cache.window import check_chunks
 from ..runtime.sampling.session_arguments import session_arguments
 from ..runtime.session.loading import open_model
@@ -23,7 +23,7 @@ from .pictures import read_clip, read_latents, read_picture
 from .request import Request
 
 if TYPE_CHECKING:
-    from ..bundle import Precision
+    from ..bundle import Bundle, Precision
     from ..runtime.session.chunk import Chunk, Timings
     from ..runtime.session.model import Model
     from ..runtime.session.session import Session
@@ -136,7 +136,7 @@ def generate(
 def _warn(model: Model, wants_pictures: bool, output: Path) -> None:
     if model.manifest.random_weights:
         _log.warning("the bundle's weights are random: the output is noise")
-    measured = read_measured(model.bundle)
+    measured = _read_measured(model.bundle)
     accuracy = next((one for one in measured.accuracy if one.precision == model.precision), None)
     if accuracy is not None:
         (_log.info if accuracy.passed else _log.warning)("%s", accuracy.describe())
@@ -151,6 +151,15 @@ def _warn(model: Model, wants_pictures: bool, output: Path) -> None:
         raise MediaError(f"{output}: the bundle has no codec and generates latents only; choose an .npy file")
     if model.codec.kind == "preview":
         _log.warning("no VAE in the bundle: pictures come from the preview codec, at an eighth of their resolution")
+
+
+def _read_measured(bundle: Bundle) -> Measured:
+    """Return the bundle's results; none, with a warning, where they cannot be read: a run does not need them."""
+    try:
+        return read_measured(bundle)
+    except BundleError as error:
+        _log.warning("the measured accuracy and speed are not known: %s", error)
+        return Measured()
 
 
 def _read_first(request: Request, model: Model) -> npt.NDArray[Any]:

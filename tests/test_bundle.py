@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from vdmrt.bundle import (
     FP16,
-    NEXT_STATE,
     Artifact,
     CacheLayout,
     CachePolicy,
@@ -38,6 +37,7 @@ from vdmrt.bundle import (
     new_bundle,
     open_bundle,
 )
+from vdmrt.bundle.model.required import required_tensors, tensor_shapes
 from vdmrt.errors import BundleError
 
 COUNTS = st.integers(1, 64)
@@ -86,7 +86,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         parameters=ParameterNames("blocks.{layer}.", draw(st.sampled_from([(), ("head*",)])), projections),
         schedule=ScheduleSpec("cosine", draw(COUNTS), beta_start=draw(st.none() | st.floats(0, 1))),
         sampler=SamplerDefaults("ddim", draw(COUNTS), draw(st.floats(-10, 10))),
-        graphs={FP16: {Stage.FILL: fill_graph(geometry), Stage.DENOISE: denoise_graph(geometry)}},
+        graphs={FP16: {stage: stage_graph(geometry, stage) for stage in (Stage.FILL, Stage.DENOISE)}},
         components={},
         codec=None,
         null_text=draw(st.none() | st.just(Artifact("null_text.npy", "00", 0))),
@@ -95,20 +95,9 @@ def manifests(draw: st.DrawFn) -> Manifest:
     )
 
 
-def fill_graph(g: Geometry) -> Graph:
-    present = g.cache_shape(g.rows_per_request, g.chunk_frames)
-    inputs = [TensorSpec(str(role), "float32", (1,), role) for role in (Role.LATENT, Role.SLOT_VALID)]
-    return graph(inputs, keys_values(g, present, Role.PRESENT_KEY, Role.PRESENT_VALUE))
-
-
-def denoise_graph(g: Geometry) -> Graph:
-    roles = (Role.SLOT_VALID, Role.TIMESTEPS, Role.COEFFICIENTS, *NEXT_STATE, *NEXT_STATE.values())
-    inputs = [TensorSpec(str(role), "float32", (1,), role) for role in roles]
-    return graph([*inputs, *keys_values(g, g.cache_shape(g.rows, g.slots), Role.PAST_KEY, Role.PAST_VALUE)], [])
-
-
-def keys_values(g: Geometry, shape: tuple[int, ...], *roles: Role) -> list[TensorSpec]:
-    return [TensorSpec(f"{role}.{i}", "float16", shape, role, i) for role in roles for i in range(g.layers)]
+def stage_graph(g: Geometry, stage: Stage) -> Graph:
+    shapes, required = tensor_shapes(g, stage), required_tensors(g, stage)
+    return graph([TensorSpec(f"{role}.{layer}", "float16", shapes[role], role, layer) for role, layer in required], [])
 
 
 def graph(inputs: list[TensorSpec], outputs: list[TensorSpec]) -> Graph:
@@ -142,7 +131,7 @@ def test_a_manifest_is_read_as_it_was_written(manifest: Manifest) -> None:
 
 @given(geometries())
 def test_the_cache_has_as_many_elements_as_its_tensors(g: Geometry) -> None:
-    past = denoise_graph(g).tensor(Role.PAST_KEY, layer=0)
+    past = stage_graph(g, Stage.DENOISE).tensor(Role.PAST_KEY, layer=0)
 
     assert g.cache_elements * 2 == 2 * g.layers * past.nbytes
 

@@ -43,6 +43,27 @@ def put(*place: str | int, value: object) -> Callable[[Document], object]:
     return change
 
 
+def drop(stage: str, role: str) -> Callable[[Document], object]:
+    """Return a change that removes the first tensor of a role from a graph."""
+
+    def change(document: Document) -> None:
+        graph = document["graphs"]["fp32"][stage]
+        side = next(side for side in (graph["inputs"], graph["outputs"]) if any(one["role"] == role for one in side))
+        side.remove(next(one for one in side if one["role"] == role))
+
+    return change
+
+
+def shorten(stage: str, role: str) -> Callable[[Document], object]:
+    """Return a change that shortens the last axis of a tensor."""
+
+    def change(document: Document) -> None:
+        graph = document["graphs"]["fp32"][stage]
+        next(one for one in graph["inputs"] + graph["outputs"] if one["role"] == role)["shape"][-1] -= 1
+
+    return change
+
+
 def first_graph(bundle: Bundle) -> Artifact:
     return bundle.manifest.graphs[FP32]["fill"].file
 
@@ -164,6 +185,54 @@ def test_a_geometry_that_differs_from_the_tensors_is_refused(
 ) -> None:
     with pytest.raises(BundleError, match=sentence):
         open_bundle(alter(copy, change))
+
+
+@pytest.mark.parametrize(
+    ("stage", "role"),
+    [
+        ("denoise", "noise"),
+        ("denoise", "positions"),
+        ("fill", "positions"),
+        ("fill", "context_index"),
+        ("fill", "context_key"),
+        ("denoise", "context_value"),
+    ],
+)
+def test_a_missing_tensor_of_the_geometry_is_refused(copy: Path, stage: str, role: str) -> None:
+    with pytest.raises(BundleError, match=f"graphs.fp32.{stage}: wanted one tensor of role '{role}'.*, found 0"):
+        open_bundle(alter(copy, drop(stage, role)))
+
+
+@pytest.mark.parametrize(
+    ("stage", "role"), [("denoise", "guidance"), ("denoise", "text"), ("fill", "text"), ("fill", "text_mask")]
+)
+def test_a_missing_tensor_of_guidance_or_text_is_refused(
+    text_bundle: Path, tmp_path: Path, stage: str, role: str
+) -> None:
+    copy = shutil.copytree(text_bundle, tmp_path / "copy")
+
+    with pytest.raises(BundleError, match=f"graphs.fp32.{stage}: wanted one tensor of role '{role}', found 0"):
+        open_bundle(alter(copy, drop(stage, role)))
+
+
+def test_rope_needs_positions_of_the_keys(copy: Path) -> None:
+    with pytest.raises(BundleError, match="graphs.fp32.fill: wanted one tensor of role 'key_positions', found 0"):
+        open_bundle(alter(copy, put("geometry", "positions", "kind", value="rope")))
+
+
+@pytest.mark.parametrize(
+    ("stage", "role", "shapes"),
+    [
+        ("fill", "latent", r"\[1, 3, 4, 4, 6\], found \[1, 3, 4, 4, 5\]"),
+        ("fill", "slot_valid", r"\[1, 7\], found \[1, 6\]"),
+        ("denoise", "timesteps", r"\[2, 7\], found \[2, 6\]"),
+        ("denoise", "coefficients", r"\[2, 7, 8\], found \[2, 7, 7\]"),
+        ("denoise", "next_latent", r"\[2, 3, 4, 4, 6\], found \[2, 3, 4, 4, 5\]"),
+    ],
+)
+def test_a_tensor_of_another_shape_is_refused(copy: Path, stage: str, role: str, shapes: str) -> None:
+    with pytest.raises(BundleError, match=f"graphs.fp32.{stage}: the geometry needs '{role}' as {shapes}"):
+        open_bundle(alter(copy, shorten(stage, role)))
 
 
 def test_cache_tensors_of_two_dtypes_are_refused(copy: Path) -> None:

@@ -16,6 +16,7 @@ from vdmrt.bundle.storage.files import (
     check_writable,
     explained_writing,
     is_part,
+    link_or_copy,
     part_folder,
     replace_folder,
     replaced_file,
@@ -260,3 +261,14 @@ def test_a_check_leaves_nothing(tmp_path: Path) -> None:
 
     assert names_in(tmp_path) == ["page.html"]
     assert (tmp_path / "page.html").read_text() == "old"
+
+
+def test_a_link_replaces_a_file_and_leaves_the_other_names_of_it(tmp_path: Path) -> None:
+    for name in ("new", "old"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "target").hardlink_to(tmp_path / "old")
+
+    link_or_copy(tmp_path / "new", tmp_path / "target")
+
+    assert [(tmp_path / name).read_text() for name in ("target", "old")] == ["new", "old"]
+    assert (tmp_path / "target").samefile(tmp_path / "new")

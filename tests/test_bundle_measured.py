@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from vdmrt.bundle import FP16, Accuracy, Bundle, open_bundle, read_measured, record_measured
+from vdmrt.bundle import FP16, FP32, Accuracy, Bundle, open_bundle, read_measured, record_measured
 from vdmrt.errors import BundleError
 
 
@@ -37,12 +38,33 @@ def test_a_result_of_other_graphs_is_left_out(bundle: Bundle) -> None:
     assert read_measured(bundle).accuracy == ()
 
 
+def test_results_of_two_writers_are_both_kept(bundle: Bundle) -> None:
+    results = [
+        Accuracy(precision, "fp32", 4, 1, True, {}, bundle.manifest.graphs_sha256(precision))
+        for precision in (FP16, FP32)
+    ]
+    for _ in range(5):
+        (bundle.path / "measured.json").unlink(missing_ok=True)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda one: record_measured(bundle, accuracy=[one]), results))
+
+        assert set(one.precision for one in read_measured(bundle).accuracy) == {FP16, FP32}
+
+
+def test_recording_leaves_no_lock(bundle: Bundle) -> None:
+    before = {path.name for path in bundle.path.iterdir()}
+
+    record_measured(bundle, accuracy=[accuracy(bundle, 30)])
+
+    assert {path.name for path in bundle.path.iterdir()} == before | {"measured.json"}
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("{", "is not valid JSON or is truncated: .*; delete it and measure again"),
         ('{"accuracy": 1, "speeds": [], "schema": 1}', "wanted a list, found 1; delete it and measure again"),
-        ('{"accuracy": [], "speeds": [], "schema": 2}', "reads schema 1, found 2; install a newer vdmrt"),
+        ('{"accuracy": [], "speeds": [], "memory": [], "schema": 2}', "reads schema 1, found 2; install a newer vdmrt"),
     ],
 )
 def test_a_damaged_file_is_named(bundle: Bundle, text: str, sentence: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 from calibrated import calibrate_copy
 from click.testing import CliRunner, Result
 
-from vdmrt.bundle import FP16, FP16_MIXED, FP32, BundleWriter, Precision, open_bundle, rewrite_manifest
+from vdmrt.bundle import FP16, FP16_MIXED, FP32, BundleWriter, Precision, open_bundle
 from vdmrt.calibration.choose.bisection import bisect, bisect_request, smallest_cause
 from vdmrt.calibration.choose.remedy import remedy_command
 from vdmrt.calibration.choose.sensitivity import Bench
@@ -56,7 +56,7 @@ def cancelling(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
             )
             for stage, graph in stages.items()
         }
-    rewrite_manifest(bundle, dataclasses.replace(bundle.manifest, graphs=graphs))
+    BundleWriter(bundle.path).finish(dataclasses.replace(bundle.manifest, graphs=graphs))
     return path
 
 

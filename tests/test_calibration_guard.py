@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vdmrt.bundle import FP16, FP32, BundleWriter, open_bundle, rewrite_manifest
+from vdmrt.bundle import FP16, FP32, BundleWriter, open_bundle
 from vdmrt.calibration.choose.guard import Guard
 from vdmrt.calibration.graph.graph_file import WeightsFile, load_graph, save_graph
 from vdmrt.calibration.verify.request import VerifyRequest
@@ -42,7 +42,7 @@ def overflowing(tiny_bundle: Path, tmp_path: Path) -> Path:
             )
             for stage, graph in stages.items()
         }
-    rewrite_manifest(bundle, dataclasses.replace(bundle.manifest, graphs=graphs))
+    BundleWriter(bundle.path).finish(dataclasses.replace(bundle.manifest, graphs=graphs))
     return path
 
 

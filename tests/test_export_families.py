@@ -118,12 +118,14 @@ def test_it_is_calibrated_to_int8(toy_bundle: Path, tmp_path: Path) -> None:
 
 
 def test_it_is_inspected(toy_bundle: Path) -> None:
-    shown = CliRunner().invoke(main, ["inspect", str(toy_bundle)])
+    shown = CliRunner().invoke(main, ["inspect", str(toy_bundle)], env={"COLUMNS": "200"})
 
     assert shown.exit_code == 0
     assert re.search(r"toy \(toy, predicts flow\)", shown.output)
     assert re.search(r"KV cache +joint, 7 slots with 2 sinks, 2 requests × 1 row", shown.output)
     assert re.search(r"positions +none", shown.output)
+    assert re.search(r"fill +in +old past_key of 0 … +float32", shown.output)
+    assert "past_key of 1" not in shown.output
 
 
 def test_it_is_profiled_block_by_block(toy_bundle: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,18 @@ def test_progress_counts_denoising_steps_and_names_the_chunk(tiny_bundle: Path, 
     generate(request, on_progress=lambda *progress: seen.append(progress))
 
     assert seen == [(1, 4, "chunk 1 of 2"), (2, 4, "chunk 1 of 2"), (3, 4, "chunk 2 of 2"), (4, 4, "chunk 2 of 2")]
+
+
+def test_damaged_results_do_not_stop_a_run(tiny_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    (bundle / "measured.json").write_text("{")
+    frames = np.zeros((4, 4, 4, 6), np.float32)
+
+    generate(Request(bundle, tmp_path / "out.npy", frames=frames, chunks=1, steps=2, threads=1))
+
+    assert (tmp_path / "out.npy").exists()
+    assert "the measured accuracy and speed are not known" in caplog.text
+    assert "measured.json: is not valid JSON or is truncated" in caplog.text
 
 
 def test_a_failure_during_a_rollout_keeps_the_previous_chunks(tiny_bundle: Path, tmp_path: Path) -> None:

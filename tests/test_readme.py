@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -47,6 +48,15 @@ def test_the_quickstart_runs(tiny_bundle: Path, tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3
+
+
+def test_the_imports_of_the_profiler_page_exist() -> None:
+    imports = re.findall(r"^from (vdmrt\S*) import ([\w, ]+)", (ROOT / "profiler/README.md").read_text(), re.MULTILINE)
+
+    assert len(imports) == 3
+    for module, names in imports:
+        made = importlib.import_module(module)
+        assert [name for name in names.strip().split(", ") if not hasattr(made, name)] == []
 
 
 def test_every_command_is_in_the_table() -> None:

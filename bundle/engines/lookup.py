@@ -19,7 +19,7 @@ from .versions import version_numbers
 if TYPE_CHECKING:
     from ..folder import Bundle
 
-__all__ = ["check_engine", "engine_mismatches", "find_engine", "rebuild_command"]
+__all__ = ["engine_mismatches", "find_engine", "rebuild_command"]
 
 # Major release of a version-compatible plan to the major releases that read it; 8 to 11 is not guaranteed.
 _READERS = {8: (8, 10), 10: (10, 11), 11: (11,)}
@@ -87,18 +87,6 @@ def engine_mismatches(
             *([] if trust_plans else _foreign_plans(manifest)),
         ]
     )
-
-
-def check_engine(engine: Engine, bundle: Bundle, machine: Machine, *, trust_plans: bool = False) -> None:
-    """Check that an engine fits and that its plans are trusted.
-
-    Raises:
-        EngineError: The engine does not fit; the message names each mismatch with both values, and the build command.
-    """
-    found = engine_mismatches(engine, bundle, machine, trust_plans=trust_plans)
-    if found:
-        command = rebuild_command(bundle, engine.manifest.precision, engine.manifest.backend)
-        raise EngineError(f"{engine.path}: {'; '.join(found)}; build it again with {command}")
 
 
 def rebuild_command(bundle: Bundle, precision: Precision, backend: str = "tensorrt", gpu: int = 0) -> str:

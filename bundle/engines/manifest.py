@@ -13,6 +13,7 @@ from ..precision import Precision
 __all__ = ["ENGINE_SCHEMA", "Check", "EngineManifest", "LayerCopy", "Machine", "Plan", "PlanAudit"]
 
 ENGINE_SCHEMA = 1
+_FASTER_THAN = "faster than"
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,16 @@ class Check:
     passed: bool
     detail: str
     required: bool = True
+
+    @classmethod
+    def of_speed(cls, against: Precision, passed: bool, detail: str) -> Check:
+        """Return the check that a quantized engine is faster than a floating point one of its bundle."""
+        return cls(f"{_FASTER_THAN} {against}", passed, detail, required=False)
+
+    @property
+    def is_of_speed(self) -> bool:
+        """Whether :meth:`of_speed` made it; the build fails where it did not pass and was not accepted."""
+        return self.name.startswith(f"{_FASTER_THAN} ")
 
 
 @dataclass(frozen=True)

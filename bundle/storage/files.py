@@ -26,6 +26,7 @@ __all__ = [
     "check_writable",
     "explained_writing",
     "is_part",
+    "link_or_copy",
     "part_folder",
     "replace_folder",
     "replaced_file",
@@ -173,6 +174,20 @@ def part_folder(target: Path) -> Iterator[Path]:
         with uninterrupted():
             _remove(path)
             os.close(handle)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make a file a hard link to another, or a copy where the file system cannot link; make the folders above it.
+
+    Raises:
+        OSError: The disk is full, or the target cannot be replaced.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)  # a copy must not be written through a link
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def replace_folder(part: Path, target: Path) -> None:

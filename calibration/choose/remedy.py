@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...bundle import FP16, FP16_MIXED
 from ...errors import CalibrationError
 from ..graph.linears import group_of
-from ..request import CalibrationRequest
+from ..request import CACHE_ALONE, MIXED, CalibrationRequest
 
 if TYPE_CHECKING:
     from ...bundle import Bundle, Precision
@@ -50,10 +50,10 @@ def remedy_command(
     start = ["vdmrt", "calibrate", str(bundle.path)]
     if precision in (FP16, FP16_MIXED):
         kept = shlex.split(bundle.manifest.provenance.get(str(FP16_MIXED), "")) if precision == FP16_MIXED else []
-        return shlex.join([*start, "--precision", str(FP16), *kept, *_options({"keep": patterns})])
+        return shlex.join([*start, "--precision", MIXED, *kept, *_options({"keep": patterns})])
     made = _recorded_options(bundle, precision)
     kv = None if cache else made["kv"]
-    if made["precision"] == "none" and kv is None:
+    if made["precision"] == CACHE_ALONE and kv is None:
         return ""
     options = {"precision": made["precision"], "kv": kv, "keep": [*made["keep"], *patterns]}
     defaults = {field.name: field.default for field in dataclasses.fields(CalibrationRequest)}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...bundle import FP32, Bundle, BundleWriter, Stage
+from ...bundle import FP32, Bundle, BundleWriter, Stage, link_or_copy
 from ...errors import CalibrationError
 from ...reporting import Series, draw_lines
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -209,9 +209,7 @@ class Bench:
         graphs = with_weights(graphs, self._writer.record("graphs/weights.bin"))
         manifest = dataclasses.replace(self._bundle.manifest, graphs={FP32: graphs}, components={}, codec=None)
         if manifest.null_text is not None:
-            text = self._writer.path / manifest.null_text.file
-            text.parent.mkdir(exist_ok=True)
-            text.write_bytes(self._bundle.locate(manifest.null_text).read_bytes())
+            link_or_copy(self._bundle.locate(manifest.null_text), self._writer.path / manifest.null_text.file)
         return Bundle(self._writer.path.resolve(), manifest)
 
     @staticmethod

@@ -305,7 +305,7 @@ def _race(trial: _Trial, show: Show) -> list[Check]:
         ):
             found = time_in_turn(model, other, on_progress=on_progress)
         detail = describe_speed(trial.precision, against, found.ratio, found.interval.low, found.interval.high)
-        return [Check(f"faster than {against}", found.interval.low > 1, detail, required=False)]
+        return [Check.of_speed(against, found.interval.low > 1, detail)]
     return []
 
 

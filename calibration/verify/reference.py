@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...bundle import FP16, FP32, Artifact, Bundle, BundleWriter, Stage, sha256_of
+from ...bundle import FP16, FP32, Artifact, Bundle, BundleWriter, Stage, link_or_copy, sha256_of
 from ..graph.graph_file import (
     WeightsFile,
     load_graph,
@@ -59,19 +57,9 @@ def reference_bundle(bundle: Bundle, folder: Path) -> Bundle:
     made = {artifact.file for graph in widened.values() for artifact in (graph.file, graph.weights) if artifact}
     for artifact in manifest.artifacts():
         if artifact.file not in made:
-            _borrow(bundle.locate(artifact), folder / artifact.file)
+            link_or_copy(bundle.locate(artifact), folder / artifact.file)
     BundleWriter(folder).finish(manifest)
     return Bundle(folder.resolve(), manifest)
-
-
-def _borrow(source: Path, target: Path) -> None:
-    """Link a file into another bundle, or copy it where the file system lacks hard links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _widened(graph: Graph, file: Path, weights: Path) -> Graph:

@@ -12,6 +12,8 @@ from ...runtime.sampling.sampling_options import SamplingOptions
 
 __all__ = ["VerifyRequest"]
 
+_OWN = str(FP32)
+
 
 @dataclass(frozen=True)
 class VerifyRequest(LoadOptions, SamplingOptions):
@@ -30,7 +32,7 @@ class VerifyRequest(LoadOptions, SamplingOptions):
     """
 
     bundle: Path
-    against: str = str(FP32)
+    against: str = _OWN
     data: Path | None = None
     chunks: int = 20
     seeds: int = 4
@@ -42,3 +44,8 @@ class VerifyRequest(LoadOptions, SamplingOptions):
         for name in ("chunks", "seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def against_own(self) -> bool:
+        """Whether the reference is the bundle's own float32 graphs."""
+        return self.against == _OWN

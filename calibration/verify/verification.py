@@ -162,7 +162,7 @@ def verify(request: VerifyRequest, *, model: Model | None = None, show: Show = h
     need_packages("calibrate", "vdmrt verify", "onnx", "onnxruntime", fail=CalibrationError)
     bundle = open_bundle(request.bundle) if model is None else model.bundle
     precision = choose_measured_precision(bundle, request.precision) if model is None else model.precision
-    other = bundle if request.against == str(FP32) else open_bundle(request.against)
+    other = bundle if request.against_own else open_bundle(request.against)
     side = _Side(bundle, dataclasses.replace(request, precision=precision), model)
     if side.runs_as_the_reference_does:
         _refuse_same(bundle, precision, other, request.against)
@@ -176,7 +176,7 @@ def verify(request: VerifyRequest, *, model: Model | None = None, show: Show = h
     judged = judge(figures, gates)
     accuracy = Accuracy(
         precision=precision,
-        against=request.against if request.against == str(FP32) else Path(request.against).name,
+        against=request.against if request.against_own else Path(request.against).name,
         chunks=request.chunks,
         seeds=request.seeds,
         passed=all(one.passed for one in judged),

@@ -15,7 +15,7 @@ __all__ = ["NvtxRanges"]
 
 
 class NvtxRanges:
-    """An :class:`~vdmrt.runtime.session.session.Observer` that pushes a range for each stage and each denoising step.
+    """An :class:`~vdmrt.runtime.session.chunk.Observer` that pushes a range for each stage and each denoising step.
 
     On a GPU these are host ranges: Nsight projects the work launched inside them onto the GPU's rows.
     """

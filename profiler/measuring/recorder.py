@@ -49,7 +49,7 @@ class Span:
 
 
 class Recorder:
-    """An :class:`~vdmrt.runtime.session.session.Observer` of one session; one other thread may decode its last chunk.
+    """An :class:`~vdmrt.runtime.session.chunk.Observer` of one session; one other thread may decode its last chunk.
 
     Durations are those of the chunk's :class:`~vdmrt.runtime.Timings` (device events on a GPU); the start and end of
     spans are on the host's clock.
