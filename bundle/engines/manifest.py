@@ -137,6 +137,7 @@ class EngineManifest:
         schema: Version of this format.
         created: Time of the build, in UTC.
         checks: Results of the checks that ran after the build.
+        fully_checked: Whether they left nothing out to save time.
     """
 
     key: str
@@ -151,3 +152,4 @@ class EngineManifest:
     schema: int = field(default=ENGINE_SCHEMA)
     created: str = ""
     checks: tuple[Check, ...] = ()
+    fully_checked: bool = False
