@@ -33,8 +33,8 @@ def build_engine(
 ) -> Engine:
     """Build an engine of a bundle, as ``vdmrt build`` does, and check it through the backend that will run it.
 
-    An engine that is there, and was checked, is returned as it is; see :func:`~vdmrt.engines.build_engines` and
-    :func:`~vdmrt.calibration.verify.engine_check.check_engine`.
+    An engine that is there, and was checked as asked for, is returned as it is; see
+    :func:`~vdmrt.engines.build_engines` and :func:`~vdmrt.calibration.verify.engine_check.check_engine`.
 
     Args:
         bundle: Gets ``engines/<key>``.
@@ -43,7 +43,7 @@ def build_engine(
         options: How TensorRT builds; None takes every default.
         gpu: For which GPU, in the driver's order; for TensorRT.
         force: Whether to build what is there already, or does not seem to fit.
-        check: "auto" leaves out what takes minutes.
+        check: "auto" skips what takes minutes; "full" checks again where that was skipped.
         progress: Called with a line of text now and then, from any thread.
         show: Shows the progress of the check.
 
@@ -56,7 +56,8 @@ def build_engine(
         engine = build_models(bundle, precision=precision, force=force, progress=progress)
     else:
         engine = build_engines(bundle, precision=precision, options=options, gpu=gpu, force=force, progress=progress)
-    if check == "off" or (engine.manifest.checks and not force):
+    was_checked = engine.manifest.fully_checked if check == "full" else bool(engine.manifest.checks)
+    if check == "off" or (was_checked and not force):
         return engine
     from .calibration.verify.engine_check import check_engine  # what runs engines; not needed to build them
 

@@ -161,8 +161,8 @@ def verify(request: VerifyRequest, bisect: bool | None, report: Path | None, as_
 
     The precision runs as deployed: on an engine where one fits. The reference is float32 in ONNX Runtime on the CPU.
     Both get the same noise. Free-running, each continues from its own chunks; teacher-forced, each chunk is made
-    from the reference's cache. The result is written into model.json where that can be written. With --bisect, and by
-    default where an FP16 precision misses a gate, a bisection keeps layers in float32 to find those that violate the
+    from the reference's cache. The result is written into measured.json where that can be written. With --bisect, and
+    by default where an FP16 precision misses a gate, a bisection keeps layers in float32 to find those that violate the
     bound on PSNR.
     """
     from ..console.progress import show_progress

@@ -78,7 +78,7 @@ def test_the_deployed_engine_is_measured(tiny_bundle: Path, tmp_path: Path) -> N
 def test_a_loaded_model_of_any_backend_and_device_is_measured(calibrated: Path, fake_cuda: FakeCuda) -> None:
     """The same computation on another device equals the reference bit for bit when teacher-forced."""
     with Model(open_bundle(calibrated), HostFunctionBackend(), FP32) as model:
-        verdict = verify(quick(calibrated, chunks=4, seeds=1), model=model)
+        verdict = verify(quick(calibrated, "fp32", chunks=4, seeds=1), model=model)
         assert model.program("fill") is not None  # it stays open
     gc.collect()  # the test double's calls and functions reference each other
 

@@ -117,13 +117,13 @@ def list_engines(bundle: Bundle, backend: str | None = None) -> tuple[Engine, ..
     return tuple(sorted(found, key=lambda engine: (engine.manifest.created, engine.manifest.key), reverse=True))
 
 
-def record_checks(engine: Engine, checks: tuple[Check, ...]) -> Engine:
-    """Write the results of checks after the build into the manifest, atomically.
+def record_checks(engine: Engine, checks: tuple[Check, ...], *, full: bool = False) -> Engine:
+    """Write the results of checks after the build, and whether they left nothing out, into the manifest, atomically.
 
     Raises:
         EngineError: It cannot be written.
     """
-    manifest = dataclasses.replace(engine.manifest, checks=checks)
+    manifest = dataclasses.replace(engine.manifest, checks=checks, fully_checked=full)
     text = json.dumps(encode(manifest), indent=1) + "\n"
     write_file(engine.path / ENGINE_MANIFEST, text, fail=EngineError)
     return Engine(engine.path, manifest)

@@ -148,6 +148,7 @@ class EngineManifest:
         schema: Version of this format.
         created: Time of the build, in UTC.
         checks: Results of the checks that ran after the build.
+        fully_checked: Whether they left nothing out to save time.
     """
 
     key: str
@@ -162,3 +163,4 @@ class EngineManifest:
     schema: int = field(default=ENGINE_SCHEMA)
     created: str = ""
     checks: tuple[Check, ...] = ()
+    fully_checked: bool = False

@@ -64,17 +64,17 @@ _GAIN = 8
 _FRAMES_PER_ROW = 10
 
 
-def render_report(title: str, told: Mapping[str, str], comparison: Comparison, figures: Sequence[Figure]) -> str:
+def render_report(title: str, facts: Mapping[str, str], comparison: Comparison, figures: Sequence[Figure]) -> str:
     """Return the page.
 
     Args:
         title: Title of the page.
-        told: Further facts by name.
+        facts: Further facts by name.
         comparison: The comparison's result.
         figures: Measured figures, with their limits if any.
     """
     explained = [one if one.meaning else _explain(one) for one in figures]
-    page = Page(title, subtitle=_subtitle(told), verdict=judge_figures(explained))
+    page = Page(title, subtitle=_subtitle(facts), verdict=judge_figures(explained))
     page.add_section("Figures", tabulate_figures(explained))
     page.add_section("By autoregressive step", *_draw_curves(comparison), text=_MODES)
     if comparison.frames is not None:
@@ -82,17 +82,17 @@ def render_report(title: str, told: Mapping[str, str], comparison: Comparison, f
         page.add_section(
             "The last pixel frame of each chunk", *pictures, text=f"First rollout, {_FRAMES_PER_ROW} a row."
         )
-    facts = [[name, value] for name, value in told.items()]
-    page.add_section("What was compared", Table(["", ""], facts, words=True, name="facts", title="What was compared"))
+    rows = [[name, value] for name, value in facts.items()]
+    page.add_section("What was compared", Table(["", ""], rows, words=True, name="facts", title="What was compared"))
     return page.render()
 
 
-def _subtitle(told: Mapping[str, str]) -> list[str]:
+def _subtitle(facts: Mapping[str, str]) -> list[str]:
     date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     where = (
         f"vdmrt {__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}, {date}"
     )
-    return [", ".join(told[name] for name in ("bundle", "rollouts") if name in told), where]
+    return [", ".join(facts[name] for name in ("bundle", "rollouts") if name in facts), where]
 
 
 def _explain(figure: Figure) -> Figure:

@@ -82,11 +82,11 @@ class Verdict:
 
     Attributes:
         bundle: The bundle's name.
-        accuracy: The result as recorded in model.json.
+        accuracy: The result as recorded in measured.json.
         gates: The figures that have a limit.
         comparison: Every curve.
         large: Tensors with values too large to be safe in FP16.
-        recorded: Whether model.json could be written.
+        recorded: Whether measured.json could be written.
     """
 
     bundle: str
@@ -142,13 +142,14 @@ class Verdict:
 
 
 def verify(request: VerifyRequest, *, model: Model | None = None, show: Show = hide_progress) -> Verdict:
-    """Compare a precision with its reference, judge the figures, and write the result into model.json.
+    """Compare a precision with its reference, judge the figures, and write the result into measured.json.
 
     A bundle that cannot be written is measured too; a warning reports that the result is not recorded.
 
     Args:
         request: The options.
-        model: Loaded model, of any backend and device, left open; None loads it by the request.
+        model: Loaded model, of any backend and device, left open; None loads it by the request. A precision in the
+            request must be the model's, and the bundle must be.
         show: Shows the progress of each phase.
 
     Raises:
@@ -157,9 +158,12 @@ def verify(request: VerifyRequest, *, model: Model | None = None, show: Show = h
         MediaError: The data cannot be read.
         EngineError: TensorRT was requested, and no engine of that precision fits.
         BackendError: The backend is not installed, or does not run on the device.
-        ValueError: The precision and its reference are the same graphs, run by the same backend.
+        ValueError: The precision and its reference are the same graphs, run by the same backend; or the request does
+            not fit the model.
     """
     need_packages("calibrate", "vdmrt verify", "onnx", "onnxruntime", fail=CalibrationError)
+    if model is not None:
+        _check_model(request, model)
     bundle = open_bundle(request.bundle) if model is None else model.bundle
     precision = choose_measured_precision(bundle, request.precision) if model is None else model.precision
     other = bundle if request.against_own else open_bundle(request.against)
@@ -206,6 +210,21 @@ def write_report(path: Path, verdict: Verdict) -> None:
 
 def _format_rollouts(accuracy: Accuracy) -> str:
     return f"{format_count(accuracy.seeds, 'rollout')} of {format_count(accuracy.chunks, 'chunk')}"
+
+
+def _check_model(request: VerifyRequest, model: Model) -> None:
+    """Raise ValueError where a request does not fit a loaded model."""
+    if request.bundle.resolve() != model.bundle.path.resolve():
+        raise ValueError(f"the request's bundle must be the loaded model's, {model.bundle.path}, got {request.bundle}")
+    if request.precision not in (None, model.precision):
+        raise ValueError(
+            f"the request's precision must be the loaded model's, {model.precision}, or None, got {request.precision}"
+        )
+    if OVER_FP16 in (request.gates or {}):
+        raise ValueError(
+            f"the gate {OVER_FP16} needs the FP16 graphs on the same backend and device, which are not loaded beside a "
+            "loaded model; leave out the gate, or the model"
+        )
 
 
 def _refuse_same(bundle: Bundle, precision: Precision, other: Bundle, against: str) -> None:
