@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from delayed import delayed_model
 import vdmrt
 from vdmrt.errors import SessionError
 from vdmrt.runtime import Model, Session
+from vdmrt.runtime.lane.lane import Lane
+from vdmrt.runtime.session.session_pool import SessionPool
 
 FRAME = np.zeros((1, 4, 4, 6), np.float32)
 
@@ -34,6 +39,14 @@ def error_of(call: Callable[[], object]) -> str:
     with pytest.raises(SessionError) as caught:
         call()
     return str(caught.value)
+
+
+def at_once(calls: Sequence[Callable[[], object]]) -> None:
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def in_a_thread(call: Callable[[], None]) -> None:
@@ -144,3 +157,19 @@ def test_closing_waits_for_a_chunk_that_is_being_decoded(tiny_bundle: Path) -> N
     closer.join()
 
     assert closed.is_set() and pictures.shape == (3, 32, 48, 3)
+
+
+def test_sessions_closed_in_two_threads_at_once_leave_the_third_open() -> None:
+    pool = SessionPool(lambda: cast(Lane, None))
+    ones = [SimpleNamespace(generation=object()) for _ in range(400)]
+    kept = ones[::8]
+    pool.sessions.extend(cast(list[Session], ones))
+    parts = [[one for one in ones[number::2] if one not in kept] for number in (0, 1)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        at_once([lambda part=part: [pool.remove(one.generation) for one in part] for part in parts])
+    finally:
+        sys.setswitchinterval(interval)
+
+    assert cast(list[SimpleNamespace], pool.sessions) == kept

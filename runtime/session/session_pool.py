@@ -84,7 +84,9 @@ class SessionPool:
 
     def remove(self, generation: Generation) -> None:
         """Remove the session of a closed generation."""
-        self.sessions[:] = [session for session in self.sessions if session.generation is not generation]
+        for session in list(self.sessions):
+            if session.generation is generation:
+                self.sessions.remove(session)  # atomic: other threads open and close sessions at the same time
 
     def close(self, then: Callable[[], None]) -> None:
         """Close all sessions and lanes, then call ``then``, unless a session is in use.
