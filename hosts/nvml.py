@@ -6,6 +6,7 @@ import importlib
 import os
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -65,10 +66,13 @@ class GpuMeter:
         self._nvml = module
         try:
             module.nvmlInit()
-            by_uuid = isinstance(gpu, str)
-            self._gpu = module.nvmlDeviceGetHandleByUUID(gpu) if by_uuid else module.nvmlDeviceGetHandleByIndex(gpu)
-            self.name = _text(module.nvmlDeviceGetName(self._gpu))
-            self.driver = _text(module.nvmlSystemGetDriverVersion())
+            with ExitStack() as undo:
+                undo.callback(module.nvmlShutdown)
+                by_uuid = isinstance(gpu, str)
+                self._gpu = module.nvmlDeviceGetHandleByUUID(gpu) if by_uuid else module.nvmlDeviceGetHandleByIndex(gpu)
+                self.name = _text(module.nvmlDeviceGetName(self._gpu))
+                self.driver = _text(module.nvmlSystemGetDriverVersion())
+                undo.pop_all()
         except module.NVMLError as error:
             raise OSError(f"NVML cannot open GPU {gpu!r}: {error}") from error
         self._joules: float | None = None
