@@ -21,8 +21,9 @@ from golden import relative_error
 import vdmrt
 from vdmrt.bundle import Bundle, Check, Engine, Machine, open_bundle, record_checks, sha256_of
 from vdmrt.engines import build_models
-from vdmrt.errors import BundleError, EngineError
+from vdmrt.errors import BackendError, BundleError, EngineError
 from vdmrt.hosts import describe_cpu
+from vdmrt.runtime.backends.onnxruntime_program import OnnxRuntimeCpuProgram, OnnxRuntimeTimedProgram
 
 
 @pytest.fixture
@@ -227,3 +228,23 @@ def test_a_machine_knows_whose_engines_it_runs() -> None:
     assert Machine("10.3.0", "9.0", "GPU").backend == "tensorrt"
     assert Machine(onnxruntime="1.32.0", provider="CPUExecutionProvider", cpu=describe_cpu()).backend == "onnxruntime"
     assert describe_cpu(Path("/nowhere"))
+
+
+@pytest.mark.parametrize("fails", ["opening", "checking"])
+def test_a_timed_program_that_fails_to_load_removes_its_folder(bundle: Bundle, fails: str) -> None:
+    folders: list[Path] = []
+    with vdmrt.load(bundle.path, backend="onnxruntime", precision="fp32", threads=1) as model:
+        fill, denoise = model.program("fill"), model.program("denoise")
+        assert isinstance(fill, OnnxRuntimeCpuProgram) and isinstance(denoise, OnnxRuntimeCpuProgram)
+
+        def open_profiled(path: Path) -> Any:
+            folders.append(path.parent)
+            if fails == "opening":
+                raise BackendError("only 'fill' is not opened")
+            return denoise._session
+
+        with pytest.raises((BackendError, BundleError), match="only ") as caught:
+            OnnxRuntimeTimedProgram(fill._source, open_profiled)
+
+    assert caught.tb is not None  # what keeps the program, and with it a folder that was not removed
+    assert [folder.exists() for folder in folders] == [False]

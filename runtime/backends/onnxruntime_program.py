@@ -129,7 +129,11 @@ class OnnxRuntimeTimedProgram(OnnxRuntimeProgram):
 
     def __init__(self, source: StageSource, open_profiled: Callable[[Path], Any]) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="vdmrt-nodes-")
-        super().__init__(open_profiled(Path(self._folder.name) / "nodes"), source)
+        try:
+            super().__init__(open_profiled(Path(self._folder.name) / "nodes"), source)
+        except BaseException:
+            self._folder.cleanup()
+            raise
 
     def layer_times(self) -> list[LayerTime]:
         """Return the nodes that ran, in order of execution; ends the recording."""
