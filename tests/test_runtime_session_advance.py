@@ -15,8 +15,9 @@ from host_function_backend import HostFunctionBackend
 
 import vdmrt
 from vdmrt.bundle import FP32, open_bundle
-from vdmrt.errors import SessionError
+from vdmrt.errors import SessionError, TensorMismatchError
 from vdmrt.runtime import Model, Session
+from vdmrt.runtime.sampling.noise import Noise
 from vdmrt.runtime.session.advance import Advance
 
 Array = npt.NDArray[np.float32]
@@ -179,6 +180,39 @@ def test_a_callback_cannot_use_the_advance_that_calls_it(model: Model, name: str
         use: Callable[[], None] = getattr(chunk, name)
         with pytest.raises(RuntimeError, match="the chunk is being generated"):
             chunk.run(on_step=lambda done: use())
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_callback_cannot_denoise_another_session_of_the_lane(any_model: Model, begun: bool) -> None:
+    wanted = alone(any_model, 1)[0], alone(any_model, 2)[0]
+    with started(any_model, 1) as session, started(any_model, 2) as other:
+        with Advance([session]) as chunk, Advance([other]) as second:
+            chunk.begin()
+            if begun:
+                second.begin()
+            use: Callable[[], object] = second.run if begun else second.begin
+            with pytest.raises(SessionError, match="the lane is denoising: this was called from an on_step callback"):
+                chunk.run(1, on_step=lambda done: use())
+            chunk.run()
+            found = chunk.finish()[0].latents
+        latents = found, other.step().latents
+
+    assert all(np.array_equal(a, b) for a, b in zip(latents, wanted, strict=True))
+
+
+def test_bad_prefix_noise_of_one_session_fills_no_cache(model: Model) -> None:
+    with model.session(prefix_noise=400, steps=6) as first, model.session(prefix_noise=400, steps=6) as second:
+        for session in (first, second):
+            session.start(np.zeros((1, *model.manifest.geometry.latent_shape), np.float32))
+        before = first.cache()[1]
+        with Advance([first, second], [None, Noise(prefix=np.zeros((1, 2), np.float32))]) as chunk:
+            chunk.begin()
+            chunk.run()
+            with pytest.raises(TensorMismatchError, match=r"noise.prefix.*\[1, 2\]"):
+                chunk.finish()
+
+        assert first.cache()[1] == before
+        assert first.step().index == 0
 
 
 def test_calls_in_another_order_are_refused(model: Model) -> None:

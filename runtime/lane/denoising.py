@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...bundle import Role
+from ...errors import SessionError
 from ..device.owned import Owned
 from ..device.step_trial import StepTrial
 from ..device.stepper import EagerStepper, ReplayStepper, StepTimes, capture
@@ -58,7 +59,7 @@ class Denoising:
     regardless of the caller; after its last step, a request is idle.
     """
 
-    __slots__ = ("_begun", "_call", "_device", "_lock", "_owned", "_stepper", "_tensors")
+    __slots__ = ("_begun", "_call", "_device", "_lock", "_owned", "_running", "_stepper", "_tensors")
 
     def __init__(
         self,
@@ -81,6 +82,7 @@ class Denoising:
         self._tensors = tensors
         self._lock = lock
         self._begun: dict[int, Progress] = {}
+        self._running = False
         self._owned = Owned()
         with self._owned.closed_on_error():
             events = self._owned.add(device.events(geometry.max_steps + 1))
@@ -116,8 +118,12 @@ class Denoising:
 
         Returns:
             The chunk's progress, updated until the request begins another chunk or leaves.
+
+        Raises:
+            SessionError: As :meth:`check_idle`.
         """
         with self._lock.used():
+            self.check_idle()
             self._tensors.set_window(self._tensors.inputs, request, window)
             self._tensors.set_state(request, initial)
             if noise_steps:
@@ -133,13 +139,31 @@ class Denoising:
             on_step: Called after each step with the number done; an exception from it ends the loop.
 
         Raises:
+            SessionError: As :meth:`check_idle`.
             DeviceError: A run failed.
         """
         with self._lock.used():
-            times = self._stepper.run(steps, on_step)
+            self.check_idle()
+            self._running = True
+            try:
+                times = self._stepper.run(steps, on_step)
+            finally:
+                self._running = False
             for progress in self._begun.values():
                 progress.count(times)
             return times
+
+    def check_idle(self) -> None:
+        """Refuse a call from inside :meth:`run`, which the lane's reentrant lock lets through. Hold the lock.
+
+        Raises:
+            SessionError: This was called by a callback of :meth:`run`.
+        """
+        if self._running:
+            raise SessionError(
+                "the lane is denoising: this was called from an on_step callback or observer of a session on the same "
+                "lane; let that call return first"
+            )
 
     def leave(self, request: int) -> None:
         """Stop counting steps of a request whose chunk is finished or canceled."""

@@ -82,7 +82,8 @@ class Advance:
         """Acquire the sessions and set the lane's tensors for their next chunks. A failure closes the advance.
 
         Raises:
-            SessionError: A session was not started, is in use elsewhere, or has no absolute positions left.
+            SessionError: A session was not started, is in use elsewhere, or has no absolute positions left; or this was
+                called by a callback of another ``run`` on the lane.
             TensorMismatchError: The given noise does not match the model's.
             RuntimeError: A session is closed, or this was called before.
         """
@@ -112,6 +113,7 @@ class Advance:
 
         Raises:
             ValueError: ``steps`` is not positive.
+            SessionError: This was called by a callback of another ``run`` on the lane.
             DeviceError: A step failed.
             RuntimeError: The chunk was not begun, or the advance is closed.
         """
@@ -136,6 +138,7 @@ class Advance:
 
         Raises:
             SessionError: Latents contain NaN or Inf.
+            TensorMismatchError: The given prefix noise does not match the model's; no session has advanced.
             DeviceError: A cache fill failed.
             RuntimeError: Denoising steps remain, the chunk was not begun, or the advance is closed.
         """
@@ -146,8 +149,10 @@ class Advance:
             try:
                 self._stages.close()
                 latents = [one.denoised() for one in self._generations]
-                parts = zip(self._generations, self._begun, latents, strict=True)
-                return [one.finish(begun, made) for one, begun, made in parts]
+                given = zip(self._generations, self._begun, latents, strict=True)
+                cached = [one.perturbed(begun, made) for one, begun, made in given]  # all, before the first fill
+                parts = zip(self._generations, self._begun, latents, cached, strict=True)
+                return [one.finish(begun, made, frames) for one, begun, made, frames in parts]
             finally:
                 self.close()
 
@@ -195,6 +200,7 @@ class Advance:
             raise RuntimeError("the chunk was finished or closed" if self._state == "closed" else "call begin() first")
 
     def _run(self, steps: int, on_step: Callable[[int], None] | None) -> None:
+        self.lane.denoising.check_idle()
         self._begin_stages()
         observers = [one.observer for one in self._generations if one.observer is not None]
         before = max(one.progress.done for one in self._begun)

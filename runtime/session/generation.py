@@ -168,10 +168,18 @@ class Generation:
             )
         return latents
 
-    def finish(self, begun: Begun, latents: Latents) -> Chunk:
-        """Append the denoised latents to the cache and return them as a chunk."""
+    def perturbed(self, begun: Begun, latents: Latents) -> Latents:
+        """Return the denoised latents with prefix noise, as the cache takes them.
+
+        Raises:
+            TensorMismatchError: The given noise does not match the model's.
+        """
+        return self._noise.perturb(latents, self.cache.written, begun.noise)
+
+    def finish(self, begun: Begun, latents: Latents, perturbed: Latents) -> Chunk:
+        """Append the ``perturbed`` latents to the cache and return the denoised ones as a chunk."""
         first, times = self.cache.written, begun.progress.times
-        fill = self._fill(self._noise.perturb(latents, first, begun.noise))
+        fill = self._fill(perturbed)
         timings = Timings(
             begun.noise_ms,
             tuple(times.denoise_ms),
