@@ -155,7 +155,9 @@ def test_an_older_bundle_is_refused_with_the_command_that_exports_it_again(copy:
         document["schema"] = 1
         document["provenance"] = {"command": "vdmrt export it.pth --config it.json --output it"}
 
-    with pytest.raises(BundleError, match="reads schema 2, found 1; export .* again with: vdmrt export it.pth"):
+    with pytest.raises(
+        BundleError, match="reads schema 2, found 1; export the model again; .* command: vdmrt export it.pth"
+    ):
         open_bundle(alter(copy, change))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -17,6 +18,7 @@ import vdmrt
 from vdmrt.errors import SessionError
 from vdmrt.runtime import Model, Session
 from vdmrt.runtime.lane.lane import Lane
+from vdmrt.runtime.session.generation import Generation
 from vdmrt.runtime.session.session_pool import SessionPool
 
 FRAME = np.zeros((1, 4, 4, 6), np.float32)
@@ -164,11 +166,16 @@ def test_sessions_closed_in_two_threads_at_once_leave_the_third_open() -> None:
     ones = [SimpleNamespace(generation=object()) for _ in range(400)]
     kept = ones[::8]
     pool.sessions.extend(cast(list[Session], ones))
-    parts = [[one for one in ones[number::2] if one not in kept] for number in (0, 1)]
+    closed = [[one for one in ones[number::2] if one not in kept] for number in (0, 1)]
+
+    def remove(part: list[SimpleNamespace]) -> None:
+        for one in part:
+            pool.remove(cast(Generation, one.generation))
+
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        at_once([lambda part=part: [pool.remove(one.generation) for one in part] for part in parts])
+        at_once([partial(remove, part) for part in closed])
     finally:
         sys.setswitchinterval(interval)
 
