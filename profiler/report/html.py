@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["render_html"]
 
+_LONGEST_NAME = 48  # characters of a layer's name in the table
 _TONES = {
     "noise": "tone-e",
     "step": "tone-a",
@@ -284,9 +285,14 @@ def _groups(report: Report, attribute: str) -> Table:
     return Table(head, rows, sorts=True, is_wide=False, name=f"{attribute}s", title=f"Time by {attribute}")
 
 
+def _shorten(name: str) -> str:
+    """Return a name that leaves the other columns on the page; the JSON report has it whole."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]}…{name[-_LONGEST_NAME // 2 + 1 :]}"
+
+
 def _layers(report: Report) -> Table:
     rows: list[list[Cell]] = [
-        [layer.name, layer.milliseconds, 100 * layer.share, layer.operator, layer.stage, layer.block]
+        [_shorten(layer.name), layer.milliseconds, 100 * layer.share, layer.operator, layer.stage, layer.block]
         for layer in sorted(report.layers, key=lambda layer: -layer.milliseconds)
     ]
     return Table(["layer", "ms", "% of graph", "operator", "graph", "block"], rows, sorts=True, name="layers")
