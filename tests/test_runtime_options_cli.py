@@ -65,7 +65,7 @@ def test_every_option_says_what_it_does() -> None:
         ({"sampler": "euler"}, "sampler must be one of iddpm, .*, got 'euler'"),
         ({"guidance": float("inf")}, "guidance must be finite, got inf"),
         ({"prefix_noise": -1}, "must be a training timestep of at least 0, got -1"),
-        ({"text_mask": Path("mask.npy")}, "got the mask 'mask.npy' alone"),
+        ({"text_mask": Path("mask.npy")}, "got only the mask 'mask.npy'"),
         ({"threads": 0}, "threads must be 1 <= threads <= .*, got 0"),
         ({"backend": "foo"}, "backend must be auto or one of tensorrt, onnxruntime, got 'foo'"),
     ],

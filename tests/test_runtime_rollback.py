@@ -136,7 +136,7 @@ def test_rolling_back_further_than_the_log_is_refused_and_changes_nothing(model:
         with pytest.raises(SessionError, match=r"roll back 1 chunk, and the log of rollback_chunks=1 holds 0; start"):
             session.rollback()
         made = [session.step().latents, session.step().latents]
-        with pytest.raises(SessionError, match=r"roll back 2 chunks, and .* holds 1; make .* with rollback_chunks=2"):
+        with pytest.raises(SessionError, match=r"roll back 2 chunks, and .* holds 1; create .* with rollback_chunks=2"):
             session.rollback(2)
         with pytest.raises(ValueError, match="chunks must be at least 1, got 0"):
             session.rollback(0)

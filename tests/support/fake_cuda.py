@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import hashlib
 import importlib
 import os
@@ -226,6 +227,8 @@ def enabled_fake_cuda(devices: int = 1, memory_nbytes: int = MEMORY_NBYTES) -> I
     try:
         yield fake
     finally:
+        if any(vars(fake.live()).values()):  # in a reference cycle: collected later it would meet another machine
+            gc.collect()
         fake.disable()
 
 
