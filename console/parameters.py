@@ -58,7 +58,7 @@ class Numbers(click.ParamType[tuple[float, ...]]):
 
 
 class OutputFile(click.ParamType[Path]):
-    """A file to write: its folder exists and is writable, and only a regular file is replaced."""
+    """A file to write: its folder exists, is writable and no bundle, and only a regular file is replaced."""
 
     name = "FILE"
 
@@ -75,5 +75,7 @@ class OutputFile(click.ParamType[Path]):
         path = Path(value)
         if self._suffixes and path.suffix.lower() not in self._suffixes:
             raise fail(f"'{path}' must end in {' or '.join(self._suffixes)}, got suffix {path.suffix!r}")
+        if (path.resolve().parent / "model.json").is_file():
+            raise fail(f"'{path}' is inside a bundle, whose files it could replace; choose another folder")
         check_writable(path, fail=fail)
         return path

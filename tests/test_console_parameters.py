@@ -62,3 +62,10 @@ def test_run_accepts_the_suffixes_of_the_writer(tmp_path: Path) -> None:
 
     for suffix in WRITER_SUFFIXES:
         output.type.convert(str(tmp_path / f"out{suffix}"), None, None)
+
+
+def test_no_file_of_a_bundle_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text("{}")
+
+    with pytest.raises(click.BadParameter, match="model.json' is inside a bundle, .*; choose another folder"):
+        OutputFile((".json",)).convert(str(tmp_path / "model.json"), None, None)
