@@ -23,6 +23,7 @@ _SUBTITLES = {
     "console": "shared command parts",
     "bundle": "model.json, graphs, calibration, plans",
     "errors.py": "exceptions",
+    "_lazy.py": "names imported on first use",
 }
 _STYLE = """
 text{font:13px system-ui,sans-serif;fill:#1d2b3a;text-anchor:middle}

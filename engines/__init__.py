@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from .building import build_engines, trtexec_line
-from .inspection import cache_nbytes, inspect_bundle
-from .keys import engine_key
-from .onnxruntime.models import ModelOptions, build_models
-from .planner import EnginePlan, check_fit, plan_engine
-from .tensorrt.audit import (
-    Layer,
-    Tensor,
-    audit_layers,
-    check_precision,
-    read_layers,
-)
-from .tensorrt.lowering import (
-    GraphSource,
-    find_source,
-    lower_graphs,
-    needs_lowering,
-)
-from .tensorrt.options import BuildOptions
+from typing import TYPE_CHECKING
+
+from .._lazy import offer as _offer
+
+if TYPE_CHECKING:
+    from .building import build_engines, trtexec_line
+    from .inspection import cache_nbytes, inspect_bundle
+    from .keys import engine_key
+    from .onnxruntime.models import ModelOptions, build_models
+    from .planner import EnginePlan, check_fit, plan_engine
+    from .tensorrt.audit import (
+        Layer,
+        Tensor,
+        audit_layers,
+        check_precision,
+        read_layers,
+    )
+    from .tensorrt.lowering import (
+        GraphSource,
+        find_source,
+        lower_graphs,
+        needs_lowering,
+    )
+    from .tensorrt.options import BuildOptions
 
 __all__ = [
     "BuildOptions",
@@ -44,3 +49,28 @@ __all__ = [
     "read_layers",
     "trtexec_line",
 ]
+
+_HOMES = {
+    "BuildOptions": "tensorrt.options",
+    "EnginePlan": "planner",
+    "GraphSource": "tensorrt.lowering",
+    "Layer": "tensorrt.audit",
+    "ModelOptions": "onnxruntime.models",
+    "Tensor": "tensorrt.audit",
+    "audit_layers": "tensorrt.audit",
+    "build_engines": "building",
+    "build_models": "onnxruntime.models",
+    "cache_nbytes": "inspection",
+    "check_fit": "planner",
+    "check_precision": "tensorrt.audit",
+    "engine_key": "keys",
+    "find_source": "tensorrt.lowering",
+    "inspect_bundle": "inspection",
+    "lower_graphs": "tensorrt.lowering",
+    "needs_lowering": "tensorrt.lowering",
+    "plan_engine": "planner",
+    "read_layers": "tensorrt.audit",
+    "trtexec_line": "building",
+}
+
+__getattr__, __dir__ = _offer(__name__, _HOMES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .._lazy import offer as _offer
 
 if TYPE_CHECKING:
     from .analysis.statistics import Distribution, Summary
@@ -24,14 +25,4 @@ _HOMES = {
     "profile": "measuring.profile",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import on first use, so that the command line shows its help without numpy."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    """List the names of the package; they are imported on first use."""
-    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+__getattr__, __dir__ = _offer(__name__, _HOMES)

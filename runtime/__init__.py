@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .._lazy import offer as _offer
 
 if TYPE_CHECKING:
     from .sampling.noise import Noise
@@ -25,14 +26,4 @@ _HOMES = {
     "load": "session.loading",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import on first use, so that the command line shows its help without numpy."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    """List the public names, which are imported on first use."""
-    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+__getattr__, __dir__ = _offer(__name__, _HOMES)

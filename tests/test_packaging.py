@@ -27,7 +27,7 @@ PACKAGES = {
     for folder in FOLDERS
     for init in (ROOT / folder).rglob("__init__.py")
 }
-ROOT_MODULES = {"__init__.py", "__main__.py", "building.py", "cli.py", "errors.py"}
+ROOT_MODULES = {"__init__.py", "__main__.py", "_lazy.py", "building.py", "cli.py", "errors.py"}
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,17 @@ __all__ = ["ALLOWED", "FOLDERS", "MODULES", "ROOT", "defining_module", "imports_
 ROOT = Path(__file__).parent.parent.parent
 # Folders and root modules that each of them may import.
 ALLOWED = {
+    "_lazy": set[str](),
     "errors": set[str](),
     "bundle": {"errors"},
     "hosts": {"errors", "bundle"},
     "console": {"errors", "bundle"},
     "reporting": {"errors", "bundle"},
-    "export": {"errors", "bundle", "hosts", "console"},
-    "engines": {"errors", "bundle", "hosts", "console"},
-    "runtime": {"errors", "bundle", "hosts", "console"},
-    "media": {"errors", "bundle", "hosts", "console", "runtime"},
-    "profiler": {"errors", "bundle", "hosts", "console", "reporting", "runtime"},
+    "export": {"_lazy", "errors", "bundle", "hosts", "console"},
+    "engines": {"_lazy", "errors", "bundle", "hosts", "console"},
+    "runtime": {"_lazy", "errors", "bundle", "hosts", "console"},
+    "media": {"_lazy", "errors", "bundle", "hosts", "console", "runtime"},
+    "profiler": {"_lazy", "errors", "bundle", "hosts", "console", "reporting", "runtime"},
     "calibration": {"errors", "bundle", "hosts", "console", "reporting", "runtime", "media", "profiler"},
     "building": {"bundle", "calibration", "engines"},
     "cli": {
