@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,15 @@ def test_lowered_graphs_compute_the_same(fixture: str, request: pytest.FixtureRe
             tolerance = 1e-5 if precision == FP32 else 2e-3
             for spec, ours, theirs in zip(graph.outputs, found, wanted, strict=True):
                 assert relative_error(ours, theirs) <= tolerance, (stage, precision, spec.name)
+
+
+def test_a_bundle_copied_by_links_is_lowered(bundle: Path, tmp_path: Path) -> None:
+    linked = shutil.copytree(bundle, tmp_path / "linked", copy_function=os.link)
+
+    paths = lower_graphs(open_bundle(linked), FP16)
+
+    assert {path.parent for path in paths.values()} == {linked / "graphs"}
+    assert all(path.is_file() for path in paths.values())
 
 
 def test_lowered_graphs_are_opset_16_without_layer_normalization(bundle: Path) -> None:

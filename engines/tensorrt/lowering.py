@@ -161,18 +161,25 @@ def _lower(model: onnx.ModelProto, path: Path, stage: str, graph: Graph, release
         model, types = _restrict(model, path)
         products = {node.name: types[node.output[0]] for node in model.graph.node if node.op_type in _PRODUCTS}
         record |= {"types": types, "products": products}
+    _check_model(model)
     write_file(path, model.SerializeToString(deterministic=True), fail=EngineError)
-    _check_written(model, path)
     write_file(_record_path(path), json.dumps({**record, "sha256": sha256_of(path)}), fail=EngineError)
 
 
-def _check_written(model: onnx.ModelProto, path: Path) -> None:
+def _check_model(model: onnx.ModelProto) -> None:
+    """Check a model by ONNX's rules, with its weights as inputs: the checker opens no file then.
+
+    It would refuse weights with several hard links, such as those of a bundle that was copied by links.
+    """
     import onnx
 
-    if all(
-        (path.parent / location).is_file() for location in _check_locations(model)
-    ):  # skipped while weights are missing
-        onnx.checker.check_model(str(path))
+    _check_locations(model)
+    checked = onnx.ModelProto()
+    checked.CopyFrom(model)
+    for tensor in model.graph.initializer:
+        checked.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    del checked.graph.initializer[:]
+    onnx.checker.check_model(checked)
 
 
 def _restrict(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, dict[str, str]]:
@@ -292,12 +299,9 @@ def _check_node(node: onnx.NodeProto, types: Mapping[str, str]) -> None:
         raise EngineError(f"node '{node.name}' ({node.op_type}) of opset 18 has no form in opset {_OPSET}")
 
 
-def _check_locations(model: onnx.ModelProto) -> set[str]:
-    """Return the names of weights files; each must be in the graph's folder."""
-    locations = {
-        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
-    }
-    for location in locations:
-        if location != os.path.basename(location):
-            raise EngineError(f"the graph reads weights from '{location}', which is not a plain file name")
-    return locations
+def _check_locations(model: onnx.ModelProto) -> None:
+    """Check that every weights file is in the graph's folder."""
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value != os.path.basename(entry.value):
+                raise EngineError(f"the graph reads weights from '{entry.value}', which is not a plain file name")
