@@ -6,13 +6,15 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+from .bundle import BACKENDS, runs_on
 from .calibration.progress import hide_progress
-from .engines import build_engines, build_models
+from .engines import BuildOptions, build_engines, build_models
+from .errors import EngineError
+from .hosts.driver import probe_driver
 
 if TYPE_CHECKING:
-    from .bundle import Bundle, Engine, Precision
+    from .bundle import BackendName, Bundle, Engine, Precision
     from .calibration.progress import Show
-    from .engines import BuildOptions
 
 __all__ = ["build_engine"]
 
@@ -22,7 +24,7 @@ _log = logging.getLogger("vdmrt")
 def build_engine(
     bundle: Bundle,
     *,
-    backend: Literal["tensorrt", "onnxruntime"] = "tensorrt",
+    backend: BackendName = "tensorrt",
     precision: Precision | None = None,
     options: BuildOptions | None = None,
     gpu: int = 0,
@@ -41,9 +43,10 @@ def build_engine(
         backend: What is to run it.
         precision: Of the graphs; None takes what the backend takes first.
         options: How TensorRT builds; None takes every default.
-        gpu: For which GPU, in the driver's order; for TensorRT.
+        gpu: For which GPU, in the driver's order; for TensorRT, and TensorRT for RTX where no target is given.
         force: Whether to build what is there already, or does not seem to fit.
-        check: "auto" skips what takes minutes; "full" checks again where that was skipped.
+        check: "auto" skips what takes minutes; "full" checks again where that was skipped. An engine for other GPUs
+            than this machine's is not checked.
         progress: Called with a line of text now and then, from any thread.
         show: Shows the progress of the check.
 
@@ -52,14 +55,31 @@ def build_engine(
         BundleError: The bundle does not have that precision, or a file of it was altered.
         EngineError: It does not fit, cannot be written, or failed its check; then it is kept and never run.
     """
+    runs_here = _runs_here(backend, options, gpu)
+    if check == "full" and not runs_here:
+        raise EngineError("--check full runs the engine, and this machine has no GPU that it is built for; leave it out")
     if backend == "onnxruntime":
         engine = build_models(bundle, precision=precision, force=force, progress=progress)
     else:
-        engine = build_engines(bundle, precision=precision, options=options, gpu=gpu, force=force, progress=progress)
+        engine = build_engines(
+            bundle, backend=backend, precision=precision, options=options, gpu=gpu, force=force, progress=progress
+        )
     was_checked = engine.manifest.fully_checked if check == "full" else bool(engine.manifest.checks)
     if check == "off" or (was_checked and not force):
         return engine
+    if not runs_here:
+        progress("not checked: this machine has no GPU that the engine is built for")
+        return engine
     from .calibration.verify.engine_check import check_engine  # what runs engines; not needed to build them
 
-    device = f"cuda:{gpu}" if backend == "tensorrt" else "cpu"
+    device = f"cuda:{gpu}" if BACKENDS[backend].is_native else "cpu"
     return check_engine(bundle, engine, full=check == "full", device=device, show=show)
+
+
+def _runs_here(backend: BackendName, options: BuildOptions | None, gpu: int) -> bool:
+    """Whether this machine has the GPU that an engine is built for; TensorRT for RTX builds for others too."""
+    if not BACKENDS[backend].builds_anywhere:
+        return True
+    found = next((one for one in probe_driver().gpus if one.index == gpu), None)
+    targets = (options or BuildOptions()).for_gpu(found).targets
+    return found is not None and runs_on(targets, found.compute_capability)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .artifact import Artifact
+from .engines.backends import BACKENDS, BackendName, BackendTraits
 from .engines.engine import (
     ENGINE_MANIFEST,
     ENGINES_FOLDER,
@@ -27,6 +28,7 @@ from .engines.manifest import (
     PlanAudit,
 )
 from .engines.plan_file import read_plan, verify_engine, verify_engine_weights
+from .engines.targets import PORTABLE_TARGETS, RTX_TARGETS, parse_target, runs_on
 from .engines.trust import cache_folder, is_trusted, record_trust
 from .engines.versions import version_numbers
 from .folder import (
@@ -84,6 +86,13 @@ from .storage.interruption import uninterrupted
 from .storage.locking import locked
 
 __all__ = [
+    "runs_on",
+    "parse_target",
+    "BackendTraits",
+    "BackendName",
+    "RTX_TARGETS",
+    "PORTABLE_TARGETS",
+    "BACKENDS",
     "CACHE_ROLES",
     "DISK_FULL",
     "EIGHT_BITS",

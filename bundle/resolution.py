@@ -17,21 +17,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .engines.backends import BACKENDS
 from .precision import Precision
 
 if TYPE_CHECKING:
+    from .engines.backends import BackendName
     from .folder import Bundle
 
 __all__ = ["choose_measured_precision", "choose_precision", "precision_candidates"]
 
 
-def precision_candidates(bundle: Bundle, precision: Precision | None, backend: str) -> tuple[Precision, ...]:
+def precision_candidates(bundle: Bundle, precision: Precision | None, backend: BackendName) -> tuple[Precision, ...]:
     """Return the precisions of a bundle that a backend may use, best first; at least one.
 
     Args:
         bundle: The bundle to choose from.
         precision: The requested precision; None for the rule of this module.
-        backend: "tensorrt" or "onnxruntime".
+        backend: The backend that runs them.
 
     Raises:
         BundleError: The bundle does not have the requested precision.
@@ -40,11 +42,11 @@ def precision_candidates(bundle: Bundle, precision: Precision | None, backend: s
     if precision is not None:
         bundle.graphs(precision)
         return (precision,)
-    exported = sorted((one for one in graphs if one.is_exported), reverse=backend == "tensorrt")
+    exported = sorted((one for one in graphs if one.is_exported), reverse=BACKENDS[backend].is_native)
     return tuple(exported) or (min(graphs),)
 
 
-def choose_precision(bundle: Bundle, precision: Precision | None, backend: str) -> Precision:
+def choose_precision(bundle: Bundle, precision: Precision | None, backend: BackendName) -> Precision:
     """Return the precision to build, or to run where no engine fits; see :func:`precision_candidates`."""
     return precision_candidates(bundle, precision, backend)[0]
 

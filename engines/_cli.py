@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..bundle import PRECISIONS, choose_precision, open_bundle
+from ..bundle import BACKENDS, PRECISIONS, choose_precision, open_bundle, parse_target
 from ..console.options import Option, gather, options_of
 from ..console.sections import SectionedCommand
 from ..errors import BackendError, EngineError
@@ -27,6 +27,19 @@ __all__ = ["build"]
 _log = logging.getLogger("vdmrt")
 _GATE_MISSED = 3
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+
+
+class Target(click.ParamType[Any]):
+    """A GPU that TensorRT for RTX builds for, such as ``sm89`` or ``8.9``."""
+
+    name = "TARGET"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Parse the option."""
+        try:
+            return parse_target(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Size(click.ParamType[Any]):
@@ -48,7 +61,8 @@ class Size(click.ParamType[Any]):
 @options_of(
     BuildRequest,
     backend=Option(
-        "Backend that runs the engine, on this GPU or on this CPU.", click.Choice(["tensorrt", "onnxruntime"])
+        "Backend that runs the engine: on this machine's GPU, on any GPU of TensorRT for RTX, or on this CPU.",
+        click.Choice(tuple(BACKENDS)),
     ),
     precision=Option(
         "Precision of the graphs.  [default: for TensorRT fp16, for ONNX Runtime fp32, where the bundle has it]",
@@ -59,6 +73,13 @@ class Size(click.ParamType[Any]):
 )
 @options_of(
     BuildOptions,
+    targets=Option(
+        "GPU to build for with TensorRT for RTX, such as sm89; repeatable.  [default: this machine's, else portable]",
+        Target(),
+        names=("--target",),
+        multiple=True,
+    ),
+    portable=Option("Build for every GPU of TensorRT for RTX from Ampere on, even where this machine has one."),
     optimization_level=Option(
         "How long to search for faster kernels.", click.IntRange(0, 5), names=("--builder-optimization-level",)
     ),
@@ -90,13 +111,14 @@ class Size(click.ParamType[Any]):
     "--accept-slower", is_flag=True, help="Exit with 0 even where a quantized engine is not shown to be faster."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the engine's manifest as JSON.")
-@gather("options", BuildOptions)
+@gather("options", BuildOptions, _make_options)
 @gather("request", BuildRequest)
 def build(
     bundle: Path, request: BuildRequest, options: BuildOptions, dry_run: bool, accept_slower: bool, as_json: bool
 ) -> None:
-    """Build an engine of BUNDLE for this machine, TensorRT's for its GPU or ONNX Runtime's for its CPU.
+    """Build an engine of BUNDLE: TensorRT's for this GPU, TensorRT for RTX's for any GPUs, ONNX Runtime's for this CPU.
 
+    TensorRT for RTX needs neither a GPU nor a driver to build.
     Prints its folder. An engine that exists already is not built again. Ctrl-C leaves no half-built engine; during the
     check it leaves an engine without the check, which the next build completes.
     A quantized engine is timed against a floating point one of this bundle; exit status 3 where it is not
@@ -125,6 +147,13 @@ def build(
         sys.exit(_GATE_MISSED)
 
 
+def _make_options(**given: Any) -> BuildOptions:
+    try:
+        return BuildOptions(**given)
+    except ValueError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from error
+
+
 def _refuse_tensorrt_options() -> None:
     """Refuse options that would have no effect."""
     context = click.get_current_context()
@@ -136,10 +165,10 @@ def _refuse_tensorrt_options() -> None:
 
 
 def _print_dry_run(bundle: Bundle, request: BuildRequest, options: BuildOptions) -> None:
-    if request.backend == "tensorrt":
-        _print_plan(bundle, request.precision, options, request.gpu)
-    else:
+    if request.backend == "onnxruntime":
         _print_models(bundle, request.precision)
+    else:
+        _print_plan(bundle, request, options)
 
 
 def _print_models(bundle: Bundle, precision: Precision | None) -> None:
@@ -159,36 +188,42 @@ def _print_models(bundle: Bundle, precision: Precision | None) -> None:
     click.echo(f"engine          {bundle.path / ENGINES_FOLDER / key}")
 
 
-def _print_plan(bundle: Bundle, precision: Precision | None, options: BuildOptions, gpu_index: int) -> None:
-    """Print the plan of a TensorRT build; lines that depend on a GPU or on TensorRT only where they are available."""
+def _print_plan(bundle: Bundle, request: BuildRequest, options: BuildOptions) -> None:
+    """Print the plan of a build; lines that depend on a GPU or on the library only where they are available."""
     from ..bundle import ENGINES_FOLDER, stage_graphs
-    from ..hosts.driver import find_gpu
-    from ..hosts.tensorrt import open_tensorrt
-    from .building import describe_options, trtexec_line
+    from .building import describe_options, describe_targets, open_builder
     from .keys import engine_key
     from .planner import plan_engine
-    from .tensorrt.lowering import find_source
 
-    gpu, tensorrt = None, None
+    library = None
     try:
-        gpu = find_gpu(gpu_index, "building TensorRT engines")
-        tensorrt = open_tensorrt(gpu, building=True)
-        options.check(tensorrt)
+        library, options = open_builder(request.backend, request.gpu, options)
     except BackendError as error:
         _log.warning("%s", error)
-    chosen = choose_precision(bundle, precision, "tensorrt")
+    chosen = choose_precision(bundle, request.precision, request.backend)
     graphs = stage_graphs(bundle, chosen)
-    for line in plan_engine(bundle, chosen, gpu).lines():
+    for line in plan_engine(bundle, chosen, library.gpu if library else None).lines():
         click.echo(line)
-    if gpu is not None and tensorrt is not None:
-        key = engine_key(chosen, graphs, tensorrt.machine, describe_options(options, tensorrt))
+    if library is not None:
+        key = engine_key(chosen, graphs, library.machine, describe_options(options, library))
         click.echo(f"engine          {bundle.path / ENGINES_FOLDER / key}")
-    version = tensorrt.version if tensorrt else None
-    for stage, graph in graphs.items():
+    if request.backend == "tensorrt":
+        _print_trtexec_lines(bundle, chosen, options, library.version if library else None)
+    else:
+        click.echo(describe_targets(options))
+
+
+def _print_trtexec_lines(bundle: Bundle, precision: Precision, options: BuildOptions, version: str | None) -> None:
+    """Print a command for each stage that builds the closest plan."""
+    from ..bundle import stage_graphs
+    from .building import trtexec_line
+    from .tensorrt.lowering import find_source
+
+    for stage, graph in stage_graphs(bundle, precision).items():
         source = bundle.locate(graph.file)
         if version is not None:
             try:
                 source = find_source(bundle, graph, version).path
             except EngineError as error:  # not lowered yet; a build does that first
                 _log.info("%s", error)
-        click.echo(trtexec_line(source, stage, chosen, options, version))
+        click.echo(trtexec_line(source, stage, precision, options, version))

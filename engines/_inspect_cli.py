@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..bundle import (
+    PORTABLE_TARGETS,
     Stage,
     format_count,
     format_flops,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
         Bundle,
         Engine,
         Graph,
-        Machine,
+        EngineManifest,
         Manifest,
         Plan,
         Speed,
@@ -160,7 +161,7 @@ def _print_engine(console: Console, engine: Engine, bundle: Bundle) -> None:
     manifest = engine.manifest
     console.print()
     _print_line(console, f"engine {manifest.key}", style="bold")
-    _print_line(console, f"{_describe_machine(manifest.machine)}, built {manifest.created}")
+    _print_line(console, f"{_describe_machine(manifest)}, built {manifest.created}")
     console.print(_plan_table(manifest.plans))
     graphs = bundle.manifest.graphs.get(manifest.precision, {})
     for stage, plan in manifest.plans.items():
@@ -178,9 +179,13 @@ def _print_engine(console: Console, engine: Engine, bundle: Bundle) -> None:
         _print_line(console, f"{check.name}: {'yes' if check.passed else 'no'}, {check.detail}", style=style)
 
 
-def _describe_machine(machine: Machine) -> str:
+def _describe_machine(manifest: EngineManifest) -> str:
+    machine = manifest.machine
     if machine.backend == "onnxruntime":
         return f"ONNX Runtime {machine.onnxruntime}, {machine.provider}, on a CPU with {machine.cpu}"
+    if machine.backend == "tensorrt-rtx":
+        gpus = ", ".join(manifest.targets or PORTABLE_TARGETS)
+        return f"TensorRT for RTX {machine.tensorrt_rtx} for GPUs of compute capability {gpus}"
     return (
         f"TensorRT {machine.tensorrt} on {machine.gpu} (compute capability {machine.compute_capability}, driver "
         f"{machine.driver or 'not known'} for CUDA {machine.cuda})"

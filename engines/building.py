@@ -1,4 +1,4 @@
-"""TensorRT engine builds: planned, built stage by stage, audited, and placed atomically."""
+"""Engine builds with TensorRT and TensorRT for RTX: planned, built by stage, audited, and placed atomically."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import logging
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..bundle import (
     FP16,
+    PORTABLE_TARGETS,
     Artifact,
     EngineManifest,
     Plan,
@@ -24,8 +25,9 @@ from ..bundle import (
     version_numbers,
 )
 from ..errors import EngineError
-from ..hosts.driver import find_gpu
-from ..hosts.tensorrt import open_tensorrt
+from ..hosts.driver import find_gpu, probe_driver
+from ..hosts.tensorrt.release import open_tensorrt
+from ..hosts.tensorrt.rtx import open_tensorrt_rtx
 from .forms import describe_forms
 from .placing import find_built, place_engine, utc_now, verify_graphs
 from .planner import check_fit, plan_engine
@@ -45,14 +47,14 @@ if TYPE_CHECKING:
         Engine,
         Graph,
     )
-    from ..hosts.gpu import Gpu
+    from ..hosts.tensorrt.library import TensorRtLibrary
     from .progress import Progress
     from .tensorrt.lowering import (
         GraphSource,
     )
     from .tensorrt.plans import BuiltPlan
 
-__all__ = ["build_engines", "describe_options", "trtexec_line"]
+__all__ = ["build_engines", "describe_options", "describe_targets", "open_builder", "trtexec_line"]
 
 _log = logging.getLogger("vdmrt")
 _FIRST_FP8 = (8, 9)
@@ -62,23 +64,26 @@ _TIMINGS, _LAYERS = "timing.cache", "layers.json"
 def build_engines(
     bundle: Bundle,
     *,
+    backend: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt",
     precision: Precision | str | None = None,
     options: BuildOptions | None = None,
     gpu: int = 0,
     force: bool = False,
     progress: Progress = _log.info,
 ) -> Engine:
-    """Build the plans of every stage for a GPU of this machine, unless they exist.
+    """Build the plans of every stage, unless they exist: TensorRT's for a GPU of this machine, TensorRT for RTX's for
+    the targets of the options on any machine.
 
     Of two processes that build the same engine, one builds; the other waits and uses the result. An exception, Ctrl-C
     or a kill never leaves an incomplete engine.
 
     Args:
         bundle: Bundle; the engine is written to its ``engines/<key>``.
+        backend: The backend that runs the engine.
         precision: Precision of the graphs, or its name; None selects that of
-            :func:`~vdmrt.bundle.choose_precision` for TensorRT.
+            :func:`~vdmrt.bundle.choose_precision` for the backend.
         options: Options of the build; None selects every default.
-        gpu: Index of the GPU, in the driver's order.
+        gpu: Index of the GPU, in the driver's order; TensorRT for RTX builds for it where no target is given.
         force: Whether to build an engine that exists already, or that the planner estimates not to fit.
         progress: Called with lines of text, from any thread.
 
@@ -90,14 +95,13 @@ def build_engines(
         ValueError: ``precision`` is not a precision's name.
     """
     wanted = None if precision is None else Precision.parse(precision)
-    found_gpu = find_gpu(gpu, "building TensorRT engines")
-    tensorrt = open_tensorrt(found_gpu, building=True)
-    options = options or BuildOptions()
-    options.check(tensorrt)
-    chosen = choose_precision(bundle, wanted, "tensorrt")
+    tensorrt, options = open_builder(backend, gpu, options or BuildOptions())
+    chosen = choose_precision(bundle, wanted, backend)
     graphs = stage_graphs(bundle, chosen)
-    _check_fp8(graphs, found_gpu)
-    plan = plan_engine(bundle, chosen, found_gpu)
+    _check_fp8(graphs, tensorrt, options)
+    if tensorrt.has_targets:
+        progress(describe_targets(options))
+    plan = plan_engine(bundle, chosen, tensorrt.gpu)
     for line in plan.lines():
         progress(line)
     if not force:
@@ -114,12 +118,44 @@ def build_engines(
     )
 
 
-def _check_fp8(graphs: Mapping[str, Graph], gpu: Gpu) -> None:
-    if version_numbers(gpu.compute_capability) < _FIRST_FP8 and any(graph.has_fp8 for graph in graphs.values()):
-        raise EngineError(
-            f"FP8 products and an FP8 cache need compute capability {'.'.join(map(str, _FIRST_FP8))} or newer, "
-            f"{gpu.name} has {gpu.compute_capability}; use int8-fp16 or fp16"
-        )
+def open_builder(
+    backend: Literal["tensorrt", "tensorrt-rtx"], gpu: int, options: BuildOptions
+) -> tuple[TensorRtLibrary, BuildOptions]:
+    """Return the library that builds for a backend, and the options with the GPU that it builds for.
+
+    Raises:
+        BackendError: The GPU or the library is missing.
+        EngineError: The library does not support an option.
+    """
+    if backend == "tensorrt":
+        library: TensorRtLibrary = open_tensorrt(find_gpu(gpu, "building TensorRT engines"), building=True)
+    else:
+        library = open_tensorrt_rtx()
+        gpus = {one.index: one for one in probe_driver().gpus}
+        options = options.for_gpu(gpus.get(gpu))
+    options.check(library)
+    return library, options
+
+
+def describe_targets(options: BuildOptions) -> str:
+    """Return in one line which GPUs TensorRT for RTX builds for."""
+    portable = f"{', '.join(PORTABLE_TARGETS)}; --target makes a plan for one, which may be faster"
+    return f"GPUs            of compute capability {', '.join(options.targets) or portable}"
+
+
+def _check_fp8(graphs: Mapping[str, Graph], tensorrt: TensorRtLibrary, options: BuildOptions) -> None:
+    """Check that every GPU that is built for has FP8."""
+    if not any(graph.has_fp8 for graph in graphs.values()):
+        return
+    gpus = {f"the target sm{target.replace('.', '')}": target for target in options.targets}
+    if tensorrt.gpu is not None:
+        gpus = {tensorrt.gpu.name: tensorrt.gpu.compute_capability}
+    for name, capability in gpus.items():
+        if version_numbers(capability) < _FIRST_FP8:
+            raise EngineError(
+                f"FP8 products and an FP8 cache need compute capability {'.'.join(map(str, _FIRST_FP8))} or newer, "
+                f"{name} has {capability}; use int8-fp16 or fp16"
+            )
 
 
 def trtexec_line(source: Path, stage: str, precision: Precision, options: BuildOptions, version: str | None) -> str:
@@ -148,7 +184,7 @@ def trtexec_line(source: Path, stage: str, precision: Precision, options: BuildO
 
 def _find_sources(bundle: Bundle, job: BuildJob) -> dict[str, GraphSource]:
     """Return the file to parse for each stage; lower graphs that were not lowered yet."""
-    release = job.tensorrt.version
+    release = job.tensorrt.parser_version
     try:
         return {stage: find_source(bundle, graph, release) for stage, graph in job.graphs.items()}
     except EngineError:
@@ -159,26 +195,27 @@ def _find_sources(bundle: Bundle, job: BuildJob) -> dict[str, GraphSource]:
 def _build_into(work: Path, job: BuildJob, sources: Mapping[str, GraphSource]) -> EngineManifest:
     """Build every stage, write plans, layers and timing cache into ``work``, and record trust in the plans."""
     options, machine = job.options, job.tensorrt.machine
-    cache_path = timing_cache_path(machine, options.timing_cache)
-    timings = read_timing_cache(cache_path)
+    cache_path = None if job.tensorrt.has_targets else timing_cache_path(machine, options.timing_cache)
+    timings = read_timing_cache(cache_path) if cache_path else b""
     plans: dict[str, Plan] = {}
     layers: dict[str, object] = {}
     for stage, graph in job.graphs.items():
-        job.progress(f"{stage}: building with TensorRT {job.tensorrt.version}")
+        job.progress(f"{stage}: building with {job.tensorrt.name}")
         built = build_plan(job, stage, sources[stage], timings)
         plans[stage] = _write_plan(work, stage, graph, sources[stage], built)
         layers[stage] = _parsed(built.inspection)
-        if built.timing_cache:
+        if built.timing_cache and cache_path:
             timings = built.timing_cache
             _keep_timings(cache_path, timings, job.progress)
         _report(job, stage, plans[stage])
-    (work / _TIMINGS).write_bytes(timings)
+    if cache_path:
+        (work / _TIMINGS).write_bytes(timings)
     (work / _LAYERS).write_text(json.dumps(layers), encoding="utf-8")
     for plan in plans.values():
         record_trust(plan.file.sha256)
     return EngineManifest(
         key=job.key,
-        backend="tensorrt",
+        backend=job.tensorrt.backend,
         precision=job.precision,
         machine=machine,
         plans=plans,
@@ -187,6 +224,7 @@ def _build_into(work: Path, job: BuildJob, sources: Mapping[str, GraphSource]) -
         version_compatible=options.version_compatible,
         stripped=options.strip_weights,
         created=utc_now(),
+        targets=options.targets,
     )
 
 

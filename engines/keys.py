@@ -21,7 +21,8 @@ def engine_key(precision: Precision, graphs: Mapping[str, Graph], machine: Machi
     """Return the name of an engine's folder, such as ``trt10.3.0-sm90-h100-80gb-hbm3-fp16-1f2e3d4c5b6a``.
 
     The hash covers the SHA-256 of every graph and of its weights, the options, and the machine: TensorRT, CUDA, driver,
-    compute capability and GPU; or ONNX Runtime, provider and CPU (``ort1.32.0-cpu-fp16-1f2e3d4c5b6a``).
+    compute capability and GPU; or ONNX Runtime, provider and CPU (``ort1.32.0-cpu-fp16-1f2e3d4c5b6a``); or TensorRT for
+    RTX alone, whose GPUs are an option (``rtx1.7.1.116-sm86-sm89-fp16-1f2e3d4c5b6a``).
     """
     described: dict[str, Any] = {
         "precision": str(precision),
@@ -36,6 +37,10 @@ def engine_key(precision: Precision, graphs: Mapping[str, Graph], machine: Machi
     if machine.backend == "onnxruntime":
         provider = machine.provider.removesuffix("ExecutionProvider")
         return f"ort{_plain(machine.onnxruntime)}-{_plain(provider)}-{precision}-{digest}"
+    if machine.backend == "tensorrt-rtx":
+        targets = options.get("targets", "")
+        gpus = "-".join(f"sm{each.replace('.', '')}" for each in targets.split(", ")) if targets else "portable"
+        return f"rtx{_plain(machine.tensorrt_rtx)}-{gpus}-{precision}-{digest}"
     capability = machine.compute_capability.replace(".", "")
     return f"trt{_plain(machine.tensorrt)}-sm{capability}-{_plain(machine.gpu)}-{precision}-{digest}"
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from ..hosts.tensorrt import TensorRT
+    from ..hosts.tensorrt.library import TensorRtLibrary
 
 __all__ = ["Progress", "make_monitor", "run_beside"]
 
@@ -22,7 +22,7 @@ class Cancelled(threading.Event):
     """Event that requests the build to stop."""
 
 
-def make_monitor(tensorrt: TensorRT, stage: str, progress: Progress, cancelled: Cancelled) -> Any:
+def make_monitor(tensorrt: TensorRtLibrary, stage: str, progress: Progress, cancelled: Cancelled) -> Any:
     """Return a monitor that reports the builder's progress and stops it on request; None before TensorRT 10.
 
     The config holds no Python reference to it: keep it alive until the build ends.

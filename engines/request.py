@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from ..bundle import Precision
+    from ..bundle import BackendName, Precision
 
 __all__ = ["BuildRequest"]
 
@@ -18,12 +18,12 @@ class BuildRequest:
     Attributes:
         backend: Backend that runs the engine.
         precision: Precision of the graphs; None takes what the backend takes first.
-        gpu: Index of the GPU in the driver's order, for TensorRT.
+        gpu: Index of the GPU in the driver's order, for TensorRT, and for TensorRT for RTX without targets.
         check: Checks after the build; "auto" skips long ones.
         force: Whether an engine is built that exists already, or does not seem to fit.
     """
 
-    backend: Literal["tensorrt", "onnxruntime"] = "tensorrt"
+    backend: BackendName = "tensorrt"
     precision: Precision | None = None
     gpu: int = 0
     check: Literal["auto", "full", "off"] = "auto"

@@ -8,7 +8,7 @@ import threading
 import pytest
 from tensorrt_recorder import RELEASES, install
 
-from vdmrt.hosts.tensorrt_log import TensorRtLog
+from vdmrt.hosts.tensorrt.log import TensorRtLog
 
 
 def test_the_log_maps_severities_and_keeps_errors(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from ...errors import BundleError, EngineError
 from ..precision import Precision
 from ..resolution import precision_candidates
+from .backends import BACKENDS
 from .engine import Engine, list_engines, stage_graphs
 from .manifest import EngineManifest, Machine
+from .targets import PORTABLE_TARGETS, runs_on
 from .trust import is_trusted
 from .versions import version_numbers
 
@@ -43,7 +45,7 @@ def find_engine(
         machine: This machine.
         gpu: Index of its GPU, for the command that rebuilds.
         lean_runtime: Whether a lean runtime is available for version-compatible plans of another TensorRT.
-        trust_plans: Whether TensorRT plans may be loaded that this user has no record of building.
+        trust_plans: Whether plans may be loaded that this user has no record of building.
 
     Raises:
         BundleError: The bundle does not have that precision.
@@ -75,8 +77,8 @@ def engine_mismatches(
     """Return how an engine differs from the bundle's graphs and from this machine; empty if it fits.
 
     Each sentence names both values: what the engine was built for, then what this machine or bundle has. An engine
-    that failed a check after it was built never fits, nor does a TensorRT engine with plans that are not trusted,
-    unless ``trust_plans``.
+    that failed a check after it was built never fits, nor does one with plans that are not trusted, unless
+    ``trust_plans``.
     """
     manifest = engine.manifest
     return tuple(
@@ -101,6 +103,8 @@ def _machine_mismatches(manifest: EngineManifest, machine: Machine, lean_runtime
         yield f"built for {manifest.backend}, here is {machine.backend}"
     elif manifest.backend == "onnxruntime":
         yield from _cpu_mismatches(manifest.machine, machine)
+    elif manifest.backend == "tensorrt-rtx":
+        yield from _rtx_mismatches(manifest, machine)
     else:
         yield from _version_mismatches(manifest, machine, lean_runtime)
         yield from _gpu_mismatches(manifest, machine)
@@ -114,6 +118,17 @@ def _cpu_mismatches(built: Machine, machine: Machine) -> Iterator[str]:
         yield f"built for {built.provider}, here is {machine.provider}"
     if built.cpu != machine.cpu:
         yield f"built on a CPU with {built.cpu}, here is one with {machine.cpu}"
+
+
+def _rtx_mismatches(manifest: EngineManifest, machine: Machine) -> Iterator[str]:
+    """Yield why TensorRT for RTX cannot load the plans, which every release builds anew."""
+    built, here = manifest.machine.tensorrt_rtx, machine.tensorrt_rtx
+    if built != here:
+        yield f"built with TensorRT for RTX {built}, here is {here}"
+    capability = machine.compute_capability
+    if capability and not runs_on(manifest.targets, capability):
+        targets = ", ".join(manifest.targets or PORTABLE_TARGETS)
+        yield f"built for compute capability {targets}, here is {machine.gpu} with {capability}"
 
 
 def _version_mismatches(manifest: EngineManifest, machine: Machine, lean_runtime: bool) -> Iterator[str]:
@@ -182,6 +197,7 @@ def _failed_checks(manifest: EngineManifest) -> Iterator[str]:
 
 def _foreign_plans(manifest: EngineManifest) -> Iterator[str]:
     """Yield plans that must not be loaded. An early check only: loading a plan checks the bytes that it read."""
-    native = manifest.backend == "tensorrt"
-    if native and not all(is_trusted(plan.file.sha256) for plan in manifest.plans.values()):
+    if BACKENDS[manifest.backend].is_native and not all(
+        is_trusted(plan.file.sha256) for plan in manifest.plans.values()
+    ):
         yield "its plans are native code that this user has not built: --trust-plans loads them"

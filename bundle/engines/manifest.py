@@ -9,6 +9,7 @@ from typing import Literal
 from ..artifact import Artifact
 from ..model import TensorSpec
 from ..precision import Precision
+from .backends import BackendName
 
 __all__ = ["ENGINE_SCHEMA", "Check", "EngineManifest", "LayerCopy", "Machine", "Plan", "PlanAudit"]
 
@@ -29,6 +30,7 @@ class Machine:
         onnxruntime: ONNX Runtime's version, as "1.32.0".
         provider: Its execution provider, as "CPUExecutionProvider".
         cpu: Architecture and instruction sets, as :func:`~vdmrt.hosts.cpu.describe_cpu` returns them.
+        tensorrt_rtx: Version of TensorRT for RTX, as "1.7.1.116"; its builds are bound to no GPU.
     """
 
     tensorrt: str = ""
@@ -39,11 +41,19 @@ class Machine:
     onnxruntime: str = ""
     provider: str = ""
     cpu: str = ""
+    tensorrt_rtx: str = ""
 
     @property
-    def backend(self) -> Literal["tensorrt", "onnxruntime"]:
+    def backend(self) -> BackendName:
         """The backend that runs its engines."""
-        return "onnxruntime" if self.onnxruntime else "tensorrt"
+        if self.onnxruntime:
+            return "onnxruntime"
+        return "tensorrt-rtx" if self.tensorrt_rtx else "tensorrt"
+
+    @property
+    def release(self) -> str:
+        """Version of the library that runs its engines."""
+        return self.onnxruntime or self.tensorrt_rtx or self.tensorrt
 
 
 @dataclass(frozen=True)
@@ -149,10 +159,11 @@ class EngineManifest:
         created: Time of the build, in UTC.
         checks: Results of the checks that ran after the build.
         fully_checked: Whether they left nothing out to save time.
+        targets: Compute capabilities that the plans of TensorRT for RTX were built for, as "8.9"; none if portable.
     """
 
     key: str
-    backend: Literal["tensorrt", "onnxruntime"]
+    backend: BackendName
     precision: Precision
     machine: Machine
     plans: Mapping[str, Plan]
@@ -164,3 +175,4 @@ class EngineManifest:
     created: str = ""
     checks: tuple[Check, ...] = ()
     fully_checked: bool = False
+    targets: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import EngineError
 from ..storage.files import sha256_of
+from .backends import BACKENDS
 from .trust import is_trusted
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ __all__ = ["read_plan", "verify_engine", "verify_engine_weights"]
 def read_plan(engine: Engine, stage: str, *, trust_plans: bool = False) -> bytes:
     """Read a plan, and return it only if it has the recorded hash and this user built it.
 
-    The bytes that are returned are the bytes that were hashed. A TensorRT plan is native code; an optimized graph of
+    The bytes that are returned are the bytes that were hashed. A plan of TensorRT is native code; an optimized graph of
     ONNX Runtime is not, and is trusted like the rest of the bundle.
 
     Args:
@@ -39,7 +40,7 @@ def read_plan(engine: Engine, stage: str, *, trust_plans: bool = False) -> bytes
         raise EngineError(f"{path}: cannot be read: {error.strerror}; build the engine again with --force") from error
     digest = hashlib.sha256(data).hexdigest()
     _check(path, "the plan", plan.file, len(data), digest)
-    if engine.manifest.backend == "tensorrt" and not trust_plans and not is_trusted(digest):
+    if BACKENDS[engine.manifest.backend].is_native and not trust_plans and not is_trusted(digest):
         raise EngineError(
             f"{path}: a plan is native code, and this user has not built this one; build it here with "
             "vdmrt build, or, if you trust its source, pass trust_plans=True (--trust-plans)"

@@ -12,7 +12,7 @@ from .network import CONSTRAINTS
 
 if TYPE_CHECKING:
     from ...bundle import Graph, Precision
-    from ...hosts.tensorrt import TensorRT
+    from ...hosts.tensorrt.library import TensorRtLibrary
     from ..progress import Progress
     from .options import BuildOptions
 
@@ -31,7 +31,7 @@ class BuildJob:
         progress: Called with lines of text, from any thread.
     """
 
-    tensorrt: TensorRT
+    tensorrt: TensorRtLibrary
     precision: Precision
     graphs: Mapping[str, Graph]
     options: BuildOptions
@@ -44,7 +44,7 @@ class BuildJob:
         return engine_key(self.precision, self.graphs, self.tensorrt.machine, described)
 
 
-def describe_options(options: BuildOptions, tensorrt: TensorRT) -> dict[str, str]:
+def describe_options(options: BuildOptions, tensorrt: TensorRtLibrary) -> dict[str, str]:
     """Return the options that affect the plans, as text for the manifest and the key."""
     constraints = {} if tensorrt.strongly_typed else {"constraints": str(CONSTRAINTS)}
     return {**options.to_manifest(), **constraints, "lowering": str(LOWERING)}

@@ -9,7 +9,7 @@ from ...errors import BackendError, EngineError
 
 if TYPE_CHECKING:
     from ...bundle import Graph, TensorSpec
-    from ...hosts.tensorrt import TensorRT
+    from ...hosts.tensorrt.library import TensorRtLibrary
     from .lowering import GraphSource
 
 __all__ = ["CONSTRAINTS", "parse_network"]
@@ -24,7 +24,7 @@ _CASTS = ("IDENTITY", "CAST")
 _TRT_NAMES = {"float32": "FLOAT", "float16": "HALF", "int32": "INT32", "int8": "INT8", "float8_e4m3fn": "FP8"}
 
 
-def parse_network(tensorrt: TensorRT, builder: Any, graph: Graph, source: GraphSource) -> tuple[Any, Any]:
+def parse_network(tensorrt: TensorRtLibrary, builder: Any, graph: Graph, source: GraphSource) -> tuple[Any, Any]:
     """Return the network of a graph, and its parser, which owns the weights and must outlive the build.
 
     From TensorRT 10 the network is strongly typed: every type is the graph's. Before, every layer that computes in
@@ -39,7 +39,7 @@ def parse_network(tensorrt: TensorRT, builder: Any, graph: Graph, source: GraphS
     kind = flag.STRONGLY_TYPED if tensorrt.strongly_typed else flag.EXPLICIT_BATCH
     network = builder.create_network(1 << int(kind))
     if network is None:
-        raise BackendError(f"TensorRT {tensorrt.version} creates no network: {tensorrt.log.take_errors()}")
+        raise BackendError(f"{tensorrt.name} creates no network: {tensorrt.log.take_errors()}")
     parser = trt.OnnxParser(network, tensorrt.log.logger)
     if not parser.parse_from_file(str(source.path)):
         raise BackendError(_refusal(tensorrt, parser, source))
@@ -47,12 +47,12 @@ def parse_network(tensorrt: TensorRT, builder: Any, graph: Graph, source: GraphS
     _set_sides(tensorrt, network, graph)
     if not tensorrt.strongly_typed:
         if source.types is None:
-            raise EngineError(f"{source.path}: TensorRT {tensorrt.version} is weakly typed; lower the graph first")
+            raise EngineError(f"{source.path}: {tensorrt.name} is weakly typed; lower the graph first")
         constrain_types(tensorrt, network, source.types)
     return network, parser
 
 
-def constrain_types(tensorrt: TensorRT, network: Any, types: Mapping[str, str]) -> int:
+def constrain_types(tensorrt: TensorRtLibrary, network: Any, types: Mapping[str, str]) -> int:
     """Constrain every layer of a weakly typed network to the graph's types; return the number of constrained layers.
 
     Constants too: a builder that may use FP16 stores unconstrained constants in it, and fuses them with the shuffle
@@ -114,7 +114,7 @@ def _is(layer: Any, trt: Any, kinds: tuple[str, ...]) -> bool:
     return any(layer.type == getattr(trt.LayerType, kind) for kind in kinds if hasattr(trt.LayerType, kind))
 
 
-def _set_sides(tensorrt: TensorRT, network: Any, graph: Graph) -> None:
+def _set_sides(tensorrt: TensorRtLibrary, network: Any, graph: Graph) -> None:
     """Check inputs and outputs against the manifest, and set them to linear format."""
     trt = tensorrt.module
     linear = 1 << int(trt.TensorFormat.LINEAR)
@@ -140,11 +140,11 @@ def _pairs(found: Mapping[str, Any], specs: tuple[TensorSpec, ...]) -> Iterator[
         yield found[spec.name], spec
 
 
-def _refusal(tensorrt: TensorRT, parser: Any, source: GraphSource) -> str:
+def _refusal(tensorrt: TensorRtLibrary, parser: Any, source: GraphSource) -> str:
     """Return the parser's errors in one sentence, with their nodes."""
     reasons = [_describe(parser.get_error(index), source) for index in range(parser.num_errors)]
     logged = tensorrt.log.take_errors()
-    return f"{source.path}: the parser of TensorRT {tensorrt.version} refuses it: " + ("; ".join(reasons) or logged)
+    return f"{source.path}: the parser of {tensorrt.name} refuses it: " + ("; ".join(reasons) or logged)
 
 
 def _describe(error: Any, source: GraphSource) -> str:

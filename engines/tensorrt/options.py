@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ...bundle import RTX_TARGETS, parse_target
 from ...errors import EngineError
 
 if TYPE_CHECKING:
-    from ...hosts.tensorrt import TensorRT
+    from ...hosts.gpu import Gpu
+    from ...hosts.tensorrt.library import TensorRtLibrary
 
 __all__ = ["BuildOptions"]
 
@@ -34,6 +36,8 @@ class BuildOptions:
         precision_constraints: Whether a weakly typed network's types are obeyed, preferred or ignored (before 10);
             "none" is for measurements: the builder then chooses the rounding.
         faster_dynamic_shapes: Whether 8.5's preview of that name is on: more of the network goes to its compiler.
+        targets: GPUs to build for, as "sm89" or "8.9" (TensorRT for RTX); none takes this machine's, if it has one.
+        portable: Whether to build for every GPU of TensorRT for RTX from Ampere on, even where this machine has one.
     """
 
     optimization_level: int | None = None
@@ -48,6 +52,8 @@ class BuildOptions:
     external_tactics: bool = False
     precision_constraints: Literal["obey", "prefer", "none"] = "obey"
     faster_dynamic_shapes: bool = True
+    targets: tuple[str, ...] = ()
+    portable: bool = False
 
     def __post_init__(self) -> None:
         level, workspace = self.optimization_level, self.workspace_nbytes
@@ -55,19 +61,57 @@ class BuildOptions:
             raise ValueError(f"the builder optimization level must be 0 <= level <= 5, got {level}")
         if workspace is not None and workspace < 1:
             raise ValueError(f"the workspace must be at least 1 byte, got {workspace}")
+        if self.targets and self.portable:
+            raise ValueError(f"a portable plan has no targets, got {', '.join(self.targets)}")
+        targets = sorted({parse_target(target) for target in self.targets}, key=RTX_TARGETS.index)
+        object.__setattr__(self, "targets", tuple(targets))
+
+    def for_gpu(self, gpu: Gpu | None) -> BuildOptions:
+        """Return the options with this machine's GPU as the target, where none is given and it is a possible one."""
+        if gpu is None or self.targets or self.portable or gpu.compute_capability not in RTX_TARGETS:
+            return self
+        return dataclasses.replace(self, targets=(gpu.compute_capability,))
 
     def to_manifest(self) -> dict[str, str]:
         """Return the options that affect the plans, as text; not the timing cache, which only saves time."""
         given = dataclasses.asdict(self)
         del given["timing_cache"]
+        # A plan without targets is portable.
+        given |= {"targets": ", ".join(self.targets) or None, "portable": False}
         return {name: str(value) for name, value in given.items() if value not in (None, False)}
 
-    def check(self, tensorrt: TensorRT) -> None:
-        """Check that a release supports the options.
+    def check(self, tensorrt: TensorRtLibrary) -> None:
+        """Check that a library supports the options.
 
         Raises:
-            EngineError: It does not; the message names the option and its first release.
+            EngineError: It does not; the message names the option, and its first release or the other library.
         """
+        (self._check_rtx if tensorrt.has_targets else self._check_release)(tensorrt)
+
+    def _check_rtx(self, tensorrt: TensorRtLibrary) -> None:
+        """Refuse what only TensorRT has. A timing cache would even require a GPU, with no effect on the plan."""
+        given = {
+            "--builder-optimization-level": self.optimization_level is not None,
+            "--timing-cache": self.timing_cache is not None,
+            "--hardware-compatibility": self.hardware_compatibility != "none",
+            "--version-compatible": self.version_compatible,
+            "--strip-weights": self.strip_weights,
+            "--refit": self.refit,
+            "--weight-streaming-fill": self.weight_streaming_fill,
+            "--external-tactics": self.external_tactics,
+            "--precision-constraints": self.precision_constraints != "obey",
+        }
+        for option, asked in given.items():
+            if asked:
+                raise EngineError(f"{option} is for TensorRT, and this builds with {tensorrt.title}; leave it out")
+
+    def _check_release(self, tensorrt: TensorRtLibrary) -> None:
+        for option, given in (("--target", self.targets), ("--portable", self.portable)):
+            if given:
+                raise EngineError(
+                    f"{option} is for TensorRT for RTX, and {tensorrt.title} builds for the GPU of this machine; leave "
+                    "it out, or take --backend tensorrt-rtx"
+                )
         level = self.hardware_compatibility.upper()
         wanted = [
             ("--builder-optimization-level", self.optimization_level is not None, "8.6", tensorrt.has_levels),

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from ...bundle import CACHE_ROLES, FP16, FP16_MIXED, INT8, Stage
 from ...errors import BackendError, EngineError
-from ...hosts.driver import current_gpu
 from ..progress import (
     Cancelled,
     make_monitor,
     run_beside,
 )
+from .build_log import inspection_of, scratch_of
 from .audit import audit_layers, check_precision, check_quantized, read_layers
 from .network import parse_network
 from .timing import load_timing_cache
 
 if TYPE_CHECKING:
     from ...bundle import Graph, PlanAudit
-    from ...hosts.tensorrt import TensorRT
+    from ...hosts.tensorrt.library import TensorRtLibrary
     from .job import BuildJob
     from .lowering import GraphSource
     from .options import BuildOptions
@@ -67,13 +67,17 @@ def build_plan(job: BuildJob, stage: str, source: GraphSource, timing_cache: byt
     started = time.monotonic()
 
     def build() -> tuple[Any, bytes]:
-        with current_gpu(tensorrt.gpu.index):  # sets the current GPU of this thread
+        with tensorrt.current():  # sets the current GPU of this thread
             return _build(job, stage, source, timing_cache, cancelled)
 
-    data, timings = run_beside(build, stage, job.progress, cancelled)
+    with tensorrt.log.collect_layers() as listed:
+        data, timings = run_beside(build, stage, job.progress, cancelled)
     seconds = time.monotonic() - started
-    with current_gpu(tensorrt.gpu.index):
-        scratch, inspection = _inspect(tensorrt, stage, data, job.graphs[stage])
+    if tensorrt.has_targets:  # loading its plan requires one of the targets
+        scratch, inspection = scratch_of(listed), inspection_of(listed)
+    else:
+        with tensorrt.current():
+            scratch, inspection = _inspect(tensorrt, stage, data, job.graphs[stage])
     return BuiltPlan(data, scratch, seconds, _audit(job, stage, source, inspection), inspection, timings)
 
 
@@ -101,15 +105,16 @@ def _build(
     network.name = stage
     config = builder.create_builder_config()
     configure(job, config, stage)
-    load_timing_cache(tensorrt, config, timing_cache, job.progress)
+    if not tensorrt.has_targets:
+        load_timing_cache(tensorrt, config, timing_cache, job.progress)
     monitor = make_monitor(tensorrt, stage, job.progress, cancelled)
     if monitor is not None:
         config.progress_monitor = monitor
     tensorrt.log.take_errors()
     data = builder.build_serialized_network(network, config)
     if data is None:
-        raise BackendError(f"{stage}: TensorRT {tensorrt.version} built no plan: {_reason(tensorrt, job.options)}")
-    cache = config.get_timing_cache()
+        raise BackendError(f"{stage}: {tensorrt.name} built no plan: {_reason(tensorrt, job.options)}")
+    cache = config.get_timing_cache() if not tensorrt.has_targets else None
     timings = bytes(memoryview(cache.serialize())) if cache is not None else b""
     # In this order: the parser owns the network's weights, the config the cache.
     del cache, config, monitor, parser, network, builder
@@ -152,10 +157,24 @@ def configure(job: BuildJob, config: Any, stage: str) -> None:
     ):
         if asked:
             config.set_flag(getattr(flags, flag))
-    _set_tactics(tensorrt, config, options)
+    if tensorrt.has_targets:
+        _set_targets(tensorrt, config, options)
+    else:
+        _set_tactics(tensorrt, config, options)
 
 
-def _set_tactics(tensorrt: TensorRT, config: Any, options: BuildOptions) -> None:
+def _set_targets(tensorrt: TensorRtLibrary, config: Any, options: BuildOptions) -> None:
+    """Set the GPUs that a plan is for. The lane allocates all memory, so that a run can be captured."""
+    trt = tensorrt.module
+    config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    config.num_compute_capabilities = len(options.targets)
+    for index, target in enumerate(options.targets):
+        name = f"SM{target.replace('.', '')}"
+        if not config.set_compute_capability(getattr(trt.ComputeCapability, name), index):
+            raise BackendError(f"{tensorrt.name} takes no target {name.lower()}: {tensorrt.log.take_errors()}")
+
+
+def _set_tactics(tensorrt: TensorRtLibrary, config: Any, options: BuildOptions) -> None:
     """Turn off cuBLAS and cuDNN unless requested: releases before 10 load them, and none needs them."""
     trt = tensorrt.module
     source = trt.TacticSource
@@ -172,23 +191,23 @@ def _set_tactics(tensorrt: TensorRT, config: Any, options: BuildOptions) -> None
             config.set_preview_feature(getattr(trt.PreviewFeature, name), wanted)
 
 
-def _make_builder(tensorrt: TensorRT) -> Any:
+def _make_builder(tensorrt: TensorRtLibrary) -> Any:
     try:
         return tensorrt.module.Builder(tensorrt.log.logger)
     except TypeError as error:
         raise BackendError(
-            f"TensorRT {tensorrt.version} does not start: {error}; {tensorrt.log.take_errors()}"
+            f"{tensorrt.name} does not start: {error}; {tensorrt.log.take_errors()}"
         ) from error
 
 
-def _reason(tensorrt: TensorRT, options: BuildOptions) -> str:
+def _reason(tensorrt: TensorRtLibrary, options: BuildOptions) -> str:
     logged = tensorrt.log.take_errors()
     if options.workspace_nbytes is not None and "workspace" in logged.lower():
         return f"{logged}; the workspace is limited to {options.workspace_nbytes} bytes; raise --workspace"
     return logged
 
 
-def _inspect(tensorrt: TensorRT, stage: str, data: Any, graph: Graph) -> tuple[int, str]:
+def _inspect(tensorrt: TensorRtLibrary, stage: str, data: Any, graph: Graph) -> tuple[int, str]:
     """Load a built plan; return its contexts' scratch memory in bytes and the inspector's JSON."""
     trt = tensorrt.module
     runtime = trt.Runtime(tensorrt.log.logger)

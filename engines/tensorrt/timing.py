@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ...bundle import (
         Machine,
     )
-    from ...hosts.tensorrt import TensorRT
+    from ...hosts.tensorrt.library import TensorRtLibrary
     from ..progress import Progress
 
 __all__ = ["load_timing_cache", "read_timing_cache", "save_timing_cache", "timing_cache_path"]
@@ -45,7 +45,7 @@ def read_timing_cache(path: Path) -> bytes:
         raise EngineError(f"{path}: the timing cache cannot be read: {error.strerror}") from error
 
 
-def load_timing_cache(tensorrt: TensorRT, config: Any, data: bytes, progress: Progress) -> None:
+def load_timing_cache(tensorrt: TensorRtLibrary, config: Any, data: bytes, progress: Progress) -> None:
     """Set a config's timing cache; report and ignore one of another release or GPU."""
     for content in (data, b""):
         cache = config.create_timing_cache(content)

@@ -149,7 +149,7 @@ def _find_cpu_engine(bundle: Bundle, precision: Precision | None, machine: Machi
 
 
 def _tensorrt(bundle: Bundle, options: LoadOptions, index: int) -> Resolution:
-    from ...hosts.tensorrt import open_tensorrt
+    from ...hosts.tensorrt.release import open_tensorrt
 
     engine = find_engine(
         bundle,

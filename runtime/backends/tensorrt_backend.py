@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import BackendError
 from ...hosts.driver import find_gpu
-from ...hosts.tensorrt import open_tensorrt
+from ...hosts.tensorrt.release import open_tensorrt
 from .._core import cuda_device
 from .tensorrt_program import TensorRtProgram
 

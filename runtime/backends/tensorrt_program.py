@@ -12,7 +12,7 @@ from .tensorrt_layers import LayerRuns, TensorRtProfiler
 
 if TYPE_CHECKING:
     from ...bundle import Graph, TensorSpec
-    from ...hosts.tensorrt_log import TensorRtLog
+    from ...hosts.tensorrt.log import TensorRtLog
     from .._core import Device
     from .layer_times import LayerTime
     from .tensorrt_layers import LayerRun

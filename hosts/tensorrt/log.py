@@ -6,7 +6,8 @@ import collections
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 __all__ = ["TensorRtLog"]
@@ -23,6 +24,7 @@ _RUNNING = {
 # A build logs hundreds of warnings and tens of thousands of other messages.
 _BUILDING = {"INTERNAL_ERROR": logging.DEBUG, "ERROR": logging.DEBUG, "WARNING": logging.DEBUG}
 _KEPT = 8
+_LISTED = re.compile(r"LayerType: |Total Activation Memory")
 # "Some tactics do not have sufficient memory to run", "Skipping tactic ... due to insufficient memory".
 _SKIPPED = re.compile(r"(in)?sufficient memory", re.IGNORECASE)
 
@@ -42,6 +44,8 @@ class TensorRtLog:
             building: Whether it is for a builder.
         """
         self._levels = _BUILDING if building else _RUNNING
+        self._layers: list[str] | None = None
+        self._builds = threading.Lock()
         # TensorRT usually logs on the calling thread; lanes in different threads must not mix.
         self._own = threading.local()
         self._elsewhere = _Errors(maxlen=_KEPT)
@@ -63,6 +67,21 @@ class TensorRtLog:
             count, self._skipped = self._skipped, 0
         return count
 
+    @contextmanager
+    def collect_layers(self) -> Iterator[list[str]]:
+        """Collect the messages of a builder that list its plan's layers and memory; other messages are a build's meanwhile.
+
+        Only TensorRT for RTX writes them, and only with detailed profiling. Of two threads, one waits for the other:
+        the messages do not tell which build they belong to.
+        """
+        with self._builds:
+            levels, self._levels = self._levels, _BUILDING
+            self._layers = layers = []
+            try:
+                yield layers
+            finally:
+                self._layers, self._levels = None, levels
+
     def _errors(self) -> _Errors:
         if not hasattr(self._own, "errors"):
             self._own.errors = _Errors(maxlen=_KEPT)
@@ -70,6 +89,8 @@ class TensorRtLog:
         return errors
 
     def _add(self, severity: str, message: str) -> None:
+        if self._layers is not None and _LISTED.search(message):
+            self._layers.append(message)
         if severity not in self._levels:
             return
         _log.log(self._levels[severity], "TensorRT: %s", message)
