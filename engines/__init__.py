@@ -12,13 +12,8 @@ if TYPE_CHECKING:
     from .keys import engine_key
     from .onnxruntime.models import ModelOptions, build_models
     from .planner import EnginePlan, check_fit, plan_engine
-    from .tensorrt.audit import (
-        Layer,
-        Tensor,
-        audit_layers,
-        check_precision,
-        read_layers,
-    )
+    from .tensorrt.audit import audit_layers, check_precision
+    from .tensorrt.layers import Layer, Tensor, read_layers
     from .tensorrt.lowering import (
         GraphSource,
         find_source,
@@ -54,9 +49,9 @@ _HOMES = {
     "BuildOptions": "tensorrt.options",
     "EnginePlan": "planner",
     "GraphSource": "tensorrt.lowering",
-    "Layer": "tensorrt.audit",
+    "Layer": "tensorrt.layers",
     "ModelOptions": "onnxruntime.models",
-    "Tensor": "tensorrt.audit",
+    "Tensor": "tensorrt.layers",
     "audit_layers": "tensorrt.audit",
     "build_engines": "building",
     "build_models": "onnxruntime.models",
@@ -69,7 +64,7 @@ _HOMES = {
     "lower_graphs": "tensorrt.lowering",
     "needs_lowering": "tensorrt.lowering",
     "plan_engine": "planner",
-    "read_layers": "tensorrt.audit",
+    "read_layers": "tensorrt.layers",
     "trtexec_line": "building",
 }
 

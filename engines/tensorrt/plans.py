@@ -13,8 +13,9 @@ from ..progress import (
     make_monitor,
     run_beside,
 )
+from .audit import audit_layers, check_precision, check_quantized
 from .build_log import inspection_of, scratch_of
-from .audit import audit_layers, check_precision, check_quantized, read_layers
+from .layers import read_layers
 from .network import parse_network
 from .timing import load_timing_cache
 
