@@ -57,7 +57,9 @@ def build_engine(
     """
     runs_here = _runs_here(backend, options, gpu)
     if check == "full" and not runs_here:
-        raise EngineError("--check full runs the engine, and this machine has no GPU that it is built for; leave it out")
+        raise EngineError(
+            "--check full runs the engine, and this machine has no GPU that it is built for; leave it out"
+        )
     if backend == "onnxruntime":
         engine = build_models(bundle, precision=precision, force=force, progress=progress)
     else:

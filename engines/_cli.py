@@ -56,6 +56,13 @@ class Size(click.ParamType[Any]):
         return nbytes
 
 
+def _make_options(**given: Any) -> BuildOptions:
+    try:
+        return BuildOptions(**given)
+    except ValueError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from error
+
+
 @click.command(cls=SectionedCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @options_of(
@@ -145,13 +152,6 @@ def build(
         )
     if slow and not accept_slower:
         sys.exit(_GATE_MISSED)
-
-
-def _make_options(**given: Any) -> BuildOptions:
-    try:
-        return BuildOptions(**given)
-    except ValueError as error:
-        raise click.UsageError(str(error), click.get_current_context()) from error
 
 
 def _refuse_tensorrt_options() -> None:

@@ -71,9 +71,9 @@ def build_engines(
     force: bool = False,
     progress: Progress = _log.info,
 ) -> Engine:
-    """Build the plans of every stage, unless they exist: TensorRT's for a GPU of this machine, TensorRT for RTX's for
-    the targets of the options on any machine.
+    """Build the plans of every stage, unless they exist.
 
+    TensorRT builds for a GPU of this machine, TensorRT for RTX on any machine for the targets of the options.
     Of two processes that build the same engine, one builds; the other waits and uses the result. An exception, Ctrl-C
     or a kill never leaves an incomplete engine.
 

@@ -196,9 +196,7 @@ def _make_builder(tensorrt: TensorRtLibrary) -> Any:
     try:
         return tensorrt.module.Builder(tensorrt.log.logger)
     except TypeError as error:
-        raise BackendError(
-            f"{tensorrt.name} does not start: {error}; {tensorrt.log.take_errors()}"
-        ) from error
+        raise BackendError(f"{tensorrt.name} does not start: {error}; {tensorrt.log.take_errors()}") from error
 
 
 def _reason(tensorrt: TensorRtLibrary, options: BuildOptions) -> str:

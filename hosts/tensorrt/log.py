@@ -69,7 +69,7 @@ class TensorRtLog:
 
     @contextmanager
     def collect_layers(self) -> Iterator[list[str]]:
-        """Collect the messages of a builder that list its plan's layers and memory; other messages are a build's meanwhile.
+        """Collect the messages of a builder that list its plan's layers and memory, and log like a builder.
 
         Only TensorRT for RTX writes them, and only with detailed profiling. Of two threads, one waits for the other:
         the messages do not tell which build they belong to.
