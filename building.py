@@ -6,11 +6,10 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-from .bundle import BACKENDS, runs_on
+from .bundle import BACKENDS
 from .calibration.progress import hide_progress
-from .engines import BuildOptions, build_engines, build_models
+from .engines import BuildOptions, build_engines, build_models, runs_here
 from .errors import EngineError
-from .hosts.driver import probe_driver
 
 if TYPE_CHECKING:
     from .bundle import BackendName, Bundle, Engine, Precision
@@ -55,8 +54,8 @@ def build_engine(
         BundleError: The bundle does not have that precision, or a file of it was altered.
         EngineError: It does not fit, cannot be written, or failed its check; then it is kept and never run.
     """
-    runs_here = _runs_here(backend, options, gpu)
-    if check == "full" and not runs_here:
+    runnable = runs_here(backend, options or BuildOptions(), gpu)
+    if check == "full" and not runnable:
         raise EngineError(
             "--check full runs the engine, and this machine has no GPU that it is built for; leave it out"
         )
@@ -69,19 +68,10 @@ def build_engine(
     was_checked = engine.manifest.fully_checked if check == "full" else bool(engine.manifest.checks)
     if check == "off" or (was_checked and not force):
         return engine
-    if not runs_here:
+    if not runnable:
         progress("not checked: this machine has no GPU that the engine is built for")
         return engine
     from .calibration.verify.engine_check import check_engine  # what runs engines; not needed to build them
 
     device = f"cuda:{gpu}" if BACKENDS[backend].is_native else "cpu"
     return check_engine(bundle, engine, full=check == "full", device=device, show=show)
-
-
-def _runs_here(backend: BackendName, options: BuildOptions | None, gpu: int) -> bool:
-    """Whether this machine has the GPU that an engine is built for; TensorRT for RTX builds for others too."""
-    if not BACKENDS[backend].builds_anywhere:
-        return True
-    found = next((one for one in probe_driver().gpus if one.index == gpu), None)
-    targets = (options or BuildOptions()).for_gpu(found).targets
-    return found is not None and runs_on(targets, found.compute_capability)

@@ -29,7 +29,7 @@ from .engines.manifest import (
 )
 from .engines.plan_file import read_plan, verify_engine, verify_engine_weights
 from .engines.targets import PORTABLE_TARGETS, RTX_TARGETS, parse_target, runs_on
-from .engines.trust import cache_folder, is_trusted, record_trust
+from .engines.trust import cache_folder, is_private, is_trusted, record_trust
 from .engines.versions import version_numbers
 from .folder import (
     Bundle,
@@ -159,6 +159,7 @@ __all__ = [
     "format_flops",
     "format_nbytes",
     "is_part",
+    "is_private",
     "is_trusted",
     "link_or_copy",
     "list_engines",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .._lazy import offer as _offer
 
 if TYPE_CHECKING:
-    from .building import build_engines, trtexec_line
+    from .building import build_engines, runs_here, trtexec_line
     from .inspection import cache_nbytes, inspect_bundle
     from .keys import engine_key
     from .onnxruntime.models import ModelOptions, build_models
@@ -42,6 +42,7 @@ __all__ = [
     "needs_lowering",
     "plan_engine",
     "read_layers",
+    "runs_here",
     "trtexec_line",
 ]
 
@@ -65,6 +66,7 @@ _HOMES = {
     "needs_lowering": "tensorrt.lowering",
     "plan_engine": "planner",
     "read_layers": "tensorrt.layers",
+    "runs_here": "building",
     "trtexec_line": "building",
 }
 

@@ -8,9 +8,10 @@ import logging
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ..bundle import (
+    BACKENDS,
     FP16,
     PORTABLE_TARGETS,
     Artifact,
@@ -21,6 +22,7 @@ from ..bundle import (
     choose_precision,
     format_nbytes,
     record_trust,
+    runs_on,
     stage_graphs,
     version_numbers,
 )
@@ -43,6 +45,7 @@ from .tensorrt.timing import read_timing_cache, save_timing_cache, timing_cache_
 
 if TYPE_CHECKING:
     from ..bundle import (
+        BackendName,
         Bundle,
         Engine,
         Graph,
@@ -54,7 +57,7 @@ if TYPE_CHECKING:
     )
     from .tensorrt.plans import BuiltPlan
 
-__all__ = ["build_engines", "describe_options", "describe_targets", "open_builder", "trtexec_line"]
+__all__ = ["build_engines", "describe_options", "describe_targets", "open_builder", "runs_here", "trtexec_line"]
 
 _log = logging.getLogger("vdmrt")
 _FIRST_FP8 = (8, 9)
@@ -64,7 +67,7 @@ _TIMINGS, _LAYERS = "timing.cache", "layers.json"
 def build_engines(
     bundle: Bundle,
     *,
-    backend: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt",
+    backend: BackendName = "tensorrt",
     precision: Precision | str | None = None,
     options: BuildOptions | None = None,
     gpu: int = 0,
@@ -98,7 +101,7 @@ def build_engines(
     tensorrt, options = open_builder(backend, gpu, options or BuildOptions())
     chosen = choose_precision(bundle, wanted, backend)
     graphs = stage_graphs(bundle, chosen)
-    _check_fp8(graphs, tensorrt, options)
+    _check_fp8(graphs, _gpus_of(tensorrt, options))
     if tensorrt.has_targets:
         progress(describe_targets(options))
     plan = plan_engine(bundle, chosen, tensorrt.gpu)
@@ -118,9 +121,7 @@ def build_engines(
     )
 
 
-def open_builder(
-    backend: Literal["tensorrt", "tensorrt-rtx"], gpu: int, options: BuildOptions
-) -> tuple[TensorRtLibrary, BuildOptions]:
+def open_builder(backend: BackendName, gpu: int, options: BuildOptions) -> tuple[TensorRtLibrary, BuildOptions]:
     """Return the library that builds for a backend, and the options with the GPU that it builds for.
 
     Raises:
@@ -137,20 +138,30 @@ def open_builder(
     return library, options
 
 
+def runs_here(backend: BackendName, options: BuildOptions, gpu: int) -> bool:
+    """Whether this machine has the GPU that an engine is built for; TensorRT for RTX builds for others too."""
+    if not BACKENDS[backend].builds_anywhere:
+        return True
+    found = next((one for one in probe_driver().gpus if one.index == gpu), None)
+    return found is not None and runs_on(options.for_gpu(found).targets, found.compute_capability)
+
+
 def describe_targets(options: BuildOptions) -> str:
     """Return in one line which GPUs TensorRT for RTX builds for."""
     portable = f"{', '.join(PORTABLE_TARGETS)}; --target makes a plan for one, which may be faster"
     return f"GPUs            of compute capability {', '.join(options.targets) or portable}"
 
 
-def _check_fp8(graphs: Mapping[str, Graph], tensorrt: TensorRtLibrary, options: BuildOptions) -> None:
-    """Check that every GPU that is built for has FP8."""
-    if not any(graph.has_fp8 for graph in graphs.values()):
-        return
-    gpus = {f"the target sm{target.replace('.', '')}": target for target in options.targets}
+def _gpus_of(tensorrt: TensorRtLibrary, options: BuildOptions) -> dict[str, str]:
+    """Return the compute capability of every GPU that is built for, by name; none for a portable plan."""
     if tensorrt.gpu is not None:
-        gpus = {tensorrt.gpu.name: tensorrt.gpu.compute_capability}
-    for name, capability in gpus.items():
+        return {tensorrt.gpu.name: tensorrt.gpu.compute_capability}
+    return {f"the target sm{target.replace('.', '')}": target for target in options.targets}
+
+
+def _check_fp8(graphs: Mapping[str, Graph], gpus: Mapping[str, str]) -> None:
+    """Check that every GPU, given by name with its compute capability, has FP8 where a graph needs it."""
+    for name, capability in gpus.items() if any(graph.has_fp8 for graph in graphs.values()) else ():
         if version_numbers(capability) < _FIRST_FP8:
             raise EngineError(
                 f"FP8 products and an FP8 cache need compute capability {'.'.join(map(str, _FIRST_FP8))} or newer, "

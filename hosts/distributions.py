@@ -19,6 +19,7 @@ __all__ = [
     "find_unmet",
     "installed_distributions",
     "list_packages",
+    "requirement_names",
 ]
 
 # As in pyproject.toml; a test compares the two.
@@ -27,6 +28,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime>=1.20",),
     "cuda": ("onnxruntime-gpu>=1.20", "cuda-bindings>=12.8"),
     "tensorrt": ("tensorrt>=10.3", "onnx>=1.17", "cuda-bindings>=12.8"),
+    "tensorrt-rtx": ("tensorrt-rtx>=1.7", "onnx>=1.17", "cuda-bindings>=12.8"),
     "profile": ("nvidia-ml-py>=12.560", "nvtx>=0.2.10", "prometheus-client>=0.20"),
     "calibrate": ("onnxruntime>=1.20", "onnx>=1.17", "onnx-ir>=0.1.7"),
     "export": ("torch>=2.9", "onnx>=1.17", "onnxscript>=0.5", "pyyaml>=6"),
@@ -35,6 +37,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 _ALTERNATIVES: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ONNXRUNTIMES,
     "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
+    "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
 }
 
 
@@ -92,6 +95,12 @@ def find_unmet(installed: Mapping[str, str]) -> Iterator[str]:
         if not _is_met(wanted, installed):
             found = installed.get(_split(wanted)[0], "nothing")
             yield f"vdmrt needs {wanted}, found {found}: pip install '{wanted}'"
+
+
+def requirement_names(name: str) -> tuple[str, ...]:
+    """Return the distributions that meet the first requirement of an extra, under every name."""
+    first = _split(EXTRAS[name][0])[0]
+    return _ALTERNATIVES.get(first, (first,))
 
 
 def _requirements() -> tuple[str, ...]:

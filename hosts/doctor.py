@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..bundle import RTX_TARGETS
 from .cpu import usable_cpu_count
 from .distributions import (
     EXTRAS,
@@ -16,6 +17,7 @@ from .distributions import (
     find_unmet,
     installed_distributions,
     list_packages,
+    requirement_names,
 )
 from .driver import probe_driver
 from .extras import install_command
@@ -91,6 +93,7 @@ def examine(
         _check_onnxruntime_cpu(installed, provider_names, failure),
         _check_onnxruntime_cuda(installed, provider_names, failure, driver),
         _check_tensorrt(installed, driver),
+        _check_tensorrt_rtx(installed, driver),
     )
     problems = [*find_unmet(installed), *_find_onnxruntime_problems(installed, failure, driver)]
     if not core_loads:
@@ -204,8 +207,31 @@ def _check_tensorrt(installed: Mapping[str, str], driver: CudaDriver) -> Backend
         return BackendCheck("tensorrt", False, driver.note)
     if extra.missing:
         return BackendCheck("tensorrt", False, f"{', '.join(extra.missing)} missing: {extra.command}")
-    present = ", ".join(f"{name} {version}" for name, version in installed.items() if name.startswith("tensorrt"))
+    present = _list_installed("tensorrt", installed)
     return BackendCheck("tensorrt", True, f"{driver.gpus[0].name}, {present}; vdmrt build makes its engines")
+
+
+def _check_tensorrt_rtx(installed: Mapping[str, str], driver: CudaDriver) -> BackendCheck:
+    """Check whether it can run; it builds on any machine where it is installed."""
+    name, extra = "tensorrt-rtx", check_extra("tensorrt-rtx", installed)
+    if extra.missing:
+        missing = f"{', '.join(extra.missing)} missing: {extra.command}"
+        return BackendCheck(name, False, f"{missing}" + (f"; {driver.note}" if driver.note else ""))
+    builds = f"{_list_installed(name, installed)} builds engines here"
+    if driver.note:
+        return BackendCheck(name, False, f"{builds}, for other machines: {driver.note}")
+    usable = [gpu for gpu in driver.gpus if gpu.compute_capability in RTX_TARGETS]
+    if not usable:
+        gpu = driver.gpus[0]
+        return BackendCheck(
+            name, False, f"{builds}, for other machines: it does not run on {gpu.name} ({gpu.compute_capability})"
+        )
+    return BackendCheck(name, True, f"{usable[0].name}, {builds}")
+
+
+def _list_installed(extra: str, installed: Mapping[str, str]) -> str:
+    names = requirement_names(extra)
+    return ", ".join(f"{name} {version}" for name, version in installed.items() if name in names)
 
 
 def _find_onnxruntime_problems(installed: Mapping[str, str], failure: str | None, driver: CudaDriver) -> Iterator[str]:

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
-from ..bundle import PRECISIONS
+from ..bundle import BACKENDS, PRECISIONS
 from ..console.options import Option, options_of
 from ..console.parameters import Number
 from ..hosts import thread_count
-from .backends.load_options import BACKENDS, LoadOptions, gpu_index
+from .backends.load_options import LoadOptions, gpu_index
 from .sampling.sampling_options import SAMPLERS, SamplingOptions
 
 __all__ = ["PRECISION", "SEED", "backend_options", "load_options", "sampling_options", "threads_option"]
@@ -78,7 +78,8 @@ _PRECISION = {
 }
 _BACKEND = {
     "backend": Option(
-        "auto takes TensorRT where an engine of the bundle fits, else ONNX Runtime.", click.Choice(["auto", *BACKENDS])
+        "auto takes TensorRT, or TensorRT for RTX, where an engine of the bundle fits, else ONNX Runtime.",
+        click.Choice(["auto", *BACKENDS]),
     ),
     "device": Option("auto, cpu, cuda or cuda:NUMBER.", _Device()),
     "threads": _THREADS,
@@ -87,7 +88,7 @@ _BACKEND = {
         names=("--engine/--no-engine",),
     ),
     "cuda_graph": Option("On a GPU, capture a denoising step once and replay it.  [default: cuda-graph]"),
-    "trust_plans": Option("Load TensorRT plans that this user did not build: they are native code."),
+    "trust_plans": Option("Load plans that this user did not build: they are native code."),
     "lean_runtime": Option(
         "TensorRT's libnvinfer_lean of the release that built version-compatible plans: native code.", _FILE
     ),

@@ -10,6 +10,7 @@ import pytest
 from vdmrt.bundle import (
     FP16,
     FP32,
+    BackendName,
     Bundle,
     Precision,
     choose_measured_precision,
@@ -27,9 +28,12 @@ def with_precisions(path: Path, *names: str) -> Bundle:
     return Bundle(bundle.path, dataclasses.replace(bundle.manifest, graphs=graphs))
 
 
-@pytest.mark.parametrize(("backend", "candidates"), [("tensorrt", (FP16, FP32)), ("onnxruntime", (FP32, FP16))])
+@pytest.mark.parametrize(
+    ("backend", "candidates"),
+    [("tensorrt", (FP16, FP32)), ("tensorrt-rtx", (FP16, FP32)), ("onnxruntime", (FP32, FP16))],
+)
 def test_each_backend_has_its_order_of_exported_precisions(
-    tiny_bundle: Path, backend: str, candidates: tuple[Precision, ...]
+    tiny_bundle: Path, backend: BackendName, candidates: tuple[Precision, ...]
 ) -> None:
     bundle = with_precisions(tiny_bundle, "int8", "fp32", "fp16", "fp16-mixed")
 
@@ -58,6 +62,6 @@ def test_verify_uses_the_last_precision(tiny_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "onnxruntime"])
-def test_a_precision_that_the_bundle_does_not_have_is_refused(tiny_bundle: Path, backend: str) -> None:
+def test_a_precision_that_the_bundle_does_not_have_is_refused(tiny_bundle: Path, backend: BackendName) -> None:
     with pytest.raises(BundleError, match="has fp32, fp16, not 'int8'; make it with vdmrt calibrate"):
         precision_candidates(open_bundle(tiny_bundle), Precision.parse("int8"), backend)

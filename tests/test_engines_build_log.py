@@ -9,7 +9,7 @@ import pytest
 from vdmrt.engines import read_layers
 from vdmrt.engines.tensorrt.build_log import inspection_of
 from vdmrt.errors import EngineError
-from vdmrt.runtime.backends.tensorrt_layers import read_layer_kinds
+from vdmrt.runtime.backends.tensorrt.layers import read_layer_kinds
 
 PRODUCT = (
     "Name: __myl_FcAdd_myl0_8, LayerType: runtime_fusion, Inputs: [ { Name: __mye65990_myl0, Dimensions: [512,192], "

@@ -106,7 +106,12 @@ def test_examining_imports_nothing_heavy() -> None:
 def test_a_machine_without_a_gpu_runs_on_the_cpu_without_problems() -> None:
     report = report_on(CPU)
 
-    assert readiness(report) == {"onnxruntime on the CPU": True, "onnxruntime on CUDA": False, "tensorrt": False}
+    assert readiness(report) == {
+        "onnxruntime on the CPU": True,
+        "onnxruntime on CUDA": False,
+        "tensorrt": False,
+        "tensorrt-rtx": False,
+    }
     assert note_on(report, "onnxruntime on the CPU") == "onnxruntime 1.20.1"
     assert note_on(report, "onnxruntime on CUDA") == note_on(report, "tensorrt") == NO_DRIVER.note
     assert report.problems == ()
@@ -114,10 +119,15 @@ def test_a_machine_without_a_gpu_runs_on_the_cpu_without_problems() -> None:
 
 
 def test_a_gpu_with_everything_installed_is_ready() -> None:
-    installed = CUDA | {"tensorrt-cu12": "10.3.0", "onnx": "1.17.0"}
+    installed = CUDA | {"tensorrt-cu12": "10.3.0", "onnx": "1.17.0", "tensorrt-rtx": "1.7.1.116"}
     report = report_on(installed, driver=ONE_GPU, providers=lambda: CUDA_PROVIDERS)
 
-    assert readiness(report) == {"onnxruntime on the CPU": True, "onnxruntime on CUDA": True, "tensorrt": True}
+    assert readiness(report) == {
+        "onnxruntime on the CPU": True,
+        "onnxruntime on CUDA": True,
+        "tensorrt": True,
+        "tensorrt-rtx": True,
+    }
     assert note_on(report, "onnxruntime on CUDA") == "NVIDIA L4"
     assert note_on(report, "tensorrt") == "NVIDIA L4, tensorrt-cu12 10.3.0; vdmrt build makes its engines"
     assert "CUDA driver 12.8" in printed(report) and "compute capability 8.9" in printed(report)

@@ -22,7 +22,7 @@ from vdmrt.profiler.layers.layer import find_blocks, group_layers
 from vdmrt.profiler.report.text import describe_report
 from vdmrt.runtime import Model
 from vdmrt.runtime.backends.layer_times import LayerTime
-from vdmrt.runtime.backends.tensorrt_layers import find_nodes, read_layer_kinds
+from vdmrt.runtime.backends.tensorrt.layers import find_nodes, read_layer_kinds
 
 SKY = Path(__file__).parents[1] / "examples" / "sky" / "bundle"
 STEPS = 2

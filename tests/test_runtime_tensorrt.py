@@ -15,8 +15,8 @@ import vdmrt
 from vdmrt.bundle import FP16, stage_graphs
 from vdmrt.errors import EngineError
 from vdmrt.runtime._core import Device
-from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
-from vdmrt.runtime.backends.tensorrt_program import TensorRtProgram
+from vdmrt.runtime.backends.tensorrt.backend import TensorRtBackend
+from vdmrt.runtime.backends.tensorrt.program import TensorRtProgram
 
 
 @pytest.fixture(params=RELEASES)

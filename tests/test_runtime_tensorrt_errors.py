@@ -18,7 +18,7 @@ from tensorrt_recorder import RELEASES
 from vdmrt.bundle import FP16, FP32, Role, TensorSpec, list_engines, record_trust
 from vdmrt.errors import BackendError, DeviceError, EngineError, TensorMismatchError
 from vdmrt.runtime.backends.stage_sources import StageSources
-from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
+from vdmrt.runtime.backends.tensorrt.backend import TensorRtBackend
 
 
 @pytest.fixture(params=RELEASES)

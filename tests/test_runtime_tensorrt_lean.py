@@ -13,7 +13,7 @@ from tensorrt_engines import Machinery, machine_of, plan_of, source_of, tensorrt
 import vdmrt
 from vdmrt.bundle import FP16, stage_graphs
 from vdmrt.errors import BackendError, EngineError
-from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
+from vdmrt.runtime.backends.tensorrt.backend import TensorRtBackend
 
 OLDER = "10.3.0"
 

@@ -14,7 +14,7 @@ from tensorrt_recorder import RELEASES, Recorder
 
 from vdmrt.bundle import Graph, Stage
 from vdmrt.errors import VdmrtError
-from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
+from vdmrt.runtime.backends.tensorrt.backend import TensorRtBackend
 
 OWNED = ("Runtime", "ICudaEngine", "IExecutionContext")
 

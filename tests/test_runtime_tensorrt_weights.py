@@ -12,7 +12,7 @@ from tensorrt_recorder import RELEASES
 from vdmrt.bundle import FP16, Engine, stage_graphs
 from vdmrt.engines import BuildOptions, build_engines
 from vdmrt.errors import BackendError
-from vdmrt.runtime.backends.tensorrt_backend import TensorRtBackend
+from vdmrt.runtime.backends.tensorrt.backend import TensorRtBackend
 
 STAGES = ["fill", "denoise", "vae_encode", "vae_decode"]
 

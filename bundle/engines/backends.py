@@ -26,7 +26,7 @@ class BackendTraits:
     builds_anywhere: bool
 
 
-BACKENDS: Mapping[BackendName, BackendTraits] = {
+BACKENDS: Mapping[str, BackendTraits] = {
     "tensorrt": BackendTraits("TensorRT", is_native=True, builds_anywhere=False),
     "tensorrt-rtx": BackendTraits("TensorRT for RTX", is_native=True, builds_anywhere=True),
     "onnxruntime": BackendTraits("ONNX Runtime", is_native=False, builds_anywhere=False),

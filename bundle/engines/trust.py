@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...errors import EngineError
 
-__all__ = ["cache_folder", "is_trusted", "record_trust"]
+__all__ = ["cache_folder", "is_private", "is_trusted", "record_trust"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -39,8 +39,12 @@ def record_trust(sha256: str) -> None:
 
 
 def is_trusted(sha256: str) -> bool:
-    """Whether this user built the plan with this hash. Records owned by another user are ignored."""
-    path = _record(sha256)
+    """Whether this user built the plan with this hash. Records that others may have written are ignored."""
+    return is_private(_record(sha256))
+
+
+def is_private(path: Path) -> bool:
+    """Whether a file exists, and only this user may have written it: the file and its folder are this user's."""
     try:
         status = path.lstat()
         folder = path.parent.lstat()

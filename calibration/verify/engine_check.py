@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...bundle import (
+    BACKENDS,
     FP16,
     FP32,
     Check,
@@ -32,6 +33,7 @@ from .forced import TeacherForced
 
 if TYPE_CHECKING:
     from ...bundle import (
+        BackendName,
         Bundle,
         Engine,
         Precision,
@@ -66,7 +68,7 @@ def check_engine(
         bundle: Bundle of the engine.
         engine: Engine built from it, trusted.
         full: Whether to compare even where that takes minutes.
-        device: Device of the engine, such as "cuda:1"; None selects the first GPU for TensorRT, otherwise the CPU.
+        device: Device of the engine, such as "cuda:1"; None selects the first GPU for plans, otherwise the CPU.
         show: Shows the progress.
 
     Returns:
@@ -76,7 +78,7 @@ def check_engine(
         EngineError: It does not run, does not agree, or cannot be compared although ``full`` asks for it; its manifest
             records that, and it is not run again.
     """
-    trial = _Trial.of(bundle, engine, device or ("cuda" if engine.manifest.backend == "tensorrt" else "cpu"), full)
+    trial = _Trial.of(bundle, engine, device or _device_of(engine), full)
     checks = [*_run(trial, show)]
     if checks[0].passed and bundle.manifest.graphs[trial.precision][Stage.DENOISE].quantized is not None:
         checks += _race(trial, show)
@@ -135,7 +137,7 @@ class _Trial:
         return self.engine.manifest.precision
 
     @property
-    def backend(self) -> str:
+    def backend(self) -> BackendName:
         """Name of the backend that runs the engine."""
         return self.engine.manifest.backend
 
@@ -158,8 +160,8 @@ class _Trial:
     def load(self) -> Model:
         """Load this engine and no other."""
         options = LoadOptions(backend=self.backend, device=self.device)
-        gpu = (gpu_index(self.device) or 0) if self.backend == "tensorrt" else None
-        resolution = Resolution(self.engine.manifest.backend, gpu, self.precision, self.engine)
+        gpu = (gpu_index(self.device) or 0) if BACKENDS[self.backend].is_native else None
+        resolution = Resolution(self.backend, gpu, self.precision, self.engine)
         return load_resolved(self.bundle, resolution, options, verify=False)
 
     def load_alike(self, other: Model) -> Model:
@@ -168,6 +170,10 @@ class _Trial:
             return self.load()
         options = LoadOptions(backend=self.backend, device=self.device, precision=self.precision, use_engine=False)
         return open_model(self.bundle.path, options, verify=False)
+
+
+def _device_of(engine: Engine) -> str:
+    return "cuda" if BACKENDS[engine.manifest.backend].is_native else "cpu"
 
 
 @dataclass

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...bundle import CACHE_ROLES, FP16, FP16_MIXED, INT8, Stage
 from ...errors import BackendError, EngineError
+from ...hosts.driver import current_gpu
 from ..progress import (
     Cancelled,
     make_monitor,
@@ -68,7 +70,7 @@ def build_plan(job: BuildJob, stage: str, source: GraphSource, timing_cache: byt
     started = time.monotonic()
 
     def build() -> tuple[Any, bytes]:
-        with tensorrt.current():  # sets the current GPU of this thread
+        with _on_gpu(tensorrt):  # sets the current GPU of this thread
             return _build(job, stage, source, timing_cache, cancelled)
 
     with tensorrt.log.collect_layers() as listed:
@@ -77,9 +79,13 @@ def build_plan(job: BuildJob, stage: str, source: GraphSource, timing_cache: byt
     if tensorrt.has_targets:  # loading its plan requires one of the targets
         scratch, inspection = scratch_of(listed), inspection_of(listed)
     else:
-        with tensorrt.current():
+        with _on_gpu(tensorrt):
             scratch, inspection = _inspect(tensorrt, stage, data, job.graphs[stage])
     return BuiltPlan(data, scratch, seconds, _audit(job, stage, source, inspection), inspection, timings)
+
+
+def _on_gpu(tensorrt: TensorRtLibrary) -> AbstractContextManager[None]:
+    return nullcontext() if tensorrt.gpu is None else current_gpu(tensorrt.gpu.index)
 
 
 def _audit(job: BuildJob, stage: str, source: GraphSource, inspection: str) -> PlanAudit | None:

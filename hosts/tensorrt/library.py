@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import BackendError
-from ..driver import current_gpu
 
 if TYPE_CHECKING:
     from ...bundle import BackendName, Machine
@@ -85,12 +82,6 @@ class TensorRtLibrary:
     def has(self, enum: str, member: str) -> bool:
         """Whether the release has a member of an enumeration."""
         return hasattr(getattr(self.module, enum, None), member)
-
-    @contextmanager
-    def current(self) -> Iterator[None]:
-        """Make the GPU current in the calling thread, if a build or a plan needs one."""
-        with nullcontext() if self.gpu is None or self.has_targets else current_gpu(self.gpu.index):
-            yield
 
     def describe(self) -> str:
         """Return release and GPU in one line."""

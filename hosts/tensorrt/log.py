@@ -76,7 +76,8 @@ class TensorRtLog:
         """
         with self._builds:
             levels, self._levels = self._levels, _BUILDING
-            self._layers = layers = []
+            layers: list[str] = []
+            self._layers = layers
             try:
                 yield layers
             finally:

@@ -10,7 +10,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...bundle import Machine, version_numbers
+from ...bundle import RTX_TARGETS, Machine, version_numbers
 from ...errors import BackendError
 from ..extras import install_command, installed_versions
 from .library import TensorRtLibrary, import_library
@@ -60,11 +60,16 @@ def open_tensorrt_rtx(gpu: Gpu | None = None) -> TensorRtRtx:
         gpu: The GPU that it runs on; None to build.
 
     Raises:
-        BackendError: It is not installed, does not import, or its packages are of different versions.
+        BackendError: It is not installed, does not import, its packages are of different versions, or it does not run
+            on the GPU.
     """
-    advice = install_command(_EXTRA)
+    if gpu is not None and gpu.compute_capability not in RTX_TARGETS:
+        raise BackendError(
+            f"TensorRT for RTX runs on GPUs of compute capability {', '.join(RTX_TARGETS)}, found {gpu.name} with "
+            f"{gpu.compute_capability}; take --backend tensorrt on this GPU"
+        )
     _check_packages()
-    module = import_library("tensorrt_rtx", TensorRtRtx.title, advice)
+    module = import_library("tensorrt_rtx", TensorRtRtx.title, install_command(_EXTRA))
     return TensorRtRtx(module, gpu, _log_of(module))
 
 

@@ -6,12 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...bundle import Precision  # noqa: TC001  # --against reads the types of the fields
+from ...bundle import BACKENDS, Precision  # noqa: TC001  # --against reads the types of the fields
 from ...hosts import thread_count
 
-__all__ = ["BACKENDS", "LoadOptions", "gpu_index"]
-
-BACKENDS = ("tensorrt", "onnxruntime")
+__all__ = ["LoadOptions", "gpu_index"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +17,12 @@ class LoadOptions:
     """Options for loading a bundle.
 
     Attributes:
-        backend: "auto" or one of :data:`BACKENDS`.
+        backend: "auto" or one of :data:`~vdmrt.bundle.BACKENDS`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: Precision of the graphs; None selects one, see :mod:`vdmrt.bundle.resolution`.
         threads: Threads of the CPU provider, at most one for each CPU that the process may use; None uses the maximum.
         cuda_graph: Whether to capture a denoising step on a GPU once and replay it.
-        trust_plans: Whether to load TensorRT plans that this user did not build.
+        trust_plans: Whether to load plans that this user did not build.
         lean_runtime: TensorRT's library for version-compatible plans of another release.
         use_engine: Whether ONNX Runtime's CPU provider runs the graphs of a compatible engine.
     """
@@ -42,8 +40,10 @@ class LoadOptions:
         if self.backend not in ("auto", *BACKENDS):
             raise ValueError(f"backend must be auto or one of {', '.join(BACKENDS)}, got {self.backend!r}")
         gpu_index(self.device)
-        if (self.backend, self.device) == ("tensorrt", "cpu"):
-            raise ValueError("the backend tensorrt runs on a GPU only, got the device cpu; take cuda, or onnxruntime")
+        if self.device == "cpu" and self.backend in BACKENDS and BACKENDS[self.backend].is_native:
+            raise ValueError(
+                f"the backend {self.backend} runs on a GPU only, got the device cpu; take cuda, or onnxruntime"
+            )
         if self.threads is not None:  # counting CPUs reads files, which importing the commands must not
             thread_count(self.threads)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ...bundle import (
+    BACKENDS,
     choose_precision,
     find_engine,
     list_engines,
     precision_candidates,
 )
-from ...errors import EngineError
+from ...errors import BackendError, EngineError
 from ...hosts.driver import find_gpu, probe_driver
 from ...hosts.onnxruntime import find_providers
 from .load_options import gpu_index
@@ -19,6 +22,7 @@ from .stage_sources import StageSources
 
 if TYPE_CHECKING:
     from ...bundle import (
+        BackendName,
         Bundle,
         Engine,
         Machine,
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Resolution", "open_backend", "resolve"]
 
+_log = logging.getLogger("vdmrt")
 _CUDA_PROVIDER, _CPU_PROVIDER = "ONNX Runtime's CUDA provider", "ONNX Runtime on the CPU"
 
 
@@ -37,14 +42,14 @@ class Resolution:
     """The backend, device, precision and engine that run a bundle.
 
     Attributes:
-        backend: "tensorrt" or "onnxruntime".
+        backend: The backend.
         gpu: The GPU's number; None for the host.
         precision: Precision of the graphs.
         engine: Engine of the plans or optimized graphs; None runs the exported graphs.
         warnings: Sentences about requested or faster choices that are unavailable, with the reason.
     """
 
-    backend: Literal["tensorrt", "onnxruntime"]
+    backend: BackendName
     gpu: int | None
     precision: Precision
     engine: Engine | None = None
@@ -58,8 +63,9 @@ class Resolution:
 def resolve(bundle: Bundle, options: LoadOptions) -> Resolution:
     """Choose backend, device, precision and engine for a bundle.
 
-    "auto" selects TensorRT if a trusted engine of an allowed precision fits this GPU and this TensorRT; else ONNX
-    Runtime, on the GPU if its CUDA provider is installed, with a warning that states the reason.
+    "auto" selects TensorRT, or else TensorRT for RTX, if a trusted engine of an allowed precision fits this GPU and the
+    installed release; else ONNX Runtime, on the GPU if its CUDA provider is installed, with a warning that states the
+    reason.
 
     Args:
         bundle: Bundle to run.
@@ -67,12 +73,13 @@ def resolve(bundle: Bundle, options: LoadOptions) -> Resolution:
 
     Raises:
         BundleError: The bundle lacks the precision.
-        EngineError: TensorRT was requested, and no engine fits.
+        EngineError: A backend of plans was requested, and no engine fits.
         BackendError: The backend is not installed, or there is no such GPU.
     """
     index = gpu_index(options.device)
-    if options.backend == "tensorrt":
-        return _tensorrt(bundle, options, index or 0)
+    for backend in _LIBRARIES:
+        if options.backend == backend:
+            return _on_plans(bundle, options, backend, index or 0)
     if options.backend == "onnxruntime" or options.device == "cpu":
         return _onnxruntime(bundle, options, index)
     return _automatic(bundle, options, index)
@@ -85,8 +92,12 @@ def open_backend(resolution: Resolution, options: LoadOptions) -> Backend:
         BackendError: The backend is not installed, or does not run on the device.
         DeviceError: There is no driver, or no GPU of that number.
     """
+    if resolution.backend == "tensorrt-rtx":
+        from .tensorrt.rtx_backend import TensorRtRtxBackend
+
+        return TensorRtRtxBackend(device_index=resolution.gpu or 0, cuda_graph=options.cuda_graph)
     if resolution.backend == "tensorrt":
-        from .tensorrt_backend import TensorRtBackend
+        from .tensorrt.backend import TensorRtBackend
 
         return TensorRtBackend(device_index=resolution.gpu or 0, lean_runtime=options.lean_runtime)
     from .onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeCudaBackend
@@ -102,12 +113,9 @@ def _automatic(bundle: Bundle, options: LoadOptions, index: int | None) -> Resol
     if not gpus and index is None:
         unknown = driver.broken or not driver.asked
         return _onnxruntime(bundle, options, None, *([f"running on {_CPU_PROVIDER}: {driver.note}"] if unknown else []))
-    why = f"{bundle.path}: has no TensorRT engine; build one with vdmrt build"
-    if list_engines(bundle, "tensorrt"):
-        try:
-            return _tensorrt(bundle, options, index or 0)
-        except EngineError as error:
-            why = str(error)
+    found, why = _find_plans(bundle, options, index or 0)
+    if found is not None:
+        return found
     if index is not None or _has_cuda_provider():
         return _onnxruntime(bundle, options, index or 0, f"running on {_CUDA_PROVIDER}, not on TensorRT: {why}")
     warning = (
@@ -115,6 +123,30 @@ def _automatic(bundle: Bundle, options: LoadOptions, index: int | None) -> Resol
         f"(pip install 'vdmrt[cuda]'), and TensorRT cannot run the bundle: {why}"
     )
     return _onnxruntime(bundle, options, None, warning)
+
+
+def _find_plans(bundle: Bundle, options: LoadOptions, index: int) -> tuple[Resolution | None, str]:
+    """Return the first backend of plans that runs one of the bundle's engines, or why there is none.
+
+    Raises:
+        BackendError: The bundle has engines, and no library that runs them is installed or runs here.
+    """
+    there = [backend for backend in _LIBRARIES if list_engines(bundle, backend)]
+    reasons, failure = [], None
+    for backend in there:
+        try:
+            found = _on_plans(bundle, options, backend, index)
+        except EngineError as error:
+            reasons.append(str(error))
+        except BackendError as error:
+            failure = error
+        else:
+            if backend != there[0]:
+                _log.info("running on %s: %s", BACKENDS[backend].title, failure or "; ".join(reasons))
+            return found, ""
+    if failure is not None:
+        raise failure
+    return None, "; ".join(reasons) or f"{bundle.path}: has no TensorRT engine; build one with vdmrt build"
 
 
 def _has_cuda_provider() -> bool:
@@ -148,15 +180,30 @@ def _find_cpu_engine(bundle: Bundle, precision: Precision | None, machine: Machi
     return find_engine(bundle, precision, machine)
 
 
-def _tensorrt(bundle: Bundle, options: LoadOptions, index: int) -> Resolution:
-    from ...hosts.tensorrt.release import open_tensorrt
-
+def _on_plans(bundle: Bundle, options: LoadOptions, backend: BackendName, index: int) -> Resolution:
     engine = find_engine(
         bundle,
         options.precision,
-        open_tensorrt(find_gpu(index, "TensorRT")).machine,
+        _LIBRARIES[backend](index),
         gpu=index,
         lean_runtime=options.lean_runtime is not None,
         trust_plans=options.trust_plans,
     )
-    return Resolution("tensorrt", index, engine.manifest.precision, engine)
+    return Resolution(backend, index, engine.manifest.precision, engine)
+
+
+def _tensorrt(index: int) -> Machine:
+    from ...hosts.tensorrt.release import open_tensorrt
+
+    return open_tensorrt(find_gpu(index, "TensorRT")).machine
+
+
+def _tensorrt_rtx(index: int) -> Machine:
+    from ...hosts.tensorrt.rtx import open_tensorrt_rtx
+
+    return open_tensorrt_rtx(find_gpu(index, "TensorRT for RTX")).machine
+
+
+# The machine that plans must fit, by backend, in the order in which "auto" tries them: TensorRT times its kernels
+# on the GPU itself, and is the only one on data-center GPUs.
+_LIBRARIES: Mapping[BackendName, Callable[[int], Machine]] = {"tensorrt": _tensorrt, "tensorrt-rtx": _tensorrt_rtx}

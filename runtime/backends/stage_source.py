@@ -20,6 +20,7 @@ class BuiltStage:
         key: Name of the engine.
         file: Path of the file.
         data: Content of the file, whose hash was checked.
+        sha256: That hash.
         release: Release of the library that built it.
         stripped: Whether a plan was built without its weights.
         weights_folder: Folder that paths of an optimized graph's weights are relative to.
@@ -28,6 +29,7 @@ class BuiltStage:
     key: str
     file: Path
     data: bytes
+    sha256: str
     release: str
     stripped: bool
     weights_folder: Path

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...bundle import (
+    BACKENDS,
     Stage,
     check_external_data,
     read_plan,
@@ -45,7 +46,7 @@ class StageSources:
             bundle: Bundle of the graphs.
             precision: Precision of the graphs.
             engine: Engine of that precision; None runs the exported graphs.
-            trust_plans: Whether to read TensorRT plans that this user has no record of building.
+            trust_plans: Whether to read plans that this user has no record of building.
             verify: Whether to check the SHA-256 of an engine's weights. Lengths, plans and graphs are always checked.
 
         Raises:
@@ -86,13 +87,14 @@ class StageSources:
             raise ValueError(f"{engine.path}: wanted the graph of '{stage}' that it was built from, got another")
         data = read_plan(engine, stage, trust_plans=self._trust_plans)
         file = engine.path / plan.file.file
-        if manifest.backend == "onnxruntime":
+        if not BACKENDS[manifest.backend].is_native:
             self._check_weights(engine, stage, graph, file, data)
         return BuiltStage(
             key=manifest.key,
             file=file,
             data=data,
-            release=manifest.machine.tensorrt or manifest.machine.onnxruntime,
+            sha256=plan.file.sha256,
+            release=manifest.machine.release,
             stripped=manifest.stripped,
             weights_folder=self._bundle.path,
         )

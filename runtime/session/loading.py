@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...bundle import Precision, open_bundle
-from ..backends.load_options import BACKENDS, LoadOptions
+from ...bundle import BACKENDS, Precision, open_bundle
+from ..backends.load_options import LoadOptions
 from ..backends.resolution import open_backend, resolve
 from .model import Model
 
@@ -38,8 +38,9 @@ def load(
 
     Args:
         path: The bundle's folder.
-        backend: "auto" or one of :data:`BACKENDS`. "auto" selects TensorRT if the bundle has a compatible engine, else
-            ONNX Runtime. The choice is logged in one line, on a machine with a GPU with the reason against TensorRT.
+        backend: "auto" or one of :data:`BACKENDS`. "auto" selects TensorRT, or else TensorRT for RTX, if the bundle has
+            a compatible engine of it, else ONNX Runtime. The choice is logged in one line, on a machine with a GPU with
+            the reason against TensorRT.
         device: "cpu", "cuda", "cuda:1" and so on; "auto" selects the backend's device.
         precision: Precision of the graphs, or its name; None selects one that has an engine for this machine: for
             TensorRT fp16 before fp32, for ONNX Runtime fp32 before fp16; without engines the first of these. A
@@ -47,7 +48,7 @@ def load(
         threads: Threads of the CPU provider, at most one for each CPU that this process may use; None uses that
             maximum.
         cuda_graph: Whether to capture a denoising step on a GPU once and replay it.
-        trust_plans: Whether to load TensorRT plans that the user's cache does not list as built here: a plan is native
+        trust_plans: Whether to load plans that the user's cache does not list as built here: a plan is native
             code.
         lean_runtime: TensorRT's library for version-compatible plans of another release, as ``libnvinfer_lean.so.10``.
         use_engine: Whether ONNX Runtime's CPU provider runs the graphs of a compatible engine of the bundle; False runs
@@ -59,7 +60,7 @@ def load(
 
     Raises:
         BundleError: The folder is not a bundle, has a newer schema, was altered, or lacks that precision.
-        EngineError: TensorRT was requested, and no engine of the bundle is compatible.
+        EngineError: TensorRT, or TensorRT for RTX, was requested, and no engine of the bundle is compatible.
         BackendError: The backend is not installed, does not run on the device, or refuses a graph.
         DeviceError: There is no driver, or no GPU of that number.
         ValueError: The backend, device or precision is unknown, they do not fit together, or a number is out of range.

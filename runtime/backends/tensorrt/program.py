@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ...errors import BackendError, DeviceError, TensorMismatchError
-from .tensorrt_layers import LayerRuns, TensorRtProfiler
+from ....errors import BackendError, DeviceError, TensorMismatchError
+from .layers import LayerRuns, TensorRtProfiler
 
 if TYPE_CHECKING:
-    from ...bundle import Graph, TensorSpec
-    from ...hosts.tensorrt.log import TensorRtLog
-    from .._core import Device
-    from .layer_times import LayerTime
-    from .tensorrt_layers import LayerRun
+    from ....bundle import Graph, TensorSpec
+    from ....hosts.tensorrt.log import TensorRtLog
+    from ..._core import Device
+    from ..layer_times import LayerTime
+    from .layers import LayerRun
 
-__all__ = ["TensorRtCall", "TensorRtProgram", "TensorRtTimedProgram"]
+__all__ = ["MakeContext", "TensorRtCall", "TensorRtProgram", "TensorRtTimedProgram"]
 
 _TYPES = {
     "FLOAT": "float32",
@@ -30,6 +31,8 @@ _TYPES = {
     "BF16": "bfloat16",
     "FP8": "float8_e4m3fn",
 }
+# Makes an IExecutionContext of an engine for a queue; whether the caller gives it scratch memory. None if refused.
+MakeContext = Callable[[Any, "Device", bool], Any]
 # Alignment that setTensorAddress requires, and setDeviceMemory of TensorRT 10 (8.5 accepts 256).
 _ADDRESS_ALIGNMENT, _SCRATCH_ALIGNMENT = 256, 512
 
@@ -37,7 +40,15 @@ _ADDRESS_ALIGNMENT, _SCRATCH_ALIGNMENT = 256, 512
 class TensorRtProgram:
     """A deserialized engine. Any number of contexts share it, in any number of threads."""
 
-    def __init__(self, tensorrt: Any, engine: Any, log: TensorRtLog, graph: Graph, device: Device) -> None:
+    def __init__(
+        self,
+        tensorrt: Any,
+        engine: Any,
+        log: TensorRtLog,
+        graph: Graph,
+        device: Device,
+        make_context: MakeContext | None = None,
+    ) -> None:
         """Take ownership of an engine whose weight streaming budget was set.
 
         Args:
@@ -46,8 +57,11 @@ class TensorRtProgram:
             log: Log of the runtime that created the engine.
             graph: Graph that the engine was built from.
             device: Device on the engine's GPU.
+            make_context: Creates an IExecutionContext of the engine for a queue, without memory of its own where the
+                caller gives it scratch memory; None does that by the API of every TensorRT.
         """
         self._tensorrt = tensorrt
+        self._make: MakeContext = make_context or partial(_make_context, tensorrt)
         self._engine: Any = engine
         self._log = log
         self._graph = graph
@@ -124,7 +138,8 @@ class TensorRtProgram:
         Raises:
             RuntimeError: The program is closed.
         """
-        return TensorRtTimedProgram(self._tensorrt, self._open_engine(), self._log, self._graph, self._device)
+        parts = self._tensorrt, self._open_engine(), self._log, self._graph, self._device
+        return TensorRtTimedProgram(*parts, self._make)
 
     def close(self) -> None:
         """Destroy the remaining contexts, then the engine. Closing twice is allowed."""
@@ -174,7 +189,7 @@ class TensorRtProgram:
         if scratch % _SCRATCH_ALIGNMENT:
             raise ValueError(f"scratch must be on a {_SCRATCH_ALIGNMENT}-byte boundary, got {scratch:#x}")
         device.activate()
-        return TensorRtContext(self._make_execution_context(scratch), self._log, device, self._device)
+        return TensorRtContext(self._make_execution_context(device, scratch), self._log, device, self._device)
 
     def _check_tensor(self, name: str, tensor: str, wanted: str) -> None:
         engine = self._engine
@@ -192,15 +207,9 @@ class TensorRtProgram:
                 "build the engine again"
             )
 
-    def _make_execution_context(self, scratch: int) -> Any:
-        """Create an IExecutionContext on the caller's scratch: by strategy in TensorRT 10, another call in 8.5."""
-        strategies = getattr(self._tensorrt, "ExecutionContextAllocationStrategy", None)
-        if not self._scratch_nbytes:
-            made = self._engine.create_execution_context()
-        elif strategies is not None:
-            made = self._engine.create_execution_context(strategies.USER_MANAGED)
-        else:
-            made = self._engine.create_execution_context_without_device_memory()
+    def _make_execution_context(self, device: Device, scratch: int) -> Any:
+        """Create an IExecutionContext on the caller's scratch."""
+        made = self._make(self._engine, device, bool(self._scratch_nbytes))
         if made is None:
             raise DeviceError(self._log.take_errors(), call="create_execution_context")
         if self._scratch_nbytes:
@@ -214,8 +223,16 @@ class TensorRtProgram:
 class TensorRtTimedProgram(TensorRtProgram):
     """An engine with TensorRT's profiler attached; it shares ownership with the program that it was created from."""
 
-    def __init__(self, tensorrt: Any, engine: Any, log: TensorRtLog, graph: Graph, device: Device) -> None:
-        super().__init__(tensorrt, engine, log, graph, device)
+    def __init__(
+        self,
+        tensorrt: Any,
+        engine: Any,
+        log: TensorRtLog,
+        graph: Graph,
+        device: Device,
+        make_context: MakeContext,
+    ) -> None:
+        super().__init__(tensorrt, engine, log, graph, device, make_context)
         self._capturable = False
         self._runs = LayerRuns()
 
@@ -328,6 +345,16 @@ class TensorRtCall:
         if not self._closed:
             self._closed = True
             self._context.close_call()
+
+
+def _make_context(tensorrt: Any, engine: Any, device: Device, has_scratch: bool) -> Any:
+    """Return an IExecutionContext: with scratch memory by strategy in TensorRT 10, by another call in 8.5."""
+    strategies = getattr(tensorrt, "ExecutionContextAllocationStrategy", None)
+    if not has_scratch:
+        return engine.create_execution_context()
+    if strategies is not None:
+        return engine.create_execution_context(strategies.USER_MANAGED)
+    return engine.create_execution_context_without_device_memory()
 
 
 def _device_memory_nbytes(engine: Any) -> int:

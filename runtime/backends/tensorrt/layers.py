@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .layer_times import LayerTime, median_run
+from ..layer_times import LayerTime, median_run
 
 __all__ = ["LayerRun", "LayerRuns", "TensorRtProfiler", "find_nodes", "read_layer_kinds"]
 

@@ -6,16 +6,17 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import BackendError
-from ...hosts.driver import find_gpu
-from ...hosts.tensorrt.release import open_tensorrt
-from .._core import cuda_device
-from .tensorrt_program import TensorRtProgram
+from ....errors import BackendError
+from ....hosts.driver import find_gpu
+from ....hosts.tensorrt.release import open_tensorrt
+from ..._core import cuda_device
+from .program import TensorRtProgram
 
 if TYPE_CHECKING:
-    from ...bundle import Machine
-    from .._core import Device
-    from .stage_source import BuiltStage, StageSource
+    from ....bundle import BackendName, Machine
+    from ....hosts.tensorrt.library import TensorRtLibrary
+    from ..._core import Device
+    from ..stage_source import BuiltStage, StageSource
 
 __all__ = ["TensorRtBackend"]
 
@@ -30,7 +31,7 @@ class TensorRtBackend:
     """
 
     __slots__ = ("_device", "_device_index", "_found", "_lean", "_lean_path", "_log", "_programs", "_runtime")
-    name = "tensorrt"
+    name: BackendName = "tensorrt"
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class TensorRtBackend:
             DeviceError: The GPU cannot be used.
             ValueError: ``device_index`` is negative.
         """
-        self._found = open_tensorrt(find_gpu(device_index, "TensorRT"))
+        self._found = self._open_library(device_index)
         self._device_index = device_index
         self._lean_path = lean_runtime
         self._lean: Any = None
@@ -91,6 +92,9 @@ class TensorRtBackend:
         """
         return cuda_device(self._device_index)
 
+    def _open_library(self, index: int) -> TensorRtLibrary:
+        return open_tensorrt(find_gpu(index, "TensorRT"))
+
     def load(self, source: StageSource) -> TensorRtProgram:
         """Load the plan of a stage.
 
@@ -102,19 +106,25 @@ class TensorRtBackend:
             raise RuntimeError("the backend is closed")
         built = source.built
         if built is None:
-            raise BackendError(f"{source.file}: TensorRT runs plans, and this is a graph; build an engine of it")
+            raise BackendError(f"{source.file}: {self._found.title} runs plans, and this is a graph; build an engine")
         self._device.activate()
-        loaded = self._runtime_for(built).deserialize_cuda_engine(built.data)
-        if loaded is None:
-            version = self.machine.tensorrt
-            raise BackendError(f"{built.file}: TensorRT {version} refuses the plan: {self._log.take_errors()}")
-        if built.stripped:
-            self._refit(loaded, source.file, built.file)
-        _set_weight_budget(loaded)
-        program = TensorRtProgram(self._tensorrt, loaded, self._log, source.graph, self._device)
+        program = self._load(built, source, self._device)
         program.check(str(built.file))
         self._programs.append(program)
         return program
+
+    def _load(self, built: BuiltStage, source: StageSource, device: Device) -> TensorRtProgram:
+        loaded = self._deserialize(self._runtime_for(built), built)
+        if built.stripped:
+            self._refit(loaded, source.file, built.file)
+        _set_weight_budget(loaded)
+        return TensorRtProgram(self._tensorrt, loaded, self._log, source.graph, device)
+
+    def _deserialize(self, runtime: Any, built: BuiltStage) -> Any:
+        loaded = runtime.deserialize_cuda_engine(built.data)
+        if loaded is None:
+            raise BackendError(f"{built.file}: {self._found.name} refuses the plan: {self._log.take_errors()}")
+        return loaded
 
     def close(self) -> None:
         """Destroy contexts, engines and the runtime, in this order. Closing twice is allowed."""
@@ -139,7 +149,7 @@ class TensorRtBackend:
             return self._tensorrt.Runtime(self._log.logger)
         except TypeError as error:  # "factory function returned nullptr"
             raise BackendError(
-                f"TensorRT {self.machine.tensorrt} does not start on {self.machine.gpu}: {self._log.take_errors()}"
+                f"{self._found.name} does not start on {self.machine.gpu}: {self._log.take_errors()}"
             ) from error
 
     def _runtime_for(self, built: BuiltStage) -> Any:
