@@ -24,7 +24,7 @@ ALLOWED = {
     "media": {"_lazy", "errors", "bundle", "hosts", "console", "runtime"},
     "profiler": {"_lazy", "errors", "bundle", "hosts", "console", "reporting", "runtime"},
     "calibration": {"errors", "bundle", "hosts", "console", "reporting", "runtime", "media", "profiler"},
-    "building": {"bundle", "calibration", "engines"},
+    "building": {"errors", "bundle", "calibration", "engines"},
     "cli": {
         "building",
         "__init__",
