@@ -54,14 +54,14 @@ def bind(
 
 
 def is_of_type(module: Any, kind: str, value: Any) -> bool:
-    """Return whether a value may be passed for a type's name; classes that the module lacks are not checked."""
+    """Return whether a value may be passed for a type's name; nothing is of a class that the module lacks."""
     if kind in _CHECKS:
         try:
             return _CHECKS[kind](value) is not False
         except TypeError:
             return False
     wanted = functools.reduce(lambda found, part: getattr(found, part, None), kind.split("."), module)
-    return wanted is None or isinstance(value, wanted)
+    return wanted is not None and isinstance(value, wanted)
 
 
 def _match(

@@ -55,6 +55,7 @@ class Recorder:
         compute_capability: Compute capability of that GPU; by default "9.0", for RTX "8.9".
         driver_version: CUDA version of the driver, which a runtime cache is tied to.
         has_context: Whether a CUDA context is current; reading a runtime cache needs one.
+        is_capturing: Whether a stream is being captured; a first run in a capture fails, since it compiles kernels.
         capturable: What contexts say of a stream when they are asked whether it can be captured.
         scratch_nbytes: Device memory that contexts need, for plans built from now on.
         workspace_nbytes: Workspace that a build needs; less makes it fail.
@@ -80,6 +81,7 @@ class Recorder:
     compute_capability: str = ""
     driver_version: tuple[int, int] = (13, 0)
     has_context: Callable[[], bool] = lambda: True
+    is_capturing: Callable[[int], bool] = lambda stream: False
     capturable: bool = True
     scratch_nbytes: int = 1 << 16
     workspace_nbytes: int = 0

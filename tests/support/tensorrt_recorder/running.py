@@ -295,6 +295,9 @@ class _Context:
         if "STRIP_PLAN" in document["flags"] and not self._engine._refitted:
             self._error("enqueueV3", "the engine was built without weights and was not refitted")
             return False
+        if recorder.is_rtx and not self._enqueued and recorder.is_capturing(stream_handle):
+            self._error("enqueueV3", "kernels are compiled. The first run compiles them, which a capture forbids")
+            return False
         if not stream_handle:
             recorder.say(
                 self, "WARNING",

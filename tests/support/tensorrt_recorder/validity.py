@@ -1,4 +1,4 @@
-"""The recorder's judgement of a plan of TensorRT for RTX, from its first bytes."""
+"""The recorder's verdict of a plan of TensorRT for RTX, from its first bytes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .plans import HEADER_NBYTES, read_header
 if TYPE_CHECKING:
     from .recorder import Recorder
 
-__all__ = ["Judgement", "judge"]
+__all__ = ["Verdict", "judge"]
 
 # Compute capabilities that a plan without targets is for; it runs on later ones, more slowly.
 PORTABLE = (80, 86, 89, 120, 121)
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Verdict:
     """What TensorRT for RTX thinks of a plan.
 
     Attributes:
@@ -33,29 +33,29 @@ class Judgement:
     reason: str = ""
 
 
-def judge(recorder: Recorder, data: bytes) -> Judgement:
+def judge(recorder: Recorder, data: bytes) -> Verdict:
     """Judge a plan from its header; where the real library has been seen, with its answers and sentences."""
     header = read_header(data[:HEADER_NBYTES])
     if header is None:
         reason = "The engine header does not conform to the expected format for TensorRT-RTX."
-        return Judgement("INVALID", ("MALFORMED_ENGINE",), reason=reason)
+        return Verdict("INVALID", ("MALFORMED_ENGINE",), reason=reason)
     if not recorder.driver:  # without any diagnostic, as the real library without a driver
         reason = "Error reading CUDA GPU properties: (cudaError 35: CUDA driver version is insufficient)"
-        return Judgement("INVALID", (), "INTERNAL_ERROR", reason)
+        return Verdict("INVALID", (), "INTERNAL_ERROR", reason)
     version, targets = header
     if version != recorder.version:
         reason = (
             f"The engine has been created with TensorRT-RTX version {version}, but the current runtime is TensorRT-RTX "
             f"version {recorder.version}."
         )
-        return Judgement("INVALID", ("VERSION_MISMATCH",), reason=reason)
+        return Verdict("INVALID", ("VERSION_MISMATCH",), reason=reason)
     return _judge_targets(int(recorder.compute_capability.replace(".", "")), targets)
 
 
-def _judge_targets(capability: int, targets: tuple[int, ...]) -> Judgement:
+def _judge_targets(capability: int, targets: tuple[int, ...]) -> Verdict:
     if capability in (targets or PORTABLE):
-        return Judgement("VALID")
+        return Verdict("VALID")
     if not targets and capability > max(PORTABLE):
-        return Judgement("SUBOPTIMAL")
+        return Verdict("SUBOPTIMAL")
     reason = f"The engine does not support this GPU's compute capability, SM{capability}."
-    return Judgement("INVALID", ("UNSUPPORTED_CC",), reason=reason)
+    return Verdict("INVALID", ("UNSUPPORTED_CC",), reason=reason)
