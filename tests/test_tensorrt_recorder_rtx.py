@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
+from computing_recorder import let_compute
+from tensorrt_engines import Tensors, machine_of, tensorrt_machine, write_engine
 from tensorrt_recorder import RTX, Recorder, install, make_plan
 from tensorrt_recorder.names import FOLDER
 from tensorrt_recorder.reading import read_bindings
+
+from vdmrt.bundle import FP16, find_engine, read_plan
+from vdmrt.errors import EngineError
+from vdmrt.runtime._core import cuda_device
 
 SIDES: tuple[Any, Any] = ([("x", "float16", (2, 4))], [("y", "float32", (2, 4))])
 
@@ -117,17 +126,17 @@ def test_arguments_have_the_types_of_the_bindings(recorder: Recorder, call: Any)
     ("capability", "targets", "validity", "diagnostics"),
     [
         ("8.9", [], "VALID", []),
-        ("8.9", [86, 89], "VALID", []),
-        ("8.6", [89], "INVALID", ["UNSUPPORTED_CC"]),
+        ("8.9", ["8.6", "8.9"], "VALID", []),
+        ("8.6", ["8.9"], "INVALID", ["UNSUPPORTED_CC"]),
         ("12.2", [], "SUBOPTIMAL", []),
-        ("12.2", [120], "INVALID", ["UNSUPPORTED_CC"]),
+        ("12.2", ["12.0"], "INVALID", ["UNSUPPORTED_CC"]),
         ("7.5", [], "INVALID", ["UNSUPPORTED_CC"]),
         ("9.0", [], "INVALID", ["UNSUPPORTED_CC"]),
         ("10.0", [], "INVALID", ["UNSUPPORTED_CC"]),
     ],
 )
 def test_the_header_tells_which_gpus_a_plan_is_for(
-    recorder: Recorder, trt: Any, capability: str, targets: list[int], validity: str, diagnostics: list[str]
+    recorder: Recorder, trt: Any, capability: str, targets: list[str], validity: str, diagnostics: list[str]
 ) -> None:
     recorder.compute_capability = capability
     runtime = make_runtime(trt)
@@ -283,3 +292,37 @@ def test_the_inspector_lists_the_layers(recorder: Recorder, trt: Any) -> None:
     inspector = make_engine(recorder, layers=layers).create_engine_inspector()
 
     assert '"Name": "product"' in inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+
+
+@pytest.mark.parametrize("targets", [(), ("8.6", "8.9")])
+def test_engines_of_a_bundle_compute_its_graphs(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: tuple[str, ...]
+) -> None:
+    with tensorrt_machine(RTX, tiny_bundle, tmp_path, monkeypatch) as machinery:
+        let_compute(machinery.recorder, machinery.bundle, "fp16")
+        engine = write_engine(machinery.bundle, machinery.recorder, key="new", targets=targets)
+        plan = read_plan(engine, "denoise")
+        runtime = make_runtime(machinery.recorder.module)
+        context = runtime.deserialize_cuda_engine(plan).create_execution_context()
+        with closing(cuda_device()) as device, closing(Tensors(device, machinery.denoise, 0)) as tensors:
+            for spec in (*machinery.denoise.inputs, *machinery.denoise.outputs):
+                ctypes.memset(tensors.addresses[spec.name], 0, spec.nbytes)
+                assert context.set_tensor_address(spec.name, tensors.addresses[spec.name])
+            device.activate()
+            assert context.execute_async_v3(device.stream)
+            device.synchronize()
+            last = machinery.denoise.outputs[0]
+            assert any(ctypes.string_at(tensors.addresses[last.name], last.nbytes))
+        assert machinery.cuda.violations() == []
+    assert machinery.recorder.compiled[-1].startswith("denoise:run:")
+
+
+def test_a_bundles_engine_is_found_on_its_gpus_only(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tensorrt_machine(RTX, tiny_bundle, tmp_path, monkeypatch) as machinery:
+        recorder, bundle = machinery.recorder, machinery.bundle
+        assert find_engine(bundle, FP16, machine_of(recorder)).manifest.backend == "tensorrt-rtx"
+        recorder.compute_capability = "9.0"
+        with pytest.raises(EngineError, match=r"built for compute capability 8.0, .*, here is vdmrt fake GPU with 9.0"):
+            find_engine(bundle, FP16, machine_of(recorder))

@@ -38,18 +38,18 @@ def encode_plan(document: Mapping[str, Any]) -> bytes:
     """Return the plan of a document; one with "targets" gets the header of TensorRT for RTX."""
     header = b""
     if "targets" in document:
-        targets = ",".join(str(target) for target in document["targets"])
+        targets = ",".join(document["targets"])
         header = f"{document['version']} {targets}".encode().ljust(HEADER_NBYTES - len(_MAGIC))
     return _MAGIC + header + json.dumps(document).encode() + _END
 
 
-def read_header(header: bytes) -> tuple[str, tuple[int, ...]] | None:
+def read_header(header: bytes) -> tuple[str, tuple[str, ...]] | None:
     """Return version and targets of a plan of TensorRT for RTX (no targets: any GPU), or None for anything else."""
-    found = re.fullmatch(rb"([\d.]+) ([\d,]*) *", header.removeprefix(_MAGIC))
+    found = re.fullmatch(rb"([\d.]+) ([\d.,]*) *", header.removeprefix(_MAGIC))
     if len(header) < HEADER_NBYTES or found is None:
         return None
     targets = found[2].decode()
-    return found[1].decode(), tuple(int(target) for target in targets.split(",") if target)
+    return found[1].decode(), tuple(target for target in targets.split(",") if target)
 
 
 def decode_plan(data: bytes) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def make_plan(
         recorder: The recorder of the release and GPU that it is built for.
         inputs: (name, dtype as "float32", shape) of each input.
         outputs: The same of each output.
-        other: Further fields of its document, as ``targets=[86, 89]`` for TensorRT for RTX.
+        other: Further fields of its document, as ``targets=["8.6", "8.9"]`` for TensorRT for RTX.
     """
     sides = {
         side: [{"name": name, "dtype": dtype, "shape": list(shape)} for name, dtype, shape in tensors]

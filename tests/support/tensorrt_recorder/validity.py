@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Verdict", "judge"]
 
 # Compute capabilities that a plan without targets is for; it runs on later ones, more slowly.
-PORTABLE = (80, 86, 89, 120, 121)
+PORTABLE = ("8.0", "8.6", "8.9", "12.0", "12.1")
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ def judge(recorder: Recorder, data: bytes) -> Verdict:
             f"version {recorder.version}."
         )
         return Verdict("INVALID", ("VERSION_MISMATCH",), reason=reason)
-    return _judge_targets(int(recorder.compute_capability.replace(".", "")), targets)
+    return _judge_targets(recorder.compute_capability, targets)
 
 
-def _judge_targets(capability: int, targets: tuple[int, ...]) -> Verdict:
+def _judge_targets(capability: str, targets: tuple[str, ...]) -> Verdict:
     if capability in (targets or PORTABLE):
         return Verdict("VALID")
-    if not targets and capability > max(PORTABLE):
+    if not targets and float(capability) > float(PORTABLE[-1]):
         return Verdict("SUBOPTIMAL")
-    reason = f"The engine does not support this GPU's compute capability, SM{capability}."
+    reason = f"The engine does not support this GPU's compute capability, {capability}."
     return Verdict("INVALID", ("UNSUPPORTED_CC",), reason=reason)
