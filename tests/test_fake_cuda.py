@@ -170,13 +170,15 @@ def test_nothing_works_before_cu_init(fake: FakeCuda) -> None:
 
 
 def test_the_device_says_what_it_is(driver: Driver) -> None:
-    name, major, version = ctypes.create_string_buffer(64), c_int(), c_int()
+    name, major, minor, version = ctypes.create_string_buffer(64), c_int(), c_int(), c_int()
     driver.call("cuDeviceGetName", name, 64, 0)
     driver.call("cuDeviceGetAttribute", byref(major), 75, 0)
+    driver.fake.compute_capability("12.1")
+    driver.call("cuDeviceGetAttribute", byref(minor), 76, 0)
     driver.fake.driver_version(11040)
     driver.call("cuDriverGetVersion", byref(version))
 
-    assert (name.value, major.value, version.value) == (b"vdmrt fake GPU", 9, 11040)
+    assert (name.value, major.value, minor.value, version.value) == (b"vdmrt fake GPU", 9, 1, 11040)
 
 
 def test_codes_have_names(driver: Driver) -> None:

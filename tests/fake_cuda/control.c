@@ -39,6 +39,14 @@ fake_cuda_driver_version(int version)
 }
 
 void
+fake_cuda_compute_capability(int capability)
+{
+    pthread_mutex_lock(&the_machine.lock);
+    the_machine.compute_capability = capability;
+    pthread_mutex_unlock(&the_machine.lock);
+}
+
+void
 fake_cuda_rename(int device, const char *name)
 {
     pthread_mutex_lock(&the_machine.lock);

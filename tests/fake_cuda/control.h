@@ -37,7 +37,7 @@ typedef struct fake_cuda_moved {
 /*
  * Makes a fresh machine of `devices` GPUs, 1 to 8, with `memory_nbytes` each, on which cuInit was not called.
  * Handles of the machine before are refused from now on, and its memory is not used again. The driver version
- * becomes 12040; lag, log, counters, violations and failures are cleared.
+ * becomes 12040, the compute capability 9.0; lag, log, counters, violations and failures are cleared.
  */
 EXPORTED void fake_cuda_enable(int devices, uint64_t memory_nbytes);
 
@@ -46,6 +46,9 @@ EXPORTED void fake_cuda_disable(void);
 
 /* 1000 * major + 10 * minor, as cuDriverGetVersion reports it. */
 EXPORTED void fake_cuda_driver_version(int version);
+
+/* 10 * major + minor, of every GPU; 90 after fake_cuda_enable. */
+EXPORTED void fake_cuda_compute_capability(int capability);
 
 /* Names a GPU, until fake_cuda_enable. Ignored for a GPU that the machine does not have. */
 EXPORTED void fake_cuda_rename(int device, const char *name);

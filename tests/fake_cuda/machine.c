@@ -57,6 +57,7 @@ machine_reset(int devices, size_t memory_nbytes)
     the_machine.enabled = devices > 0;
     the_machine.initialized = false;
     the_machine.driver_version = 12040;
+    the_machine.compute_capability = 90;
     the_machine.device_count = devices;
     the_machine.lag = 0;
     for (int index = 0; index < MACHINE_MAX_DEVICES; index++) {

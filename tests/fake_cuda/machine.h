@@ -45,6 +45,7 @@ typedef struct machine {
     bool enabled;
     bool initialized;
     int driver_version;
+    int compute_capability; /* 10 * major + minor, of every GPU */
     int device_count;
     unsigned lag;
     gpu gpus[MACHINE_MAX_DEVICES];

@@ -136,6 +136,11 @@ class FakeCuda:
         """Report this version, 1000 * major + 10 * minor; 12040 after `enable`."""
         self.library.fake_cuda_driver_version(ctypes.c_int(version))
 
+    def compute_capability(self, capability: str) -> None:
+        """Set the compute capability of every GPU; "9.0" after `enable`."""
+        major, minor = map(int, capability.split("."))
+        self.library.fake_cuda_compute_capability(ctypes.c_int(10 * major + minor))
+
     def rename(self, device: int, name: str) -> None:
         """Set a GPU's name; "vdmrt fake GPU" after `enable`."""
         self.library.fake_cuda_rename(ctypes.c_int(device), ctypes.c_char_p(name.encode()))

@@ -1,4 +1,4 @@
-"""Engines for tests of the TensorRT backend, with the recorder's plans, in a copy of a bundle."""
+"""Engines for tests of the TensorRT backends, with the recorder's plans, in a copy of a bundle."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ from vdmrt.runtime.backends.stage_source import StageSource
 from vdmrt.runtime.backends.stage_sources import StageSources
 
 __all__ = [
-    "Machinery", "Tensors", "clear_outputs", "copy_bundle", "machine_of", "plan_of", "source_of", "tensorrt_machine",
-    "write_engine",
+    "Machinery", "Tensors", "clear_outputs", "connect_driver", "copy_bundle", "machine_of", "plan_of", "source_of",
+    "tensorrt_machine", "write_engine",
 ]  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def tensorrt_machine(
     """Simulate a machine with GPUs and a TensorRT release, with an fp16 engine in a copy of a bundle.
 
     Args:
-        release: The TensorRT release.
+        release: The TensorRT release, or RTX for TensorRT for RTX.
         source: The bundle.
         folder: Folder for the copy and the user's cache.
         monkeypatch: Redirects the user's cache.
@@ -106,8 +106,26 @@ def tensorrt_machine(
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     bundle = copy_bundle(source, folder / "bundle")
     with enabled_fake_cuda(devices) as cuda, install(release, gpu="vdmrt fake GPU", **settings) as recorder:
+        connect_driver(recorder, cuda)
         write_engine(bundle, recorder)
         yield Machinery(cuda, recorder, bundle)
+
+
+def connect_driver(recorder: Recorder, cuda: FakeCuda) -> None:
+    """Give the fake driver's GPU the recorder's compute capability, and let TensorRT for RTX ask the driver."""
+    cuda.compute_capability(recorder.compute_capability)
+    if recorder.is_rtx:
+        major, minor = recorder.driver_version
+        cuda.driver_version(1000 * major + 10 * minor)
+        recorder.has_context = lambda: cuda.live().current > 0
+        recorder.is_capturing = lambda stream: _is_capturing(cuda, stream)
+
+
+def _is_capturing(cuda: FakeCuda, stream: int) -> bool:
+    status = ctypes.c_int()
+    code = cuda.library.cuStreamIsCapturing(ctypes.c_void_p(stream), ctypes.byref(status))
+    assert code == 0, f"a run was enqueued on a stream that the driver refuses with {code}: is its context current?"
+    return status.value != 0
 
 
 def clear_outputs(machinery: Machinery, context: Any, stream: int) -> None:
@@ -134,7 +152,8 @@ def copy_bundle(source: Path, folder: Path) -> Bundle:
 
 def machine_of(recorder: Recorder) -> Machine:
     """Return the machine that a recorder simulates."""
-    return Machine(recorder.version, recorder.compute_capability, recorder.gpu)
+    release = {"tensorrt_rtx" if recorder.is_rtx else "tensorrt": recorder.version}
+    return Machine(compute_capability=recorder.compute_capability, gpu=recorder.gpu, **release)
 
 
 def source_of(
@@ -177,15 +196,16 @@ def write_engine(
         precision: Precision of the graphs.
         plans: Bytes by stage that replace the default plans.
         trusted: Whether it is recorded as built by this user.
-        manifest: Fields of the manifest to replace.
+        manifest: Fields of the manifest to replace. The default plans are for its ``targets``, a tuple as ("8.6",).
     """
     graphs = stage_graphs(bundle, Precision.parse(precision))
     key = str(manifest.pop("key", f"{precision}-{recorder.release}"))
     folder = bundle.path / ENGINES_FOLDER / key
     folder.mkdir(parents=True)
     written = {}
+    targets = {"targets": manifest["targets"]} if "targets" in manifest else {}
     for stage, graph in graphs.items():
-        data = (plans or {}).get(stage) or plan_of(recorder, graph)
+        data = (plans or {}).get(stage) or plan_of(recorder, graph, name=stage, **targets)
         (folder / f"{stage}.plan").write_bytes(data)
         digest = hashlib.sha256(data).hexdigest()
         if trusted:
@@ -200,7 +220,7 @@ def write_engine(
             build_seconds=1.0,
         )
     document = {
-        "key": key, "backend": "tensorrt", "precision": precision, "plans": written, "options": {},
+        "key": key, "backend": machine_of(recorder).backend, "precision": precision, "plans": written, "options": {},
         "machine": machine_of(recorder), **manifest,
     }  # fmt: skip
     text = json.dumps(encode(EngineManifest(**document)))

@@ -165,13 +165,19 @@ class _Engine:
         if asked is not None and not hasattr(asked, "value"):
             asked = asked.get_execution_context_allocation_strategy()
         managed = asked is not None and asked.name == "USER_MANAGED"
-        return self._recorder.create("IExecutionContext", engine=self, managed=managed)
+        if "REQUIRE_USER_ALLOCATION" in self._document["flags"] and not managed:
+            self._recorder.say(
+                self, "ERROR", "ICudaEngine::createExecutionContext: the engine requires user allocation"
+            )
+            return None
+        config = arguments.get("runtime_config")
+        return self._recorder.create("IExecutionContext", engine=self, managed=managed, config=config)
 
     def create_execution_context_without_device_memory(self: Any) -> Any:
         return self._recorder.create("IExecutionContext", engine=self, managed=True)
 
     def create_runtime_config(self: Any) -> Any:
-        return self._recorder.create("IRuntimeConfig")
+        return self._recorder.create("IRuntimeConfig", engine=self)
 
     def serialize(self: Any) -> Any:
         return host_memory(self._recorder, encode_plan(self._document))

@@ -13,23 +13,24 @@ __all__ = ["host_memory", "host_memory_class"]
 def host_memory_class(recorder: Recorder) -> type:
     """Create IHostMemory: a buffer without a length and without the methods of bytes."""
     names = recorder.names.classes["IHostMemory"]
+    path = f"{recorder.names.bindings}.IHostMemory"
 
     class IHostMemory(bytes):
         _made = True
 
         def __getattribute__(self, name: str) -> Any:
             if not name.startswith("_") and name not in names.properties:
-                raise AttributeError(f"'tensorrt.tensorrt.IHostMemory' object has no attribute '{name}'")
+                raise AttributeError(f"'{path}' object has no attribute '{name}'")
             return super().__getattribute__(name)
 
         def __setattr__(self, name: str, value: Any) -> None:
-            raise AttributeError(f"'tensorrt.tensorrt.IHostMemory' object has no attribute '{name}'")
+            raise AttributeError(f"'{path}' object has no attribute '{name}'")
 
         def __len__(self) -> int:
-            raise TypeError("object of type 'tensorrt.tensorrt.IHostMemory' has no len()")
+            raise TypeError(f"object of type '{path}' has no len()")
 
         def __getitem__(self, index: Any) -> Any:
-            raise TypeError("'tensorrt.tensorrt.IHostMemory' object is not subscriptable")
+            raise TypeError(f"'{path}' object is not subscriptable")
 
         @property
         def nbytes(self) -> int:

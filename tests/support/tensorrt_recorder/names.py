@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["FOLDER", "RELEASES", "ClassNames", "EnumNames", "Names", "Signature", "read_names"]
+__all__ = ["FOLDER", "RELEASES", "RTX", "ClassNames", "EnumNames", "Names", "Signature", "read_names"]
 
 FOLDER = Path(__file__).parents[2] / "data" / "tensorrt_api"
 RELEASES = ("8.5", "10.3", "10.16", "11.4")
+# The release of TensorRT for RTX, whose module is tensorrt_rtx.
+RTX = "rtx-1.7"
 
 
 @dataclass(frozen=True)
@@ -24,39 +26,47 @@ class EnumNames:
 
 @dataclass(frozen=True)
 class Signature:
-    """A call signature: names of the arguments, and which of them are optional."""
+    """A call signature: names of the arguments, which of them are optional, and the types that are known."""
 
     arguments: tuple[str, ...]
     optional: frozenset[str]
+    types: Mapping[str, str]
 
 
 @dataclass
 class ClassNames:
-    """A class: its base, constructors (empty if it cannot be constructed) and members."""
+    """A class: its base, constructors (empty if it cannot be constructed), members and known types of properties."""
 
     name: str
     base: str | None
     constructors: tuple[Signature, ...]
     methods: dict[str, tuple[Signature, ...]] = field(default_factory=dict)
     properties: dict[str, str] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
     enums: dict[str, EnumNames] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class Names:
-    """Every name of a release: version, enumerations, classes, functions, and values as "DataType.FLOAT"."""
+    """Every name of a release: module, version, enumerations, classes, functions, and values as "DataType.FLOAT"."""
 
+    module: str
     version: str = ""
     enums: dict[str, EnumNames] = field(default_factory=dict)
     classes: dict[str, ClassNames] = field(default_factory=dict)
     functions: list[str] = field(default_factory=list)
     values: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def bindings(self) -> str:
+        """The module that the classes say they are of."""
+        return f"tensorrt_rtx_bindings.{self.module}" if self.module == "tensorrt_rtx" else f"{self.module}.tensorrt"
+
 
 def read_names(release: str) -> Names:
-    """Read the names of a release: one of RELEASES."""
-    names = Names()
+    """Read the names of a release: one of RELEASES, or RTX."""
+    names = Names("tensorrt_rtx" if release == RTX else "tensorrt")
     current: ClassNames | None = None
     for line in (FOLDER / f"{release}.txt").read_text().splitlines():
         if line.startswith("#"):
@@ -96,7 +106,10 @@ def _read_member(owner: ClassNames, words: list[str]) -> None:
     elif words[1].startswith("("):
         owner.methods[words[0]] = tuple(_read_signatures(" ".join(words[1:])))
     else:
-        owner.properties[words[0]] = words[1]
+        access, _, kind = words[1].partition(":")
+        owner.properties[words[0]] = access
+        if kind:
+            owner.types[words[0]] = kind
 
 
 def _read_enum(words: list[str]) -> EnumNames:
@@ -107,5 +120,7 @@ def _read_enum(words: list[str]) -> EnumNames:
 def _read_signatures(text: str) -> Iterator[Signature]:
     for inside in re.findall(r"\(([^)]*)\)", text):
         arguments = [part.strip() for part in inside.split(",") if part.strip()]
-        optional = frozenset(name[:-1] for name in arguments if name.endswith("="))
-        yield Signature(tuple(name.rstrip("=") for name in arguments), optional)
+        declared = [part.rstrip("=").partition(":") for part in arguments]
+        names = tuple(name for name, _, _ in declared)
+        optional = frozenset(name for name, part in zip(names, arguments, strict=True) if part.endswith("="))
+        yield Signature(names, optional, {name: kind for name, _, kind in declared if kind})

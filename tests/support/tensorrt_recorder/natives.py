@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .arguments import bind, is_of_type
 from .names import ClassNames, EnumNames, Signature
 
 if TYPE_CHECKING:
@@ -13,17 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Native", "RecorderError", "build_class", "build_enum"]
 
-# Type of an argument by its name; pybind11 accepts every int-like object for an int.
-_KINDS: Mapping[str, Callable[[Any], object]] = {
-    "name": lambda value: isinstance(value, str),
-    "memory": operator.index,
-    "size": operator.index,
-    "stream_handle": operator.index,
-    "pool_size": operator.index,
-    "index": operator.index,
-    "flags": operator.index,
-    "tactic_sources": operator.index,
-}
 _BYTES_NAMES = frozenset({"__class__", "__dict__", "__doc__", "__module__"})
 
 
@@ -90,14 +79,15 @@ class _NativeType(type):
     """Metaclass with pybind11's rules: a class needs a constructor, and a subclass must initialize its base."""
 
     _names: ClassNames
+    _native_type: type[Native]
 
     def __call__(cls, *arguments: Any, **named: Any) -> Any:
         if not cls._names.constructors:
-            raise TypeError(f"tensorrt.tensorrt.{cls.__name__}: No constructor defined!")
+            raise TypeError(f"{cls.__module__}.{cls.__name__}: No constructor defined!")
         made = super().__call__(*arguments, **named)
         if not made._made:
-            native = cls._names.name
-            raise TypeError(f"tensorrt.tensorrt.{native}.__init__() must be called when overriding __init__")
+            native = cls._native_type
+            raise TypeError(f"{native.__module__}.{native.__name__}.__init__() must be called when overriding __init__")
         return made
 
     def __setattr__(cls, name: str, value: Any) -> None:
@@ -114,22 +104,22 @@ class Native(metaclass=_NativeType):
     _label = ""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        bound = _bind(self._names.name, "__init__", self._names.constructors, arguments, named)
+        bound = bind(self._recorder.module, self._names.name, "__init__", self._names.constructors, arguments, named)
         self._recorder.make(self, bound)
 
     def __setattr__(self, name: str, value: Any) -> None:
         native = type(self) is self._native_type
         if native and not name.startswith("_") and not hasattr(type(self), name):
-            raise AttributeError(f"'tensorrt.tensorrt.{self._names.name}' object has no attribute '{name}'")
+            raise AttributeError(f"'{type(self).__module__}.{self._names.name}' object has no attribute '{name}'")
         object.__setattr__(self, name, value)
 
     def _start(self, **state: Any) -> None:
         """Initialize the object; behaviors override it."""
 
 
-def build_enum(names: EnumNames, extra: Mapping[str, Any] | None = None) -> type[_Enum]:
+def build_enum(names: EnumNames, bindings: str, extra: Mapping[str, Any] | None = None) -> type[_Enum]:
     """Create an enumeration."""
-    body = {"__members__": {}, "_ordered": names.ordered, "__module__": "tensorrt.tensorrt", **(extra or {})}
+    body = {"__members__": {}, "_ordered": names.ordered, "__module__": bindings, **(extra or {})}
     built: type[_Enum] = type(names.name, (_Enum,), body)
     for name, value in names.members.items():
         member = built(value)
@@ -142,7 +132,7 @@ def build_class(
     names: ClassNames, base: type[Native] | None, behavior: type | None, recorder: Recorder
 ) -> type[Native]:
     """Create a class with the release's names; ``behavior`` implements those that are modeled."""
-    body: dict[str, Any] = {"_names": names, "_recorder": recorder, "__module__": "tensorrt.tensorrt"}
+    body: dict[str, Any] = {"_names": names, "_recorder": recorder, "__module__": recorder.names.bindings}
     known = vars(behavior) if behavior is not None else {}
     for name, value in known.items():
         if name.startswith("_") and name not in _BYTES_NAMES and name not in ("__weakref__", "__annotations__"):
@@ -150,9 +140,9 @@ def build_class(
     for name, signatures in names.methods.items():
         body[name] = _method(names.name, name, signatures, known.get(name))
     for name, access in names.properties.items():
-        body[name] = _property(names.name, name, access, known.get(name))
+        body[name] = _property(names, name, access, known.get(name))
     for name, nested in names.enums.items():
-        body[name] = build_enum(nested)
+        body[name] = build_enum(nested, recorder.names.bindings)
     for name, path in names.values.items():
         enum, member = path.split(".")
         body[name] = body[enum].__members__[member]
@@ -164,14 +154,15 @@ def build_class(
 
 def _method(owner: str, name: str, signatures: tuple[Signature, ...], behavior: Any) -> Any:
     def call(self: Native, *arguments: Any, **named: Any) -> Any:
-        bound = _bind(owner, name, signatures, arguments, named)
+        bound = bind(self._recorder.module, owner, name, signatures, arguments, named)
         return self._recorder.run(self, owner, name, bound, behavior)
 
     call.__name__ = name
     return call
 
 
-def _property(owner: str, name: str, access: str, behavior: Any) -> property:
+def _property(names: ClassNames, name: str, access: str, behavior: Any) -> property:
+    owner, kind = names.name, names.types.get(name)
     own_get = getattr(behavior, "fget", None)
     own_set = getattr(behavior, "fset", None)
 
@@ -189,39 +180,8 @@ def _property(owner: str, name: str, access: str, behavior: Any) -> property:
             else:
                 object.__setattr__(owner_, f"_p_{name}", value)
 
+        if kind is not None and value is not None and not is_of_type(self._recorder.module, kind, value):
+            raise TypeError(f"(): incompatible function arguments: {owner}.{name} is of type {kind}, not {value!r}")
         self._recorder.run(self, owner, f"{name}=", {"value": value}, store)
 
     return property(get if "r" in access else None, set_value if "w" in access else None)
-
-
-def _bind(
-    owner: str, name: str, signatures: tuple[Signature, ...], arguments: tuple[Any, ...], named: dict[str, Any]
-) -> dict[str, Any]:
-    for signature in signatures:
-        bound = _match(signature, arguments, named)
-        if bound is not None:
-            return bound
-    wanted = " or ".join(f"{name}({', '.join(signature.arguments)})" for signature in signatures)
-    raise TypeError(
-        f"{name}(): incompatible function arguments. The following argument types are supported: {owner}.{wanted}. "
-        f"Invoked with: {arguments}, {named}"
-    )
-
-
-def _match(signature: Signature, arguments: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any] | None:
-    if len(arguments) > len(signature.arguments):
-        return None
-    bound = dict(zip(signature.arguments, arguments, strict=False))
-    if set(named) & set(bound) or set(named) - set(signature.arguments):
-        return None
-    bound.update(named)
-    if set(signature.arguments) - set(bound) - signature.optional:
-        return None
-    for name, value in bound.items():
-        try:
-            fits = _KINDS.get(name, lambda _: True)(value)
-        except TypeError:
-            return None
-        if fits is False:
-            return None
-    return bound

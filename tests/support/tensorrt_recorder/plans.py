@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .recorder import Recorder
 
-__all__ = ["ONNX_TYPES", "TRT_TYPES", "decode_plan", "encode_plan", "make_plan", "type_name"]
+__all__ = [
+    "HEADER_NBYTES", "ONNX_TYPES", "TRT_TYPES", "decode_plan", "encode_plan", "make_plan", "read_header", "type_name",
+]  # fmt: skip
 
 _MAGIC = b"vdmrt recorder plan\n"
 _END = b"\nend of plan\n"
+# Plans of TensorRT for RTX begin with a header: their version and targets, readable without the rest.
+HEADER_NBYTES = 64
 # TensorRT's names of the types, by NumPy's names, which plans use.
 TRT_TYPES = {
     "float32": "FLOAT", "float16": "HALF", "int8": "INT8", "int32": "INT32", "bool": "BOOL", "uint8": "UINT8",
@@ -30,8 +35,21 @@ def type_name(member: Any) -> str:
 
 
 def encode_plan(document: Mapping[str, Any]) -> bytes:
-    """Return the plan of a document."""
-    return _MAGIC + json.dumps(document).encode() + _END
+    """Return the plan of a document; one with "targets" gets the header of TensorRT for RTX."""
+    header = b""
+    if "targets" in document:
+        targets = ",".join(document["targets"])
+        header = f"{document['version']} {targets}".encode().ljust(HEADER_NBYTES - len(_MAGIC))
+    return _MAGIC + header + json.dumps(document).encode() + _END
+
+
+def read_header(header: bytes) -> tuple[str, tuple[str, ...]] | None:
+    """Return version and targets of a plan of TensorRT for RTX (no targets: any GPU), or None for anything else."""
+    found = re.fullmatch(rb"([\d.]+) ([\d.,]*) *", header.removeprefix(_MAGIC))
+    if len(header) < HEADER_NBYTES or found is None:
+        return None
+    targets = found[2].decode()
+    return found[1].decode(), tuple(target for target in targets.split(",") if target)
 
 
 def decode_plan(data: bytes) -> dict[str, Any]:
@@ -44,7 +62,8 @@ def decode_plan(data: bytes) -> dict[str, Any]:
         raise ValueError("Serialization assertion plan->header.magicTag == rt::kPLAN_MAGIC_TAG failed.")
     if not data.endswith(_END):
         raise ValueError("Serialization assertion plan->header.blobSize == size failed.")
-    document: dict[str, Any] = json.loads(data[len(_MAGIC) : -len(_END)])
+    begin = len(_MAGIC) if read_header(data[:HEADER_NBYTES]) is None else HEADER_NBYTES
+    document: dict[str, Any] = json.loads(data[begin : -len(_END)])
     return document
 
 
@@ -60,7 +79,7 @@ def make_plan(
         recorder: The recorder of the release and GPU that it is built for.
         inputs: (name, dtype as "float32", shape) of each input.
         outputs: The same of each output.
-        other: Further fields of its document.
+        other: Further fields of its document, as ``targets=["8.6", "8.9"]`` for TensorRT for RTX.
     """
     sides = {
         side: [{"name": name, "dtype": dtype, "shape": list(shape)} for name, dtype, shape in tensors]
@@ -75,5 +94,5 @@ def new_document(recorder: Recorder) -> dict[str, Any]:
         "version": recorder.version, "gpu": recorder.gpu, "compute_capability": recorder.compute_capability,
         "hardware_compatibility": "NONE", "flags": [], "strongly_typed": recorder.major >= 11, "verbosity": "DETAILED",
         "name": "", "inputs": [], "outputs": [], "layers": [], "scratch_nbytes": recorder.scratch_nbytes,
-        "weights_nbytes": 0,
+        "weights_nbytes": 0, **({"targets": []} if recorder.is_rtx else {}),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Replacement of the module ``tensorrt`` of one release: has its exact names, records all calls, computes nothing."""
+"""Replacement of the module of one release of TensorRT: has its exact names, records all calls, computes nothing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import building, configuring, defining, inspecting, parsing, running
+from . import building, caching, configuring, defining, inspecting, parsing, running
 from .memory import host_memory_class
-from .names import Names, read_names
+from .names import RTX, Names, read_names
 from .natives import Native, RecorderError, build_class, build_enum
 
 __all__ = ["Call", "Recorder", "install"]
@@ -49,10 +49,14 @@ class Recorder:
     """Recorder of one TensorRT release. Its attributes configure the simulated machine and may be set at any time.
 
     Attributes:
-        release: "8.5", "10.3", "10.16" or "11.4".
+        release: "8.5", "10.3", "10.16", "11.4", or RTX: TensorRT for RTX, which only deserializes and runs.
         driver: Whether there is a driver; without one the factories fail as the release's do.
         gpu: Name of the GPU that plans are built on and run on.
-        compute_capability: Compute capability of that GPU.
+        compute_capability: Compute capability of that GPU; by default "9.0", for RTX "8.9".
+        driver_version: CUDA version of the driver, which a runtime cache is tied to.
+        has_context: Whether a CUDA context is current; reading a runtime cache needs one.
+        is_capturing: Whether a stream is being captured; a first run in a capture fails, since it compiles kernels.
+        capturable: What contexts say of a stream when they are asked whether it can be captured.
         scratch_nbytes: Device memory that contexts need, for plans built from now on.
         workspace_nbytes: Workspace that a build needs; less makes it fail.
         build_seconds: How long a build takes, in ``build_steps`` steps. As in TensorRT's own code, signals are only
@@ -68,12 +72,17 @@ class Recorder:
         before: Called with each call before anything else.
         calls: Recorded calls, in order; destruction is recorded as ``__del__``.
         log: Logged messages: (severity's name, message).
+        compiled: Kernels that contexts of TensorRT for RTX compiled because no runtime cache had them.
     """
 
     release: str
     driver: bool = True
     gpu: str = "NVIDIA Recorder"
-    compute_capability: str = "9.0"
+    compute_capability: str = ""
+    driver_version: tuple[int, int] = (13, 0)
+    has_context: Callable[[], bool] = lambda: True
+    is_capturing: Callable[[int], bool] = lambda stream: False
+    capturable: bool = True
     scratch_nbytes: int = 1 << 16
     workspace_nbytes: int = 0
     build_seconds: float = 0.0
@@ -86,9 +95,11 @@ class Recorder:
     before: Callable[[Call], None] | None = None
     calls: list[Call] = field(default_factory=list)
     log: list[tuple[str, str]] = field(default_factory=list)
+    compiled: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.names: Names = read_names(self.release)
+        self.compute_capability = self.compute_capability or ("8.9" if self.is_rtx else "9.0")
         self._failures: list[_Failure] = []
         self._counts: collections.Counter[str] = collections.Counter()
         self._alive: weakref.WeakValueDictionary[str, Native] = weakref.WeakValueDictionary()
@@ -100,9 +111,14 @@ class Recorder:
         return self.names.version
 
     @property
+    def is_rtx(self) -> bool:
+        """Whether it is TensorRT for RTX."""
+        return self.release == RTX
+
+    @property
     def major(self) -> int:
-        """The release's first number."""
-        return int(self.release.partition(".")[0])
+        """The release's first number; TensorRT for RTX counts as 11, whose names it shares."""
+        return 11 if self.is_rtx else int(self.release.partition(".")[0])
 
     @property
     def minor(self) -> int:
@@ -117,6 +133,10 @@ class Recorder:
             for call in self.calls
             if call.name == method and (not owner or call.subject.partition("#")[0] == owner)
         ]
+
+    def loggers_of(self, owner: str) -> list[Any]:
+        """Return the loggers of live objects of a class."""
+        return [vars(thing)["_logger"] for thing in self._alive.values() if thing._names.name == owner]
 
     def alive(self, owner: str) -> int:
         """Return the number of live objects of a class."""
@@ -213,13 +233,13 @@ class Recorder:
         return found
 
     def _build_module(self) -> Any:
-        module: Any = types.ModuleType("tensorrt")
-        module.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)
+        module: Any = types.ModuleType(self.names.module)
+        module.__spec__ = importlib.machinery.ModuleSpec(self.names.module, None)
         module.__version__ = self.version
         for name, names in self.names.enums.items():
             extra = {"itemsize": property(_itemsize)} if name == "DataType" else None
-            setattr(module, name, build_enum(names, extra))
-        parts = (building, configuring, defining, inspecting, parsing, running)
+            setattr(module, name, build_enum(names, self.names.bindings, extra))
+        parts = (building, caching, configuring, defining, inspecting, parsing, running)
         behaviors = {name: behavior for part in parts for name, behavior in part.BEHAVIORS.items()}
         for name, owner in self.names.classes.items():
             base = getattr(module, owner.base) if owner.base else None
@@ -252,21 +272,22 @@ class Recorder:
 
 @contextmanager
 def install(release: str, **settings: Any) -> Iterator[Recorder]:
-    """Replace the module ``tensorrt`` by a release's recorder inside the block, and restore it afterwards.
+    """Replace the release's module by its recorder inside the block, and restore it afterwards.
 
     Args:
-        release: "8.5", "10.3", "10.16" or "11.4".
+        release: "8.5", "10.3", "10.16" or "11.4" for ``tensorrt``, RTX for ``tensorrt_rtx``.
         settings: Attributes of :class:`Recorder`.
     """
     recorder = Recorder(release, **settings)
-    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "tensorrt"}
+    replaced = recorder.names.module
+    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == replaced}
     for name in before:
         del sys.modules[name]
-    sys.modules["tensorrt"] = recorder.module
+    sys.modules[replaced] = recorder.module
     try:
         yield recorder
     finally:
-        del sys.modules["tensorrt"]
+        del sys.modules[replaced]
         sys.modules.update(before)
 
 

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .caching import compile_kernel
 from .inspecting import shown_layers
 from .natives import RecorderError
-from .plans import decode_plan
+from .plans import HEADER_NBYTES, decode_plan
+from .validity import judge
 
 __all__ = ["BEHAVIORS"]
 
@@ -49,7 +51,9 @@ class _Dims:
 
 class _Runtime:
     def _start(self: Any, logger: Any, lean: str | None = None) -> None:
-        if not self._recorder.driver:
+        if self._recorder.is_rtx:  # needs no driver to be made
+            self._warn_of_others(logger)
+        elif not self._recorder.driver:
             if self._recorder.major >= 11:
                 raise RecorderError("Runtime() of TensorRT 11 without a driver crashes the process: ask cuInit first")
             raise TypeError("pybind11::init(): factory function returned nullptr")
@@ -74,16 +78,40 @@ class _Runtime:
     def logger(self: Any) -> Any:
         return self._logger
 
+    @property
+    def engine_header_size(self: Any) -> int:
+        return HEADER_NBYTES
+
+    def get_engine_validity(self: Any, buffer: Any) -> tuple[Any, int]:
+        recorder = self._recorder
+        found = judge(recorder, bytes(memoryview(buffer)))
+        if found.reason:
+            recorder.say(self, found.severity, found.reason)
+        diagnostics = sum(int(recorder.enum("EngineInvalidityDiagnostics", name)) for name in found.diagnostics)
+        return recorder.enum("EngineValidity", found.validity), diagnostics
+
     def deserialize_cuda_engine(self: Any, **arguments: Any) -> Any:
         recorder = self._recorder
         data = bytes(memoryview(arguments["serialized_engine"]))
         try:
             document = decode_plan(data)
-            self._check(document)
+            self._check_rtx(data) if recorder.is_rtx else self._check(document)
         except ValueError as error:
             recorder.say(self, "ERROR", f"IRuntime::deserializeCudaEngine: Error Code 1: Serialization ({error})")
             return None
         return recorder.create("ICudaEngine", runtime=self, document=document)
+
+    def _check_rtx(self: Any, data: bytes) -> None:
+        found = judge(self._recorder, data)
+        if found.validity == "INVALID":
+            raise ValueError(found.reason)
+
+    def _warn_of_others(self: Any, logger: Any) -> None:
+        """Warn through the new logger, as TensorRT for RTX does, while a runtime with another one is alive."""
+        self._logger = logger
+        if any(other is not logger for other in self._recorder.loggers_of("Runtime")):
+            text = "The logger passed into createInferRuntime differs from one already registered."
+            self._recorder.say(self, "WARNING", text)
 
     def _check(self: Any, document: dict[str, Any]) -> None:
         recorder = self._recorder
@@ -118,20 +146,10 @@ class _Profiler:
         """Do nothing; TensorRT prints here, and the recorder keeps the call anyway."""
 
 
-class _RuntimeConfig:
-    def _start(self: Any) -> None:
-        self._strategy = self._recorder.enum("ExecutionContextAllocationStrategy", "STATIC")
-
-    def get_execution_context_allocation_strategy(self: Any) -> Any:
-        return self._strategy
-
-    def set_execution_context_allocation_strategy(self: Any, **arguments: Any) -> None:
-        (self._strategy,) = arguments.values()
-
-
 class _Context:
-    def _start(self: Any, engine: Any, managed: bool) -> None:
+    def _start(self: Any, engine: Any, managed: bool, config: Any = None) -> None:
         self._engine = engine
+        self._config = config
         self._logger = engine._logger
         self._managed = managed
         self._memory: int | None = None
@@ -143,6 +161,7 @@ class _Context:
         self._enqueued = 0
         self._timed = 0
         engine._contexts += 1
+        self._compile("created")
 
     def __del__(self: Any) -> None:
         if self._made:
@@ -178,6 +197,21 @@ class _Context:
             return
         self._give(memory, 512)
 
+    def update_device_memory_size_for_shapes(self: Any) -> int:
+        return int(self._engine._document["scratch_nbytes"])
+
+    def get_runtime_config(self: Any) -> Any:
+        return self._config
+
+    def is_stream_capturable(self: Any, stream: int) -> bool:
+        return bool(self._recorder.capturable)
+
+    def _compile(self: Any, part: str) -> None:
+        """Compile kernels as TensorRT for RTX does: some with the context, the others with its first run."""
+        if self._recorder.is_rtx:
+            cache = None if self._config is None else self._config._cache
+            compile_kernel(self._recorder, cache, self._engine._document, part)
+
     @property
     def profiler(self: Any) -> Any:
         return self._profiler
@@ -185,7 +219,7 @@ class _Context:
     @profiler.setter
     def profiler(self: Any, value: Any) -> None:
         if value is not None and not isinstance(value, self._recorder.module.IProfiler):
-            raise TypeError(f"(): incompatible function arguments. Supported: tensorrt.tensorrt.IProfiler, got {value}")
+            raise TypeError(f"(): incompatible function arguments. Supported: IProfiler, got {value}")
         self._profiler = value
 
     def report_to_profiler(self: Any) -> bool:
@@ -261,6 +295,9 @@ class _Context:
         if "STRIP_PLAN" in document["flags"] and not self._engine._refitted:
             self._error("enqueueV3", "the engine was built without weights and was not refitted")
             return False
+        if recorder.is_rtx and not self._enqueued and recorder.is_capturing(stream_handle):
+            self._error("enqueueV3", "kernels are compiled. The first run compiles them, which a capture forbids")
+            return False
         if not stream_handle:
             recorder.say(
                 self, "WARNING",
@@ -269,6 +306,8 @@ class _Context:
                 "Please use non-default stream instead.",
             )  # fmt: skip
         self._enqueued += 1
+        if self._enqueued == 1:
+            self._compile("run")
         if recorder.on_enqueue is not None:
             recorder.on_enqueue(self, stream_handle)
         if self._profiler is not None:
@@ -306,7 +345,6 @@ BEHAVIORS: dict[str, type] = {
     "IExecutionContext": _Context,
     "ILogger": _Logger,
     "IProfiler": _Profiler,
-    "IRuntimeConfig": _RuntimeConfig,
     "Logger": _Logger,
     "Profiler": _Profiler,
     "Runtime": _Runtime,
