@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorrt_engines import Machinery, clear_outputs, tensorrt_machine
-from tensorrt_recorder import RELEASES
+from tensorrt_engines import Machinery, clear_outputs, machine_of, tensorrt_machine
+from tensorrt_recorder import RELEASES, RTX
 
 import vdmrt
 from vdmrt.errors import DeviceError
@@ -19,7 +19,7 @@ SKY = Path(__file__).parents[1] / "examples" / "sky" / "bundle"
 CHUNKS, STEPS = 4, 3
 
 
-@pytest.fixture(params=RELEASES)
+@pytest.fixture(params=(*RELEASES, RTX))
 def machinery(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machinery]:
     with tensorrt_machine(request.param, SKY, tmp_path, monkeypatch) as found:
         found.recorder.on_enqueue = lambda context, stream: clear_outputs(found, context, stream)
@@ -27,7 +27,8 @@ def machinery(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 
 
 def load(machinery: Machinery) -> Model:
-    return vdmrt.load(machinery.bundle.path, backend="tensorrt", precision="fp16", verify=False)
+    backend = machine_of(machinery.recorder).backend
+    return vdmrt.load(machinery.bundle.path, backend=backend, precision="fp16", verify=False)
 
 
 def roll(model: Model, seed: int = 1) -> list[float]:

@@ -67,7 +67,7 @@ class KernelCache:
             write_file(self.path, content, fail=EngineError)
             self.path.chmod(0o600)
         except (OSError, EngineError) as error:
-            _log.warning("compiled kernels are not kept, so that the next start compiles them again: %s", error)
+            _log.warning("compiled kernels are not kept, so that the next start compiles them again: %s", str(error))
         self._saved = digest
 
     def _read(self) -> None:

@@ -57,10 +57,13 @@ class TensorRtRtxBackend(TensorRtBackend):
     def close(self) -> None:
         """Save new kernels, and destroy contexts, engines and the runtime. Closing twice is allowed."""
         with contextlib.ExitStack() as stack:  # in reverse order, despite failures
-            stack.callback(self._caches.clear)  # a cache must outlive its contexts
             stack.callback(super().close)
             for cache in self._caches:
                 stack.callback(cache.save)
+
+    def _drop_runtime(self) -> None:
+        self._caches.clear()  # after the contexts that use them
+        super()._drop_runtime()
 
     def _open_library(self, index: int) -> TensorRtLibrary:
         return open_tensorrt_rtx(find_gpu(index, "TensorRT for RTX"))
