@@ -70,6 +70,10 @@ class KernelCache:
             _log.warning("compiled kernels are not kept, so that the next start compiles them again: %s", str(error))
         self._saved = digest
 
+    def release(self) -> None:
+        """Release the runtime cache, after the contexts that use it and before the runtime."""
+        self._cache = None
+
     def _read(self) -> None:
         if not is_private(self.path):
             if os.path.lexists(self.path):

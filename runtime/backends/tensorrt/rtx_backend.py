@@ -62,7 +62,8 @@ class TensorRtRtxBackend(TensorRtBackend):
                 stack.callback(cache.save)
 
     def _drop_runtime(self) -> None:
-        self._caches.clear()  # after the contexts that use them
+        while self._caches:
+            self._caches.pop().release()
         super()._drop_runtime()
 
     def _open_library(self, index: int) -> TensorRtLibrary:
