@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...errors import EngineError
+
 __all__ = ["FIGURES", "Difference", "compare_reports", "encode_differences"]
 
 # Figures of a stage, by their name in JSON.
@@ -59,8 +61,17 @@ def compare_reports(this: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[
     Args:
         this: A report as JSON.
         other: Another one; figures that it lacks are left out.
+
+    Raises:
+        EngineError: They have no stage in common.
     """
-    return tuple(_compare_stages(this["stages"], other["stages"]))
+    found = tuple(_compare_stages(this["stages"], other["stages"]))
+    if not found:
+        raise EngineError(
+            f"{other['engine']} cannot be compared with {this['engine']}: wanted one of {', '.join(this['stages'])}, "
+            f"it has {', '.join(other['stages']) or 'no stages'}"
+        )
+    return found
 
 
 def encode_differences(differences: Iterable[Difference]) -> dict[str, dict[str, dict[str, float | None]]]:

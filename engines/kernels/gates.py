@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...bundle import Stage
+from ...errors import EngineError
 from ...reporting import Figure
 
 if TYPE_CHECKING:
@@ -24,8 +25,13 @@ def judge_kernels(
         report: The report.
         most_kernels: Most kernels of a stage.
         most_mb: Most MB, of 10⁶ bytes, that the kernels of a stage read and write.
+
+    Raises:
+        EngineError: The engine has none of the stages.
     """
     stages = {str(stage): report.stages[stage] for stage in _JUDGED if stage in report.stages}
+    if not stages and (most_kernels, most_mb) != (None, None):
+        raise EngineError(f"{report.engine}: has neither {' nor '.join(_JUDGED)}, which the limits are for")
     gates = []
     if most_kernels is not None:
         stage, kernels = max(((name, len(one.kernels)) for name, one in stages.items()), key=lambda each: each[1])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["render_kernels"]
 
 _TONES = {"product": "tone-a", "attention": "tone-c", "moving": "tone-b"}
-_MEANINGS = {"product": "computes", "attention": "fused attention", "moving": "only moves data"}
+_MEANINGS = {"product": "computes", "attention": "fused attention", "moving": "moves data, no product"}
 _LONGEST_NAME = 44  # characters of a kernel's name beside the picture
 _PICTURE = (
     "Kernels in their order; the length of a bar is what the kernel reads and writes, as if no cache kept any of it."

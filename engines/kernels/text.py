@@ -28,8 +28,10 @@ def figure_rows(report: KernelReport) -> Iterator[tuple[str, ...]]:
 
 
 def difference_rows(differences: Sequence[Difference]) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each figure of two reports: stage, name, this, other, difference, ratio."""
+    """Yield a row for each figure of two reports that is not 0: stage, name, this, other, difference, ratio."""
     for one in differences:
+        if not (one.this or one.other):
+            continue
         ratio = "–" if one.ratio is None else f"{one.ratio:.3f}"
         change = f"{one.difference:+g}" if one.difference else "0"
         yield one.stage, FIGURES[one.figure], format_figure(one.this), format_figure(one.other), change, ratio
