@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ...bundle import EIGHT_BITS, FP16
 from .card import CARD
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["OUTSIDE", "Kernel", "make_kernels"]
 
 OUTSIDE = -1
-_HALF_OR_LESS = ("fp16", "bf16", "int8", "fp8")
+_HALF_OR_LESS = (FP16.linears, "bf16", *EIGHT_BITS)
 # The compiler's name of a kernel is "__myl_" and its operators, or an ONNX node, then a suffix with its number.
 _DECORATION = re.compile(r"^_+(myl_)?|(_myl\d+)?_\d+$")
 
