@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .artifact import Artifact
+from .blocks import find_blocks
 from .engines.backends import BACKENDS, BackendName, BackendTraits
 from .engines.engine import (
     ENGINE_MANIFEST,
@@ -153,6 +154,7 @@ __all__ = [
     "encode",
     "engine_mismatches",
     "explained_writing",
+    "find_blocks",
     "find_engine",
     "find_unsupported",
     "format_count",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import re
 import sys
@@ -15,11 +16,12 @@ from ..bundle import BACKENDS, PRECISIONS, choose_precision, open_bundle, parse_
 from ..console.options import Option, gather, options_of
 from ..console.sections import SectionedCommand
 from ..errors import BackendError, EngineError
+from ._kernels_cli import echo_report
 from .request import BuildRequest
 from .tensorrt.options import BuildOptions
 
 if TYPE_CHECKING:
-    from ..bundle import Bundle, Precision
+    from ..bundle import Bundle, Engine, Precision
     from ..console.composition import Composition
 
 __all__ = ["build"]
@@ -117,11 +119,18 @@ def _make_options(**given: Any) -> BuildOptions:
 @click.option(
     "--accept-slower", is_flag=True, help="Exit with 0 even where a quantized engine is not shown to be faster."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the engine's manifest as JSON.")
+@click.option("--report", is_flag=True, help="Print what TensorRT made of the graphs, like vdmrt inspect --kernels.")
+@click.option("--json", "as_json", is_flag=True, help="Print the engine's manifest as JSON, with --report its stages.")
 @gather("options", BuildOptions, _make_options)
 @gather("request", BuildRequest)
 def build(
-    bundle: Path, request: BuildRequest, options: BuildOptions, dry_run: bool, accept_slower: bool, as_json: bool
+    bundle: Path,
+    request: BuildRequest,
+    options: BuildOptions,
+    dry_run: bool,
+    accept_slower: bool,
+    report: bool,
+    as_json: bool,
 ) -> None:
     """Build an engine of BUNDLE: TensorRT's for this GPU, TensorRT for RTX's for any GPUs, ONNX Runtime's for this CPU.
 
@@ -139,10 +148,7 @@ def build(
         return
     composed: Composition = click.get_current_context().obj
     engine = composed.build(opened, request, options)
-    if as_json:
-        click.echo((engine.path / "manifest.json").read_text(encoding="utf-8").rstrip())
-    else:
-        click.echo(engine.path)
+    _print_engine(opened, engine, report, as_json)
     slow = [one for one in engine.manifest.checks if one.is_of_speed and not one.passed]
     for one in slow:
         click.echo(
@@ -154,10 +160,25 @@ def build(
         sys.exit(_GATE_MISSED)
 
 
+def _print_engine(bundle: Bundle, engine: Engine, report: bool, as_json: bool) -> None:
+    """Print an engine's folder or its manifest, and the report of its kernels if wanted."""
+    manifest = (engine.path / "manifest.json").read_text(encoding="utf-8").rstrip()
+    if not (report and as_json):
+        click.echo(manifest if as_json else engine.path)
+    if report:
+        from .kernels.report import read_report
+
+        found = read_report(engine, bundle)
+        if as_json:
+            click.echo(json.dumps(json.loads(manifest) | {"stages": found.to_json()["stages"]}, indent=1))
+        else:
+            echo_report(found)
+
+
 def _refuse_tensorrt_options() -> None:
     """Refuse options that would have no effect."""
     context = click.get_current_context()
-    own = {"gpu", *(field.name for field in dataclasses.fields(BuildOptions))}
+    own = {"gpu", "report", *(field.name for field in dataclasses.fields(BuildOptions))}
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")
         if param.name in own and source is not None and source.name != "DEFAULT":

@@ -20,7 +20,9 @@ from ..bundle import (
     read_measured,
     verify_engine,
 )
+from ..console.sections import SectionedCommand
 from ..console.tables import make_table, open_console
+from ._kernels_cli import check_request, kernel_options, print_kernels
 from .forms import describe_forms
 from .inspection import cache_nbytes, inspect_bundle, scatter_nbytes, weights_nbytes
 
@@ -39,13 +41,14 @@ if TYPE_CHECKING:
         Speed,
     )
     from ..console.composition import Composition
+    from .kernels.request import KernelRequest
 
 __all__ = ["inspect"]
 
 _FIGURES = ("plan", "scratch", "built in", "layers", "layers by type", "products", "cache copies")
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--verify", is_flag=True, help="Check every file's SHA-256 too, the engines' included.")
@@ -56,8 +59,13 @@ _FIGURES = ("plan", "scratch", "built in", "layers", "layers by type", "products
     help="Print Polygraphy commands that inspect and compare graphs and plans, and write their inputs, taken from a "
     "short rollout past a full cache, into FOLDER.",
 )
-def inspect(bundle: Path, as_json: bool, verify: bool, polygraphy: Path | None) -> None:
-    """Show BUNDLE's geometry, tensors, cache bytes, FLOPs, weights, nodes that copy the cache, and engines."""
+@kernel_options
+def inspect(bundle: Path, as_json: bool, verify: bool, polygraphy: Path | None, request: KernelRequest) -> None:
+    """Show BUNDLE's geometry, tensors, cache bytes, FLOPs, weights, nodes that copy the cache, and engines.
+
+    With --kernels, show what TensorRT made of the graphs instead; exit status 3 where a limit is exceeded.
+    """
+    check_request(request, polygraphy)
     opened = open_bundle(bundle)
     if verify:
         opened.verify()
@@ -66,6 +74,9 @@ def inspect(bundle: Path, as_json: bool, verify: bool, polygraphy: Path | None) 
     if polygraphy is not None:
         composed: Composition = click.get_current_context().obj
         click.echo("\n".join(composed.write_polygraphy(opened, polygraphy)))
+        return
+    if request.kernels:
+        print_kernels(opened, request, as_json)
         return
     if as_json:
         click.echo(json.dumps(inspect_bundle(opened), indent=1))

@@ -57,3 +57,10 @@ def test_a_copy_has_no_operands() -> None:
 )
 def test_products_of_the_rtx_compiler_are_recognized(name: str, kind: str, wanted: bool) -> None:
     assert layer(name, kind, [ROWS], [OUT]).is_product is wanted
+
+
+def test_a_convolutions_operands_are_what_it_reads_and_its_kernel() -> None:
+    picture, kernel = Tensor("x", "fp16", (1, 4, 16, 16)), Tensor("w", "int8", (8, 4, 3, 3))
+    bias = Tensor("b", "fp32", (8,))
+
+    assert layer("node_conv", "correlation", [picture], [OUT], (bias, kernel)).operands == (picture, kernel)

@@ -15,10 +15,10 @@ from tensorrt_engines import Machinery, clear_outputs, plan_of, tensorrt_machine
 from tensorrt_recorder import RELEASES
 
 import vdmrt
-from vdmrt.bundle import FP16, Graph, format_nbytes, open_bundle
+from vdmrt.bundle import FP16, Graph, find_blocks, format_nbytes, open_bundle
 from vdmrt.errors import BackendError, DeviceError
 from vdmrt.profiler import Report, Settings, profile
-from vdmrt.profiler.layers.layer import find_blocks, group_layers
+from vdmrt.profiler.layers.layer import group_layers
 from vdmrt.profiler.report.text import describe_report
 from vdmrt.runtime import Model
 from vdmrt.runtime.backends.layer_times import LayerTime

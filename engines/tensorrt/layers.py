@@ -111,8 +111,12 @@ class Layer:
     def operands(self) -> tuple[Tensor, Tensor] | None:
         """The two matrices that a product multiplies, the left one first; None where they cannot be determined.
 
-        They are the largest pair whose inner sizes agree; for an attention, queries and transposed keys.
+        They are the largest pair whose inner sizes agree; for an attention, queries and transposed keys; for a
+        convolution, what it reads and its kernel.
         """
+        if self.kind == "correlation":
+            read = (*self.inputs, *self.constants)
+            return (read[0], max(read[1:], key=lambda side: len(side.shape))) if len(read) > 1 else None
         matrices = [side for side in (*self.inputs, *self.constants) if len(side.shape) > 1]
         if not self.is_product or not matrices:
             return None

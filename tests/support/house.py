@@ -19,7 +19,7 @@ ALLOWED = {
     "console": {"errors", "bundle"},
     "reporting": {"errors", "bundle"},
     "export": {"_lazy", "errors", "bundle", "hosts", "console"},
-    "engines": {"_lazy", "errors", "bundle", "hosts", "console"},
+    "engines": {"_lazy", "errors", "bundle", "hosts", "console", "reporting"},
     "runtime": {"_lazy", "errors", "bundle", "hosts", "console"},
     "media": {"_lazy", "errors", "bundle", "hosts", "console", "runtime"},
     "profiler": {"_lazy", "errors", "bundle", "hosts", "console", "reporting", "runtime"},
