@@ -67,7 +67,7 @@ from .precision import EIGHT_BITS, EXPORTED, FP8, FP16, FP16_MIXED, FP32, INT8, 
 from .quantities import format_count, format_flops, format_nbytes
 from .resolution import choose_measured_precision, choose_precision, precision_candidates
 from .room import check_amendable
-from .storage.decoding import encode
+from .storage.decoding import decode, encode
 from .storage.external_data import check_external_data, read_fields
 from .storage.files import (
     DISK_FULL,
@@ -151,6 +151,7 @@ __all__ = [
     "choose_measured_precision",
     "choose_precision",
     "describe_speed",
+    "decode",
     "encode",
     "engine_mismatches",
     "explained_writing",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shlex
@@ -23,6 +22,7 @@ from ..bundle import (
     format_nbytes,
     record_trust,
     runs_on,
+    sha256_of,
     stage_graphs,
     version_numbers,
 )
@@ -212,8 +212,8 @@ def _build_into(work: Path, job: BuildJob, sources: Mapping[str, GraphSource]) -
     layers: dict[str, object] = {}
     for stage, graph in job.graphs.items():
         job.progress(f"{stage}: building with {job.tensorrt.name}")
-        built = build_plan(job, stage, sources[stage], timings)
-        plans[stage] = _write_plan(work, stage, graph, sources[stage], built)
+        built = build_plan(job, stage, sources[stage], timings, work / f"{stage}.plan")
+        plans[stage] = _describe_plan(graph, sources[stage], built)
         layers[stage] = _parsed(built.inspection)
         if built.timing_cache and cache_path:
             timings = built.timing_cache
@@ -249,14 +249,9 @@ def _report(job: BuildJob, stage: str, plan: Plan) -> None:
         job.progress(f"{stage}: {_explain_skipped(skipped)}")
 
 
-def _write_plan(work: Path, stage: str, graph: Graph, source: GraphSource, built: BuiltPlan) -> Plan:
-    """Write a plan without a second copy of it in memory."""
-    content = memoryview(built.data)
-    path = work / f"{stage}.plan"
-    with path.open("wb") as file:
-        file.write(content)
+def _describe_plan(graph: Graph, source: GraphSource, built: BuiltPlan) -> Plan:
     return Plan(
-        file=Artifact(path.name, hashlib.sha256(content).hexdigest(), content.nbytes),
+        file=Artifact(built.file.name, sha256_of(built.file), built.file.stat().st_size),
         graph_sha256=graph.file.sha256,
         weights_sha256=graph.weights.sha256 if graph.weights else None,
         inputs=graph.inputs,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from ..hosts.tensorrt.library import TensorRtLibrary
 
-__all__ = ["Progress", "make_monitor", "run_beside"]
+__all__ = ["Cancelled", "Progress", "heartbeat", "make_monitor", "run_beside"]
 
 Progress = Callable[[str], None]
 _T = TypeVar("_T")
@@ -37,7 +37,7 @@ def make_monitor(tensorrt: TensorRtLibrary, stage: str, progress: Progress, canc
             tensorrt.module.IProgressMonitor.__init__(self)
             self._lock = threading.Lock()
             self._steps: dict[str, int] = {}
-            self._said = 0.0
+            self._said = time.monotonic()
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             """Record the number of steps of a phase."""
@@ -89,7 +89,7 @@ def run_beside(
             done.set()
 
     thread = threading.Thread(target=run, name=f"vdmrt-build-{stage}", daemon=True)
-    with _heartbeat(stage, progress, every):
+    with heartbeat(stage, progress, every):
         thread.start()
         try:
             while not done.wait(_POLL_S):
@@ -107,7 +107,7 @@ def run_beside(
 
 
 @contextmanager
-def _heartbeat(stage: str, progress: Progress, every: float) -> Iterator[None]:
+def heartbeat(stage: str, progress: Progress, every: float = HEARTBEAT_S) -> Iterator[None]:
     """Report the elapsed time of a stage every ``every`` seconds."""
     done = threading.Event()
     started = time.monotonic()

@@ -16,19 +16,23 @@ from ..progress import (
     run_beside,
 )
 from .audit import audit_layers, check_precision, check_quantized
-from .build_log import inspection_of, scratch_of
 from .layers import read_layers
 from .network import parse_network
+from .process import build_in_process
 from .timing import load_timing_cache
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ...bundle import Graph, PlanAudit
     from ...hosts.tensorrt.library import TensorRtLibrary
     from .job import BuildJob
     from .lowering import GraphSource
     from .options import BuildOptions
 
-__all__ = ["BuiltPlan", "build_plan"]
+__all__ = ["BuiltPlan", "build_network", "build_plan"]
+
+_TURING = "7.5"
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class BuiltPlan:
     """A plan that TensorRT built and loaded again.
 
     Attributes:
-        data: The serialized plan, a buffer in TensorRT's memory.
+        file: The serialized plan.
         scratch_nbytes: Device memory that each context needs.
         build_seconds: Duration of the build.
         audit: Audit of its layers; None if the inspector's output cannot be read.
@@ -44,7 +48,7 @@ class BuiltPlan:
         timing_cache: The timing cache after the build; b"" if the release has none.
     """
 
-    data: Any
+    file: Path
     scratch_nbytes: int
     build_seconds: float
     audit: PlanAudit | None
@@ -52,36 +56,47 @@ class BuiltPlan:
     timing_cache: bytes
 
 
-def build_plan(job: BuildJob, stage: str, source: GraphSource, timing_cache: bytes) -> BuiltPlan:
-    """Build a stage's plan, load it again, and audit it.
+def build_plan(job: BuildJob, stage: str, source: GraphSource, timing_cache: bytes, file: Path) -> BuiltPlan:
+    """Build a stage's plan, load it again where that requires no other GPU, and audit it.
 
     Args:
         job: The build.
         stage: One of its stages.
         source: The file to parse.
         timing_cache: Timing cache to start from; b"" for none.
+        file: Path that the plan is written to.
 
     Raises:
         BackendError: The parser or the builder refuses; the message contains TensorRT's log.
         EngineError: The plan differs from the request.
         KeyboardInterrupt: The build was interrupted.
+        OSError: The plan cannot be written.
     """
-    tensorrt, cancelled = job.tensorrt, Cancelled()
     started = time.monotonic()
+    if job.tensorrt.has_targets:
+        found, timings = build_in_process(job, stage, source, file), b""
+        scratch, inspection = found["scratch_nbytes"], found["inspection"]
+    else:
+        scratch, inspection, timings = _build_here(job, stage, source, timing_cache, file)
+    seconds = time.monotonic() - started
+    return BuiltPlan(file, scratch, seconds, _audit(job, stage, source, inspection), inspection, timings)
+
+
+def _build_here(
+    job: BuildJob, stage: str, source: GraphSource, timing_cache: bytes, file: Path
+) -> tuple[int, str, bytes]:
+    """Return the scratch memory, the inspector's JSON and the timing cache."""
+    tensorrt, cancelled = job.tensorrt, Cancelled()
 
     def build() -> tuple[Any, bytes]:
         with _on_gpu(tensorrt):  # sets the current GPU of this thread
-            return _build(job, stage, source, timing_cache, cancelled)
+            return build_network(job, stage, source, timing_cache, cancelled)
 
-    with tensorrt.log.collect_layers() as listed:
-        data, timings = run_beside(build, stage, job.progress, cancelled)
-    seconds = time.monotonic() - started
-    if tensorrt.has_targets:  # loading its plan requires one of the targets
-        scratch, inspection = scratch_of(listed), inspection_of(listed)
-    else:
-        with _on_gpu(tensorrt):
-            scratch, inspection = _inspect(tensorrt, stage, data, job.graphs[stage])
-    return BuiltPlan(data, scratch, seconds, _audit(job, stage, source, inspection), inspection, timings)
+    data, timings = run_beside(build, stage, job.progress, cancelled)
+    file.write_bytes(memoryview(data))
+    with _on_gpu(tensorrt):
+        scratch, inspection = _inspect(tensorrt, stage, data, job.graphs[stage])
+    return scratch, inspection, timings
 
 
 def _on_gpu(tensorrt: TensorRtLibrary) -> AbstractContextManager[None]:
@@ -103,9 +118,10 @@ def _audit(job: BuildJob, stage: str, source: GraphSource, inspection: str) -> P
     return audit_layers(layers, {spec.name for spec in graph.inputs if spec.role in CACHE_ROLES})
 
 
-def _build(
+def build_network(
     job: BuildJob, stage: str, source: GraphSource, timing_cache: bytes, cancelled: Cancelled
 ) -> tuple[Any, bytes]:
+    """Return the plan of a stage, a buffer in TensorRT's memory, and the timing cache; see :func:`build_plan`."""
     tensorrt = job.tensorrt
     builder = _make_builder(tensorrt)
     network, parser = parse_network(tensorrt, builder, job.graphs[stage], source)
@@ -209,6 +225,8 @@ def _reason(tensorrt: TensorRtLibrary, options: BuildOptions) -> str:
     logged = tensorrt.log.take_errors()
     if options.workspace_nbytes is not None and "workspace" in logged.lower():
         return f"{logged}; the workspace is limited to {options.workspace_nbytes} bytes; raise --workspace"
+    if _TURING in options.targets and "FP32 GEMM is not supported" in logged:
+        return f"for Turing (sm75) it has no float32 products, and every graph has some; leave sm75 out: {logged}"
     return logged
 
 
