@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from browsing import browser as browser
 from browsing import show
-from kernel_logs import BLOCK
+from kernel_logs import BLOCK, layer_line
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
@@ -23,8 +23,11 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def page(tmp_path: Path) -> str:
-    """Return the address of the page of one block."""
-    layers = read_layers(inspection_of([line.replace("Metadata: ", "Metadata: [ONNX Layer: n]") for line in BLOCK]))
+    """Return the address of the page of one block, the last of whose kernels has a long name."""
+    named = layer_line("__myl_" + 16 * "Resh", "kgen", [("a", (2,), "Half")], [("b", (512, 2048), "Half")])
+    layers = read_layers(
+        inspection_of([line.replace("Metadata: ", "Metadata: [ONNX Layer: n]") for line in (*BLOCK, named)])
+    )
     stage = StageReport("denoise.onnx", "tensorrt_rtx", "1.7.1", make_kernels(layers, {"n": 0}, ()), True, 1.0, 1000)
     path = tmp_path / "page.html"
     path.write_text(render_kernels(KernelReport("rtx-1", "TensorRT for RTX", {"denoise": stage})), encoding="utf-8")
@@ -35,7 +38,9 @@ def test_every_kernel_has_a_visible_bar_in_its_color(browser: webdriver.Chrome, 
     show(browser, page)
 
     bars = browser.find_elements(By.CSS_SELECTOR, "svg.timeline rect.mark")
-    assert [bar.get_attribute("class") for bar in bars] == [f"mark tone-{tone}" for tone in ("a", "b", "c", "b", "a")]
+    assert [bar.get_attribute("class") for bar in bars] == [
+        f"mark tone-{tone}" for tone in ("a", "b", "c", "b", "a", "b")
+    ]
     assert all(bar.size["width"] > 0 for bar in bars)
     assert browser.get_log("browser") == []
 
