@@ -26,7 +26,10 @@ COPY = (
     "Constants: [], Outputs: [ { Name: y, Dimensions: [], Strides: [], Datatype: Float }], TacticName: "
     "__myl_ReshMove_0x2d, StreamId: 0, Metadata: "
 )
-WAIT = "Name: wait_on_1, LayerType: wait, Inputs: [], Outputs: [], TacticName: , StreamId: 1, Metadata: "
+WAIT = (
+    "Name: exit^bb^wait^4_myl0_112, LayerType: wait, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 0"
+    ", EventId: 31, Metadata: "
+)
 TENSOR = " Name: past_v.0, IOMode: Input, DataType: Half, Dimensions: [1,384,25,32], Location: Device"
 LOG = ["Engine generation completed in 5.9 seconds.", f"Layers:\n{PRODUCT}\n{COPY}\n", WAIT, f"I/O Tensors:\n{TENSOR}"]
 

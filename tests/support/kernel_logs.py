@@ -77,7 +77,7 @@ BLOCK = (
         [("attended", (384, 8, 32), "Half")],
     ),
     layer_line("__myl_MaxrSubExpSum_myl0_4", "kgen", [("s", (64, 64), "Float")], [("p", (64, 64), "Float")]),
-    "Name: wait_5, LayerType: wait, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 1, Metadata: ",
+    "Name: wait_5, LayerType: wait, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 1, EventId: 2",
     layer_line(
         "node_linear_6_myl0_6",
         "gemm",
