@@ -95,7 +95,7 @@ class PlanAudit:
         hidden = self.quantized_weights - self.quantized_products - self.widened_weights
         words = f"{self.quantized_products} of {self.quantized_weights} quantized weights are multiplied in 8 bits"
         words += f", {self.widened_weights} widened first" * bool(self.widened_weights)
-        return words + f", how {hidden} are is not listed" * bool(hidden)
+        return words + f", the layers of {hidden} are not listed" * bool(hidden)
 
 
 @dataclass(frozen=True)
