@@ -165,6 +165,8 @@ def test_tensorrt_for_rtx_multiplies_every_quantized_weight_in_8_bits(bundle: Bu
         audit = engine.plan(stage).audit
         assert audit is not None
         assert (audit.quantized_weights, audit.quantized_products, audit.widened_weights) == (weights, weights, 0)
+    shown = CliRunner().invoke(main, ["inspect", str(bundle.path)])
+    assert re.search(r"8 bit products +15 of 15 weights +16 of 16 weights", shown.stdout), shown.output
 
 
 def pairs(model: onnx.ModelProto) -> list[tuple[str, ...]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vdmrt.bundle import FP16, Bundle, EightBits, Graph
+from vdmrt.bundle import FP8, FP16, INT8, Artifact, Bundle, EightBits, Precision, sha256_of
 from vdmrt.calibration.graph.cache_scales import CacheScales, cache_name
 from vdmrt.calibration.graph.formats import FORMATS, fp16_scale
 from vdmrt.calibration.graph.graph_file import GraphFile, WeightsFile, load_graph, save_graph
@@ -22,33 +22,36 @@ __all__ = ["quantize_stage"]
 _STEP = 0.05
 
 
-def quantize_stage(bundle: Bundle, stage: str, kind: EightBits, path: Path, *, cache: EightBits | None = None) -> Graph:
-    """Write a stage's FP16 graph quantized, and return its description, whose file is the FP16 graph's.
+def quantize_stage(bundle: Bundle, stage: str, name: str, folder: Path) -> Bundle:
+    """Return a bundle in ``folder`` that has one graph: a stage's FP16 graph, quantized.
 
     Args:
         bundle: Bundle with FP16 graphs.
         stage: "fill" or "denoise".
-        kind: Type of the linears.
-        path: File to write; its weights are written beside it.
-        cache: Type of the cache; None leaves it in FP16.
+        name: A precision with 8 bit linears around FP16, such as "int8-fp16" or "fp8-kvf8".
+        folder: Folder to write to.
     """
+    precision = Precision.parse(name)
+    kind = FP8 if precision.linears == FP8 else INT8
     described = bundle.manifest.graphs[FP16][stage]
     graph = load_graph(bundle, described)
     quantization = _quantization(graph, stage, kind)
-    if cache is not None:
+    dtypes: dict[str, Any] = {}
+    if precision.cache is not None:
         channels = bundle.manifest.geometry.heads * bundle.manifest.geometry.head_size
         names = sorted(filter(None, map(cache_name, graph.specs)))
-        scales = CacheScales(_STEP, (0.0,) * channels, cache)
+        scales = CacheScales(_STEP, (0.0,) * channels, precision.cache)
         quantization = dataclasses.replace(quantization, cache=dict.fromkeys(names, scales))
+        dtypes = {spec.name: scales.kind.dtype for spec in graph.specs if cache_name(spec)}
+    path = folder / f"{stage}.onnx"
     save_graph(render(graph, stage, quantization), path, WeightsFile(path.with_suffix(".bin")))
-    if cache is None:
-        return dataclasses.replace(described, quantized=kind)
-    dtype: Any = FORMATS[cache].dtype
     inputs, outputs = (
-        tuple(dataclasses.replace(spec, dtype=dtype) if cache_name(spec) else spec for spec in specs)
+        tuple(dataclasses.replace(spec, dtype=dtypes.get(spec.name, spec.dtype)) for spec in specs)
         for specs in (described.inputs, described.outputs)
     )
-    return dataclasses.replace(described, inputs=inputs, outputs=outputs, quantized=kind)
+    file = Artifact(path.name, sha256_of(path), path.stat().st_size)
+    made = dataclasses.replace(described, file=file, inputs=inputs, outputs=outputs, quantized=kind)
+    return Bundle(folder, dataclasses.replace(bundle.manifest, graphs={precision: {stage: made}}, components={}))
 
 
 def _quantization(graph: GraphFile, stage: str, kind: EightBits) -> Quantization:
