@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect"]
 
-_FIGURES = ("plan", "scratch", "built in", "layers", "layers by type", "products", "cache copies")
+_FIGURES = ("plan", "scratch", "built in", "layers", "layers by type", "products", "8 bit products", "cache copies")
 
 
 @click.command(cls=SectionedCommand)
@@ -221,6 +221,8 @@ def _plan_figures(plan: Plan) -> dict[str, str]:
     audit, products = plan.audit, dict(plan.audit.products)
     if audit.unknown_products:
         products["unknown"] = audit.unknown_products
+    if audit.quantized_weights:
+        figures["8 bit products"] = f"{audit.quantized_products} of {format_count(audit.quantized_weights, 'weight')}"
     return figures | {
         "layers": str(audit.layers),
         "layers by type": _describe_counts(audit.precisions),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 from vdmrt.engines import audit_layers, check_precision, read_layers
 from vdmrt.engines.tensorrt.audit import check_quantized
+from vdmrt.engines.tensorrt.quantized_weights import find_quantized_weights
 from vdmrt.errors import EngineError
 
 LONG = {"fp16": "Row major linear FP16 format", "fp32": "Row major linear FP32", "int32": "Row major linear Int32"}
@@ -141,6 +144,16 @@ def test_text_that_is_not_inspector_output_is_refused(text: str) -> None:
         read_layers(text)
 
 
+QUANTIZED = {"a.weight.dq": "node_a", "b.weight.dq": "node_b"}
+
+
+def product(name: str, left: str, right: str, nodes: str) -> Any:
+    """Return a product of an input and a constant, in the form of TensorRT's compiler."""
+    metadata = " ".join(f"[ONNX Layer: {node}]" for node in nodes.split())
+    constants = [side("w", right, (4, 6)), side("alpha", "Float", (1,))]
+    return layer(name, "gemm", [side("x", left)], [side("y", "Half", (2, 6))], Constants=constants, Metadata=metadata)
+
+
 def test_a_plan_without_8_bit_products_is_refused() -> None:
     lost = read(layer("x", "gemm", [side("a", "Half"), side("w", "Half")], [side("b", "Half")]))
     kept = read(layer("x", "gemm", [side("a", "Int8"), side("w", "Int8")], [side("b", "Half")]))
@@ -149,6 +162,59 @@ def test_a_plan_without_8_bit_products_is_refused() -> None:
     with pytest.raises(
         EngineError, match="int8 was requested, but none of 1 matrix products reads it; they read fp16; the plan is"
     ):
-        check_quantized("denoise", lost, "int8")
-    check_quantized("denoise", kept, "int8")
-    check_quantized("denoise", hidden, "int8")
+        check_quantized("denoise", lost, "int8", QUANTIZED)
+    check_quantized("denoise", kept, "int8", QUANTIZED)
+    check_quantized("denoise", hidden, "int8", QUANTIZED)
+
+
+@pytest.mark.parametrize("operands", [("Half", "Half"), ("Half", "Int8"), ("Int8", "Half")])
+def test_a_plan_that_widens_a_quantized_weight_is_refused_by_name(operands: tuple[str, str]) -> None:
+    layers = read(
+        product("fc_a", "Int8", "Int8", "node_a a.weight.dq"),
+        product("fc_b", *operands, "node_b"),
+    )
+
+    with pytest.raises(
+        EngineError, match=r"fill: int8 was requested, but 1 of 2 quantized weights are widened .* as 'b\.weight\.dq'"
+    ):
+        check_quantized("fill", layers, "int8", QUANTIZED)
+    audit = audit_layers(layers, CACHE, QUANTIZED)
+    assert (audit.quantized_weights, audit.quantized_products, audit.widened_weights) == (2, 1, 1)
+    assert audit.describe_weights() == "1 of 2 quantized weights are multiplied in 8 bits, 1 widened first"
+
+
+def test_a_product_may_multiply_several_quantized_weights() -> None:
+    layers = read(product("fc_a+fc_b", "FP8", "FP8", "node_a a.weight.dq node_b b.weight.dq"))
+
+    check_quantized("fill", layers, "fp8", QUANTIZED)
+    assert audit_layers(layers, CACHE, QUANTIZED).quantized_products == 2
+
+
+def test_weights_that_the_inspector_does_not_list_are_not_called_widened() -> None:
+    shown = product("fc_a", "Int8", "Int8", "node_a a.weight.dq")
+    bare = layer("node_b", "CaskGemmMatrixMultiply", [side("x", "Int8")], [side("y", "Half")])
+    opaque = layer("{ForeignNode[b]}", "Myelin", [side("x", "Int8")], [side("y", "Half")])
+
+    for hidden in (bare, opaque):
+        layers = read(shown, hidden)
+        check_quantized("fill", layers, "int8", QUANTIZED)
+        audit = audit_layers(layers, CACHE, QUANTIZED)
+        assert (audit.quantized_weights, audit.quantized_products, audit.widened_weights) == (2, 1, 0)
+        assert audit.describe_weights().endswith("are multiplied in 8 bits, the layers of 1 are not listed")
+
+
+def test_quantized_weights_are_those_that_a_node_dequantizes_from_a_constant() -> None:
+    node = onnx.helper.make_node
+    graph = onnx.helper.make_graph(
+        [
+            node("DequantizeLinear", ["w", "s"], ["wide"], name="a.weight.dq"),
+            node("DequantizeLinear", ["past", "s"], ["floating"], name="past.dq"),
+            node("MatMul", ["floating", "wide"], ["y"], name="node_a"),
+        ],
+        "g",
+        [],
+        [],
+        [onnx.numpy_helper.from_array(np.zeros((4, 6), np.int8), "w")],
+    )
+
+    assert find_quantized_weights(graph) == {"a.weight.dq": "node_a"}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 from kernel_logs import BLOCK, layer_line
 
+from vdmrt.bundle import PlanAudit
 from vdmrt.engines import read_layers
 from vdmrt.engines.kernels.kernel import OUTSIDE, make_kernels
+from vdmrt.engines.kernels.report import KernelReport
 from vdmrt.engines.kernels.stage import StageReport
-from vdmrt.engines.kernels.text import describe_blocks
+from vdmrt.engines.kernels.text import describe_blocks, figure_rows
 from vdmrt.engines.tensorrt.build_log import inspection_of
 
 MOVE = layer_line("__myl_Move_myl0_9", "kgen", [("a", (2,), "Half")], [("b", (2,), "Half")])
@@ -126,3 +129,15 @@ def test_blocks_of_an_unknown_graph_are_null() -> None:
 )
 def test_a_kernel_is_labeled_by_its_weight_or_its_operators(index: int, label: str) -> None:
     assert stage(*BLOCK).kernels[index].label == label
+
+
+def test_quantized_weights_are_those_of_the_audit() -> None:
+    audit = PlanAudit(2, {}, {}, quantized_weights=3, quantized_products=2, widened_weights=0)
+    without, found = stage(MOVE), dataclasses.replace(stage(MOVE), audit=audit)
+
+    rows = [dict((title, values) for title, *values in figure_rows(KernelReport("key", "", {"fill": one})))
+            for one in (without, found)]  # fmt: skip
+    assert "quantized weights multiplied in 8 bits" not in rows[0]
+    assert rows[1]["quantized weights multiplied in 8 bits"] == ["2 of 3"]
+    document = found.to_json()
+    assert (document["quantized_weights"], document["quantized_weights_in_8_bits"]) == (3, 2)

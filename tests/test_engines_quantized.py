@@ -17,14 +17,14 @@ from computing_recorder import let_compute
 from fake_cuda import enabled_fake_cuda
 from tensorrt_recorder import RELEASES, Call, Recorder, install
 
-from vdmrt.bundle import FP16_MIXED, Bundle, Precision, list_engines, open_bundle
+from vdmrt.bundle import FP16, FP16_MIXED, Bundle, Precision, list_engines, open_bundle
 from vdmrt.calibration.calibrating import CalibrationRequest, calibrate
 from vdmrt.calibration.graph.graph_file import load_graph
 from vdmrt.calibration.graph.linears import find_linears
 from vdmrt.calibration.graph.mixed import MixedRequest, mix_precisions
 from vdmrt.calibration.observe.instrument import open_session
 from vdmrt.cli import main
-from vdmrt.engines import build_engines, lower_graphs
+from vdmrt.engines import build_engines, find_source, lower_graphs
 from vdmrt.engines.building import _check_fp8
 from vdmrt.errors import EngineError
 
@@ -38,7 +38,8 @@ def calibrated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     calibrate_copy(tiny_bundle, folder)
     for kv in ("int8", "fp8"):
         calibrate_copy(tiny_bundle, folder, kv=kv)
-    calibrate_copy(tiny_bundle, folder, precision="fp8")
+    for cache in (None, "fp8"):
+        calibrate_copy(tiny_bundle, folder, precision="fp8", kv=cache)
     mix_precisions(MixedRequest(folder / "bundle", ("blocks.0.mlp.*",)))
     return folder / "bundle"
 
@@ -128,6 +129,44 @@ def test_lowered_int8_graphs_are_opset_16_keep_their_pairs_and_compute_the_same(
         for name in wanted:
             # A value on the edge between two steps may round to either: one step of many.
             assert np.linalg.norm(found[name] - wanted[name]) <= 1e-3 * np.linalg.norm(wanted[name]) + 1e-6, name
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-fp16", "int8-fp16-kv8", "fp8"])
+def test_quantized_graphs_in_the_forms_of_newer_releases_compute_the_same(bundle: Bundle, precision: str) -> None:
+    paths = lower_graphs(bundle, Precision.parse(precision), release="10.3")
+
+    for stage in ("fill", "denoise"):
+        exported = bundle.locate(bundle.manifest.graphs[Precision.parse(precision)][stage].file)
+        assert pairs(onnx.load(str(exported), load_external_data=False)) != []
+        wanted, found = (run(path, bundle, precision, stage) for path in (exported, paths[stage]))
+        for name in wanted:
+            # A value on the edge between two steps may round to either, and FP16 sums differ in their order.
+            assert np.linalg.norm(found[name] - wanted[name]) <= 1e-2 * np.linalg.norm(wanted[name]) + 1e-6, name
+
+
+def test_a_lowered_graph_records_its_quantized_weights(bundle: Bundle) -> None:
+    precision = Precision.parse("int8-fp16")
+    graph = bundle.manifest.graphs[precision]["denoise"]
+    lower_graphs(bundle, precision, release="10.3")
+
+    weights = find_source(bundle, graph, "10.3").quantized_weights
+
+    named = {one.name: one.node for one in find_linears(load_graph(bundle, bundle.manifest.graphs[FP16]["denoise"]))}
+    blocks = {name: node for name, node in named.items() if name.startswith("blocks.")}
+    assert weights.items() <= {f"{name}.weight.dq": node for name, node in blocks.items()}.items()
+    assert len(weights) == 16
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-fp16", "int8-kv8", "int8-fp16-kv8", "fp8", "fp8-kvf8"])
+def test_tensorrt_for_rtx_multiplies_every_quantized_weight_in_8_bits(bundle: Bundle, precision: str) -> None:
+    engine = build_engines(bundle, precision=precision, backend="tensorrt-rtx")
+
+    for stage, weights in (("fill", 15), ("denoise", 16)):
+        audit = engine.plan(stage).audit
+        assert audit is not None
+        assert (audit.quantized_weights, audit.quantized_products, audit.widened_weights) == (weights, weights, 0)
+    shown = CliRunner().invoke(main, ["inspect", str(bundle.path)])
+    assert re.search(r"8 bit products +15 of 15 weights +16 of 16 weights", shown.stdout), shown.output
 
 
 def pairs(model: onnx.ModelProto) -> list[tuple[str, ...]]:

@@ -76,6 +76,9 @@ class PlanAudit:
         products: Layers that multiply matrices, by the type they run in.
         unknown_products: Layers that multiply matrices in a type that the inspector does not report.
         cache_copies: Layers that only copy the KV cache.
+        quantized_weights: Quantized weights of the graph.
+        quantized_products: Those among them that a product reads in 8 bits, as it does its other operand.
+        widened_weights: Those that no product reads so; the inspector hides how the remaining ones are multiplied.
     """
 
     layers: int
@@ -83,6 +86,16 @@ class PlanAudit:
     products: Mapping[str, int]
     unknown_products: int = 0
     cache_copies: tuple[LayerCopy, ...] = ()
+    quantized_weights: int = 0
+    quantized_products: int = 0
+    widened_weights: int = 0
+
+    def describe_weights(self) -> str:
+        """Return in words how the quantized weights are multiplied."""
+        hidden = self.quantized_weights - self.quantized_products - self.widened_weights
+        words = f"{self.quantized_products} of {self.quantized_weights} quantized weights are multiplied in 8 bits"
+        words += f", {self.widened_weights} widened first" * bool(self.widened_weights)
+        return words + f", the layers of {hidden} are not listed" * bool(hidden)
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,7 @@ def _report_stage(engine: Engine, stage: str, layers: tuple[Layer, ...], bundle:
         has_blocks=blocks is not None,
         build_seconds=plan.build_seconds,
         plan_nbytes=plan.file.nbytes,
+        audit=plan.audit,
     )
 
 

@@ -12,6 +12,7 @@ from ...bundle import EIGHT_BITS
 from .kernel import OUTSIDE
 
 if TYPE_CHECKING:
+    from ...bundle import PlanAudit
     from .kernel import Kernel
 
 __all__ = ["CacheCopies", "StageReport"]
@@ -38,6 +39,7 @@ class StageReport:
         has_blocks: Whether the kernels' transformer blocks are known.
         build_seconds: Duration of the build.
         plan_nbytes: Size of the plan.
+        audit: Audit of the plan; None where the engine records none.
     """
 
     graph: str
@@ -47,6 +49,7 @@ class StageReport:
     has_blocks: bool
     build_seconds: float
     plan_nbytes: int
+    audit: PlanAudit | None = None
 
     @cached_property
     def nbytes(self) -> int:
@@ -110,6 +113,8 @@ class StageReport:
             "most_copies_of_a_cached_tensor": max((copies.count for copies in self.cache_copies), default=0),
             "products": self.products,
             "products_in_8_bits": self.products_in_8_bits,
+            "quantized_weights": self.audit.quantized_weights if self.audit else 0,
+            "quantized_weights_in_8_bits": self.audit.quantized_products if self.audit else 0,
             "opaque_layers": sum(kernel.layer.is_opaque for kernel in self.kernels),
             "build_s": round(self.build_seconds, 1),
             "plan_mb": _mb(self.plan_nbytes),

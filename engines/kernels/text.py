@@ -21,6 +21,9 @@ def figure_rows(report: KernelReport) -> Iterator[tuple[str, ...]]:
     for figure, title in FIGURES.items():
         yield (title, *(format_figure(stage[figure]) for stage in stages))
     yield ("products by operands", *(_counts(stage["products"]) for stage in stages))
+    if any(stage["quantized_weights"] for stage in stages):
+        counts = (f"{stage['quantized_weights_in_8_bits']} of {stage['quantized_weights']}" for stage in stages)
+        yield ("quantized weights multiplied in 8 bits", *counts)
     yield ("kinds", *(_counts(stage["kinds"]) for stage in stages))
     yield ("kernels by block", *(describe_blocks(stage) for stage in stages))
     if any(stage["opaque_layers"] for stage in stages):

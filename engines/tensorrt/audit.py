@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...bundle import FP32, LayerCopy, PlanAudit
 from ...errors import EngineError
+from .quantized_weights import find_weight_uses
 
 if TYPE_CHECKING:
     from .layers import Layer
@@ -17,13 +18,17 @@ __all__ = ["audit_layers", "check_precision", "check_quantized"]
 _SINGLE = FP32.linears
 
 
-def audit_layers(layers: tuple[Layer, ...], cache: Collection[str]) -> PlanAudit:
-    """Count the precisions of layers, and list the layers that only copy the KV cache.
+def audit_layers(
+    layers: tuple[Layer, ...], cache: Collection[str], weights: Mapping[str, str] | None = None
+) -> PlanAudit:
+    """Count the precisions of layers and the products in 8 bits, and list the layers that only copy the KV cache.
 
     Args:
         layers: Layers of the plan.
         cache: Names of the cache's input tensors.
+        weights: The node that reads each quantized weight, by the name of the weight's DequantizeLinear.
     """
+    uses = find_weight_uses(layers, weights or {})
     precisions = collections.Counter(_first_dtype(layer) for layer in layers)
     products = collections.Counter(layer.dtype for layer in layers if layer.is_product)
     unknown = products.pop("", 0) + sum(layer.is_opaque for layer in layers)
@@ -33,6 +38,9 @@ def audit_layers(layers: tuple[Layer, ...], cache: Collection[str]) -> PlanAudit
         products=dict(products),
         unknown_products=unknown,
         cache_copies=tuple(_copies(layers, cache)),
+        quantized_weights=len(weights or {}),
+        quantized_products=len(uses.narrow),
+        widened_weights=len(uses.widened),
     )
 
 
@@ -64,12 +72,25 @@ def check_precision(stage: str, layers: tuple[Layer, ...], products: Mapping[str
         )
 
 
-def check_quantized(stage: str, layers: tuple[Layer, ...], quantized: str) -> None:
-    """Check that some product runs in the graph's 8 bit type, where the inspector shows all of them.
+def check_quantized(stage: str, layers: tuple[Layer, ...], quantized: str, weights: Mapping[str, str]) -> None:
+    """Check that each quantized weight is multiplied in 8 bits, as far as the layers show their products.
+
+    Args:
+        stage: Stage of the plan, for the message.
+        layers: Layers of the plan.
+        quantized: The 8 bit type.
+        weights: The node that reads each quantized weight, by the name of the weight's DequantizeLinear.
 
     Raises:
-        EngineError: None does; the message gives the number of products and their types.
+        EngineError: Some weight is widened, or no product reads the 8 bit type; the message gives numbers and a name.
     """
+    widened = find_weight_uses(layers, weights).widened
+    if widened:
+        raise EngineError(
+            f"{stage}: {quantized} was requested, but {len(widened)} of {len(weights)} quantized weights are widened "
+            f"before their product, such as '{widened[0]}', which takes longer than fp16; the plan is not kept; use "
+            "fp16, or export and calibrate the bundle again"
+        )
     found = [layer for layer in layers if layer.is_product]
     reads = {side.dtype for layer in found for side in layer.inputs}
     if found and quantized not in reads and not any(layer.is_opaque for layer in layers):

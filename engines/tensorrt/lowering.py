@@ -26,6 +26,7 @@ from ...errors import EngineError
 from ...hosts import needs_extra
 from ..forms import check_forms
 from .functions import write_out
+from .quantized_weights import find_quantized_weights
 
 if TYPE_CHECKING:
     import onnx
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["LOWERING", "GraphSource", "find_source", "lower_graphs", "needs_lowering"]
 
 # Part of a lowered graph's name and of an engine's key: raise it when the lowering changes.
-LOWERING = 2
+LOWERING = 3
 _OPSET, _IR = OLDEST_PARSER_OPSET, 8
 # Opset of the exporter; quantized graphs of FP16 have a newer one.
 _NEWEST_OPSET = 18
@@ -58,12 +59,14 @@ class GraphSource:
             network, which does not need them.
         products: Type of every matrix product, by the node's name; None if unknown.
         forms: Number of calls of each function by form; empty for a graph that calls none.
+        quantized_weights: The node that reads each quantized weight, by the name of the weight's DequantizeLinear.
     """
 
     path: Path
     types: Mapping[str, str] | None = None
     products: Mapping[str, str] | None = None
     forms: Forms = field(default_factory=dict)
+    quantized_weights: Mapping[str, str] = field(default_factory=dict)
 
 
 def needs_lowering(version: str) -> bool:
@@ -118,6 +121,7 @@ def find_source(bundle: Bundle, graph: Graph, version: str) -> GraphSource:
         document = json.loads(_record_path(path).read_text(encoding="utf-8"))
         types, products, wanted = document["types"], document["products"], document["sha256"]
         forms: Forms = document["forms"]
+        weights: Mapping[str, str] = document["quantized_weights"]
     except FileNotFoundError:
         raise EngineError(
             f"{path}: TensorRT {version} needs this lowered graph, which is missing; create it where onnx is installed "
@@ -127,13 +131,13 @@ def find_source(bundle: Bundle, graph: Graph, version: str) -> GraphSource:
         raise EngineError(f"{_record_path(path)}: is damaged: {error}; delete it and lower the graph again") from error
     if not path.is_file() or sha256_of(path) != wanted:
         raise EngineError(f"{path}: is missing or was altered; delete it and lower the graph again")
-    return GraphSource(path, types, products, forms)
+    return GraphSource(path, types, products, forms, weights)
 
 
 def _source_path(bundle: Bundle, graph: Graph, version: str) -> Path:
     """Return the path of the file to parse; a lowered graph's name contains its source graph and its lowering."""
     path = bundle.locate(graph.file)
-    if not graph.calls and not needs_lowering(version):
+    if not graph.calls and graph.quantized is None and not needs_lowering(version):
         return path
     kind = f"opset{_OPSET}" if needs_lowering(version) else "tensorrt"
     return path.with_name(f"{path.stem}.{kind}-{LOWERING}-{graph.file.sha256[:12]}.onnx")
@@ -161,6 +165,7 @@ def _lower(model: onnx.ModelProto, path: Path, stage: str, graph: Graph, release
         model, types = _restrict(model, path)
         products = {node.name: types[node.output[0]] for node in model.graph.node if node.op_type in _PRODUCTS}
         record |= {"types": types, "products": products}
+    record["quantized_weights"] = find_quantized_weights(model.graph)
     _check_model(model)
     write_file(path, model.SerializeToString(deterministic=True), fail=EngineError)
     write_file(_record_path(path), json.dumps({**record, "sha256": sha256_of(path)}), fail=EngineError)

@@ -114,8 +114,12 @@ def _audit(job: BuildJob, stage: str, source: GraphSource, inspection: str) -> P
     half = job.precision == FP16 and stage in (Stage.FILL, Stage.DENOISE)
     check_precision(stage, layers, source.products, wanted=half)
     if graph.quantized is not None:
-        check_quantized(stage, layers, graph.quantized)
-    return audit_layers(layers, {spec.name for spec in graph.inputs if spec.role in CACHE_ROLES})
+        check_quantized(stage, layers, graph.quantized, source.quantized_weights)
+    cache = {spec.name for spec in graph.inputs if spec.role in CACHE_ROLES}
+    audit = audit_layers(layers, cache, source.quantized_weights)
+    if audit.quantized_products < audit.quantized_weights:
+        job.progress(f"{stage}: {audit.describe_weights()}")
+    return audit
 
 
 def build_network(
