@@ -7,7 +7,7 @@ import json
 import pytest
 
 from vdmrt.engines import read_layers
-from vdmrt.engines.tensorrt.build_log import inspection_of
+from vdmrt.engines.tensorrt.rtx.build_log import inspection_of
 from vdmrt.errors import EngineError
 from vdmrt.runtime.backends.tensorrt.layers import read_layer_kinds
 

@@ -34,7 +34,7 @@ def wait_for_worker(pid: int) -> psutil.Process:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for child in psutil.Process(pid).children():
-            if any("engines.tensorrt.worker" in part for part in child.cmdline()):
+            if any("engines.tensorrt.rtx.worker" in part for part in child.cmdline()):
                 return child
         time.sleep(0.02)
     raise AssertionError("no process builds")

@@ -14,7 +14,7 @@ from vdmrt.engines.kernels.kernel import OUTSIDE, make_kernels
 from vdmrt.engines.kernels.report import KernelReport
 from vdmrt.engines.kernels.stage import StageReport
 from vdmrt.engines.kernels.text import describe_blocks, figure_rows
-from vdmrt.engines.tensorrt.build_log import inspection_of
+from vdmrt.engines.tensorrt.rtx.build_log import inspection_of
 
 MOVE = layer_line("__myl_Move_myl0_9", "kgen", [("a", (2,), "Half")], [("b", (2,), "Half")])
 

@@ -14,7 +14,7 @@ from vdmrt.engines.kernels.html import render_kernels
 from vdmrt.engines.kernels.kernel import make_kernels
 from vdmrt.engines.kernels.report import KernelReport
 from vdmrt.engines.kernels.stage import StageReport
-from vdmrt.engines.tensorrt.build_log import inspection_of
+from vdmrt.engines.tensorrt.rtx.build_log import inspection_of
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def test_every_weight_of_the_sky_is_multiplied_in_8_bits(
 ) -> None:
     job, stage, source = lower(quantize_stage(open_bundle(SKY), stage, precision, tmp_path))
 
-    audit = build_plan(job, stage, source, b"").audit
+    audit = build_plan(job, stage, source, b"", tmp_path / "plan").audit
 
     assert isinstance(audit, PlanAudit)
     assert (audit.quantized_weights, audit.quantized_products, audit.widened_weights) == (weights, weights, 0)
@@ -58,4 +58,4 @@ def test_a_split_that_the_compiler_moves_before_the_product_is_refused(tmp_path:
     with pytest.raises(
         EngineError, match=r"int8 was requested, but 6 of 48 quantized weights are widened .*'blocks\.0\.attn\.qkv\.w"
     ):
-        build_plan(job, stage, dataclasses.replace(source, path=tmp_path / "inlined.onnx"), b"")
+        build_plan(job, stage, dataclasses.replace(source, path=tmp_path / "inlined.onnx"), b"", tmp_path / "plan")

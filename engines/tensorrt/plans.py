@@ -18,7 +18,7 @@ from ..progress import (
 from .audit import audit_layers, check_precision, check_quantized
 from .layers import read_layers
 from .network import parse_network
-from .process import build_in_process
+from .rtx.process import build_in_process
 from .timing import load_timing_cache
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from vdmrt.bundle import (
     open_engine,
     stage_graphs,
 )
-from vdmrt.engines.tensorrt.build_log import inspection_of
+from vdmrt.engines.tensorrt.rtx.build_log import inspection_of
 
 __all__ = ["BLOCK", "layer_line", "write_listed_engine"]
 

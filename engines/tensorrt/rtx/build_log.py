@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ...errors import EngineError
+from ....errors import EngineError
 
 __all__ = ["inspection_of", "scratch_of"]
 

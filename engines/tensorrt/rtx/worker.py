@@ -9,15 +9,15 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...bundle import Graph, Precision, decode
-from ...errors import BackendError, VdmrtError
-from ...hosts.tensorrt.rtx import open_tensorrt_rtx
-from ..progress import Cancelled
+from ....bundle import Graph, Precision, decode
+from ....errors import BackendError, VdmrtError
+from ....hosts.tensorrt.rtx import open_tensorrt_rtx
+from ...progress import Cancelled
+from ..job import BuildJob
+from ..lowering import GraphSource
+from ..options import BuildOptions
+from ..plans import build_network
 from .build_log import inspection_of, scratch_of
-from .job import BuildJob
-from .lowering import GraphSource
-from .options import BuildOptions
-from .plans import build_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable

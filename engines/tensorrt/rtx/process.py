@@ -16,18 +16,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ... import errors
-from ...bundle import encode
-from ...errors import BackendError
-from ..progress import heartbeat
+from .... import errors
+from ....bundle import encode
+from ....errors import BackendError
+from ...progress import heartbeat
 
 if TYPE_CHECKING:
-    from .job import BuildJob
-    from .lowering import GraphSource
+    from ..job import BuildJob
+    from ..lowering import GraphSource
 
 __all__ = ["build_in_process"]
 
-_WORKER = "from vdmrt.engines.tensorrt.worker import main; main()"
+_WORKER = "from vdmrt.engines.tensorrt.rtx.worker import main; main()"
 
 
 def build_in_process(job: BuildJob, stage: str, source: GraphSource, plan: Path) -> dict[str, Any]:

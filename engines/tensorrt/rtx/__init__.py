@@ -1,0 +1,3 @@
+"""Builds of TensorRT for RTX, ahead of time and without a GPU."""
+
+from __future__ import annotations
