@@ -131,15 +131,15 @@ def _find_plans(bundle: Bundle, options: LoadOptions, index: int) -> tuple[Resol
     Raises:
         BackendError: The bundle has engines, and no library that runs them is installed or runs here.
     """
-    there = [backend for backend in _LIBRARIES if list_engines(bundle, backend)]
+    there: list[BackendName] = [backend for backend in _LIBRARIES if list_engines(bundle, backend)]
     reasons, failure = [], None
     for backend in there:
         try:
             found = _on_plans(bundle, options, backend, index)
-        except EngineError as error:
-            reasons.append(str(error))
         except BackendError as error:
             failure = error
+        except EngineError as error:
+            reasons.append(str(error))
         else:
             if backend != there[0]:
                 _log.info("running on %s: %s", BACKENDS[backend].title, failure or "; ".join(reasons))

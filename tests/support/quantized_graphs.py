@@ -32,7 +32,7 @@ def quantize_stage(bundle: Bundle, stage: str, name: str, folder: Path) -> Bundl
         folder: Folder to write to.
     """
     precision = Precision.parse(name)
-    kind = FP8 if precision.linears == FP8 else INT8
+    kind: EightBits = FP8 if precision.linears == FP8 else INT8
     described = bundle.manifest.graphs[FP16][stage]
     graph = load_graph(bundle, described)
     quantization = _quantization(graph, stage, kind)
