@@ -26,7 +26,7 @@ OPTIONS = [
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([*RUN, "--backend", "foo"], "'--backend': 'foo' is not one of 'auto', 'tensorrt', 'tensorrt-rtx', 'onnxruntime'"),
+        ([*RUN, "--backend", "foo"], "'foo' is not one of 'auto', 'tensorrt', 'tensorrt-rtx', 'onnxruntime'"),
         ([*RUN, "--device", "foo"], "'--device': device must be auto, cpu, cuda or cuda:N, got 'foo'"),
         ([*RUN, "--backend", "tensorrt", "--device", "cpu"], "tensorrt runs on a GPU only, got the device cpu"),
         ([*RUN, "--precision", "fp64"], "'--precision': 'fp64' is not one of 'fp32', 'fp16'"),

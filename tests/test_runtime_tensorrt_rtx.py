@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from tensorrt_recorder import RTX
 import vdmrt
 from vdmrt.bundle import cache_folder
 from vdmrt.errors import BackendError, EngineError
+from vdmrt.hosts.tensorrt.rtx import open_tensorrt_rtx
 from vdmrt.runtime import Model
 
 SKY = Path(__file__).parents[1] / "examples" / "sky" / "bundle"
@@ -162,4 +164,34 @@ def test_a_plan_that_cannot_be_captured_runs_without_a_graph(machinery: Machiner
 def test_auto_runs_its_engine_where_there_is_no_other(machinery: Machinery, caplog: pytest.LogCaptureFixture) -> None:
     with load(machinery, backend="auto") as model:
         assert model.backend.name == "tensorrt-rtx"
-    assert "TensorRT for RTX 1.7.1.116" in caplog.text or messages(caplog) == ""
+    assert messages(caplog) == ""
+
+
+def test_auto_takes_the_library_that_is_installed(machinery: Machinery, caplog: pytest.LogCaptureFixture) -> None:
+    engine = write_engine(machinery.bundle, machinery.recorder, key="trt")
+    document = json.loads((engine.path / "manifest.json").read_text())
+    document |= {"backend": "tensorrt", "machine": {"tensorrt": "10.3.0", "compute_capability": "8.9", "gpu": "other"}}
+    (engine.path / "manifest.json").write_text(json.dumps(document))
+
+    with caplog.at_level(logging.INFO, "vdmrt"), load(machinery, backend="auto") as model:
+        assert model.backend.name == "tensorrt-rtx"
+
+    assert "running on TensorRT for RTX: TensorRT is not installed, only TensorRT for RTX" in caplog.text
+
+
+def test_the_other_library_does_not_stand_in(machinery: Machinery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: machinery if name == "tensorrt" else None)
+
+    with pytest.raises(BackendError, match="TensorRT for RTX is not installed, only TensorRT, which is another"):
+        open_tensorrt_rtx()
+
+
+def test_packages_of_different_versions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, version in (("tensorrt_rtx_cu12_bindings", "1.6.0"), ("tensorrt_rtx_cu12_libs", "1.7.1")):
+        folder = tmp_path / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(BackendError, match=r"of different versions: .*cu12-bindings 1\.6\.0.*; install them together"):
+        open_tensorrt_rtx()

@@ -45,7 +45,6 @@ class TensorRtLog:
         """
         self._levels = _BUILDING if building else _RUNNING
         self._layers: list[str] | None = None
-        self._builds = threading.Lock()
         # TensorRT usually logs on the calling thread; lanes in different threads must not mix.
         self._own = threading.local()
         self._elsewhere = _Errors(maxlen=_KEPT)
@@ -71,17 +70,16 @@ class TensorRtLog:
     def collect_layers(self) -> Iterator[list[str]]:
         """Collect the messages of a builder that list its plan's layers and memory, and log like a builder.
 
-        Only TensorRT for RTX writes them, and only with detailed profiling. Of two threads, one waits for the other:
-        the messages do not tell which build they belong to.
+        Only TensorRT for RTX writes them, and only with detailed profiling. The process must not build anything else
+        meanwhile: the messages do not tell which build they belong to.
         """
-        with self._builds:
-            levels, self._levels = self._levels, _BUILDING
-            layers: list[str] = []
-            self._layers = layers
-            try:
-                yield layers
-            finally:
-                self._layers, self._levels = None, levels
+        levels, self._levels = self._levels, _BUILDING
+        layers: list[str] = []
+        self._layers = layers
+        try:
+            yield layers
+        finally:
+            self._layers, self._levels = None, levels
 
     def _errors(self) -> _Errors:
         if not hasattr(self._own, "errors"):

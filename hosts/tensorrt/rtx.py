@@ -75,7 +75,7 @@ def open_tensorrt_rtx(gpu: Gpu | None = None) -> TensorRtRtx:
 
 @functools.cache
 def _log_of(module: Any) -> TensorRtLog:
-    """Return the process's only log: TensorRT for RTX keeps using the first logger that it was given."""
+    """Return the process's only log: a second logger beside the first makes the library warn."""
     return TensorRtLog(module)
 
 
