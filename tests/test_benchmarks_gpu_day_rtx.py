@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from onnx_plans import plan_of_file
+from tensorrt_recorder import RTX, Recorder
 
 from vdmrt.benchmarks.gpu_day.carrying.inputs import record_call
 from vdmrt.benchmarks.gpu_day.full_size.weights import describe_weights
@@ -57,20 +59,18 @@ def full_size(cases: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 
 def run_rtx(
-    stage: str, folder: Path, cases: Path, *, with_stand_in: bool = True, variables: Sequence[str] = ()
+    stage: str, folder: Path, cases: Path, *, modules: Path = STAND_IN, variables: Sequence[str] = ()
 ) -> Result:
-    """Run a stage of the day, rehearsing, with the stand-in in its interpreter."""
-    settings = settings_of(folder, cases, with_stand_in=with_stand_in, variables=variables)
+    """Run a stage of the day, rehearsing, with the stand-in in its interpreter or other modules instead."""
+    settings = settings_of(folder, cases, modules=modules, variables=variables)
     (chosen,) = choose_stages([stage])
     return run_stage(chosen, settings, 300, folder / "check.log", lambda found: None)
 
 
-def settings_of(folder: Path, cases: Path, *, with_stand_in: bool = True, variables: Sequence[str] = ()) -> Settings:
-    """Return settings of a rehearsal; ``variables`` are set for the interpreter with the stand-in."""
-    python = [sys.executable]
-    if with_stand_in:
-        path = f"PYTHONPATH={STAND_IN}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-        python = ["env", path, *variables, sys.executable]
+def settings_of(folder: Path, cases: Path, *, modules: Path = STAND_IN, variables: Sequence[str] = ()) -> Settings:
+    """Return settings of a rehearsal; ``variables`` are set for the interpreter that finds the modules of a folder."""
+    path = f"PYTHONPATH={modules}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    python = ["env", path, *variables, sys.executable]
     return Settings(
         device="cpu",
         rehearse=True,
@@ -108,16 +108,17 @@ def test_another_result_misses_its_figure(cases: Path, tmp_path: Path) -> None:
 def test_a_refusal_is_recorded_with_the_sentence_and_the_code(cases: Path, tmp_path: Path) -> None:
     shutil.copytree(cases, tmp_path / "cases")
     (case,) = find_cases(tmp_path / "cases" / "base" / "rtx")
-    (tmp_path / "cases" / "base" / "rtx" / case.name / "any.plan").write_bytes(b"refused")
-    (tmp_path / "cases" / "base" / "rtx" / case.name / "SM89.plan").write_bytes(str(case.graph).encode())
+    folder, recorder = tmp_path / "cases" / "base" / "rtx" / case.name, Recorder(RTX)
+    (folder / "any.plan").write_bytes(plan_of_file(recorder, case.graph, targets=["12.0"]))
+    (folder / "SM89.plan").write_bytes(plan_of_file(recorder, case.graph, targets=["8.9"]))
 
     result = run_rtx("rtx-verdict", tmp_path, tmp_path / "cases")
 
     assert result.status == "held", result.why
     verdicts = [record for record in result.records if "verdict" in record]
     assert [record["verdict"] for record in verdicts] == ["runs", "refused"]
-    assert verdicts[1]["said"] == "Error Code 9: this GPU's architecture is not supported"
-    assert verdicts[1]["logged"] == ["Error Code 9: this GPU's architecture is not supported"]
+    assert "does not support this GPU's compute capability, 8.9" in verdicts[1]["said"]
+    assert verdicts[1]["logged"] == [verdicts[1]["said"]]
     assert {record.get("validity") for record in result.records} >= {"VALID", "INVALID"}
 
 
@@ -126,7 +127,7 @@ def test_a_builder_that_refuses_is_a_verdict_and_comes_after_the_carried_plans(c
     folder = tmp_path / "cases" / "base" / "rtx"
     (case,) = find_cases(folder)
     shutil.copytree(folder / case.name, folder / "sky-fp16")
-    (folder / case.name / "SM89.plan").write_bytes(str(case.graph).encode())
+    (folder / case.name / "SM89.plan").write_bytes(plan_of_file(Recorder(RTX), case.graph))
 
     result = run_rtx("rtx-verdict", tmp_path, tmp_path / "cases", variables=[BUILDS_NOTHING])
 
@@ -156,7 +157,10 @@ def test_a_target_that_is_refused_ends_before_the_file_is_read(tmp_path: Path) -
 
 
 def test_without_the_module_the_stages_are_missing(cases: Path, tmp_path: Path) -> None:
-    result = run_rtx("rtx-verdict", tmp_path, cases, with_stand_in=False)
+    for name in ("tensorrt_rtx", "tensorrt_rtx_bindings"):  # in front of an installed one
+        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError(\"No module named '{name}'\")\n")
+
+    result = run_rtx("rtx-verdict", tmp_path, cases, modules=tmp_path)
 
     assert result.status == "missing"
     assert "TensorRT for RTX does not import: No module named 'tensorrt_rtx'" in result.why

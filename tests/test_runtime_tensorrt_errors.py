@@ -84,7 +84,8 @@ def test_no_driver_is_said_before_tensorrt_is_imported() -> None:
 def test_a_missing_tensorrt_is_named_for_the_drivers_cuda(
     cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, version: int, advice: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)  # as if it were not installed
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
     cuda.driver_version(version)
 
     with pytest.raises(BackendError, match=f"TensorRT is not installed; this driver {advice}"):

@@ -58,6 +58,7 @@ class Recorder:
         is_capturing: Whether a stream is being captured; a first run in a capture fails, since it compiles kernels.
         capturable: What contexts say of a stream when they are asked whether it can be captured.
         scratch_nbytes: Device memory that contexts need, for plans built from now on.
+        alignment: Boundary in bytes that addresses of tensors must be on.
         workspace_nbytes: Workspace that a build needs; less makes it fail.
         build_seconds: How long a build takes, in ``build_steps`` steps. As in TensorRT's own code, signals are only
             handled in a progress monitor meanwhile.
@@ -84,6 +85,7 @@ class Recorder:
     is_capturing: Callable[[int], bool] = lambda stream: False
     capturable: bool = True
     scratch_nbytes: int = 1 << 16
+    alignment: int = 256
     workspace_nbytes: int = 0
     build_seconds: float = 0.0
     build_steps: int = 4

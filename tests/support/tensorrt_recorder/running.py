@@ -14,8 +14,6 @@ from .validity import judge
 
 __all__ = ["BEHAVIORS"]
 
-_ADDRESS_ALIGNMENT = 256
-
 
 class _Logger:
     def _start(self, **_: Any) -> None:
@@ -245,10 +243,9 @@ class _Context:
                 "setTensorAddress", f"Given invalid tensor name: {name}. Get valid tensor names with getIOTensorName()"
             )
             return False
-        if memory % _ADDRESS_ALIGNMENT:
-            self._error(
-                "setTensorAddress", f"the address of {name} must be aligned on {_ADDRESS_ALIGNMENT} byte boundary"
-            )
+        alignment = self._recorder.alignment
+        if memory % alignment:
+            self._error("setTensorAddress", f"the address of {name} must be aligned on {alignment} byte boundary")
             return False
         self._addresses[name] = memory
         return True
