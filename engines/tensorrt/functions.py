@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 
     from ..forms import Forms
 
-__all__ = ["HEADS_FIRST", "ONE_KEY_TENSOR", "SUMS_OF_PRODUCTS", "THREE_VIEWS", "find_shapes", "is_quantized", "write_out"]
+__all__ = [
+    "FORMS",
+    "HEADS_FIRST",
+    "ONE_KEY_TENSOR",
+    "SUMS_OF_PRODUCTS",
+    "THREE_VIEWS",
+    "Form",
+    "choose_forms",
+    "find_shapes",
+    "is_quantized",
+    "write_out",
+]
 
 HEADS_FIRST = "heads first in three dimensions"
 ONE_KEY_TENSOR = "one Softmax over concatenated keys"
@@ -36,7 +47,7 @@ Shape = Sequence[int]
 
 
 @dataclass(frozen=True)
-class _Form:
+class Form:
     """A form of a function.
 
     Attributes:
@@ -52,10 +63,14 @@ class _Form:
     plain_only: bool = False
 
 
-_KEPT = _Form(AS_EXPORTED)
-# The first product stays float32, so that neither scores nor their sums overflow or lose digits in FP16.
+def _is_one_row(query: Shape) -> bool:
+    return query[0] == 1
+
+
+_KEPT = Form(AS_EXPORTED)
+# In float32, so that neither scores nor sums overflow or lose digits in FP16.
 _SUMS = """(query, past_key, past_value, key, value, scale, bias, lengths) => (attended) {
-        behind_past = Constant <value_ints = [1]> ()
+        behind_batch = Constant <value_ints = [1]> ()
         over_keys = Constant <value_ints = [3]> ()
         last = Constant <value_ints = [-1]> ()
         scaled_query = Mul (query, scale)
@@ -64,20 +79,21 @@ _SUMS = """(query, past_key, past_value, key, value, scale, bias, lengths) => (a
         own_key = Transpose <perm = [0, 2, 1, 3]> (key)
         joined_keys = Concat <axis = 2> (past_key, own_key)
         wide_keys = Cast <to = 1> (joined_keys)
-        keys = Unsqueeze (wide_keys, behind_past)
+        keys = Unsqueeze (wide_keys, behind_batch)
         products = Mul (queries, keys)
         scores = ReduceSum <keepdims = 0> (products, last)
         wide_bias = Cast <to = 1> (bias)
         turned_bias = Transpose <perm = [0, 2, 1, 3]> (wide_bias)
         biased_scores = Add (scores, turned_bias)
         wide_weights = Softmax <axis = -1> (biased_scores)
-        narrow_weights = CastLike (wide_weights, query)
-        weights = Unsqueeze (narrow_weights, last)
+        weights = Unsqueeze (wide_weights, last)
         own_value = Transpose <perm = [0, 2, 1, 3]> (value)
         joined_values = Concat <axis = 2> (past_value, own_value)
-        values = Unsqueeze (joined_values, behind_past)
+        wide_values = Cast <to = 1> (joined_values)
+        values = Unsqueeze (wide_values, behind_batch)
         parts = Mul (weights, values)
-        attended = ReduceSum <keepdims = 0> (parts, over_keys)
+        wide_sums = ReduceSum <keepdims = 0> (parts, over_keys)
+        attended = CastLike (wide_sums, query)
     }"""
 _ONE_KEY_TENSOR = """(query, past_key, past_value, key, value, scale, bias, lengths) => (attended) {
         turned_query = Transpose <perm = [0, 2, 1, 3]> (query)
@@ -92,6 +108,28 @@ _ONE_KEY_TENSOR = """(query, past_key, past_value, key, value, scale, bias, leng
         values = Concat <axis = 2> (past_value, own_value)
         mixed = MatMul (weights, values)
         attended = Transpose <perm = [0, 2, 1, 3]> (mixed)
+    }"""
+_CACHE_HEADS_FIRST = """(query, past_key, past_value, key, value, scale, bias, lengths) => (attended) {
+        batch = Constant <value_ints = [0]> ()
+        own_query = Squeeze (query, batch)
+        turned_query = Transpose <perm = [1, 0, 2]> (own_query)
+        scaled_query = Mul (turned_query, scale)
+        past_keys = Squeeze (past_key, batch)
+        chunk_keys = Squeeze (key, batch)
+        own_keys = Transpose <perm = [1, 0, 2]> (chunk_keys)
+        keys = Concat <axis = 1> (past_keys, own_keys)
+        turned_keys = Transpose <perm = [0, 2, 1]> (keys)
+        scores = MatMul (scaled_query, turned_keys)
+        own_bias = Squeeze (bias, batch)
+        biased_scores = Add (scores, own_bias)
+        weights = Softmax <axis = -1> (biased_scores)
+        past_values = Squeeze (past_value, batch)
+        chunk_values = Squeeze (value, batch)
+        own_values = Transpose <perm = [1, 0, 2]> (chunk_values)
+        values = Concat <axis = 1> (past_values, own_values)
+        mixed = MatMul (weights, values)
+        turned = Transpose <perm = [1, 0, 2]> (mixed)
+        attended = Unsqueeze (turned, batch)
     }"""
 _HEADS_FIRST = """(query, key, value, scale) => (attended) {
         batch = Constant <value_ints = [0]> ()
@@ -119,41 +157,59 @@ _THREE_VIEWS = """(packed, sizes) => (query, key, value) {
         value = Squeeze (value_third, first)
     }"""
 # In order of preference; the last of a function suits every call and every release.
-_FORMS: Mapping[str, Sequence[_Form]] = {
+FORMS: Mapping[str, Sequence[Form]] = {
     "Attention": [_KEPT],
     "CachedAttention": [
-        _Form(SUMS_OF_PRODUCTS, _SUMS, lambda query: query[1] <= _MOST_QUERIES, plain_only=True),
-        _Form(ONE_KEY_TENSOR, _ONE_KEY_TENSOR),
+        Form(SUMS_OF_PRODUCTS, _SUMS, lambda query: query[1] <= _MOST_QUERIES, plain_only=True),
+        Form(HEADS_FIRST, _CACHE_HEADS_FIRST, _is_one_row, plain_only=True),
+        Form(ONE_KEY_TENSOR, _ONE_KEY_TENSOR),
     ],
-    "ContextAttention": [_Form(HEADS_FIRST, _HEADS_FIRST, lambda query: query[0] == 1, plain_only=True), _KEPT],
+    "ContextAttention": [Form(HEADS_FIRST, _HEADS_FIRST, _is_one_row, plain_only=True), _KEPT],
     "MaskedAttention": [_KEPT],
     "ModulatedNorm": [_KEPT],
-    "SplitProjection": [_Form(THREE_VIEWS, _THREE_VIEWS)],
+    "SplitProjection": [Form(THREE_VIEWS, _THREE_VIEWS)],
 }
 
 
-def write_out(model: onnx.ModelProto, *, last_only: bool = False) -> tuple[onnx.ModelProto, Forms]:
-    """Return a model with each call replaced by TensorRT's form, and the number of calls by form.
+def choose_forms(model: onnx.ModelProto, *, last_only: bool = False) -> dict[str, Form]:
+    """Return the first form of each function of a graph that suits all its calls.
 
     Args:
-        model: A graph of a bundle, with static shapes; its functions' bodies are changed.
-        last_only: Use the forms that suit every release.
+        model: A graph of a bundle, with static shapes.
+        last_only: Choose the forms that suit every release.
 
     Raises:
         BuildError: A function has no form here.
     """
+    calls = _calls(model)
+    for name in calls:
+        if name not in FORMS:
+            raise BuildError(f"TensorRT has no form of '{FUNCTION_DOMAIN}.{name}', only of {', '.join(sorted(FORMS))}")
+    if last_only:
+        return {name: FORMS[name][-1] for name in calls}
+    shapes, plain = find_shapes(model), not is_quantized(model)
+
+    def suits(form: Form, nodes: Sequence[onnx.NodeProto]) -> bool:
+        return (plain or not form.plain_only) and all(form.fits(shapes[node.input[0]]) for node in nodes)
+
+    return {name: next(form for form in FORMS[name] if suits(form, nodes)) for name, nodes in calls.items()}
+
+
+def write_out(model: onnx.ModelProto, chosen: Mapping[str, Form]) -> tuple[onnx.ModelProto, Forms]:
+    """Return a model with each call replaced by a form, and the number of calls by form.
+
+    Args:
+        model: A graph of a bundle; its functions' bodies are changed.
+        chosen: The form of each function that it calls.
+    """
     import onnx.inliner
 
-    calls = collections.defaultdict(list)
-    for node in model.graph.node:
-        if node.domain == FUNCTION_DOMAIN:
-            calls[node.op_type].append(node)
-    chosen = _choose(model, calls, last_only)
     for function in model.functions:
         form = chosen.get(function.name) if function.domain == FUNCTION_DOMAIN else None
         if form is not None and form.body is not None:
             function.CopyFrom(_parse(function, form.body))
-    forms = {name: {form.name: len(calls[name])} for name, form in sorted(chosen.items())}
+    calls = _calls(model)
+    forms = {name: {chosen[name].name: len(nodes)} for name, nodes in sorted(calls.items())}
     return onnx.inliner.inline_local_functions(model), forms
 
 
@@ -173,21 +229,12 @@ def is_quantized(model: onnx.ModelProto) -> bool:
     return any(node.op_type == "DequantizeLinear" for node in model.graph.node)
 
 
-def _choose(
-    model: onnx.ModelProto, calls: Mapping[str, Sequence[onnx.NodeProto]], last_only: bool
-) -> dict[str, _Form]:
-    """Return the first form of each function that suits all its calls."""
-    for name in calls:
-        if name not in _FORMS:
-            raise BuildError(f"TensorRT has no form of '{FUNCTION_DOMAIN}.{name}', only of {', '.join(sorted(_FORMS))}")
-    if last_only:
-        return {name: _FORMS[name][-1] for name in calls}
-    shapes, plain = find_shapes(model), not is_quantized(model)
-
-    def suits(form: _Form, nodes: Sequence[onnx.NodeProto]) -> bool:
-        return (plain or not form.plain_only) and all(form.fits(shapes[node.input[0]]) for node in nodes)
-
-    return {name: next(form for form in _FORMS[name] if suits(form, nodes)) for name, nodes in calls.items()}
+def _calls(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    calls = collections.defaultdict(list)
+    for node in model.graph.node:
+        if node.domain == FUNCTION_DOMAIN:
+            calls[node.op_type].append(node)
+    return dict(calls)
 
 
 def _parse(exported: onnx.FunctionProto, body: str) -> onnx.FunctionProto:

@@ -25,7 +25,7 @@ from ...bundle import (
 from ...errors import EngineError
 from ...hosts import needs_extra
 from ..forms import check_forms
-from .functions import find_shapes, is_quantized, write_out
+from .functions import choose_forms, find_shapes, is_quantized, write_out
 from .quantized_weights import find_quantized_weights
 from .residuals import flatten_residuals
 
@@ -162,7 +162,7 @@ def _lower(model: onnx.ModelProto, path: Path, stage: str, graph: Graph, release
     oldest = needs_lowering(release)
     if not oldest and not is_quantized(model):
         flatten_residuals(model, find_shapes(model))
-    model, forms = write_out(model, last_only=oldest)
+    model, forms = write_out(model, choose_forms(model, last_only=oldest))
     check_forms(stage, graph, forms)
     record: dict[str, Any] = {"source_sha256": graph.file.sha256, "forms": forms, "types": None, "products": None}
     if oldest:
