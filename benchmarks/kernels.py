@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
-import math
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,7 +23,8 @@ from measuring import Gate, report
 
 from vdmrt.bundle import CACHE_ROLES, FP16, Bundle, Stage, open_bundle
 from vdmrt.engines import read_layers
-from vdmrt.engines.tensorrt.rtx.build_log import inspection_of
+from vdmrt.engines.kernels.card import CARD
+from vdmrt.engines.kernels.kernel import make_kernels
 from vdmrt.engines.tensorrt.functions import (
     FORMS,
     HEADS_FIRST,
@@ -38,11 +38,10 @@ from vdmrt.engines.tensorrt.functions import (
 )
 from vdmrt.engines.tensorrt.layers import Layer
 from vdmrt.engines.tensorrt.residuals import flatten_residuals
+from vdmrt.engines.tensorrt.rtx.build_log import inspection_of
 from vdmrt.export import ExportOptions, export_bundle, load_config, random_model
 from vdmrt.hosts.tensorrt.rtx import open_tensorrt_rtx
 
-CARD = {"card": "GeForce RTX 4090", "gb_s": 1008, "half_tflops": 165, "single_tflops": 82, "launch_us": 2.0}
-HALF = ("fp16", "bf16", "int8", "fp8")
 RESIDUALS = "residuals added in two dimensions"
 AS_EXPORTED = FORMS["Attention"][0]
 
@@ -88,7 +87,9 @@ def main() -> int:
     ]
     settings = {
         "model": "CausalSTDiT2-XL/2", "latent": [32, 32], "precision": "fp16", "depth": bundle.manifest.geometry.layers,
-        "tensorrt_rtx": open_tensorrt_rtx().version, "target": "none", **CARD,
+        "tensorrt_rtx": open_tensorrt_rtx().version, "target": "none", "card": CARD.name,
+        "gb_s": CARD.bandwidth_gb_s, "half_tflops": CARD.half_tflops, "single_tflops": CARD.single_tflops,
+        "launch_us": CARD.launch_us,
     }  # fmt: skip
     return report("kernels", settings, gates, {"forms": rows})
 
@@ -133,7 +134,7 @@ def choose(forms: Sequence[Form], names: Sequence[str]) -> Form:
 
 
 def compile_layers(path: Path) -> list[Layer]:
-    """Compile a graph for no target; return its kernels."""
+    """Compile a graph for no target; return the layers of its plan."""
     rtx = open_tensorrt_rtx()
     builder = rtx.module.Builder(rtx.log.logger)
     network = builder.create_network(0)
@@ -145,38 +146,23 @@ def compile_layers(path: Path) -> list[Layer]:
     with rtx.log.collect_layers() as lines:
         if builder.build_serialized_network(network, config) is None:
             sys.exit(f"{path}: {rtx.log.take_errors()}")
-    return [layer for layer in read_layers(inspection_of(lines)) if not layer.is_idle]
+    return list(read_layers(inspection_of(lines)))
 
 
 def figures_of(layers: Sequence[Layer], cache: set[str]) -> dict[str, Any]:
     """Count kernels, and sum bytes and rooflines."""
-    reads = collections.Counter(side.name for layer in layers for side in layer.inputs if side.name in cache)
-    moving = [layer for layer in layers if not layer.is_product]
+    kernels = make_kernels(layers, {}, cache)
+    reads = collections.Counter(side.name for kernel in kernels for side in kernel.cached)
     return {
-        "kernels": len(layers),
-        "fused_attentions": sum(layer.is_attention for layer in layers),
-        "moved_mb": round(sum(layer.nbytes_moved for layer in layers) / 1e6, 1),
-        "moved_by_kernels_that_compute_nothing_mb": round(sum(layer.nbytes_moved for layer in moving) / 1e6, 1),
-        "roofline_ms": round(sum(map(roofline_us, layers)) / 1e3, 2),
+        "kernels": len(kernels),
+        "fused_attentions": sum(kernel.work == "attention" for kernel in kernels),
+        "moved_mb": round(sum(kernel.nbytes for kernel in kernels) / 1e6, 1),
+        "moved_by_kernels_that_compute_nothing_mb": round(
+            sum(kernel.nbytes for kernel in kernels if not kernel.computes) / 1e6, 1
+        ),
+        "roofline_ms": round(sum(kernel.roofline_us for kernel in kernels) / 1e3, 2),
         "most_reads_of_a_cached_tensor": max(reads.values()),
     }
-
-
-def roofline_us(layer: Layer) -> float:
-    """Return the least microseconds of a kernel on :data:`CARD`."""
-    rate = CARD["half_tflops" if any(side.dtype in HALF for side in layer.inputs) else "single_tflops"]
-    return max(CARD["launch_us"], layer.nbytes_moved / CARD["gb_s"] / 1e3, flops_of(layer) / rate / 1e6)
-
-
-def flops_of(layer: Layer) -> int:
-    """Return the FLOPs of a product or an attention, from the shapes; 0 for the rest."""
-    matrices = [side.shape for side in (*layer.inputs, *layer.constants) if len(side.shape) > 1]
-    if not layer.is_product or not matrices:
-        return 0
-    if layer.is_attention:
-        return 4 * layer.operands[0].count * layer.operands[1].shape[-1] if layer.operands else 0
-    inner = {shape[-1] for shape in matrices} & {shape[-2] for shape in matrices}
-    return 2 * max(math.prod(side.shape) for side in layer.outputs) * max(inner, default=0)
 
 
 def say(text: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from vdmrt.engines import read_layers
-from vdmrt.engines.tensorrt.rtx.build_log import inspection_of
 from vdmrt.engines.tensorrt.layers import Layer
+from vdmrt.engines.tensorrt.rtx.build_log import inspection_of
 from vdmrt.hosts.tensorrt.rtx import open_tensorrt_rtx
 
 
