@@ -44,6 +44,7 @@ test-slow: $(READY)  ## The slow tests, which need minutes and gigabytes.
 bench: $(READY)  ## Benchmarks: start-up, speed against torch and against recomputing, overhead and accuracy of the profiler.
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/cpu_vs_torch.py
+	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/paper.py
 	$(BIN)/python benchmarks/profiler_cost.py
 	$(BIN)/python benchmarks/profiler_truth.py

@@ -17,7 +17,7 @@ from golden import relative_error
 
 from vdmrt.bundle import FP16, FP32, Graph, Stage, open_bundle, stage_graphs
 from vdmrt.engines import find_source, lower_graphs, needs_lowering
-from vdmrt.engines.tensorrt.functions import ONE_KEY_TENSOR, THREE_VIEWS
+from vdmrt.engines.tensorrt.functions import SUMS_OF_PRODUCTS, THREE_VIEWS
 from vdmrt.errors import EngineError
 
 VERSION = "8.5.3.1"
@@ -179,7 +179,7 @@ def test_a_newer_parser_gets_the_exported_graph_with_functions_expanded(bundle: 
     assert paths["vae_decode"] == opened.locate(opened.manifest.components[Stage.VAE_DECODE].file)
 
 
-def test_attention_over_the_cache_is_expanded_to_one_tensor_of_keys(bundle: Path) -> None:
+def test_attention_over_the_cache_reads_each_tensor_once(bundle: Path) -> None:
     opened = open_bundle(bundle)
     graph = opened.manifest.graphs[FP16]["denoise"]
 
@@ -193,7 +193,7 @@ def test_attention_over_the_cache_is_expanded_to_one_tensor_of_keys(bundle: Path
     ]
     assert sorted(readers) == [("Concat", f"past_{part}.{layer}") for part in "kv" for layer in range(2)]
     forms = find_source(opened, graph, "10.3.0").forms
-    assert forms["CachedAttention"] == {ONE_KEY_TENSOR: 2}
+    assert forms["CachedAttention"] == {SUMS_OF_PRODUCTS: 2}
     assert forms["SplitProjection"] == {THREE_VIEWS: 4}
     assert {name: sum(found.values()) for name, found in forms.items()} == graph.calls
 

@@ -17,7 +17,7 @@ from tiny import TINY, TINY_OPTIONS
 from vdmrt.bundle import FP32, Graph, open_bundle
 from vdmrt.engines.forms import AS_EXPORTED, check_forms
 from vdmrt.engines.onnxruntime.rewrites import rewrite
-from vdmrt.engines.tensorrt.functions import write_out
+from vdmrt.engines.tensorrt.functions import choose_forms
 from vdmrt.errors import BuildError
 from vdmrt.export import export_bundle, random_model
 
@@ -104,7 +104,7 @@ def test_a_function_without_a_form_is_refused() -> None:
     with pytest.raises(BuildError, match=r"no form of 'vdmrt\.Unheard', only of Attention, CachedAttention, "):
         rewrite(ir.from_proto(onnx.parser.parse_model(text)))
     with pytest.raises(BuildError, match=r"TensorRT has no form of 'vdmrt\.Unheard', only of Attention, Cach"):
-        write_out(onnx.parser.parse_model(text))
+        choose_forms(onnx.parser.parse_model(text))
 
 
 def test_a_graph_with_fewer_calls_than_its_manifest_counts_is_refused(tiny_bundle: Path) -> None:

@@ -25,8 +25,9 @@ from ...bundle import (
 from ...errors import EngineError
 from ...hosts import needs_extra
 from ..forms import check_forms
-from .functions import write_out
+from .functions import choose_forms, find_shapes, is_quantized, write_out
 from .quantized_weights import find_quantized_weights
+from .residuals import flatten_residuals
 
 if TYPE_CHECKING:
     import onnx
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["LOWERING", "GraphSource", "find_source", "lower_graphs", "needs_lowering"]
 
 # Part of a lowered graph's name and of an engine's key: raise it when the lowering changes.
-LOWERING = 3
+LOWERING = 4
 _OPSET, _IR = OLDEST_PARSER_OPSET, 8
 # Opset of the exporter; quantized graphs of FP16 have a newer one.
 _NEWEST_OPSET = 18
@@ -158,10 +159,13 @@ def _read(bundle: Bundle, graph: Graph) -> onnx.ModelProto:
 
 def _lower(model: onnx.ModelProto, path: Path, stage: str, graph: Graph, release: str) -> None:
     """Write a model for a release, then its record, whose presence shows that both are complete."""
-    model, forms = write_out(model)
+    oldest = needs_lowering(release)
+    if not oldest and not is_quantized(model):
+        flatten_residuals(model, find_shapes(model))
+    model, forms = write_out(model, choose_forms(model, last_only=oldest))
     check_forms(stage, graph, forms)
     record: dict[str, Any] = {"source_sha256": graph.file.sha256, "forms": forms, "types": None, "products": None}
-    if needs_lowering(release):
+    if oldest:
         model, types = _restrict(model, path)
         products = {node.name: types[node.output[0]] for node in model.graph.node if node.op_type in _PRODUCTS}
         record |= {"types": types, "products": products}
