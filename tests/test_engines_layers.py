@@ -28,6 +28,15 @@ def test_a_products_operands_are_its_largest_matching_matrices() -> None:
     assert found.operands == (ROWS, WEIGHT)
 
 
+def test_what_is_added_to_a_product_is_no_operand() -> None:
+    stream, square = Tensor("x_t", "fp32", (512, 192)), Tensor("w", "fp16", (192, 192))
+
+    assert layer("__myl_FcAddCastMulAdd_1", "runtime_fusion", [stream, ROWS], [stream], (square,)).operands == (
+        ROWS,
+        square,
+    )
+
+
 def test_an_attentions_operands_are_queries_and_transposed_keys() -> None:
     query, keys = Tensor("q", "fp16", (6, 8, 32)), Tensor("k", "fp16", (6, 32, 33))
     values = Tensor("v", "fp16", (6, 33, 32))

@@ -111,8 +111,8 @@ class Layer:
     def operands(self) -> tuple[Tensor, Tensor] | None:
         """The two matrices that a product multiplies, the left one first; None where they cannot be determined.
 
-        They are the largest pair whose inner sizes agree; for an attention, queries and transposed keys; for a
-        convolution, what it reads and its kernel.
+        They are the largest pair of one type whose inner sizes agree, or of two types if there is none; for an
+        attention, queries and transposed keys; for a convolution, what it reads and its kernel.
         """
         if self.kind == "correlation":
             read = (*self.inputs, *self.constants)
@@ -122,7 +122,10 @@ class Layer:
             return None
         firsts = matrices[:1] if self.is_attention else matrices
         pairs = [(a, b) for a, b in itertools.product(firsts, matrices) if a is not b and a.shape[-1] == b.shape[-2]]
-        return max(pairs, key=lambda pair: pair[0].count * pair[1].count, default=None)
+        # What is added to a product may have the shape of its left operand.
+        return max(
+            pairs, key=lambda pair: (pair[0].dtype == pair[1].dtype, pair[0].count * pair[1].count), default=None
+        )
 
 
 def read_layers(text: str) -> tuple[Layer, ...]:
