@@ -32,8 +32,8 @@ from vdmrt.bundle import (
     read_plan,
     stage_graphs,
 )
-from vdmrt.engines import BuildOptions, build_engines, needs_lowering
-from vdmrt.engines.tensorrt.functions import ONE_KEY_TENSOR, SUMS_OF_PRODUCTS
+from vdmrt.engines import BuildOptions, build_engines
+from vdmrt.engines.tensorrt.functions import ONE_KEY_TENSOR
 from vdmrt.errors import BackendError, BundleError, EngineError
 
 STAGES = ["fill", "denoise", "vae_encode", "vae_decode"]
@@ -120,18 +120,15 @@ def test_products_run_in_the_types_of_the_graph(place: Place) -> None:
 
     audit = engine.plan("denoise").audit
     assert audit is not None
-    # Two layers attend to the cache with two products each, or with sums.
-    sums = not needs_lowering(place.recorder.version)
-    assert audit.products == {"fp16": 24 if sums else 28, "fp32": 6}
+    assert audit.products == {"fp16": 28, "fp32": 6}
 
 
 def test_the_manifest_records_the_form_of_each_function(place: Place) -> None:
     plan = place.build().plan("denoise")
 
-    form = ONE_KEY_TENSOR if needs_lowering(place.recorder.version) else SUMS_OF_PRODUCTS
     assert plan.forms is not None
-    assert plan.forms["CachedAttention"] == {form: 2}
-    assert f"denoise: 2 CachedAttention as {form}" in place.said
+    assert plan.forms["CachedAttention"] == {ONE_KEY_TENSOR: 2}
+    assert f"denoise: 2 CachedAttention as {ONE_KEY_TENSOR}" in place.said
 
 
 def test_new_releases_are_strongly_typed_and_set_no_precision(new_place: Place) -> None:

@@ -111,7 +111,7 @@ def test_options_of_tensorrt_are_refused(bundle: Bundle, options: dict[str, obje
 
 
 def test_a_graph_that_its_parser_does_not_take_is_named(bundle: Bundle) -> None:
-    paths = lower_graphs(bundle, FP16, release="11.0")
+    paths = lower_graphs(bundle, FP16, release="rtx")
     model = onnx.load(paths["fill"], load_external_data=False)
     node = next(node for node in model.graph.node if node.op_type == "Softmax")
     node.op_type = "Det"

@@ -175,10 +175,10 @@ def test_inspect_shows_engines(bundle: Path, recorder: Recorder) -> None:
 
     assert "engine trt10.16.1.11-sm90-vdmrt-fake-gpu-fp16-" in shown.stdout
     assert "TensorRT 10.16.1.11 on vdmrt fake GPU (compute capability 9.0" in shown.stdout
-    assert "24 fp16, 6 fp32" in shown.stdout
-    assert "denoise: 2 CachedAttention as sums of products over the cache in place" in shown.stdout
+    assert "28 fp16, 6 fp32" in shown.stdout
+    assert "denoise: 2 CachedAttention as one Softmax over concatenated keys" in shown.stdout
     (engine,) = document["engines"]
-    assert engine["plans"]["denoise"]["audit"]["products"] == {"fp16": 24, "fp32": 6}
+    assert engine["plans"]["denoise"]["audit"]["products"] == {"fp16": 28, "fp32": 6}
 
 
 def test_inspect_of_a_bundle_without_engines_lists_none(tiny_bundle: Path) -> None:

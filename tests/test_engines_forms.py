@@ -88,7 +88,7 @@ def test_residuals_in_two_dimensions_are_the_same(stage: str, count: int, precis
 
 
 def test_no_reshape_is_between_a_product_and_its_addition(bundle: Bundle) -> None:
-    path = lower_graphs(bundle, FP16, release="11.0")["denoise"]
+    path = lower_graphs(bundle, FP16, release="rtx")["denoise"]
 
     nodes = onnx.load(str(path), load_external_data=False).graph.node
     readers = {name: node.op_type for node in nodes for name in node.input}
@@ -112,13 +112,13 @@ def test_one_request_gets_heads_first(bundle: Bundle) -> None:
     }
 
 
-def attention(rows: int, frames: int, more: str = "") -> onnx.ModelProto:
+def attention(rows: int, frames: int) -> onnx.ModelProto:
     """Return a model with one attention over a cache of 25 slots."""
     shape, past = f"float16[{rows},{frames},6,8]", f"float16[{rows},6,25,8]"
     return onnx.parser.parse_model(
         f'<ir_version: 10, opset_import: ["" : 18, "vdmrt" : 1]> g ({shape} q, {past} pk, {past} pv, {shape} k, '
-        f"{shape} v, float16 s, float16[{rows},1,1,{25 + frames}] b, int64[2] n, int8[2] i, float c) => ({shape} y) "
-        f"{{ {more} y = vdmrt.CachedAttention(q, pk, pv, k, v, s, b, n) }} "
+        f"{shape} v, float16 s, float16[{rows},1,1,{25 + frames}] b, int64[2] n) => ({shape} y) "
+        f"{{ y = vdmrt.CachedAttention(q, pk, pv, k, v, s, b, n) }} "
         '<opset_import: ["" : 18], domain: "vdmrt"> CachedAttention (q, pk, pv, k, v, s, b, n) => (y) '
         "{ y = Identity(q) }"
     )
@@ -130,10 +130,9 @@ def attention(rows: int, frames: int, more: str = "") -> onnx.ModelProto:
         (attention(2, 16), False, SUMS_OF_PRODUCTS),
         (attention(1, 17), False, HEADS_FIRST),
         (attention(2, 17), False, ONE_KEY_TENSOR),
-        (attention(1, 8, "f = DequantizeLinear(i, c)"), False, ONE_KEY_TENSOR),
         (attention(1, 8), True, ONE_KEY_TENSOR),
     ],
-    ids=["few queries", "many queries", "many queries of two rows", "quantized", "oldest release"],
+    ids=["few queries", "many queries", "many queries of two rows", "TensorRT"],
 )
 def test_attention_over_the_cache_gets_the_form_that_suits_it(
     model: onnx.ModelProto, last_only: bool, wanted: str

@@ -18,6 +18,7 @@ from golden import relative_error
 from vdmrt.bundle import FP16, FP32, Graph, Stage, open_bundle, stage_graphs
 from vdmrt.engines import find_source, lower_graphs, needs_lowering
 from vdmrt.engines.tensorrt.functions import SUMS_OF_PRODUCTS, THREE_VIEWS
+from vdmrt.engines.tensorrt.lowering import RTX
 from vdmrt.errors import EngineError
 
 VERSION = "8.5.3.1"
@@ -50,7 +51,7 @@ def random_feeds(graph: Graph) -> dict[str, Any]:
 def test_lowered_graphs_compute_the_same(fixture: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     copied = shutil.copytree(request.getfixturevalue(fixture), tmp_path / "bundle")
     opened = open_bundle(copied)
-    for precision, release in itertools.product(opened.manifest.graphs, ("8.5", "10.3")):
+    for precision, release in itertools.product(opened.manifest.graphs, ("8.5", "10.3", RTX)):
         paths = lower_graphs(opened, precision, release=release)
         for stage, graph in stage_graphs(opened, precision).items():
             feeds = random_feeds(graph)
@@ -183,7 +184,7 @@ def test_attention_over_the_cache_reads_each_tensor_once(bundle: Path) -> None:
     opened = open_bundle(bundle)
     graph = opened.manifest.graphs[FP16]["denoise"]
 
-    path = lower_graphs(opened, FP16, release="10.3")["denoise"]
+    path = lower_graphs(opened, FP16, release=RTX)["denoise"]
 
     readers = [
         (node.op_type, name)
@@ -192,7 +193,7 @@ def test_attention_over_the_cache_reads_each_tensor_once(bundle: Path) -> None:
         if name.startswith("past_")
     ]
     assert sorted(readers) == [("Concat", f"past_{part}.{layer}") for part in "kv" for layer in range(2)]
-    forms = find_source(opened, graph, "10.3.0").forms
+    forms = find_source(opened, graph, RTX).forms
     assert forms["CachedAttention"] == {SUMS_OF_PRODUCTS: 2}
     assert forms["SplitProjection"] == {THREE_VIEWS: 4}
     assert {name: sum(found.values()) for name, found in forms.items()} == graph.calls

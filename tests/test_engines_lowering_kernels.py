@@ -21,7 +21,7 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("xl") / "bundle"
     options = ExportOptions(precisions=(FP16,), prediction="v")
     bundle = export_bundle(random_model(config, 0), folder, options, name="XL/2", random_weights=True)
-    return lower_graphs(bundle, FP16, release="11.0")
+    return lower_graphs(bundle, FP16, release="rtx")
 
 
 # Measured with TensorRT for RTX 1.7.1, with two percent more bytes than it moves.

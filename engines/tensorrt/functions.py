@@ -31,7 +31,6 @@ __all__ = [
     "Form",
     "choose_forms",
     "find_shapes",
-    "is_quantized",
     "write_out",
 ]
 
@@ -54,13 +53,11 @@ class Form:
         name: For people and records.
         body: Signature and nodes in ONNX's text; None keeps the exported body.
         fits: Whether the form suits a call, by the shape of its first operand.
-        plain_only: Whether it is for graphs without quantized tensors.
     """
 
     name: str
     body: str | None = None
     fits: Callable[[Shape], bool] = lambda first: True
-    plain_only: bool = False
 
 
 def _is_one_row(query: Shape) -> bool:
@@ -156,15 +153,15 @@ _THREE_VIEWS = """(packed, sizes) => (query, key, value) {
         key = Squeeze (key_third, first)
         value = Squeeze (value_third, first)
     }"""
-# In order of preference; the last of a function suits every call and every release.
+# In order of preference; the last of a function suits every call and every TensorRT, the others TensorRT for RTX.
 FORMS: Mapping[str, Sequence[Form]] = {
     "Attention": [_KEPT],
     "CachedAttention": [
-        Form(SUMS_OF_PRODUCTS, _SUMS, lambda query: query[1] <= _MOST_QUERIES, plain_only=True),
-        Form(HEADS_FIRST, _CACHE_HEADS_FIRST, _is_one_row, plain_only=True),
+        Form(SUMS_OF_PRODUCTS, _SUMS, lambda query: query[1] <= _MOST_QUERIES),
+        Form(HEADS_FIRST, _CACHE_HEADS_FIRST, _is_one_row),
         Form(ONE_KEY_TENSOR, _ONE_KEY_TENSOR),
     ],
-    "ContextAttention": [Form(HEADS_FIRST, _HEADS_FIRST, _is_one_row, plain_only=True), _KEPT],
+    "ContextAttention": [Form(HEADS_FIRST, _HEADS_FIRST, _is_one_row), _KEPT],
     "MaskedAttention": [_KEPT],
     "ModulatedNorm": [_KEPT],
     "SplitProjection": [Form(THREE_VIEWS, _THREE_VIEWS)],
@@ -176,7 +173,7 @@ def choose_forms(model: onnx.ModelProto, *, last_only: bool = False) -> dict[str
 
     Args:
         model: A graph of a bundle, with static shapes.
-        last_only: Choose the forms that suit every release.
+        last_only: Choose the forms that suit every TensorRT; the others were chosen by TensorRT for RTX's kernels.
 
     Raises:
         BuildError: A function has no form here.
@@ -187,10 +184,10 @@ def choose_forms(model: onnx.ModelProto, *, last_only: bool = False) -> dict[str
             raise BuildError(f"TensorRT has no form of '{FUNCTION_DOMAIN}.{name}', only of {', '.join(sorted(FORMS))}")
     if last_only:
         return {name: FORMS[name][-1] for name in calls}
-    shapes, plain = find_shapes(model), not is_quantized(model)
+    shapes = find_shapes(model)
 
     def suits(form: Form, nodes: Sequence[onnx.NodeProto]) -> bool:
-        return (plain or not form.plain_only) and all(form.fits(shapes[node.input[0]]) for node in nodes)
+        return all(form.fits(shapes[node.input[0]]) for node in nodes)
 
     return {name: next(form for form in FORMS[name] if suits(form, nodes)) for name, nodes in calls.items()}
 
@@ -222,11 +219,6 @@ def find_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
     for value in (*graph.input, *graph.output, *graph.value_info):
         shapes[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
     return shapes
-
-
-def is_quantized(model: onnx.ModelProto) -> bool:
-    """Whether a model contains quantized tensors."""
-    return any(node.op_type == "DequantizeLinear" for node in model.graph.node)
 
 
 def _calls(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:

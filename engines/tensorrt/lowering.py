@@ -25,7 +25,7 @@ from ...bundle import (
 from ...errors import EngineError
 from ...hosts import needs_extra
 from ..forms import check_forms
-from .functions import choose_forms, find_shapes, is_quantized, write_out
+from .functions import choose_forms, find_shapes, write_out
 from .quantized_weights import find_quantized_weights
 from .residuals import flatten_residuals
 
@@ -39,10 +39,12 @@ if TYPE_CHECKING:
     )
     from ..forms import Forms
 
-__all__ = ["LOWERING", "GraphSource", "find_source", "lower_graphs", "needs_lowering"]
+__all__ = ["LOWERING", "RTX", "GraphSource", "find_source", "lower_graphs", "needs_lowering"]
 
 # Part of a lowered graph's name and of an engine's key: raise it when the lowering changes.
-LOWERING = 4
+LOWERING = 5
+# Stands for a version where the parser is that of TensorRT for RTX.
+RTX = "rtx"
 _OPSET, _IR = OLDEST_PARSER_OPSET, 8
 # Opset of the exporter; quantized graphs of FP16 have a newer one.
 _NEWEST_OPSET = 18
@@ -72,7 +74,7 @@ class GraphSource:
 
 def needs_lowering(version: str) -> bool:
     """Whether the parser of a TensorRT version, such as "8.5.3", lacks the exported graphs' operators or opset."""
-    return version_numbers(version) < _FIRST_UNLOWERED
+    return version != RTX and version_numbers(version) < _FIRST_UNLOWERED
 
 
 def lower_graphs(
@@ -87,7 +89,7 @@ def lower_graphs(
     Args:
         bundle: Bundle; its ``graphs`` folder is written to.
         precision: Precision of the graphs.
-        release: Version of the TensorRT that will parse them.
+        release: Version of the TensorRT that will parse them; :data:`RTX` for TensorRT for RTX.
         progress: Called with the name of each stage before it is lowered.
 
     Returns:
@@ -140,7 +142,7 @@ def _source_path(bundle: Bundle, graph: Graph, version: str) -> Path:
     path = bundle.locate(graph.file)
     if not graph.calls and graph.quantized is None and not needs_lowering(version):
         return path
-    kind = f"opset{_OPSET}" if needs_lowering(version) else "tensorrt"
+    kind = f"opset{_OPSET}" if needs_lowering(version) else RTX if version == RTX else "tensorrt"
     return path.with_name(f"{path.stem}.{kind}-{LOWERING}-{graph.file.sha256[:12]}.onnx")
 
 
@@ -159,13 +161,13 @@ def _read(bundle: Bundle, graph: Graph) -> onnx.ModelProto:
 
 def _lower(model: onnx.ModelProto, path: Path, stage: str, graph: Graph, release: str) -> None:
     """Write a model for a release, then its record, whose presence shows that both are complete."""
-    oldest = needs_lowering(release)
-    if not oldest and not is_quantized(model):
+    # The kernels of other forms are known of TensorRT for RTX only, whose compiler lists them without a GPU.
+    if release == RTX:
         flatten_residuals(model, find_shapes(model))
-    model, forms = write_out(model, choose_forms(model, last_only=oldest))
+    model, forms = write_out(model, choose_forms(model, last_only=release != RTX))
     check_forms(stage, graph, forms)
     record: dict[str, Any] = {"source_sha256": graph.file.sha256, "forms": forms, "types": None, "products": None}
-    if oldest:
+    if needs_lowering(release):
         model, types = _restrict(model, path)
         products = {node.name: types[node.output[0]] for node in model.graph.node if node.op_type in _PRODUCTS}
         record |= {"types": types, "products": products}

@@ -51,7 +51,7 @@ class TensorRtLibrary:
 
     @property
     def parser_version(self) -> str:
-        """The TensorRT release whose ONNX parser takes the same graphs."""
+        """Its release for :func:`~vdmrt.engines.lower_graphs`."""
         return self.version
 
     @property

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["TensorRtRtx", "open_tensorrt_rtx"]
 
 _EXTRA = "tensorrt-rtx"
-_SAME_PARSER = "11.0"
+_PARSER = "rtx"
 _PACKAGES = (_EXTRA, *(f"{_EXTRA}-cu{cuda}{part}" for cuda in (12, 13) for part in ("", "-bindings", "-libs")))
 
 
@@ -35,8 +35,8 @@ class TensorRtRtx(TensorRtLibrary):
 
     @property
     def parser_version(self) -> str:
-        """The TensorRT release whose ONNX parser takes the same graphs."""
-        return _SAME_PARSER
+        """Name of its parser for :func:`~vdmrt.engines.lower_graphs`."""
+        return _PARSER
 
     @property
     def machine(self) -> Machine:
