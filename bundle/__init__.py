@@ -29,7 +29,7 @@ from .engines.manifest import (
     PlanAudit,
 )
 from .engines.plan_file import read_plan, verify_engine, verify_engine_weights
-from .engines.targets import PORTABLE_TARGETS, RTX_TARGETS, parse_target, runs_on
+from .engines.targets import PORTABLE_TARGETS, RTX_TARGETS, has_fp8, parse_target, runs_on
 from .engines.trust import cache_folder, is_private, is_trusted, record_trust
 from .engines.versions import version_numbers
 from .folder import (
@@ -156,6 +156,7 @@ __all__ = [
     "find_blocks",
     "find_engine",
     "find_unsupported",
+    "has_fp8",
     "format_count",
     "format_flops",
     "format_nbytes",

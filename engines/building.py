@@ -20,13 +20,13 @@ from ..bundle import (
     Stage,
     choose_precision,
     format_nbytes,
+    has_fp8,
     record_trust,
     runs_on,
     sha256_of,
     stage_graphs,
-    version_numbers,
 )
-from ..errors import EngineError
+from ..errors import BackendError, EngineError
 from ..hosts.driver import find_gpu, probe_driver
 from ..hosts.tensorrt.release import open_tensorrt
 from ..hosts.tensorrt.rtx import open_tensorrt_rtx
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         Engine,
         Graph,
     )
+    from ..hosts.gpu import Gpu
     from ..hosts.tensorrt.library import TensorRtLibrary
     from .progress import Progress
     from .tensorrt.lowering import (
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
 __all__ = ["build_engines", "describe_options", "describe_targets", "open_builder", "runs_here", "trtexec_line"]
 
 _log = logging.getLogger("vdmrt")
-_FIRST_FP8 = (8, 9)
 _TIMINGS, _LAYERS = "timing.cache", "layers.json"
 
 
@@ -101,9 +101,10 @@ def build_engines(
     tensorrt, options = open_builder(backend, gpu, options or BuildOptions())
     chosen = choose_precision(bundle, wanted, backend)
     graphs = stage_graphs(bundle, chosen)
-    _check_fp8(graphs, _gpus_of(tensorrt, options))
     if tensorrt.has_targets:
+        options = options.for_fp8() if any(graph.has_fp8 for graph in graphs.values()) else options
         progress(describe_targets(options))
+    _check_fp8(graphs, _gpus_of(tensorrt, options))
     plan = plan_engine(bundle, chosen, tensorrt.gpu)
     for line in plan.lines():
         progress(line)
@@ -130,19 +131,37 @@ def open_builder(backend: BackendName, gpu: int, options: BuildOptions) -> tuple
     """
     if backend == "tensorrt":
         library: TensorRtLibrary = open_tensorrt(find_gpu(gpu, "building TensorRT engines"), building=True)
-    else:
+    elif backend == "tensorrt-rtx":
         library = open_tensorrt_rtx()
-        gpus = {one.index: one for one in probe_driver().gpus}
-        options = options.for_gpu(gpus.get(gpu))
+        if gpu and (options.targets or options.portable):
+            raise EngineError("--gpu selects the target, as --target and --portable do; leave one of them out")
+        options = options.for_gpu(_local_gpu(gpu))
+    else:
+        raise ValueError(f"wanted tensorrt or tensorrt-rtx, got {backend!r}; vdmrt.engines.build_models builds for it")
     options.check(library)
     return library, options
+
+
+def _local_gpu(index: int) -> Gpu | None:
+    """Return a GPU of this machine, None for the first one where there is none.
+
+    Raises:
+        BackendError: There is no such GPU.
+    """
+    gpus = probe_driver().gpus
+    if index and index >= len(gpus):
+        raise BackendError(
+            f"wanted GPU {index} as the target, the driver sees {len(gpus)}; leave --gpu out, or name the target with "
+            "--target"
+        )
+    return gpus[index] if gpus else None
 
 
 def runs_here(backend: BackendName, options: BuildOptions, gpu: int) -> bool:
     """Whether this machine has the GPU that an engine is built for; TensorRT for RTX builds for others too."""
     if not BACKENDS[backend].builds_anywhere:
         return True
-    found = next((one for one in probe_driver().gpus if one.index == gpu), None)
+    found = _local_gpu(gpu)
     return found is not None and runs_on(options.for_gpu(found).targets, found.compute_capability)
 
 
@@ -162,10 +181,10 @@ def _gpus_of(tensorrt: TensorRtLibrary, options: BuildOptions) -> dict[str, str]
 def _check_fp8(graphs: Mapping[str, Graph], gpus: Mapping[str, str]) -> None:
     """Check that every GPU, given by name with its compute capability, has FP8 where a graph needs it."""
     for name, capability in gpus.items() if any(graph.has_fp8 for graph in graphs.values()) else ():
-        if version_numbers(capability) < _FIRST_FP8:
+        if not has_fp8(capability):
             raise EngineError(
-                f"FP8 products and an FP8 cache need compute capability {'.'.join(map(str, _FIRST_FP8))} or newer, "
-                f"{name} has {capability}; use int8-fp16 or fp16"
+                f"FP8 products and an FP8 cache need compute capability 8.9 or newer, {name} has {capability}; use "
+                "int8-fp16 or fp16"
             )
 
 
@@ -218,7 +237,7 @@ def _build_into(work: Path, job: BuildJob, sources: Mapping[str, GraphSource]) -
         if built.timing_cache and cache_path:
             timings = built.timing_cache
             _keep_timings(cache_path, timings, job.progress)
-        _report(job, stage, plans[stage])
+        _report(job, stage, plans[stage], built.skipped)
     if cache_path:
         (work / _TIMINGS).write_bytes(timings)
     (work / _LAYERS).write_text(json.dumps(layers), encoding="utf-8")
@@ -239,12 +258,11 @@ def _build_into(work: Path, job: BuildJob, sources: Mapping[str, GraphSource]) -
     )
 
 
-def _report(job: BuildJob, stage: str, plan: Plan) -> None:
+def _report(job: BuildJob, stage: str, plan: Plan, skipped: int) -> None:
     """Report a built plan, the forms of its functions, and kernels that the builder skipped."""
     job.progress(_summary(stage, plan))
     for line in describe_forms(plan.forms or {}):
         job.progress(f"{stage}: {line}")
-    skipped = job.tensorrt.log.take_skipped()
     if skipped:
         job.progress(f"{stage}: {_explain_skipped(skipped)}")
 

@@ -129,8 +129,39 @@ def test_a_build_that_the_system_kills_is_reported(bundle: Bundle) -> None:
         if "fill: building" in line:
             threading.Thread(target=lambda: wait_for_worker(os.getpid()).kill()).start()
 
-    with pytest.raises(BackendError, match="fill: the process that builds ended with signal 9; is there enough memory"):
+    with pytest.raises(BackendError, match="fill: the process that builds ended with signal 9, as the system ends"):
         build_engines(bundle, backend="tensorrt-rtx", progress=kill)
+
+
+@pytest.mark.parametrize("name", ["json.py", "tensorrt_rtx.py", "vdmrt.py"])
+def test_files_of_a_bundle_are_never_executed(bundle: Bundle, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bundle.path / "graphs" / name).write_text("raise SystemExit('executed')")
+    monkeypatch.chdir(bundle.path / "graphs")
+    source = "import sys; sys.path.pop(0); from vdmrt.cli import main; main()"
+    command = [sys.executable, "-c", source, "build", str(bundle.path), "--backend", "tensorrt-rtx"]
+
+    done = subprocess.run(command, capture_output=True, text=True)
+
+    assert (done.returncode, "executed" in done.stderr) == (0, False)
+
+
+def test_a_worker_that_ends_at_once_is_reported(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vdmrt.engines.tensorrt.rtx.process._WORKER", "raise SystemExit(3)")
+
+    with pytest.raises(BackendError, match="fill: the process that builds ended with exit status 3; its messages are"):
+        build_engines(bundle, backend="tensorrt-rtx")
+
+
+def test_onnxruntime_is_not_built_here(bundle: Bundle) -> None:
+    with pytest.raises(ValueError, match="wanted tensorrt or tensorrt-rtx, got 'onnxruntime'"):
+        build_engines(bundle, backend="onnxruntime")
+
+
+def test_a_gpu_that_is_not_there_is_no_target(bundle: Bundle) -> None:
+    code, _, err = run("build", bundle.path, "--backend", "tensorrt-rtx", "--gpu", "5")
+
+    assert code == 1
+    assert "wanted GPU 5 as the target, the driver sees 0; leave --gpu out, or name the target with --target" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

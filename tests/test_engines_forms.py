@@ -112,6 +112,15 @@ def test_one_request_gets_heads_first(bundle: Bundle) -> None:
     }
 
 
+def test_a_table_behind_a_product_of_another_width_is_left_alone() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 18]> g (float[4,8] x, float[8,12] w, int64[3] s, float[2,6,4] t) '
+        "=> (float[2,6,4] y) { p = Gemm(x, w) r = Reshape(p, s) y = Add(t, r) }"
+    )
+
+    assert flatten_residuals(model, find_shapes(model)) == 0
+
+
 def attention(rows: int, frames: int) -> onnx.ModelProto:
     """Return a model with one attention over a cache of 25 slots."""
     shape, past = f"float16[{rows},{frames},6,8]", f"float16[{rows},6,25,8]"

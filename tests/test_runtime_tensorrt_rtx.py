@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,7 @@ def test_kernels_are_compiled_at_the_first_start_only(machinery: Machinery) -> N
     assert {path.stat().st_mode & 0o777 for path in kept} == {0o600}
 
 
-def test_kernels_of_another_driver_are_compiled_again(machinery: Machinery, caplog: pytest.LogCaptureFixture) -> None:
+def test_kernels_that_do_not_fit_are_compiled_again(machinery: Machinery, caplog: pytest.LogCaptureFixture) -> None:
     with load(machinery) as model:
         roll(model)
     paths, compiled = kept_files(), len(machinery.recorder.compiled)
@@ -85,8 +87,20 @@ def test_kernels_of_another_driver_are_compiled_again(machinery: Machinery, capl
         roll(model)
 
     assert len(machinery.recorder.compiled) == 2 * compiled
-    assert "is of another driver or GPU, or damaged; kernels are compiled again" in messages(caplog)
+    assert "does not fit, or is damaged: " in messages(caplog)
     assert all(path.read_bytes() != b"kernels of something else" for path in paths)
+
+
+def test_another_driver_has_its_own_kernels(machinery: Machinery) -> None:
+    with load(machinery) as model:
+        roll(model)
+    first = kept_files()
+    machinery.cuda.driver_version(13020)
+
+    with load(machinery) as model:
+        roll(model)
+
+    assert len(kept_files()) == 2 * len(first) and set(first) < set(kept_files())
 
 
 def test_kernels_that_others_may_have_written_are_not_used(
@@ -96,9 +110,11 @@ def test_kernels_that_others_may_have_written_are_not_used(
         pass
     for path in kept_files():
         path.chmod(0o666)
+    before = len(machinery.recorder.named("deserialize"))
 
     with load(machinery):
         assert "is not used: others may have written it" in messages(caplog)
+    assert len(machinery.recorder.named("deserialize")) == before
 
 
 def test_a_folder_that_cannot_be_written_costs_time_only(
@@ -152,12 +168,21 @@ def test_a_plan_that_is_refused_has_the_librarys_reason(machinery: Machinery) ->
         load(machinery)
 
 
-def test_a_plan_that_cannot_be_captured_runs_without_a_graph(machinery: Machinery) -> None:
-    machinery.recorder.capturable = False
+def test_a_plan_for_an_older_gpu_is_run_with_a_warning(machinery: Machinery, caplog: pytest.LogCaptureFixture) -> None:
+    validity = machinery.recorder.module.EngineValidity.SUBOPTIMAL
+    machinery.recorder.fail("get_engine_validity", returns=(validity, 0))
 
-    with pytest.raises(BackendError, match=r"cannot capture this plan into a CUDA graph.*--no-cuda-graph"):
-        load(machinery)
-    with load(machinery, cuda_graph=False) as model:
+    with load(machinery):
+        assert "may be slower on vdmrt fake GPU than a plan for it; build one with" in messages(caplog)
+
+
+@pytest.mark.parametrize("call", ["create_runtime_cache", "serialize", "set_runtime_cache"])
+def test_a_library_without_a_cache_runs_nevertheless(machinery: Machinery, call: str) -> None:
+    machinery.recorder.fail(call, returns=False if call == "set_runtime_cache" else None)
+
+    with load(machinery) as model:
+        assert roll(model).any()
+    with load(machinery) as model:
         assert roll(model).any()
 
 
@@ -177,6 +202,22 @@ def test_auto_takes_the_library_that_is_installed(machinery: Machinery, caplog: 
         assert model.backend.name == "tensorrt-rtx"
 
     assert "running on TensorRT for RTX: TensorRT is not installed, only TensorRT for RTX" in caplog.text
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_auto_falls_back_with_the_reason(
+    machinery: Machinery, installed: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if installed:
+        machinery.cuda.compute_capability("9.0")
+    else:
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    why = "found vdmrt fake GPU with 9.0" if installed else "TensorRT for RTX is not installed"
+
+    with load(machinery, backend="auto") as model:
+        assert model.backend.name == "onnxruntime"
+
+    assert re.search(rf"running on ONNX Runtime on the CPU although vdmrt fake GPU is there.*{why}", messages(caplog))
 
 
 def test_the_other_library_does_not_stand_in(machinery: Machinery, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["PORTABLE_TARGETS", "RTX_TARGETS", "parse_target", "runs_on"]
+from .versions import version_numbers
+
+__all__ = ["PORTABLE_TARGETS", "RTX_TARGETS", "has_fp8", "parse_target", "runs_on"]
 
 # nvinfer1::ComputeCapability of TensorRT for RTX 1.7.
 RTX_TARGETS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
@@ -12,6 +14,7 @@ RTX_TARGETS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 # documents neither Hopper (9.0) nor data-center Blackwell (10.x).
 # https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/cpu-engines.html
 PORTABLE_TARGETS = RTX_TARGETS[1:]
+_FIRST_FP8 = (8, 9)
 
 
 def parse_target(text: str) -> str:
@@ -26,6 +29,11 @@ def parse_target(text: str) -> str:
         known = ", ".join(f"sm{each.replace('.', '')}" for each in RTX_TARGETS)
         raise ValueError(f"TensorRT for RTX builds for {known}, got {text!r}")
     return capability
+
+
+def has_fp8(capability: str) -> bool:
+    """Whether a GPU of a compute capability has products in FP8: from Ada (8.9) on."""
+    return version_numbers(capability) >= _FIRST_FP8
 
 
 def runs_on(targets: tuple[str, ...], capability: str) -> bool:

@@ -49,6 +49,11 @@ class Kernel:
         return self.work != "moving"
 
     @property
+    def copies(self) -> bool:
+        """Whether it writes only what it reads: it neither multiplies matrices nor sums."""
+        return not self.computes and not self.layer.reduces
+
+    @property
     def is_loose_softmax(self) -> bool:
         """Whether it is a softmax outside a fused attention."""
         return "MaxrSubExp" in self.layer.name

@@ -20,7 +20,7 @@ __all__ = ["CacheCopies", "StageReport"]
 
 @dataclass(frozen=True)
 class CacheCopies:
-    """How often a run copies a tensor of the KV cache: the kernels that read it and compute nothing."""
+    """How often a run copies a tensor of the KV cache: the kernels that read it, and neither multiply nor sum."""
 
     tensor: str
     count: int
@@ -70,7 +70,7 @@ class StageReport:
     @cached_property
     def cache_copies(self) -> tuple[CacheCopies, ...]:
         """Copies of each tensor of the cache that is copied."""
-        reads = [side for kernel in self.kernels if not kernel.computes for side in kernel.cached]
+        reads = [side for kernel in self.kernels if kernel.copies for side in kernel.cached]
         counts = collections.Counter(side.name for side in reads)
         sizes = {side.name: side.nbytes for side in reads}
         return tuple(CacheCopies(name, count, count * sizes[name]) for name, count in counts.items())
@@ -109,7 +109,7 @@ class StageReport:
             "gflop": round(sum(kernel.flops for kernel in self.kernels) / 1e9, 1),
             "roofline_ms": _roofline_ms(self.kernels),
             "roofline_of_kernels_that_compute_ms": _roofline_ms(computing),
-            "cache_read_by_copies_mb": _mb(sum(copies.nbytes for copies in self.cache_copies)),
+            "cache_read_by_copies_mb": _mb(sum(_cached_nbytes(one) for one in self.kernels if not one.computes)),
             "most_copies_of_a_cached_tensor": max((copies.count for copies in self.cache_copies), default=0),
             "products": self.products,
             "products_in_8_bits": self.products_in_8_bits,
@@ -129,6 +129,10 @@ class StageReport:
             if self.has_blocks
             else None,
         }
+
+
+def _cached_nbytes(kernel: Kernel) -> int:
+    return sum(side.nbytes for side in kernel.cached)
 
 
 def _sums(kernels: Sequence[Kernel]) -> dict[str, Any]:

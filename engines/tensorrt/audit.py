@@ -106,7 +106,7 @@ def _first_dtype(layer: Layer) -> str:
 
 def _copies(layers: tuple[Layer, ...], cache: Collection[str]) -> Iterator[LayerCopy]:
     for layer in layers:
-        if layer.is_product or layer.is_opaque or layer.is_idle:
+        if layer.is_product or layer.reduces or layer.is_opaque or layer.is_idle:
             continue
         for side in layer.inputs:
             if side.name in cache:

@@ -29,6 +29,8 @@ _FUSED_PRODUCT = re.compile(r"Fc")
 _FUSIONS = ("", "kgen", "fusion", "runtime_fusion")
 # Kinds that neither compute nor move data: waits between streams, and views.
 _IDLE = re.compile(r"^(signal|wait|noop|constant|reshape)$", re.IGNORECASE)
+# In the names of kernels that TensorRT's compiler makes of several operators.
+_REDUCTION = re.compile(r"Sum|Max")
 # A whole subgraph of TensorRT's compiler, without details from the inspector (8.5).
 _OPAQUE = re.compile(r"myelin|foreignnode", re.IGNORECASE)
 
@@ -88,6 +90,11 @@ class Layer:
     def is_attention(self) -> bool:
         """Whether it is a fused attention: both products and the softmax between them."""
         return "mha" in self.name
+
+    @property
+    def reduces(self) -> bool:
+        """Whether it sums, or takes a largest value: it computes even where it is no product."""
+        return bool(_REDUCTION.search(self.name))
 
     @property
     def is_product(self) -> bool:

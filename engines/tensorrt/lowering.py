@@ -101,12 +101,13 @@ def lower_graphs(
         EngineError: An operator has no form that this release supports, or onnx is not installed.
     """
     graphs = stage_graphs(bundle, precision)
+    extra = "tensorrt-rtx" if release == RTX else "tensorrt"
     paths = {}
     for stage, graph in graphs.items():
         path = paths[stage] = _source_path(bundle, graph, release)
         if path != bundle.locate(graph.file) and not (path.is_file() and _record_path(path).is_file()):
             progress(stage)
-            _lower(_read(bundle, graph), path, stage, graph, release)
+            _lower(_read(bundle, graph, extra), path, stage, graph, release)
     return paths
 
 
@@ -150,9 +151,9 @@ def _record_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _read(bundle: Bundle, graph: Graph) -> onnx.ModelProto:
+def _read(bundle: Bundle, graph: Graph, extra: str) -> onnx.ModelProto:
     path = bundle.locate(graph.file)
-    with needs_extra("tensorrt", "writing a graph for TensorRT", fail=EngineError):
+    with needs_extra(extra, "writing a graph for TensorRT", fail=EngineError):
         import onnx
     if sha256_of(path) != graph.file.sha256:
         raise EngineError(f"{path}: differs from the graph that model.json records; export the bundle again")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ...bundle import RTX_TARGETS, parse_target
+from ...bundle import RTX_TARGETS, has_fp8, parse_target
 from ...errors import EngineError
 
 if TYPE_CHECKING:
@@ -65,6 +65,12 @@ class BuildOptions:
             raise ValueError(f"a portable plan has no targets, got {', '.join(self.targets)}")
         targets = sorted({parse_target(target) for target in self.targets}, key=RTX_TARGETS.index)
         object.__setattr__(self, "targets", tuple(targets))
+
+    def for_fp8(self) -> BuildOptions:
+        """Return the options with every GPU that has FP8 as the targets, where none is given."""
+        if self.targets:
+            return self
+        return dataclasses.replace(self, targets=tuple(one for one in RTX_TARGETS if has_fp8(one)), portable=False)
 
     def for_gpu(self, gpu: Gpu | None) -> BuildOptions:
         """Return the options with this machine's GPU as the target, where none is given and it is a possible one."""

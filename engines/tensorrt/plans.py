@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +45,7 @@ class BuiltPlan:
         audit: Audit of its layers; None if the inspector's output cannot be read.
         inspection: The inspector's JSON.
         timing_cache: The timing cache after the build; b"" if the release has none.
+        skipped: Number of warnings about kernels skipped for lack of memory.
     """
 
     file: Path
@@ -54,6 +54,7 @@ class BuiltPlan:
     audit: PlanAudit | None
     inspection: str
     timing_cache: bytes
+    skipped: int
 
 
 def build_plan(job: BuildJob, stage: str, source: GraphSource, timing_cache: bytes, file: Path) -> BuiltPlan:
@@ -75,32 +76,30 @@ def build_plan(job: BuildJob, stage: str, source: GraphSource, timing_cache: byt
     started = time.monotonic()
     if job.tensorrt.has_targets:
         found, timings = build_in_process(job, stage, source, file), b""
-        scratch, inspection = found["scratch_nbytes"], found["inspection"]
+        scratch, inspection, skipped = found["scratch_nbytes"], found["inspection"], found["skipped"]
     else:
         scratch, inspection, timings = _build_here(job, stage, source, timing_cache, file)
+        skipped = job.tensorrt.log.take_skipped()
     seconds = time.monotonic() - started
-    return BuiltPlan(file, scratch, seconds, _audit(job, stage, source, inspection), inspection, timings)
+    return BuiltPlan(file, scratch, seconds, _audit(job, stage, source, inspection), inspection, timings, skipped)
 
 
 def _build_here(
     job: BuildJob, stage: str, source: GraphSource, timing_cache: bytes, file: Path
 ) -> tuple[int, str, bytes]:
     """Return the scratch memory, the inspector's JSON and the timing cache."""
-    tensorrt, cancelled = job.tensorrt, Cancelled()
+    tensorrt, gpu, cancelled = job.tensorrt, job.tensorrt.gpu, Cancelled()
+    assert gpu is not None
 
     def build() -> tuple[Any, bytes]:
-        with _on_gpu(tensorrt):  # sets the current GPU of this thread
+        with current_gpu(gpu.index):  # sets the current GPU of this thread
             return build_network(job, stage, source, timing_cache, cancelled)
 
     data, timings = run_beside(build, stage, job.progress, cancelled)
     file.write_bytes(memoryview(data))
-    with _on_gpu(tensorrt):
+    with current_gpu(gpu.index):
         scratch, inspection = _inspect(tensorrt, stage, data, job.graphs[stage])
     return scratch, inspection, timings
-
-
-def _on_gpu(tensorrt: TensorRtLibrary) -> AbstractContextManager[None]:
-    return nullcontext() if tensorrt.gpu is None else current_gpu(tensorrt.gpu.index)
 
 
 def _audit(job: BuildJob, stage: str, source: GraphSource, inspection: str) -> PlanAudit | None:

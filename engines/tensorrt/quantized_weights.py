@@ -62,7 +62,7 @@ def find_weight_uses(layers: tuple[Layer, ...], weights: Mapping[str, str]) -> W
         own = [layer for layer in products if weight in layer.nodes or reader in layer.nodes]
         if any(_types(layer) <= set(EIGHT_BITS) for layer in own):
             narrow.append(weight)
-        elif is_complete and all("" not in _types(layer) for layer in own):
+        elif own and is_complete and all("" not in _types(layer) for layer in own):
             widened.append(weight)
         else:
             hidden.append(weight)

@@ -71,7 +71,8 @@ class _Flattening:
         for branch in reversed(add.input):
             chain = list(self._follow(branch))
             if chain and chain[-1].op_type == "Reshape" and self._made_by(chain[-1].input[0], "Gemm"):
-                return chain
+                same_width = self.shapes[chain[-1].input[0]][-1] == self.shapes[branch][-1]
+                return chain if same_width else []
         return []
 
     def _follow(self, name: str) -> Iterator[onnx.NodeProto]:
@@ -79,10 +80,13 @@ class _Flattening:
             node = self._made_by(name, operator)
             if node is None or self.readers[name] != 1:
                 continue
-            if operator == "Mul" and prod(self.shapes[node.input[0]][:-1]) != 1:
-                return  # a gate for each row of requests
+            if operator == "Mul" and not self._is_row(node.input[0]):
+                return  # a number, or a gate for each row of requests
             yield node
             name = node.input[1 if operator == "Mul" else 0]
+
+    def _is_row(self, name: str) -> bool:
+        return bool(self.shapes[name]) and prod(self.shapes[name][:-1]) == 1
 
     def _made_by(self, name: str, operator: str) -> onnx.NodeProto | None:
         node = self.makers.get(name)

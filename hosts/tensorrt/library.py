@@ -7,6 +7,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...bundle import BACKENDS
 from ...errors import BackendError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class TensorRtLibrary:
     @property
     def has_targets(self) -> bool:
         """Whether plans are built ahead of time for stated GPUs, with no GPU: TensorRT for RTX."""
-        return self.has("ComputeCapability", "SM86")
+        return BACKENDS[self.backend].builds_anywhere
 
     def has(self, enum: str, member: str) -> bool:
         """Whether the release has a member of an enumeration."""

@@ -7,6 +7,7 @@ It builds plans ahead of time without a GPU and without a driver, and finishes c
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,8 @@ def _check_packages() -> None:
     if len(set(found.values())) > 1:
         listed = ", ".join(f"{name} {version}" for name, version in found.items())
         newest = max(found.values(), key=version_numbers)
+        name = next(name for name in found if name != _EXTRA or len(found) == 1)
         raise BackendError(
             f"the packages of TensorRT for RTX are of different versions: {listed}; install them together: "
-            f"pip install --force-reinstall tensorrt-rtx=={newest}"
+            f"pip install --force-reinstall {re.sub('-(bindings|libs)$', '', name)}=={newest}"
         )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ...bundle import Stage, find_blocks
+from ...bundle import BACKENDS, Stage, find_blocks
 from ..report.report import Layer
 
 if TYPE_CHECKING:
@@ -64,10 +64,11 @@ def describe_layers(layers: Sequence[Layer], backend: str) -> Iterator[str]:
         layers: Layers of a report.
         backend: Name of the backend.
     """
-    if layers and backend == "tensorrt":
+    traits = BACKENDS.get(backend)
+    if layers and traits is not None and traits.is_native:
         yield (
-            "layers were timed by TensorRT's profiler with a wait after each run, outside the captured CUDA graph: "
-            "together they take longer than a step"
+            f"layers were timed by {traits.title}'s profiler with a wait after each run, outside the captured CUDA "
+            "graph: together they take longer than a step"
         )
     opaque = [layer for layer in layers if layer.name.startswith(_RANGE)]
     if opaque:

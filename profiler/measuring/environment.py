@@ -20,6 +20,7 @@ __all__ = ["describe_environment"]
 
 _PACKAGES = (
     *("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu11", "tensorrt-cu12", "tensorrt-cu13"),
+    *("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
     *("nvidia-cublas", "nvidia-cublas-cu12", "nvidia-ml-py"),
 )
 

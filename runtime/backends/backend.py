@@ -72,7 +72,7 @@ class Backend(Protocol):
     """A library that runs graphs on a device.
 
     Attributes:
-        name: "onnxruntime" or "tensorrt".
+        name: Its name in :data:`~vdmrt.bundle.BACKENDS`.
         device_name: Name of the device: "host", or "cuda:0" and so on.
     """
 

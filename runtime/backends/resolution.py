@@ -14,7 +14,7 @@ from ...bundle import (
     list_engines,
     precision_candidates,
 )
-from ...errors import BackendError, EngineError
+from ...errors import EngineError
 from ...hosts.driver import find_gpu, probe_driver
 from ...hosts.onnxruntime import find_providers
 from .load_options import gpu_index
@@ -95,7 +95,7 @@ def open_backend(resolution: Resolution, options: LoadOptions) -> Backend:
     if resolution.backend == "tensorrt-rtx":
         from .tensorrt.rtx_backend import TensorRtRtxBackend
 
-        return TensorRtRtxBackend(device_index=resolution.gpu or 0, cuda_graph=options.cuda_graph)
+        return TensorRtRtxBackend(device_index=resolution.gpu or 0)
     if resolution.backend == "tensorrt":
         from .tensorrt.backend import TensorRtBackend
 
@@ -126,26 +126,19 @@ def _automatic(bundle: Bundle, options: LoadOptions, index: int | None) -> Resol
 
 
 def _find_plans(bundle: Bundle, options: LoadOptions, index: int) -> tuple[Resolution | None, str]:
-    """Return the first backend of plans that runs one of the bundle's engines, or why there is none.
-
-    Raises:
-        BackendError: The bundle has engines, and no library that runs them is installed or runs here.
-    """
-    there: list[BackendName] = [backend for backend in _LIBRARIES if list_engines(bundle, backend)]
-    reasons, failure = [], None
-    for backend in there:
+    """Return the first backend of plans that runs one of the bundle's engines, or why there is none."""
+    reasons: list[str] = []
+    for backend in _LIBRARIES:
+        if not list_engines(bundle, backend):
+            continue
         try:
             found = _on_plans(bundle, options, backend, index)
-        except BackendError as error:
-            failure = error
-        except EngineError as error:
+        except EngineError as error:  # no engine fits; or the library is not installed, or not for this GPU
             reasons.append(str(error))
         else:
-            if backend != there[0]:
-                _log.info("running on %s: %s", BACKENDS[backend].title, failure or "; ".join(reasons))
+            if reasons:
+                _log.info("running on %s: %s", BACKENDS[backend].title, "; ".join(reasons))
             return found, ""
-    if failure is not None:
-        raise failure
     return None, "; ".join(reasons) or f"{bundle.path}: has no TensorRT engine; build one with vdmrt build"
 
 

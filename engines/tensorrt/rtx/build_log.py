@@ -37,9 +37,15 @@ def inspection_of(lines: Iterable[str]) -> str:
 
 
 def scratch_of(lines: Iterable[str]) -> int:
-    """Return the bytes of scratch memory that a context needs, the most of all targets; 0 where none is logged."""
+    """Return the bytes of scratch memory that a context needs, the most of all targets.
+
+    Raises:
+        EngineError: No line has them.
+    """
     found = [int(number) for message in lines for number in _SCRATCH.findall(message)]
-    return max(found, default=0)
+    if not found:
+        raise EngineError("TensorRT's builder logged no memory; that needs a VERBOSE log and DETAILED profiling")
+    return max(found)
 
 
 def _layers(message: str) -> Iterator[dict[str, Any]]:

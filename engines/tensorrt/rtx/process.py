@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,17 @@ from ....errors import BackendError
 from ...progress import heartbeat
 
 if TYPE_CHECKING:
+    from ...progress import Progress
     from ..job import BuildJob
     from ..lowering import GraphSource
 
 __all__ = ["build_in_process"]
 
-_WORKER = "from vdmrt.engines.tensorrt.rtx.worker import main; main()"
+# Without the folder that it is started in, which may contain any file.
+_WORKER = (
+    "import sys; sys.path[:] = [path for path in sys.path if path]; "
+    "from vdmrt.engines.tensorrt.rtx.worker import main; main()"
+)
 
 
 def build_in_process(job: BuildJob, stage: str, source: GraphSource, plan: Path) -> dict[str, Any]:
@@ -43,53 +48,61 @@ def build_in_process(job: BuildJob, stage: str, source: GraphSource, plan: Path)
         "stage": stage,
         "precision": str(job.precision),
         "graph": encode(job.graphs[stage]),
-        "source": source.path.name,
+        "source": str(source.path.resolve()),
         "options": dataclasses.asdict(dataclasses.replace(job.options, timing_cache=None)),
         "plan": str(plan.resolve()),
     }
-    with heartbeat(stage, job.progress), _start(source.path.parent) as process:
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(request) + "\n")
-        process.stdin.flush()  # and stays open: the worker ends when its parent does
+    with heartbeat(stage, job.progress), _start() as process:
         try:
-            for message in _messages(process):
-                if "progress" not in message:
-                    return _result(message)
-                job.progress(message["progress"])
-        finally:
+            result = _exchange(process, json.dumps(request) + "\n", job.progress)
+            code = process.wait()
+        except BaseException:
             process.kill()
-    code = process.wait()
-    raise BackendError(f"{stage}: the process that builds ended with {_describe(code)}; is there enough memory?")
+            raise
+    if result is None:
+        raise BackendError(f"{stage}: the process that builds ended with {_describe(code)}")
+    _raise_failure(result)
+    return result
 
 
-def _start(folder: Path) -> subprocess.Popen[str]:
-    """Start a worker in the folder of the graphs, whose paths are then the same wherever the bundle is."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "0"}
+def _start() -> subprocess.Popen[str]:
+    paths = [os.path.abspath(path or os.curdir) for path in sys.path]
     return subprocess.Popen(
         [sys.executable, "-c", _WORKER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        cwd=folder,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "0"},
         start_new_session=True,  # Ctrl-C is for the parent, which then kills it
     )
 
 
-def _messages(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
-    assert process.stdout is not None
-    for line in process.stdout:
-        yield json.loads(line)
+def _exchange(process: subprocess.Popen[str], request: str, progress: Progress) -> dict[str, Any] | None:
+    """Send the request, report progress, and return the last message; None if the process ended without one."""
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        process.stdin.write(request)
+        process.stdin.flush()  # and stays open: the worker ends when its parent does
+        for line in process.stdout:
+            message: dict[str, Any] = json.loads(line)
+            if "progress" not in message:
+                return message
+            progress(message["progress"])
+    except (BrokenPipeError, ValueError):  # it ended before it read or wrote a whole line
+        return None
+    return None
 
 
-def _result(message: dict[str, Any]) -> dict[str, Any]:
-    failure = message.get("error")
-    if failure is None:
-        return message
+def _raise_failure(result: dict[str, Any]) -> None:
+    """Raise the exception that ended the worker, if one did."""
+    failure = result.get("error")
     if failure == "OSError":
-        raise OSError(message["errno"], os.strerror(message["errno"]))
-    raise getattr(errors, failure)(message["message"])
+        raise OSError(result["errno"], result["message"])
+    if failure is not None:
+        raise getattr(errors, failure)(result["message"])
 
 
 def _describe(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit status {code}"
+    if code == -signal.SIGKILL:
+        return "signal 9, as the system ends a process that takes more memory than there is"
+    return f"signal {-code}" if code < 0 else f"exit status {code}; its messages are on stderr"

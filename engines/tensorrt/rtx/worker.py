@@ -40,7 +40,7 @@ def main() -> None:
     except VdmrtError as error:
         write(error=type(error).__name__, message=str(error))
     except OSError as error:
-        write(error="OSError", errno=error.errno)
+        write(error="OSError", errno=error.errno or 0, message=error.strerror or str(error))
     except MemoryError:
         write(error=BackendError.__name__, message=f"{request['stage']}: there is not enough memory to build the plan")
     messages.close()
@@ -48,15 +48,20 @@ def main() -> None:
 
 
 def _build(request: dict[str, Any], progress: Callable[[str], None]) -> dict[str, Any]:
-    stage, options = request["stage"], request["options"]
+    stage, options, source = request["stage"], request["options"], Path(request["source"])
+    os.chdir(source.parent)  # the plan does not depend on the path of the bundle then
     options["targets"] = tuple(options["targets"])
     graph = decode(Graph, request["graph"], "")
     library = open_tensorrt_rtx()
     job = BuildJob(library, Precision.parse(request["precision"]), {stage: graph}, BuildOptions(**options), progress)
     with library.log.collect_layers() as listed:
-        data, _ = build_network(job, stage, GraphSource(Path(request["source"])), b"", Cancelled())
+        data, _ = build_network(job, stage, GraphSource(Path(source.name)), b"", Cancelled())
     Path(request["plan"]).write_bytes(memoryview(data))
-    return {"scratch_nbytes": scratch_of(listed), "inspection": inspection_of(listed)}
+    return {
+        "scratch_nbytes": scratch_of(listed),
+        "inspection": inspection_of(listed),
+        "skipped": library.log.take_skipped(),
+    }
 
 
 def _end_with_parent() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..layer_times import LayerTime
     from .layers import LayerRun
 
-__all__ = ["MakeContext", "TensorRtCall", "TensorRtProgram", "TensorRtTimedProgram"]
+__all__ = ["CreateContext", "TensorRtCall", "TensorRtProgram", "TensorRtTimedProgram"]
 
 _TYPES = {
     "FLOAT": "float32",
@@ -32,7 +32,7 @@ _TYPES = {
     "FP8": "float8_e4m3fn",
 }
 # Makes an IExecutionContext of an engine for a queue; whether the caller gives it scratch memory. None if refused.
-MakeContext = Callable[[Any, "Device", bool], Any]
+CreateContext = Callable[[Any, "Device", bool], Any]
 # Alignment that setTensorAddress requires, and setDeviceMemory of TensorRT 10 (8.5 accepts 256).
 _ADDRESS_ALIGNMENT, _SCRATCH_ALIGNMENT = 256, 512
 
@@ -47,7 +47,7 @@ class TensorRtProgram:
         log: TensorRtLog,
         graph: Graph,
         device: Device,
-        make_context: MakeContext | None = None,
+        create: CreateContext | None = None,
     ) -> None:
         """Take ownership of an engine whose weight streaming budget was set.
 
@@ -57,11 +57,11 @@ class TensorRtProgram:
             log: Log of the runtime that created the engine.
             graph: Graph that the engine was built from.
             device: Device on the engine's GPU.
-            make_context: Creates an IExecutionContext of the engine for a queue, without memory of its own where the
+            create: Creates an IExecutionContext of the engine for a queue, without memory of its own where the
                 caller gives it scratch memory; None does that by the API of every TensorRT.
         """
         self._tensorrt = tensorrt
-        self._make: MakeContext = make_context or partial(_make_context, tensorrt)
+        self._create: CreateContext = create or partial(_create_context, tensorrt)
         self._engine: Any = engine
         self._log = log
         self._graph = graph
@@ -139,7 +139,7 @@ class TensorRtProgram:
             RuntimeError: The program is closed.
         """
         parts = self._tensorrt, self._open_engine(), self._log, self._graph, self._device
-        return TensorRtTimedProgram(*parts, self._make)
+        return TensorRtTimedProgram(*parts, self._create)
 
     def close(self) -> None:
         """Destroy the remaining contexts, then the engine. Closing twice is allowed."""
@@ -209,7 +209,7 @@ class TensorRtProgram:
 
     def _make_execution_context(self, device: Device, scratch: int) -> Any:
         """Create an IExecutionContext on the caller's scratch."""
-        made = self._make(self._engine, device, bool(self._scratch_nbytes))
+        made = self._create(self._engine, device, bool(self._scratch_nbytes))
         if made is None:
             raise DeviceError(self._log.take_errors(), call="create_execution_context")
         if self._scratch_nbytes:
@@ -230,9 +230,9 @@ class TensorRtTimedProgram(TensorRtProgram):
         log: TensorRtLog,
         graph: Graph,
         device: Device,
-        make_context: MakeContext,
+        create: CreateContext,
     ) -> None:
-        super().__init__(tensorrt, engine, log, graph, device, make_context)
+        super().__init__(tensorrt, engine, log, graph, device, create)
         self._capturable = False
         self._runs = LayerRuns()
 
@@ -347,7 +347,7 @@ class TensorRtCall:
             self._context.close_call()
 
 
-def _make_context(tensorrt: Any, engine: Any, device: Device, has_scratch: bool) -> Any:
+def _create_context(tensorrt: Any, engine: Any, device: Device, has_scratch: bool) -> Any:
     """Return an IExecutionContext: with scratch memory by strategy in TensorRT 10, by another call in 8.5."""
     strategies = getattr(tensorrt, "ExecutionContextAllocationStrategy", None)
     if not has_scratch:

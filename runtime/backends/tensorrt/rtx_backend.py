@@ -8,6 +8,8 @@ https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/work-
 from __future__ import annotations
 
 import contextlib
+import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ....errors import BackendError
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TensorRtRtxBackend"]
 
+_log = logging.getLogger("vdmrt")
+
 
 class TensorRtRtxBackend(TensorRtBackend):
     """TensorRT for RTX on one GPU. All attributes are read-only.
@@ -35,15 +39,14 @@ class TensorRtRtxBackend(TensorRtBackend):
         machine: Machine description that plans must match.
     """
 
-    __slots__ = ("_caches", "_cuda_graph")
+    __slots__ = ("_caches",)
     name: BackendName = "tensorrt-rtx"
 
-    def __init__(self, *, device_index: int = 0, cuda_graph: bool = True) -> None:
+    def __init__(self, *, device_index: int = 0) -> None:
         """Find the GPU, import TensorRT for RTX and create its runtime.
 
         Args:
             device_index: Number of the GPU, in the driver's order.
-            cuda_graph: Whether runs are to be captured; a plan that does not allow it is refused then.
 
         Raises:
             BackendError: There is no driver, no such GPU, no TensorRT for RTX, or it does not run on the GPU.
@@ -51,15 +54,16 @@ class TensorRtRtxBackend(TensorRtBackend):
             ValueError: ``device_index`` is negative.
         """
         self._caches: list[KernelCache] = []
-        self._cuda_graph = cuda_graph
         super().__init__(device_index=device_index)
 
     def close(self) -> None:
         """Save new kernels, and destroy contexts, engines and the runtime. Closing twice is allowed."""
         with contextlib.ExitStack() as stack:  # in reverse order, despite failures
             stack.callback(super().close)
-            for cache in self._caches:
-                stack.callback(cache.save)
+            if self._device is not None and self._caches:
+                self._device.activate()
+                for cache in self._caches:
+                    stack.callback(cache.save)
 
     def _drop_runtime(self) -> None:
         while self._caches:
@@ -72,41 +76,40 @@ class TensorRtRtxBackend(TensorRtBackend):
     def _load(self, built: BuiltStage, source: StageSource, device: Device) -> TensorRtProgram:
         self._check_validity(built)
         loaded = self._deserialize(self._runtime, built)
-        cache = KernelCache(self.machine, built.sha256)
+        cache = KernelCache(self.machine, built.sha256, self._log)
         self._caches.append(cache)
-
-        def make_context(engine: Any, queue: Device, has_scratch: bool) -> Any:
-            return self._make_context(cache, engine, queue, has_scratch)
-
-        return TensorRtProgram(self._tensorrt, loaded, self._log, source.graph, device, make_context)
+        create = partial(_create_context, self._tensorrt, cache)
+        return TensorRtProgram(self._tensorrt, loaded, self._log, source.graph, device, create)
 
     def _check_validity(self, built: BuiltStage) -> None:
-        """Compare the plan's header with this machine, before its memory is allocated."""
+        """Compare the plan's header with this machine, before the plan is loaded."""
         header = built.data[: self._runtime.engine_header_size]
         validity, reasons = self._runtime.get_engine_validity(header)
+        members = self._tensorrt.EngineInvalidityDiagnostics.__members__
+        named = ", ".join(name for name, member in members.items() if int(reasons) & int(member))
         if validity == self._tensorrt.EngineValidity.INVALID:
-            members = self._tensorrt.EngineInvalidityDiagnostics.__members__
-            named = [name for name, member in members.items() if int(reasons) & int(member)]
-            why = ", ".join(named) or self._log.take_errors()
             raise BackendError(
-                f"{built.file}: {self._found.name} does not run this plan on {self.machine.gpu}: {why}; build it again "
-                "with vdmrt build --backend tensorrt-rtx"
+                f"{built.file}: {self._found.name} does not run this plan on {self.machine.gpu}: "
+                f"{named or self._log.take_errors()}; build it again with vdmrt build --backend tensorrt-rtx"
             )
+        if validity == self._tensorrt.EngineValidity.SUBOPTIMAL:
+            gpu = self.machine
+            _log.warning(
+                "%s: may be slower on %s than a plan for it; build one with vdmrt build --backend tensorrt-rtx "
+                "--target sm%s", built.file, gpu.gpu, gpu.compute_capability.replace(".", "")
+            )  # fmt: skip
 
-    def _make_context(self, cache: KernelCache, engine: Any, queue: Device, has_scratch: bool) -> Any:
-        """Create an execution context, which compiles the kernels that the cache lacks."""
-        config = engine.create_runtime_config()
-        strategies = self._tensorrt.ExecutionContextAllocationStrategy
-        strategy = strategies.USER_MANAGED if has_scratch else strategies.STATIC
-        config.set_execution_context_allocation_strategy(strategy)
-        cache.attach(config)
-        made = engine.create_execution_context(config)
-        if made is None:
-            return None
-        if self._cuda_graph and not made.is_stream_capturable(queue.stream):
-            raise BackendError(
-                f"{self._found.name} cannot capture this plan into a CUDA graph: {self._log.take_errors()}; pass "
-                "cuda_graph=False (--no-cuda-graph), or build it again"
-            )
+
+def _create_context(tensorrt: Any, cache: KernelCache, engine: Any, queue: Device, has_scratch: bool) -> Any:
+    """Return an IExecutionContext, which compiles the kernels that the cache lacks; None if it is refused.
+
+    Plans are built with REQUIRE_USER_ALLOCATION, which guarantees that their runs can be captured.
+    """
+    config = engine.create_runtime_config()
+    strategies = tensorrt.ExecutionContextAllocationStrategy
+    config.set_execution_context_allocation_strategy(strategies.USER_MANAGED if has_scratch else strategies.STATIC)
+    cache.attach(config)
+    made = engine.create_execution_context(config)
+    if made is not None:
         cache.save()
-        return made
+    return made
