@@ -77,7 +77,7 @@ def cpu_details(results: Path) -> Iterator[str]:
 def kernel_forms(results: Path) -> Iterator[str]:
     """Yield what TensorRT for RTX made of each form of XL/2's graphs."""
     document = json.loads((results / "kernels.json").read_text(encoding="utf-8"))
-    head = ["stage", "form", "kernels", "fused attentions", "MB moved", "of which by kernels that compute nothing"]
+    head = ["stage", "form", "kernels", "fused attentions", "MB moved", "of which outside products and attentions"]
     keys = ("kernels", "fused_attentions", "moved_mb", "moved_by_kernels_that_compute_nothing_mb", "roofline_ms")
     rows = [[form["stage"], form["form"], *(f"{form[key]:,}" for key in keys)] for form in document["details"]["forms"]]
     yield _table([*head, "roofline, ms"], rows)
