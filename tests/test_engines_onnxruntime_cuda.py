@@ -8,9 +8,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
+from fake_cuda import FakeCuda
+from golden import relative_error
+from host_function_backend import HostFunctionBackend
 from tiny import TINY
 
 from vdmrt.building import build_engine
@@ -19,6 +23,7 @@ from vdmrt.calibration.verify.engine_check import check_engine
 from vdmrt.cli import main
 from vdmrt.engines import ModelOptions, build_models
 from vdmrt.errors import EngineError
+from vdmrt.runtime import Model
 from vdmrt.runtime.backends.load_options import LoadOptions
 from vdmrt.runtime.backends.resolution import resolve
 
@@ -114,6 +119,19 @@ def test_without_an_engine_cuda_runs_the_exported_graphs_and_nothing_is_said(bun
     found = resolve(bundle, ON_CUDA)
 
     assert (found.gpu, found.precision, found.engine, found.warnings) == (0, FP16, None, ())
+
+
+def test_its_graphs_run_through_the_lane_of_a_gpu(bundle: Bundle, fake_cuda: FakeCuda) -> None:
+    build(bundle)
+    latents = []
+    for use_engine in (True, False):
+        options = dataclasses.replace(ON_CUDA, use_engine=use_engine)
+        sources = resolve(bundle, options).sources(bundle, options)
+        with Model(bundle, HostFunctionBackend(), FP16, sources=sources) as model, model.session(seed=3) as session:
+            session.start(np.zeros((1, *model.manifest.geometry.latent_shape), np.float32))
+            latents.append(np.concatenate([session.step().latents for _ in range(4)]))
+
+    assert 0 < relative_error(*latents) < 2e-3
 
 
 def test_the_precision_of_the_only_engine_is_taken_on_cuda(bundle: Bundle) -> None:
