@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 from .bundle import BACKENDS
 from .calibration.progress import hide_progress
-from .engines import BuildOptions, build_engines, build_models, runs_here
+from .engines import BuildOptions, ModelOptions, build_engines, build_models, runs_here
 from .errors import EngineError
 
 if TYPE_CHECKING:
-    from .bundle import BackendName, Bundle, Engine, Precision
+    from .bundle import BackendName, Bundle, Engine, Precision, ProviderName
     from .calibration.progress import Show
 
 __all__ = ["build_engine"]
@@ -24,6 +24,7 @@ def build_engine(
     bundle: Bundle,
     *,
     backend: BackendName = "tensorrt",
+    provider: ProviderName = "cpu",
     precision: Precision | None = None,
     options: BuildOptions | None = None,
     gpu: int = 0,
@@ -40,6 +41,7 @@ def build_engine(
     Args:
         bundle: Gets ``engines/<key>``.
         backend: What is to run it.
+        provider: Of ONNX Runtime; "cuda" is built without a GPU, and checked where there is one.
         precision: Of the graphs; None takes what the backend takes first.
         options: How TensorRT builds; None takes every default.
         gpu: For which GPU, in the driver's order; for TensorRT, and TensorRT for RTX where no target is given.
@@ -54,13 +56,16 @@ def build_engine(
         BundleError: The bundle does not have that precision, or a file of it was altered.
         EngineError: It does not fit, cannot be written, or failed its check; then it is kept and never run.
     """
-    runnable = runs_here(backend, options or BuildOptions(), gpu)
+    on_cuda = provider == "cuda"
+    if on_cuda and backend != "onnxruntime":
+        raise ValueError(f"the provider cuda is for onnxruntime, got the backend {backend}; leave it out")
+    runnable = runs_here(backend, options or BuildOptions(), gpu, provider)
+    lacks = "no GPU with ONNX Runtime's CUDA provider" if on_cuda else "no GPU that the engine is built for"
     if check == "full" and not runnable:
-        raise EngineError(
-            "--check full runs the engine, and this machine has no GPU that it is built for; leave it out"
-        )
+        raise EngineError(f"--check full runs the engine, and this machine has {lacks}; leave it out")
     if backend == "onnxruntime":
-        engine = build_models(bundle, precision=precision, force=force, progress=progress)
+        models = ModelOptions(provider=provider)
+        engine = build_models(bundle, precision=precision, options=models, force=force, progress=progress)
     else:
         engine = build_engines(
             bundle, backend=backend, precision=precision, options=options, gpu=gpu, force=force, progress=progress
@@ -69,9 +74,9 @@ def build_engine(
     if check == "off" or (was_checked and not force):
         return engine
     if not runnable:
-        progress("not checked: this machine has no GPU that the engine is built for")
+        progress(f"not checked: this machine has {lacks}")
         return engine
     from .calibration.verify.engine_check import check_engine  # what runs engines; not needed to build them
 
-    device = f"cuda:{gpu}" if BACKENDS[backend].is_native else "cpu"
+    device = f"cuda:{gpu}" if on_cuda or BACKENDS[backend].is_native else "cpu"
     return check_engine(bundle, engine, full=check == "full", device=device, show=show)

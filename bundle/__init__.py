@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .artifact import Artifact
 from .blocks import find_blocks
-from .engines.backends import BACKENDS, BackendName, BackendTraits
+from .engines.backends import BACKENDS, PROVIDERS, BackendName, BackendTraits, ProviderName
 from .engines.engine import (
     ENGINE_MANIFEST,
     ENGINES_FOLDER,
@@ -105,6 +105,7 @@ __all__ = [
     "OLDEST_PARSER_OPSET",
     "PORTABLE_TARGETS",
     "PRECISIONS",
+    "PROVIDERS",
     "RTX_TARGETS",
     "SCHEMA",
     "Accuracy",
@@ -134,6 +135,7 @@ __all__ = [
     "PlanAudit",
     "PositionScheme",
     "Precision",
+    "ProviderName",
     "Role",
     "SamplerDefaults",
     "ScheduleSpec",

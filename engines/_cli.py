@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..bundle import BACKENDS, PRECISIONS, choose_precision, open_bundle, parse_target
+from ..bundle import BACKENDS, PRECISIONS, PROVIDERS, choose_precision, open_bundle, parse_target
 from ..console.options import Option, gather, options_of
 from ..console.sections import SectionedCommand
 from ..errors import BackendError, EngineError
@@ -70,8 +70,12 @@ def _make_options(**given: Any) -> BuildOptions:
 @options_of(
     BuildRequest,
     backend=Option(
-        "Backend that runs the engine: on this machine's GPU, on any GPU of TensorRT for RTX, or on this CPU.",
+        "Backend that runs the engine: on this machine's GPU, on any GPU of TensorRT for RTX, or in ONNX Runtime.",
         click.Choice(tuple(BACKENDS)),
+    ),
+    provider=Option(
+        "Execution provider of ONNX Runtime that runs the engine: on this CPU, or on any NVIDIA GPU.",
+        click.Choice(tuple(PROVIDERS)),
     ),
     precision=Option(
         "Precision of the graphs.  [default: for TensorRT fp16, for ONNX Runtime fp32, where the bundle has it]",
@@ -134,14 +138,16 @@ def build(
 ) -> None:
     """Build an engine of BUNDLE: TensorRT's for this GPU, TensorRT for RTX's for any GPUs, ONNX Runtime's for this CPU.
 
-    TensorRT for RTX needs neither a GPU nor a driver to build.
+    TensorRT for RTX, and ONNX Runtime with --provider cuda, need neither a GPU nor a driver to build.
     Prints its folder. An engine that exists already is not built again. Ctrl-C leaves no half-built engine; during the
     check it leaves an engine without the check, which the next build completes.
     A quantized engine is timed against a floating point one of this bundle; exit status 3 where it is not
     shown to be faster.
     """
     if request.backend == "onnxruntime":
-        _refuse_tensorrt_options()
+        _refuse({"gpu", "report", *(field.name for field in dataclasses.fields(BuildOptions))}, "TensorRT", request)
+    else:
+        _refuse({"provider"}, "ONNX Runtime", request)
     opened = open_bundle(bundle)
     if dry_run:
         _print_dry_run(opened, request, options)
@@ -175,37 +181,39 @@ def _print_engine(bundle: Bundle, engine: Engine, report: bool, as_json: bool) -
             echo_report(found)
 
 
-def _refuse_tensorrt_options() -> None:
-    """Refuse options that would have no effect."""
+def _refuse(own: set[str], owner: str, request: BuildRequest) -> None:
+    """Refuse another library's options, which would have no effect."""
     context = click.get_current_context()
-    own = {"gpu", "report", *(field.name for field in dataclasses.fields(BuildOptions))}
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")
         if param.name in own and source is not None and source.name != "DEFAULT":
-            raise click.UsageError(f"{param.opts[0]} is for TensorRT; leave it out with --backend onnxruntime", context)
+            message = f"{param.opts[0]} is for {owner}; leave it out with --backend {request.backend}"
+            raise click.UsageError(message, context)
 
 
 def _print_dry_run(bundle: Bundle, request: BuildRequest, options: BuildOptions) -> None:
     if request.backend == "onnxruntime":
-        _print_models(bundle, request.precision)
+        _print_models(bundle, request)
     else:
         _print_plan(bundle, request, options)
 
 
-def _print_models(bundle: Bundle, precision: Precision | None) -> None:
+def _print_models(bundle: Bundle, request: BuildRequest) -> None:
     """Print the plan of an ONNX Runtime build."""
     from ..bundle import ENGINES_FOLDER, format_nbytes
     from ..hosts.onnxruntime import describe_machine
     from .onnxruntime.models import ModelOptions, load_onnxruntime, model_key
     from .planner import plan_engine
 
-    chosen = choose_precision(bundle, precision, "onnxruntime")
-    machine = describe_machine(load_onnxruntime())
+    chosen = choose_precision(bundle, request.precision, "onnxruntime")
+    options = ModelOptions(provider=request.provider)
+    machine = describe_machine(load_onnxruntime(), request.provider)
     plan = plan_engine(bundle, chosen, None)
     click.echo(f"weights         {format_nbytes(plan.weights_nbytes)}, where they are, and what the optimizer changes")
     click.echo(f"KV cache        {format_nbytes(plan.cache_nbytes)} a lane")
-    key = model_key(bundle, chosen, machine, ModelOptions())
-    click.echo(f"CPU             {machine.cpu}")
+    key = model_key(bundle, chosen, machine, options)
+    if machine.cpu:
+        click.echo(f"CPU             {machine.cpu}")
     click.echo(f"engine          {bundle.path / ENGINES_FOLDER / key}")
 
 

@@ -193,7 +193,8 @@ def _print_engine(console: Console, engine: Engine, bundle: Bundle) -> None:
 def _describe_machine(manifest: EngineManifest) -> str:
     machine = manifest.machine
     if machine.backend == "onnxruntime":
-        return f"ONNX Runtime {machine.onnxruntime}, {machine.provider}, on a CPU with {machine.cpu}"
+        bound = f"ONNX Runtime {machine.onnxruntime}, {machine.provider}"
+        return f"{bound}, on a CPU with {machine.cpu}" if machine.cpu else bound
     if machine.backend == "tensorrt-rtx":
         gpus = ", ".join(manifest.targets or PORTABLE_TARGETS)
         return f"TensorRT for RTX {machine.tensorrt_rtx} for GPUs of compute capability {gpus}"

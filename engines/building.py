@@ -28,6 +28,7 @@ from ..bundle import (
 )
 from ..errors import BackendError, EngineError
 from ..hosts.driver import find_gpu, probe_driver
+from ..hosts.onnxruntime import has_provider
 from ..hosts.tensorrt.release import open_tensorrt
 from ..hosts.tensorrt.rtx import open_tensorrt_rtx
 from .forms import describe_forms
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         Bundle,
         Engine,
         Graph,
+        ProviderName,
     )
     from ..hosts.gpu import Gpu
     from ..hosts.tensorrt.library import TensorRtLibrary
@@ -157,11 +159,14 @@ def _local_gpu(index: int) -> Gpu | None:
     return gpus[index] if gpus else None
 
 
-def runs_here(backend: BackendName, options: BuildOptions, gpu: int) -> bool:
-    """Whether this machine has the GPU that an engine is built for; TensorRT for RTX builds for others too."""
-    if not BACKENDS[backend].builds_anywhere:
+def runs_here(backend: BackendName, options: BuildOptions, gpu: int, provider: ProviderName = "cpu") -> bool:
+    """Whether this machine has the GPU and the provider that an engine is built for; some are built without them."""
+    on_cuda = backend == "onnxruntime" and provider == "cuda"
+    if not (BACKENDS[backend].builds_anywhere or on_cuda):
         return True
     found = _local_gpu(gpu)
+    if on_cuda:
+        return found is not None and has_provider("cuda")
     return found is not None and runs_on(options.for_gpu(found).targets, found.compute_capability)
 
 

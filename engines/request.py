@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from ..bundle import BackendName, Precision
+    from ..bundle import BackendName, Precision, ProviderName
 
 __all__ = ["BuildRequest"]
 
@@ -17,6 +17,7 @@ class BuildRequest:
 
     Attributes:
         backend: Backend that runs the engine.
+        provider: Execution provider of ONNX Runtime that runs the engine.
         precision: Precision of the graphs; None takes what the backend takes first.
         gpu: Index of the GPU in the driver's order, for TensorRT, and for TensorRT for RTX without targets.
         check: Checks after the build; "auto" skips long ones.
@@ -24,6 +25,7 @@ class BuildRequest:
     """
 
     backend: BackendName = "tensorrt"
+    provider: ProviderName = "cpu"
     precision: Precision | None = None
     gpu: int = 0
     check: Literal["auto", "full", "off"] = "auto"

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..bundle import Machine
+from ..bundle import PROVIDERS, Machine
 from ..errors import BackendError
 from .cpu import describe_cpu
 from .extras import describe_missing, install_command, installed_versions, needs_extra
+
+if TYPE_CHECKING:
+    from ..bundle import ProviderName
 
 __all__ = [
     "ONNXRUNTIMES",
     "check_distributions",
     "describe_machine",
     "find_providers",
+    "has_provider",
     "onnxruntime_distributions",
     "open_onnxruntime",
 ]
@@ -88,6 +92,15 @@ def find_providers() -> tuple[str, ...]:
         raise ImportError(f"{type(error).__name__}: {error}") from error
 
 
-def describe_machine(module: Any, provider: str = "CPUExecutionProvider") -> Machine:
-    """Return the release, provider and CPU that an optimized graph is bound to."""
-    return Machine(onnxruntime=str(module.__version__), provider=provider, cpu=describe_cpu())
+def has_provider(provider: ProviderName) -> bool:
+    """Whether ONNX Runtime is installed with an execution provider."""
+    try:
+        return PROVIDERS[provider] in find_providers()
+    except ImportError:
+        return False
+
+
+def describe_machine(module: Any, provider: ProviderName = "cpu") -> Machine:
+    """Return the release and provider that an engine is bound to, and for the CPU's provider the CPU."""
+    cpu = describe_cpu() if provider == "cpu" else ""
+    return Machine(onnxruntime=str(module.__version__), provider=PROVIDERS[provider], cpu=cpu)

@@ -84,7 +84,7 @@ _BACKEND = {
     "device": Option("auto, cpu, cuda or cuda:NUMBER.", _Device()),
     "threads": _THREADS,
     "use_engine": Option(
-        "On the CPU, run the graphs of an engine of the bundle that fits.  [default: engine]",
+        "In ONNX Runtime, run the graphs of an engine of the bundle that fits.  [default: engine]",
         names=("--engine/--no-engine",),
     ),
     "cuda_graph": Option("On a GPU, capture a denoising step once and replay it.  [default: cuda-graph]"),

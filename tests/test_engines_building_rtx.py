@@ -213,7 +213,7 @@ def test_a_full_check_without_the_gpu_is_refused_before_the_build(bundle: Bundle
     code, _, err = run("build", bundle.path, "--backend", "tensorrt-rtx", "--check", "full")
 
     assert code == 1
-    assert "--check full runs the engine, and this machine has no GPU that it is built for" in err
+    assert "--check full runs the engine, and this machine has no GPU that the engine is built for" in err
     assert not (bundle.path / "engines").exists()
 
 

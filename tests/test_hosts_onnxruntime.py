@@ -8,7 +8,13 @@ import pytest
 
 from vdmrt.errors import BackendError
 from vdmrt.hosts.cpu import describe_cpu
-from vdmrt.hosts.onnxruntime import check_distributions, describe_machine, find_providers, open_onnxruntime
+from vdmrt.hosts.onnxruntime import (
+    check_distributions,
+    describe_machine,
+    find_providers,
+    has_provider,
+    open_onnxruntime,
+)
 
 
 def test_onnxruntime_has_the_cpu_provider() -> None:
@@ -19,9 +25,16 @@ def test_onnxruntime_has_the_cpu_provider() -> None:
 
 
 def test_an_engine_is_bound_to_release_provider_and_cpu() -> None:
-    machine = describe_machine(open_onnxruntime("a task"), "SomeProvider")
+    machine = describe_machine(open_onnxruntime("a task"))
 
-    assert (machine.provider, machine.cpu, machine.backend) == ("SomeProvider", describe_cpu(), "onnxruntime")
+    assert (machine.provider, machine.cpu, machine.backend) == ("CPUExecutionProvider", describe_cpu(), "onnxruntime")
+
+
+def test_an_engine_for_cuda_is_bound_to_no_cpu() -> None:
+    machine = describe_machine(open_onnxruntime("a task"), "cuda")
+
+    assert (machine.provider, machine.cpu, machine.backend) == ("CUDAExecutionProvider", "", "onnxruntime")
+    assert not has_provider("cuda")
 
 
 def test_two_distributions_are_refused_with_a_remedy() -> None:

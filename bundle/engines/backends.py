@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ["BACKENDS", "BackendName", "BackendTraits"]
+__all__ = ["BACKENDS", "PROVIDERS", "BackendName", "BackendTraits", "ProviderName"]
 
 BackendName = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
+ProviderName = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,5 @@ BACKENDS: Mapping[str, BackendTraits] = {
     "onnxruntime": BackendTraits("ONNX Runtime", is_native=False, builds_anywhere=False),
 }
 assert tuple(BACKENDS) == get_args(BackendName)
+# Execution providers of ONNX Runtime that run engines, as it names them.
+PROVIDERS: Mapping[ProviderName, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

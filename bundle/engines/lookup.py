@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ...errors import BundleError, EngineError
 from ..precision import Precision
 from ..resolution import precision_candidates
-from .backends import BACKENDS
+from .backends import BACKENDS, PROVIDERS
 from .engine import Engine, list_engines, stage_graphs
 from .manifest import EngineManifest, Machine
 from .targets import PORTABLE_TARGETS, runs_on
@@ -63,7 +63,7 @@ def find_engine(
                 return engine
             others.append(f"{engine.manifest.key}: {'; '.join(found)}")
     named = " or ".join(map(str, candidates))
-    command = rebuild_command(bundle, candidates[0], machine.backend, gpu)
+    command = rebuild_command(bundle, candidates[0], machine.backend, gpu, machine.provider)
     if others:
         raise EngineError(f"{bundle.path}: no {named} engine fits; build one with {command}. " + " | ".join(others))
     there = ", ".join(dict.fromkeys(str(engine.manifest.precision) for engine in engines))
@@ -91,9 +91,12 @@ def engine_mismatches(
     )
 
 
-def rebuild_command(bundle: Bundle, precision: Precision, backend: str = "tensorrt", gpu: int = 0) -> str:
+def rebuild_command(
+    bundle: Bundle, precision: Precision, backend: str = "tensorrt", gpu: int = 0, provider: str = ""
+) -> str:
     """Return the command that builds an engine of a bundle for the machine it runs on."""
     chosen = "" if backend == "tensorrt" else f" --backend {backend}"
+    chosen += " --provider cuda" if provider == PROVIDERS["cuda"] else ""
     chosen += f" --gpu {gpu}" if gpu else ""
     return f"vdmrt build {bundle.path} --precision {precision}{chosen}"
 
@@ -102,7 +105,7 @@ def _machine_mismatches(manifest: EngineManifest, machine: Machine, lean_runtime
     if manifest.backend != machine.backend:
         yield f"built for {manifest.backend}, here is {machine.backend}"
     elif manifest.backend == "onnxruntime":
-        yield from _cpu_mismatches(manifest.machine, machine)
+        yield from _onnxruntime_mismatches(manifest.machine, machine)
     elif manifest.backend == "tensorrt-rtx":
         yield from _rtx_mismatches(manifest, machine)
     else:
@@ -110,13 +113,13 @@ def _machine_mismatches(manifest: EngineManifest, machine: Machine, lean_runtime
         yield from _gpu_mismatches(manifest, machine)
 
 
-def _cpu_mismatches(built: Machine, machine: Machine) -> Iterator[str]:
-    """Yield what differs: an optimized graph may contain operators of one release, in the layout of one CPU."""
+def _onnxruntime_mismatches(built: Machine, machine: Machine) -> Iterator[str]:
+    """Yield what differs: a graph may contain operators of one release and provider, in the layout of one CPU."""
     if built.onnxruntime != machine.onnxruntime:
         yield f"built with ONNX Runtime {built.onnxruntime}, here is {machine.onnxruntime}"
     if built.provider != machine.provider:
         yield f"built for {built.provider}, here is {machine.provider}"
-    if built.cpu != machine.cpu:
+    elif built.cpu != machine.cpu:
         yield f"built on a CPU with {built.cpu}, here is one with {machine.cpu}"
 
 

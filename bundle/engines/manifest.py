@@ -29,7 +29,8 @@ class Machine:
         driver: The driver's version, as "580.65.06", or "" where it is not known; recorded, never compared.
         onnxruntime: ONNX Runtime's version, as "1.32.0".
         provider: Its execution provider, as "CPUExecutionProvider".
-        cpu: Architecture and instruction sets, as :func:`~vdmrt.hosts.cpu.describe_cpu` returns them.
+        cpu: Architecture and instruction sets, as :func:`~vdmrt.hosts.cpu.describe_cpu` returns them; "" for other
+            providers than the CPU's, whose graphs are optimized when they are loaded.
         tensorrt_rtx: Version of TensorRT for RTX, as "1.7.1.116"; its builds are bound to no GPU.
     """
 

@@ -15,6 +15,7 @@ from ...bundle import (
     BACKENDS,
     FP16,
     FP32,
+    PROVIDERS,
     Check,
     Stage,
     describe_speed,
@@ -68,7 +69,8 @@ def check_engine(
         bundle: Bundle of the engine.
         engine: Engine built from it, trusted.
         full: Whether to compare even where that takes minutes.
-        device: Device of the engine, such as "cuda:1"; None selects the first GPU for plans, otherwise the CPU.
+        device: Device of the engine, such as "cuda:1"; None selects the first GPU, or the CPU for an engine of its
+            provider.
         show: Shows the progress.
 
     Returns:
@@ -160,7 +162,7 @@ class _Trial:
     def load(self) -> Model:
         """Load this engine and no other."""
         options = LoadOptions(backend=self.backend, device=self.device)
-        gpu = (gpu_index(self.device) or 0) if BACKENDS[self.backend].is_native else None
+        gpu = None if self.device == "cpu" else gpu_index(self.device) or 0
         resolution = Resolution(self.backend, gpu, self.precision, self.engine)
         return load_resolved(self.bundle, resolution, options, verify=False)
 
@@ -173,7 +175,9 @@ class _Trial:
 
 
 def _device_of(engine: Engine) -> str:
-    return "cuda" if BACKENDS[engine.manifest.backend].is_native else "cpu"
+    manifest = engine.manifest
+    on_gpu = BACKENDS[manifest.backend].is_native or manifest.machine.provider == PROVIDERS["cuda"]
+    return "cuda" if on_gpu else "cpu"
 
 
 @dataclass

@@ -18,7 +18,7 @@ from ...bundle import Artifact, sha256_of
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["EngineWeights"]
+__all__ = ["EngineWeights", "point_at"]
 
 _FILE = "weights.bin"
 # Alignment in bytes: a cache line.
@@ -77,6 +77,19 @@ class EngineWeights:
             self._path.unlink(missing_ok=True)
             return None
         return Artifact(_FILE, sha256_of(self._path), self._path.stat().st_size)
+
+
+def point_at(model: onnx.ModelProto, location: str) -> None:
+    """Point the weights of a graph at their file, which is in the bundle.
+
+    Args:
+        model: The graph; it keeps each weight's offset and length.
+        location: File of the weights, relative to the bundle.
+    """
+    for tensor in _external(model):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
 
 
 def _external(model: onnx.ModelProto) -> list[onnx.TensorProto]:

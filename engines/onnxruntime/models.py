@@ -1,4 +1,4 @@
-"""ONNX Runtime engine builds: every graph is rewritten and optimized once, instead of at each load."""
+"""ONNX Runtime engine builds: graphs rewritten for a provider, and for the CPU optimized once for every load."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ...bundle import (
     FP8,
+    PROVIDERS,
     Artifact,
     EngineManifest,
     Plan,
@@ -34,7 +35,7 @@ from ..placing import (
     verify_graphs,
 )
 from ..progress import Cancelled, run_beside
-from .engine_weights import EngineWeights
+from .engine_weights import EngineWeights, point_at
 
 if TYPE_CHECKING:
     import onnx
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         Engine,
         Graph,
         Machine,
+        ProviderName,
     )
     from ..forms import Forms
     from ..progress import Progress
@@ -54,7 +56,6 @@ _log = logging.getLogger("vdmrt")
 # Part of an engine's key: raise it when the processing of graphs here changes.
 _RECIPE = 2
 _TASK = "building engines of ONNX Runtime"
-_PROVIDER = "CPUExecutionProvider"
 # First release that resolves external weights of an in-memory graph in a given folder (1.20 uses the working folder).
 _OLDEST = (1, 21)
 _FOLDER = "session.model_external_initializers_file_folder_path"
@@ -63,18 +64,20 @@ _WEIGHTS = "session.optimized_model_external_initializers_file_name"
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Options of the graph optimization.
+    """Options of an engine.
 
     Attributes:
-        level: ONNX Runtime's optimization level: "all" may change the layout of weights for this type of CPU,
-            "extended" does not.
+        provider: Execution provider that runs the engine. Graphs for "cuda" are optimized when they are loaded.
+        level: ONNX Runtime's optimization level for "cpu": "all" may change the layout of weights for this type of
+            CPU, "extended" does not.
     """
 
+    provider: ProviderName = "cpu"
     level: Literal["extended", "all"] = "all"
 
     def to_manifest(self) -> dict[str, str]:
         """Return the options that affect the engine, as text."""
-        return {"level": self.level, "recipe": str(_RECIPE)}
+        return ({"level": self.level} if self.provider == "cpu" else {}) | {"recipe": str(_RECIPE)}
 
 
 def build_models(
@@ -85,16 +88,17 @@ def build_models(
     force: bool = False,
     progress: Progress = _log.info,
 ) -> Engine:
-    """Optimize every stage's graph for ONNX Runtime on this machine's CPU, unless the engine exists.
+    """Rewrite every stage's graph for a provider of ONNX Runtime, unless the engine exists.
 
-    Unchanged weights stay in the bundle. Changed ones (folded, cast, in another layout) are written to one file that
-    the stages share.
+    For the CPU's provider the graphs are also optimized for this machine's CPU. Unchanged weights stay in the bundle.
+    Changed ones (folded, cast, in another layout) are written to one file that the stages share. An engine for CUDA
+    needs no GPU to build, and is bound to ONNX Runtime's release alone.
 
     Args:
         bundle: Bundle; the engine is written to its ``engines/<key>``.
         precision: Precision of the graphs, or its name; None selects that of
             :func:`~vdmrt.bundle.choose_precision` for ONNX Runtime.
-        options: Options of the optimization; None selects every default.
+        options: The provider, and options of the optimization; None selects every default.
         force: Whether to build an engine that exists already.
         progress: Called with lines of text, from any thread.
 
@@ -108,7 +112,7 @@ def build_models(
     wanted = None if precision is None else Precision.parse(precision)
     module = load_onnxruntime()
     options = options or ModelOptions()
-    machine = describe_machine(module)
+    machine = describe_machine(module, options.provider)
     chosen = choose_precision(bundle, wanted, machine.backend)
     graphs = stage_graphs(bundle, chosen)
     key = model_key(bundle, chosen, machine, options)
@@ -123,13 +127,15 @@ def build_models(
         plans = {}
         for stage, graph in graphs.items():
             started = time.monotonic()
-            path, forms = _optimize(module, bundle, stage, graph, work, weights, options, progress)
+            path, forms = _build_model(module, bundle, stage, graph, work, weights, options, progress)
             plans[stage] = _plan(graph, path, forms, time.monotonic() - started)
-            progress(f"{stage}: optimized by ONNX Runtime {machine.onnxruntime} in {plans[stage].build_seconds:.1f} s")
+            done = "optimized by" if options.provider == "cpu" else "rewritten for CUDA in"
+            progress(f"{stage}: {done} ONNX Runtime {machine.onnxruntime} in {plans[stage].build_seconds:.1f} s")
             for line in describe_forms(forms):
                 progress(f"{stage}: {line}")
         own = weights.finish()
-        progress(f"weights that the optimizer changed: {format_nbytes(own.nbytes if own else 0)}")
+        if options.provider == "cpu":
+            progress(f"weights that the optimizer changed: {format_nbytes(own.nbytes if own else 0)}")
         return _manifest(key, chosen, machine, options, plans, own)
 
     return place_engine(bundle, key, machine, build, force=force, progress=progress)
@@ -164,7 +170,7 @@ def model_key(bundle: Bundle, precision: Precision, machine: Machine, options: M
     return engine_key(precision, stage_graphs(bundle, precision), machine, options.to_manifest())
 
 
-def _optimize(
+def _build_model(
     module: Any,
     bundle: Bundle,
     stage: str,
@@ -174,32 +180,44 @@ def _optimize(
     options: ModelOptions,
     progress: Progress,
 ) -> tuple[Path, Forms]:
-    """Write a stage's optimized graph into ``work`` and its changed weights into ``weights``."""
-    import onnx
-
-    model, forms = _read(bundle, stage, graph)
-    if graph.weights is not None:
-        weights.know(model, graph.weights.file, bundle.locate(graph.weights))
-    raw, path = work / f"{stage}.raw.onnx", work / f"{stage}.onnx"
-    _save_optimized(module, model, bundle.locate(graph.file).parent, raw, graph, stage, options, progress)
-    optimized = onnx.load(str(raw), load_external_data=False)
-    weights.share(optimized)
-    path.write_bytes(optimized.SerializeToString(deterministic=True))
-    raw.unlink()
-    raw.with_suffix(".bin").unlink(missing_ok=True)
+    """Write a stage's graph into ``work`` and its changed weights into ``weights``."""
+    model, forms = _read(bundle, stage, graph, options.provider)
+    if options.provider == "cpu":
+        folder, raw = bundle.locate(graph.file).parent, work / f"{stage}.raw.onnx"
+        if graph.weights is not None:
+            weights.know(model, graph.weights.file, bundle.locate(graph.weights))
+        _save_optimized(module, model, folder, raw, graph, stage, options, progress)
+        model = _take_optimized(raw, weights)
+    elif graph.weights is not None:
+        point_at(model, graph.weights.file)
+    path = work / f"{stage}.onnx"
+    path.write_bytes(model.SerializeToString(deterministic=True))
     return path, forms
 
 
-def _read(bundle: Bundle, stage: str, graph: Graph) -> tuple[onnx.ModelProto, Forms]:
-    """Return the input of ONNX Runtime's optimizer; weights stay in their file beside the graph."""
+def _read(bundle: Bundle, stage: str, graph: Graph, provider: ProviderName) -> tuple[onnx.ModelProto, Forms]:
+    """Return a rewritten graph; weights stay in their file beside the exported one."""
     import onnx_ir
 
+    from .cpu_forms import CPU_FORMS
+    from .cuda_forms import CUDA_FORMS
     from .rewrites import rewrite
 
     model = onnx_ir.load(bundle.locate(graph.file))
-    forms = rewrite(model)
+    forms = rewrite(model, CPU_FORMS if provider == "cpu" else CUDA_FORMS)
     check_forms(stage, graph, forms)
     return onnx_ir.to_proto(model), forms
+
+
+def _take_optimized(path: Path, weights: EngineWeights) -> onnx.ModelProto:
+    """Read a graph that ONNX Runtime saved, move its weights into the shared file, and remove what it wrote."""
+    import onnx
+
+    optimized = onnx.load(str(path), load_external_data=False)
+    weights.share(optimized)
+    path.unlink()
+    path.with_suffix(".bin").unlink(missing_ok=True)
+    return optimized
 
 
 def _save_optimized(
@@ -224,7 +242,7 @@ def _save_optimized(
         settings.add_session_config_entry("session.disable_quant_qdq", "1")
 
     def run() -> None:
-        module.InferenceSession(model.SerializeToString(), settings, providers=[_PROVIDER])
+        module.InferenceSession(model.SerializeToString(), settings, providers=[PROVIDERS["cpu"]])
 
     try:
         run_beside(run, stage, progress, Cancelled())

@@ -24,7 +24,7 @@ class LoadOptions:
         cuda_graph: Whether to capture a denoising step on a GPU once and replay it.
         trust_plans: Whether to load plans that this user did not build.
         lean_runtime: TensorRT's library for version-compatible plans of another release.
-        use_engine: Whether ONNX Runtime's CPU provider runs the graphs of a compatible engine.
+        use_engine: Whether ONNX Runtime runs the graphs of a compatible engine.
     """
 
     backend: str = "auto"

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...bundle import FP8, Stage, format_count
+from ...bundle import FP8, PROVIDERS, Stage, format_count
 from ...errors import BackendError
 from ...hosts import install_command, thread_count
 from ...hosts.onnxruntime import describe_machine, open_onnxruntime
@@ -16,25 +16,24 @@ from .onnxruntime_program import OnnxRuntimeCpuProgram, OnnxRuntimeCudaProgram
 if TYPE_CHECKING:
     import onnxruntime
 
-    from ...bundle import Graph, Machine
+    from ...bundle import Graph, Machine, ProviderName
     from .._core import Device
     from .onnxruntime_program import OnnxRuntimeProgram
     from .stage_source import StageSource
 
-__all__ = ["OnnxRuntimeBackend", "OnnxRuntimeCudaBackend", "describe_cpu_provider"]
+__all__ = ["OnnxRuntimeBackend", "OnnxRuntimeCudaBackend", "describe_provider"]
 
 _TASK = "running a bundle with ONNX Runtime"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-_CPU_PROVIDER = "CPUExecutionProvider"
 
 
-def describe_cpu_provider() -> Machine:
-    """Return the machine description that an engine of ONNX Runtime must match to run on this CPU.
+def describe_provider(provider: ProviderName) -> Machine:
+    """Return the machine description that an engine of ONNX Runtime must match to run here on a provider.
 
     Raises:
         BackendError: ONNX Runtime is not installed, or is installed twice.
     """
-    return describe_machine(open_onnxruntime(_TASK), _CPU_PROVIDER)
+    return describe_machine(open_onnxruntime(_TASK, provider), provider)
 
 
 class OnnxRuntimeBackend:
@@ -48,7 +47,7 @@ class OnnxRuntimeBackend:
 
     __slots__ = ("_module", "_spinning", "_threads")
     name = "onnxruntime"
-    _provider = _CPU_PROVIDER
+    _provider = PROVIDERS["cpu"]
     _extra = "cpu"
 
     def __init__(self, *, threads: int | None = None, spinning: bool = False) -> None:
@@ -85,7 +84,7 @@ class OnnxRuntimeBackend:
         return host_device()
 
     def load(self, source: StageSource) -> OnnxRuntimeProgram:
-        """Load a stage: an engine's optimized graph, else the exported one.
+        """Load a stage: an engine's graph, else the exported one.
 
         Raises:
             BundleError: The graph differs from its description in model.json.
@@ -115,8 +114,8 @@ class OnnxRuntimeBackend:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
         if built is not None:
-            # The graph was optimized when the engine was built.
-            options.graph_optimization_level = self._module.GraphOptimizationLevel.ORT_DISABLE_ALL
+            if built.is_optimized:
+                options.graph_optimization_level = self._module.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(built.weights_folder))
         content = built.data if built is not None else str(source.file)
         try:
@@ -146,7 +145,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
     """
 
     __slots__ = ("_cuda_graph", "_device", "_tf32")
-    _provider = "CUDAExecutionProvider"
+    _provider = PROVIDERS["cuda"]
     _extra = "cuda"
 
     def __init__(self, *, index: int = 0, cuda_graph: bool = True, tf32: bool = False) -> None:

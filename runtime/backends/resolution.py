@@ -16,7 +16,7 @@ from ...bundle import (
 )
 from ...errors import EngineError
 from ...hosts.driver import find_gpu, probe_driver
-from ...hosts.onnxruntime import find_providers
+from ...hosts.onnxruntime import has_provider
 from .load_options import gpu_index
 from .stage_sources import StageSources
 
@@ -116,7 +116,7 @@ def _automatic(bundle: Bundle, options: LoadOptions, index: int | None) -> Resol
     found, why = _find_plans(bundle, options, index or 0)
     if found is not None:
         return found
-    if index is not None or _has_cuda_provider():
+    if index is not None or has_provider("cuda"):
         return _onnxruntime(bundle, options, index or 0, f"running on {_CUDA_PROVIDER}, not on TensorRT: {why}")
     warning = (
         f"running on {_CPU_PROVIDER} although {gpus[0].name} is there: ONNX Runtime has no CUDA provider "
@@ -142,30 +142,23 @@ def _find_plans(bundle: Bundle, options: LoadOptions, index: int) -> tuple[Resol
     return None, "; ".join(reasons) or f"{bundle.path}: has no TensorRT engine; build one with vdmrt build"
 
 
-def _has_cuda_provider() -> bool:
-    try:
-        return "CUDAExecutionProvider" in find_providers()
-    except ImportError:
-        return False
-
-
 def _onnxruntime(bundle: Bundle, options: LoadOptions, gpu: int | None, *warnings: str) -> Resolution:
     precision = choose_precision(bundle, options.precision, "onnxruntime")
-    if gpu is not None or not options.use_engine:
+    if not options.use_engine:
         return Resolution("onnxruntime", gpu, precision, warnings=warnings)
-    from .onnxruntime_backend import describe_cpu_provider
+    from .onnxruntime_backend import describe_provider
 
-    machine = describe_cpu_provider()
+    machine = describe_provider("cpu" if gpu is None else "cuda")
     try:
-        engine = _find_cpu_engine(bundle, options.precision, machine)
+        engine = _find_onnxruntime_engine(bundle, options.precision, machine)
     except EngineError as error:
         warnings += (f"running the graphs as they were exported, not an engine: {error}",)
-        return Resolution("onnxruntime", None, precision, warnings=warnings)
+        return Resolution("onnxruntime", gpu, precision, warnings=warnings)
     built = engine.manifest.precision if engine is not None else precision
-    return Resolution("onnxruntime", None, built, engine, warnings)
+    return Resolution("onnxruntime", gpu, built, engine, warnings)
 
 
-def _find_cpu_engine(bundle: Bundle, precision: Precision | None, machine: Machine) -> Engine | None:
+def _find_onnxruntime_engine(bundle: Bundle, precision: Precision | None, machine: Machine) -> Engine | None:
     """Return the newest engine that fits; None if the bundle has none of these precisions."""
     candidates = precision_candidates(bundle, precision, "onnxruntime")
     if not any(engine.manifest.precision in candidates for engine in list_engines(bundle, "onnxruntime")):

@@ -14,7 +14,7 @@ __all__ = ["BuiltStage", "StageSource"]
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltStage:
-    """An engine's file for a stage: a plan of TensorRT, or an optimized graph of ONNX Runtime.
+    """An engine's file for a stage: a plan of TensorRT, or a graph of ONNX Runtime.
 
     Attributes:
         key: Name of the engine.
@@ -23,6 +23,7 @@ class BuiltStage:
         sha256: That hash.
         release: Release of the library that built it.
         stripped: Whether a plan was built without its weights.
+        is_optimized: Whether an optimizer ran when the engine was built, so that loading must not repeat it.
         weights_folder: Folder that paths of an optimized graph's weights are relative to.
     """
 
@@ -32,6 +33,7 @@ class BuiltStage:
     sha256: str
     release: str
     stripped: bool
+    is_optimized: bool
     weights_folder: Path
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...bundle import (
     BACKENDS,
+    PROVIDERS,
     Stage,
     check_external_data,
     read_plan,
@@ -96,6 +97,7 @@ class StageSources:
             sha256=plan.file.sha256,
             release=manifest.machine.release,
             stripped=manifest.stripped,
+            is_optimized=manifest.machine.provider != PROVIDERS["cuda"],
             weights_folder=self._bundle.path,
         )
 

@@ -51,7 +51,7 @@ def load(
         trust_plans: Whether to load plans that the user's cache does not list as built here: a plan is native
             code.
         lean_runtime: TensorRT's library for version-compatible plans of another release, as ``libnvinfer_lean.so.10``.
-        use_engine: Whether ONNX Runtime's CPU provider runs the graphs of a compatible engine of the bundle; False runs
+        use_engine: Whether ONNX Runtime runs the graphs of a compatible engine of the bundle; False runs
             the exported ones. TensorRT always runs engines.
         verify: Whether to check the SHA-256 of every file first. Lengths are always checked.
 
