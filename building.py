@@ -54,11 +54,14 @@ def build_engine(
     Raises:
         BackendError: The builder is not installed, does not run here, or refuses a graph.
         BundleError: The bundle does not have that precision, or a file of it was altered.
+        ValueError: ``backend`` is unknown.
         EngineError: It does not fit, cannot be written, or failed its check; then it is kept and never run.
     """
     on_cuda = provider == "cuda"
     if on_cuda and backend != "onnxruntime":
         raise ValueError(f"the provider cuda is for onnxruntime, got the backend {backend}; leave it out")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     runnable = runs_here(backend, options or BuildOptions(), gpu, provider)
     lacks = "no GPU with ONNX Runtime's CUDA provider" if on_cuda else "no GPU that the engine is built for"
     if check == "full" and not runnable:

@@ -8,6 +8,7 @@ from .engines.backends import BACKENDS, PROVIDERS, BackendName, BackendTraits, P
 from .engines.engine import (
     ENGINE_MANIFEST,
     ENGINES_FOLDER,
+    LAYERS_FILE,
     Engine,
     list_engines,
     open_engine,
@@ -28,9 +29,9 @@ from .engines.manifest import (
     Plan,
     PlanAudit,
 )
-from .engines.plan_file import read_plan, verify_engine, verify_engine_weights
+from .engines.plan_file import read_layers_file, read_plan, verify_engine, verify_engine_weights
 from .engines.targets import PORTABLE_TARGETS, RTX_TARGETS, has_fp8, parse_target, runs_on
-from .engines.trust import cache_folder, is_private, is_trusted, record_trust
+from .engines.trust import cache_folder, check_trust_folder, is_private, is_trusted, record_trust
 from .engines.versions import version_numbers
 from .folder import (
     Bundle,
@@ -101,6 +102,7 @@ __all__ = [
     "FP32",
     "FUNCTION_DOMAIN",
     "INT8",
+    "LAYERS_FILE",
     "NEXT_STATE",
     "OLDEST_PARSER_OPSET",
     "PORTABLE_TARGETS",
@@ -147,6 +149,7 @@ __all__ = [
     "check_amendable",
     "check_bundle_place",
     "check_external_data",
+    "check_trust_folder",
     "check_writable",
     "choose_measured_precision",
     "choose_precision",
@@ -158,10 +161,10 @@ __all__ = [
     "find_blocks",
     "find_engine",
     "find_unsupported",
-    "has_fp8",
     "format_count",
     "format_flops",
     "format_nbytes",
+    "has_fp8",
     "is_part",
     "is_private",
     "is_trusted",
@@ -175,6 +178,7 @@ __all__ = [
     "part_folder",
     "precision_candidates",
     "read_fields",
+    "read_layers_file",
     "read_measured",
     "read_plan",
     "rebuild_command",

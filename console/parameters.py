@@ -75,7 +75,7 @@ class OutputFile(click.ParamType[Path]):
         path = Path(value)
         if self._suffixes and path.suffix.lower() not in self._suffixes:
             raise fail(f"'{path}' must end in {' or '.join(self._suffixes)}, got suffix {path.suffix!r}")
-        if (path.resolve().parent / "model.json").is_file():
+        if any((folder / "model.json").is_file() for folder in path.resolve().parents):
             raise fail(f"'{path}' is inside a bundle, whose files it could replace; choose another folder")
         check_writable(path, fail=fail)
         return path

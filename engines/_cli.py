@@ -220,7 +220,7 @@ def _print_models(bundle: Bundle, request: BuildRequest) -> None:
 def _print_plan(bundle: Bundle, request: BuildRequest, options: BuildOptions) -> None:
     """Print the plan of a build; lines that depend on a GPU or on the library only where they are available."""
     from ..bundle import ENGINES_FOLDER, stage_graphs
-    from .building import describe_options, describe_targets, open_builder
+    from .building import describe_options, describe_targets, fit_options, open_builder
     from .keys import engine_key
     from .planner import plan_engine
 
@@ -234,6 +234,7 @@ def _print_plan(bundle: Bundle, request: BuildRequest, options: BuildOptions) ->
     for line in plan_engine(bundle, chosen, library.gpu if library else None).lines():
         click.echo(line)
     if library is not None:
+        options = fit_options(library, options, graphs)
         key = engine_key(chosen, graphs, library.machine, describe_options(options, library))
         click.echo(f"engine          {bundle.path / ENGINES_FOLDER / key}")
     if request.backend == "tensorrt":

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from ..bundle import (
     BACKENDS,
     FP16,
+    LAYERS_FILE,
     PORTABLE_TARGETS,
     Artifact,
     EngineManifest,
     Plan,
     Precision,
     Stage,
+    check_trust_folder,
     choose_precision,
     format_nbytes,
     has_fp8,
@@ -60,10 +62,18 @@ if TYPE_CHECKING:
     )
     from .tensorrt.plans import BuiltPlan
 
-__all__ = ["build_engines", "describe_options", "describe_targets", "open_builder", "runs_here", "trtexec_line"]
+__all__ = [
+    "build_engines",
+    "describe_options",
+    "describe_targets",
+    "fit_options",
+    "open_builder",
+    "runs_here",
+    "trtexec_line",
+]
 
 _log = logging.getLogger("vdmrt")
-_TIMINGS, _LAYERS = "timing.cache", "layers.json"
+_TIMINGS = "timing.cache"
 
 
 def build_engines(
@@ -103,10 +113,9 @@ def build_engines(
     tensorrt, options = open_builder(backend, gpu, options or BuildOptions())
     chosen = choose_precision(bundle, wanted, backend)
     graphs = stage_graphs(bundle, chosen)
+    options = fit_options(tensorrt, options, graphs)
     if tensorrt.has_targets:
-        options = options.for_fp8() if any(graph.has_fp8 for graph in graphs.values()) else options
         progress(describe_targets(options))
-    _check_fp8(graphs, _gpus_of(tensorrt, options))
     plan = plan_engine(bundle, chosen, tensorrt.gpu)
     for line in plan.lines():
         progress(line)
@@ -116,7 +125,9 @@ def build_engines(
     key, machine = job.key, tensorrt.machine
     found = None if force else find_built(bundle, key, machine)
     if found is not None:
+        progress("built already; --force builds it again")
         return found
+    check_trust_folder()
     verify_graphs(bundle, graphs)
     sources = _find_sources(bundle, job)
     return place_engine(
@@ -132,6 +143,7 @@ def open_builder(backend: BackendName, gpu: int, options: BuildOptions) -> tuple
         EngineError: The library does not support an option.
     """
     if backend == "tensorrt":
+        options.check_targets()
         library: TensorRtLibrary = open_tensorrt(find_gpu(gpu, "building TensorRT engines"), building=True)
     elif backend == "tensorrt-rtx":
         library = open_tensorrt_rtx()
@@ -174,6 +186,18 @@ def describe_targets(options: BuildOptions) -> str:
     """Return in one line which GPUs TensorRT for RTX builds for."""
     portable = f"{', '.join(PORTABLE_TARGETS)}; --target makes a plan for one, which may be faster"
     return f"GPUs            of compute capability {', '.join(options.targets) or portable}"
+
+
+def fit_options(library: TensorRtLibrary, options: BuildOptions, graphs: Mapping[str, Graph]) -> BuildOptions:
+    """Return the options for graphs: those with FP8 are built only for GPUs that have it.
+
+    Raises:
+        EngineError: A GPU that was asked for does not have it.
+    """
+    if library.has_targets and any(graph.has_fp8 for graph in graphs.values()):
+        options = options.for_fp8()
+    _check_fp8(graphs, _gpus_of(library, options))
+    return options
 
 
 def _gpus_of(tensorrt: TensorRtLibrary, options: BuildOptions) -> dict[str, str]:
@@ -245,7 +269,8 @@ def _build_into(work: Path, job: BuildJob, sources: Mapping[str, GraphSource]) -
         _report(job, stage, plans[stage], built.skipped)
     if cache_path:
         (work / _TIMINGS).write_bytes(timings)
-    (work / _LAYERS).write_text(json.dumps(layers), encoding="utf-8")
+    listing = work / LAYERS_FILE
+    listing.write_text(json.dumps(layers), encoding="utf-8")
     for plan in plans.values():
         record_trust(plan.file.sha256)
     return EngineManifest(
@@ -259,6 +284,7 @@ def _build_into(work: Path, job: BuildJob, sources: Mapping[str, GraphSource]) -
         version_compatible=options.version_compatible,
         stripped=options.strip_weights,
         created=utc_now(),
+        layers=Artifact(listing.name, sha256_of(listing), listing.stat().st_size),
         targets=options.targets,
     )
 

@@ -18,19 +18,18 @@ from ..bundle import (
     open_engine,
     replace_folder,
     sha256_of,
+    verify_engine,
 )
 from ..errors import BundleError, EngineError
 from .claims import claim
 
 if TYPE_CHECKING:
     from ..bundle import (
-        Artifact,
         Bundle,
         Engine,
         EngineManifest,
         Graph,
         Machine,
-        Plan,
     )
     from .progress import Progress
 
@@ -49,8 +48,15 @@ def find_built(bundle: Bundle, key: str, machine: Machine) -> Engine | None:
     except EngineError as error:
         _log.warning("%s; building it again", error)
         return None
-    whole = all(_is_whole(engine, plan) for plan in engine.manifest.plans.values())
-    return engine if whole and not engine_mismatches(engine, bundle, machine) else None
+    found = engine_mismatches(engine, bundle, machine)
+    if found:
+        return None
+    try:
+        verify_engine(engine)
+    except EngineError as error:
+        _log.warning("%s; building it again", error)
+        return None
+    return engine
 
 
 def place_engine(
@@ -137,11 +143,3 @@ def _opened(path: Path) -> Engine | None:
         return open_engine(path)
     except EngineError:
         return None
-
-
-def _is_whole(engine: Engine, plan: Plan) -> bool:
-    return all(_has_length(engine.path / part.file, part) for part in (plan.file, plan.weights) if part)
-
-
-def _has_length(path: Path, artifact: Artifact) -> bool:
-    return path.is_file() and path.stat().st_size == artifact.nbytes

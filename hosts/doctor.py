@@ -217,14 +217,14 @@ def _check_tensorrt_rtx(installed: Mapping[str, str], driver: CudaDriver) -> Bac
     if extra.missing:
         missing = f"{', '.join(extra.missing)} missing: {extra.command}"
         return BackendCheck(name, False, f"{missing}" + (f"; {driver.note}" if driver.note else ""))
-    builds = f"{_list_installed(name, installed)} builds engines here"
+    builds = f"builds engines here ({_list_installed(name, installed)})"
     if driver.note:
-        return BackendCheck(name, False, f"{builds}, for other machines: {driver.note}")
+        return BackendCheck(name, False, f"{builds}, and runs none: {driver.note}")
     usable = [gpu for gpu in driver.gpus if gpu.compute_capability in RTX_TARGETS]
     if not usable:
         gpu = driver.gpus[0]
         return BackendCheck(
-            name, False, f"{builds}, for other machines: it does not run on {gpu.name} ({gpu.compute_capability})"
+            name, False, f"{builds}, and runs none: {gpu.name} ({gpu.compute_capability}) is no GPU for it"
         )
     return BackendCheck(name, True, f"{usable[0].name}, {builds}")
 

@@ -191,9 +191,15 @@ def test_the_command_builds_and_inspect_names_the_gpus(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--target", "sm90"], "TensorRT for RTX builds for sm75, sm80, sm86, sm89, sm120, sm121, got 'sm90'"),
+        (
+            ["--target", "sm90"],
+            "for sm75, sm80, sm86, sm89, sm120, sm121, one in each --target; got 'sm90'; for Hopper and",
+        ),
         (["--target", "4090"], "got '4090'"),
-        (["--target", "sm89", "--portable"], "a portable plan has no targets, got 8.9"),
+        (
+            ["--target", "sm89", "--portable"],
+            "--portable is for every GPU and --target for some: leave one of them out",
+        ),
     ],
 )
 def test_a_wrong_target_is_misuse(bundle: Bundle, arguments: list[str], message: str) -> None:
@@ -206,7 +212,7 @@ def test_a_wrong_target_is_misuse(bundle: Bundle, arguments: list[str], message:
 def test_the_other_backends_take_no_target(bundle: Bundle) -> None:
     code, _, err = run("build", bundle.path, "--backend", "onnxruntime", "--target", "sm89")
 
-    assert (code, "--target is for TensorRT; leave it out" in err) == (2, True)
+    assert (code, "--target is for TensorRT for RTX; leave it out" in err) == (2, True)
 
 
 def test_a_full_check_without_the_gpu_is_refused_before_the_build(bundle: Bundle) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENGINES_FOLDER",
     "ENGINE_MANIFEST",
+    "LAYERS_FILE",
     "Engine",
     "list_engines",
     "open_engine",
@@ -37,6 +38,7 @@ __all__ = [
 
 ENGINES_FOLDER = "engines"
 ENGINE_MANIFEST = "manifest.json"
+LAYERS_FILE = "layers.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -151,6 +153,8 @@ def _check_schema(document: object) -> None:
 def _check_files(manifest: EngineManifest) -> None:
     if not manifest.plans:
         raise InvalidDocument("plans", "wanted at least one plan, found none")
+    if manifest.layers is not None and manifest.layers.file != LAYERS_FILE:
+        raise InvalidDocument("layers.file", f"wanted {LAYERS_FILE!r}, found {manifest.layers.file!r}")
     for stage, plan in manifest.plans.items():
         for part in (plan.file, plan.weights):
             name = part.file if part else "none"

@@ -173,6 +173,7 @@ class EngineManifest:
         created: Time of the build, in UTC.
         checks: Results of the checks that ran after the build.
         fully_checked: Whether they left nothing out to save time.
+        layers: The list of the plans' layers, as JSON; None where the backend lists none.
         targets: Compute capabilities that the plans of TensorRT for RTX were built for, as "8.9"; none if portable.
     """
 
@@ -189,4 +190,5 @@ class EngineManifest:
     created: str = ""
     checks: tuple[Check, ...] = ()
     fully_checked: bool = False
+    layers: Artifact | None = None
     targets: tuple[str, ...] = ()

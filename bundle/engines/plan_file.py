@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..artifact import Artifact
     from .engine import Engine
 
-__all__ = ["read_plan", "verify_engine", "verify_engine_weights"]
+__all__ = ["read_layers_file", "read_plan", "verify_engine", "verify_engine_weights"]
 
 
 def read_plan(engine: Engine, stage: str, *, trust_plans: bool = False) -> bytes:
@@ -49,16 +49,36 @@ def read_plan(engine: Engine, stage: str, *, trust_plans: bool = False) -> bytes
 
 
 def verify_engine(engine: Engine) -> None:
-    """Check length and SHA-256 of every plan and of the engine's weights; trust is checked when a plan is loaded.
+    """Check length and SHA-256 of every file of an engine; trust is checked when a plan is loaded.
 
     Raises:
         EngineError: A file is missing, truncated or altered.
     """
     for stage in engine.manifest.plans:
         read_plan(engine, stage, trust_plans=True)
+    if engine.manifest.layers is not None:
+        read_layers_file(engine)
     stages = {plan.weights.file: stage for stage, plan in engine.manifest.plans.items() if plan.weights}
     for stage in stages.values():
         verify_engine_weights(engine, stage)
+
+
+def read_layers_file(engine: Engine) -> str:
+    """Read the list of an engine's layers, and return it only if it has the recorded hash.
+
+    Raises:
+        EngineError: The engine has none, or it is missing, truncated or altered.
+    """
+    wanted = engine.manifest.layers
+    if wanted is None:
+        raise EngineError(f"{engine.path}: lists no layers; build the engine again with --force")
+    path = _regular(engine, wanted)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be read: {error.strerror}; build the engine again with --force") from error
+    _check(path, "the file", wanted, len(data), hashlib.sha256(data).hexdigest())
+    return data.decode()
 
 
 def verify_engine_weights(engine: Engine, stage: str, *, hashed: bool = True) -> Path | None:

@@ -27,7 +27,10 @@ def parse_target(text: str) -> str:
     capability = f"{found[1]}.{found[2]}" if found else ""
     if capability not in RTX_TARGETS:
         known = ", ".join(f"sm{each.replace('.', '')}" for each in RTX_TARGETS)
-        raise ValueError(f"TensorRT for RTX builds for {known}, got {text!r}")
+        raise ValueError(
+            f"TensorRT for RTX builds for {known}, one in each --target; got {text!r}; for Hopper and data-center "
+            "Blackwell take --backend tensorrt"
+        )
     return capability
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ...errors import EngineError
 
-__all__ = ["cache_folder", "is_private", "is_trusted", "record_trust"]
+__all__ = ["cache_folder", "check_trust_folder", "is_private", "is_trusted", "record_trust"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_REMEDY = "set XDG_CACHE_HOME to a folder that can be written"
 
 
 def cache_folder() -> Path:
@@ -19,6 +20,22 @@ def cache_folder() -> Path:
     # The XDG specification requires an absolute path, and to ignore any other.
     base = Path(root) if os.path.isabs(root) else Path.home() / ".cache"
     return base / "vdmrt"
+
+
+def check_trust_folder() -> None:
+    """Check that plans can be recorded as built by this user, before they are built.
+
+    Raises:
+        EngineError: The folder cannot be written.
+    """
+    folder = _record("0" * 64).parent
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        denied = not os.access(folder, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise EngineError(f"{folder}: cannot be written: {error.strerror}; {_REMEDY}") from error
+    if denied:
+        raise EngineError(f"{folder}: cannot be written: it belongs to somebody else; {_REMEDY}")
 
 
 def record_trust(sha256: str) -> None:
@@ -33,9 +50,7 @@ def record_trust(sha256: str) -> None:
         # One file for each plan: creating it is atomic, so concurrent builds lose nothing.
         path.touch(mode=0o600)
     except OSError as error:
-        raise EngineError(
-            f"{path}: cannot be written: {error.strerror}; set XDG_CACHE_HOME to a folder that can be written"
-        ) from error
+        raise EngineError(f"{path}: cannot be written: {error.strerror}; {_REMEDY}") from error
 
 
 def is_trusted(sha256: str) -> bool:

@@ -31,7 +31,7 @@ def choose_engine(bundle: Bundle, key: str | None = None, precision: Precision |
     """
     engines = list_engines(bundle)
     if key is not None:
-        found = [engine for engine in engines if engine.manifest.key == key]
+        found = [engine for engine in engines if engine.manifest.key == Path(key).name]
         if not found:
             there = ", ".join(engine.manifest.key for engine in engines) or "none"
             raise EngineError(f"{bundle.path}: has no engine '{key}'; its engines: {there}")
@@ -83,7 +83,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise EngineError(f"{path}: cannot be read as a report: {error}") from error
+        raise EngineError(
+            f"{path}: is no report in JSON ({error}); make one with vdmrt inspect --kernels --json"
+        ) from error
     stages = document.get("stages") if isinstance(document, dict) else None
     if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
         raise EngineError(f"{path}: not a report: it has no stages; make one with vdmrt inspect --kernels --json")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...bundle import BACKENDS, CACHE_ROLES, Stage, find_blocks, stage_graphs
+from ...bundle import BACKENDS, CACHE_ROLES, LAYERS_FILE, Stage, find_blocks, read_layers_file, stage_graphs
 from ...errors import EngineError
 from ..tensorrt.layers import read_layers
 from .card import CARD
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from ...bundle import Bundle, Engine, Plan
     from ..tensorrt.layers import Layer
 
-__all__ = ["LAYERS_FILE", "KernelReport", "has_layers", "read_report"]
-
-LAYERS_FILE = "layers.json"
+__all__ = ["KernelReport", "has_layers", "read_report"]
 
 
 @dataclass(frozen=True)
@@ -29,23 +27,28 @@ class KernelReport:
 
     Attributes:
         engine: The engine's key.
-        title: Library and precision, in words.
+        title: Library, precision and targets, in words.
+        precision: Precision of the graphs.
+        targets: Compute capabilities that the plans are for; none for portable plans, and for TensorRT.
         stages: Reports by stage.
     """
 
     engine: str
     title: str
+    precision: str
+    targets: tuple[str, ...]
     stages: Mapping[str, StageReport]
 
     def to_json(self) -> dict[str, Any]:
         """Return the report, ready for JSON."""
         stages = {stage: report.to_json() for stage, report in self.stages.items()}
-        return {"engine": self.engine, "roofline": CARD.describe(), "stages": stages}
+        about = {"engine": self.engine, "precision": self.precision, "targets": list(self.targets)}
+        return {**about, "roofline": CARD.describe(), "stages": stages}
 
 
 def has_layers(engine: Engine) -> bool:
     """Whether an engine's folder contains the list of its layers."""
-    return (engine.path / LAYERS_FILE).is_file()
+    return engine.manifest.layers is not None and (engine.path / LAYERS_FILE).is_file()
 
 
 def read_report(engine: Engine, bundle: Bundle | None) -> KernelReport:
@@ -63,23 +66,23 @@ def read_report(engine: Engine, bundle: Bundle | None) -> KernelReport:
     layers = _read_layers(engine)
     stages = {stage: _report_stage(engine, stage, layers[stage], bundle) for stage in manifest.plans}
     title = f"{BACKENDS[manifest.backend].title} {manifest.machine.release}, {manifest.precision}"
-    return KernelReport(manifest.key, title, stages)
+    if manifest.targets:
+        title += f", for {', '.join(manifest.targets)}"
+    return KernelReport(manifest.key, title, str(manifest.precision), manifest.targets, stages)
 
 
 def _read_layers(engine: Engine) -> dict[str, tuple[Layer, ...]]:
     """Return the layers of every stage."""
-    file = engine.path / LAYERS_FILE
     backend = BACKENDS[engine.manifest.backend]
     if not backend.is_native:
         raise EngineError(
             f"{engine.path}: an engine of {backend.title} lists no kernels; name one of TensorRT or TensorRT for "
             "RTX, or build one with vdmrt build --backend tensorrt-rtx"
         )
+    file = engine.path / LAYERS_FILE
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise EngineError(f"{file}: not found: the engine lists no layers; build it again with --force") from error
-    except (OSError, ValueError, RecursionError) as error:
+        document = json.loads(read_layers_file(engine))
+    except (ValueError, RecursionError) as error:
         raise EngineError(f"{file}: cannot be read: {error}; build the engine again with --force") from error
     if not isinstance(document, dict):
         raise EngineError(

@@ -62,7 +62,9 @@ class BuildOptions:
         if workspace is not None and workspace < 1:
             raise ValueError(f"the workspace must be at least 1 byte, got {workspace}")
         if self.targets and self.portable:
-            raise ValueError(f"a portable plan has no targets, got {', '.join(self.targets)}")
+            raise ValueError("--portable is for every GPU and --target for some: leave one of them out")
+        if isinstance(self.targets, str):
+            raise TypeError(f"wanted a tuple of targets, as ('sm89',), got {self.targets!r}")
         targets = sorted({parse_target(target) for target in self.targets}, key=RTX_TARGETS.index)
         object.__setattr__(self, "targets", tuple(targets))
 
@@ -111,13 +113,20 @@ class BuildOptions:
             if asked:
                 raise EngineError(f"{option} is for TensorRT, and this builds with {tensorrt.title}; leave it out")
 
-    def _check_release(self, tensorrt: TensorRtLibrary) -> None:
+    def check_targets(self) -> None:
+        """Check that no targets are given, for TensorRT, which builds for the GPU of this machine.
+
+        Raises:
+            EngineError: There are some.
+        """
         for option, given in (("--target", self.targets), ("--portable", self.portable)):
             if given:
                 raise EngineError(
-                    f"{option} is for TensorRT for RTX, and {tensorrt.title} builds for the GPU of this machine; leave "
-                    "it out, or take --backend tensorrt-rtx"
+                    f"{option} is for TensorRT for RTX, and TensorRT builds for this machine's GPU; take --backend "
+                    "tensorrt-rtx, or leave it out"
                 )
+
+    def _check_release(self, tensorrt: TensorRtLibrary) -> None:
         level = self.hardware_compatibility.upper()
         wanted = [
             ("--builder-optimization-level", self.optimization_level is not None, "8.6", tensorrt.has_levels),

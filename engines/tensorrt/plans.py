@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -226,10 +227,10 @@ def _make_builder(tensorrt: TensorRtLibrary) -> Any:
 
 def _reason(tensorrt: TensorRtLibrary, options: BuildOptions) -> str:
     logged = tensorrt.log.take_errors()
-    if options.workspace_nbytes is not None and "workspace" in logged.lower():
+    if options.workspace_nbytes is not None and re.search("workspace|OutOfMemory", logged, re.IGNORECASE):
         return f"{logged}; the workspace is limited to {options.workspace_nbytes} bytes; raise --workspace"
     if _TURING in options.targets and "FP32 GEMM is not supported" in logged:
-        return f"for Turing (sm75) it has no float32 products, and every graph has some; leave sm75 out: {logged}"
+        return "for Turing (sm75) it has no float32 products, and every graph has some; leave sm75 out"
     return logged
 
 
