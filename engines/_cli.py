@@ -145,6 +145,7 @@ def build(
     shown to be faster.
     """
     if request.backend == "onnxruntime":
+        _refuse({"targets", "portable"}, "TensorRT for RTX", request)
         _refuse({"gpu", "report", *(field.name for field in dataclasses.fields(BuildOptions))}, "TensorRT", request)
     else:
         _refuse({"provider"}, "ONNX Runtime", request)

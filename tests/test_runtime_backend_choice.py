@@ -147,7 +147,7 @@ def test_tensorrt_without_a_gpu_is_refused(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"backend": "cuda"}, "backend must be auto or one of tensorrt, onnxruntime, got 'cuda'"),
+        ({"backend": "cuda"}, "backend must be auto or one of tensorrt, tensorrt-rtx, onnxruntime, got 'cuda'"),
         ({"device": "gpu:0"}, "device must be auto, cpu, cuda or cuda:N, got 'gpu:0'"),
         ({"device": "cuda:²"}, "device must be auto, cpu, cuda or cuda:N, got 'cuda:²'"),
         ({"backend": "tensorrt", "device": "cpu"}, "the backend tensorrt runs on a GPU only, got the device cpu"),

@@ -67,7 +67,7 @@ def test_every_option_says_what_it_does() -> None:
         ({"prefix_noise": -1}, "must be a training timestep of at least 0, got -1"),
         ({"text_mask": Path("mask.npy")}, "got only the mask 'mask.npy'"),
         ({"threads": 0}, "threads must be 1 <= threads <= .*, got 0"),
-        ({"backend": "foo"}, "backend must be auto or one of tensorrt, onnxruntime, got 'foo'"),
+        ({"backend": "foo"}, "backend must be auto or one of tensorrt, tensorrt-rtx, onnxruntime, got 'foo'"),
     ],
 )
 def test_requests_refuse_what_is_out_of_range(given: dict[str, object], sentence: str) -> None:

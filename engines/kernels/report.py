@@ -28,16 +28,16 @@ class KernelReport:
     Attributes:
         engine: The engine's key.
         title: Library, precision and targets, in words.
+        stages: Reports by stage.
         precision: Precision of the graphs.
         targets: Compute capabilities that the plans are for; none for portable plans, and for TensorRT.
-        stages: Reports by stage.
     """
 
     engine: str
     title: str
-    precision: str
-    targets: tuple[str, ...]
     stages: Mapping[str, StageReport]
+    precision: str = ""
+    targets: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the report, ready for JSON."""
@@ -68,7 +68,7 @@ def read_report(engine: Engine, bundle: Bundle | None) -> KernelReport:
     title = f"{BACKENDS[manifest.backend].title} {manifest.machine.release}, {manifest.precision}"
     if manifest.targets:
         title += f", for {', '.join(manifest.targets)}"
-    return KernelReport(manifest.key, title, str(manifest.precision), manifest.targets, stages)
+    return KernelReport(manifest.key, title, stages, str(manifest.precision), manifest.targets)
 
 
 def _read_layers(engine: Engine) -> dict[str, tuple[Layer, ...]]:

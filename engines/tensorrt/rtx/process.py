@@ -104,5 +104,8 @@ def _raise_failure(result: dict[str, Any]) -> None:
 
 def _describe(code: int) -> str:
     if code == -signal.SIGKILL:
-        return "signal 9, as the system ends a process that takes more memory than there is; free some, or build on a larger machine"
+        return (
+            "signal 9, as the system ends a process that takes more memory than there is; free some, or build on a "
+            "larger machine"
+        )
     return f"signal {-code}" if code < 0 else f"exit status {code}; its messages are on stderr"
