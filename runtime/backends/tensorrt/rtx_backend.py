@@ -106,6 +106,8 @@ def _create_context(tensorrt: Any, cache: KernelCache, engine: Any, queue: Devic
     Plans are built with REQUIRE_USER_ALLOCATION, which guarantees that their runs can be captured.
     """
     config = engine.create_runtime_config()
+    if config is None:
+        return None
     strategies = tensorrt.ExecutionContextAllocationStrategy
     config.set_execution_context_allocation_strategy(strategies.USER_MANAGED if has_scratch else strategies.STATIC)
     cache.attach(config)
