@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vdmrt.bundle import (
+    ENGINE_MANIFEST,
     ENGINES_FOLDER,
     FP16,
+    LAYERS_FILE,
     Artifact,
     Bundle,
     Engine,
@@ -18,6 +20,7 @@ from vdmrt.bundle import (
     Plan,
     encode,
     open_engine,
+    sha256_of,
     stage_graphs,
 )
 from vdmrt.engines.tensorrt.rtx.build_log import inspection_of
@@ -107,9 +110,11 @@ def write_listed_engine(
         )
         for stage, graph in stage_graphs(bundle, FP16).items()
     }
-    document = EngineManifest(key, "tensorrt-rtx", FP16, Machine(tensorrt_rtx="1.7.1"), plans, {})
-    document = dataclasses.replace(document, **manifest)
-    (folder / "manifest.json").write_text(json.dumps(encode(document)))
     layers = lines if isinstance(lines, Mapping) else dict.fromkeys(plans, json.loads(inspection_of(lines)))
-    (folder / "layers.json").write_text(json.dumps(layers))
+    listing = folder / LAYERS_FILE
+    listing.write_text(json.dumps(layers))
+    recorded = Artifact(LAYERS_FILE, sha256_of(listing), listing.stat().st_size)
+    document = EngineManifest(key, "tensorrt-rtx", FP16, Machine(tensorrt_rtx="1.7.1"), plans, {}, layers=recorded)
+    document = dataclasses.replace(document, **manifest)
+    (folder / ENGINE_MANIFEST).write_text(json.dumps(encode(document)))
     return open_engine(folder)
