@@ -25,7 +25,7 @@ def vectors(count: int) -> Tensor:
 def test_a_pair_turns_as_a_complex_number() -> None:
     x, table = vectors(6), table_of([5])
 
-    pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(x.double().reshape(1, 6, 2, -1, 2))
     turned = torch.view_as_real(pairs * torch.complex(*table.double())[:, :, None]).flatten(-2)
     torch.testing.assert_close(rotate(x, table), turned.float(), rtol=0, atol=1e-6)
 

@@ -31,7 +31,7 @@ class RmsNorm(nn.Module):
         """Normalize x [..., C]."""
         wide = x.float()
         normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
-        return normed.to(x.dtype) * self.weight
+        return normed.to(x.dtype) * self.weight.to(x.dtype)
 
 
 def project(linear: nn.Linear, x: Tensor) -> Tensor:

@@ -51,11 +51,11 @@ class FeedForward(nn.Sequential):
     def __init__(self, width: int, hidden: int, out: int) -> None:
         super().__init__(nn.Linear(width, hidden), Gelu(), nn.Linear(hidden, out))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply to x [..., width]; the result [..., out] has its type."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply to ``input`` [..., width]; the result [..., out] has its type."""
         first, activation, second = self
         assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
-        return project(second, activation(project(first, x))).to(x.dtype)
+        return project(second, activation(project(first, input))).to(input.dtype)
 
 
 class Block(nn.Module):

@@ -120,7 +120,7 @@ class CausalWan(nn.Module):
 
     def _prepare(self, timestep: Tensor, angles: Tensor, bias: Tensor | None, silent: int) -> tuple[Tensor, Pass]:
         """Return the embedding [B, F, C] of ``timestep``, and what all blocks share."""
-        features = sinusoid(timestep, self.config.freq_dim).to(self.time_embedding[0].weight.dtype)
+        features = sinusoid(timestep, self.config.freq_dim).float()
         embedding: Tensor = self.time_embedding(features)
         modulation = self.time_projection(embedding).reshape(*timestep.shape, 6, -1)
         table = join_tables(angles, self.space)
@@ -141,10 +141,10 @@ class PatchEmbedding(nn.Conv3d):
     def __init__(self, channels: int, width: int) -> None:
         super().__init__(channels, width, kernel_size=(1, PATCH, PATCH), stride=(1, PATCH, PATCH))
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """Embed ``latents`` [B, F, c, h, w] as tokens [B, F, S, C], row by row."""
-        batch, frames, channels, height, width = latents.shape
-        grid = latents.reshape(batch * frames, channels, height // PATCH, PATCH, width // PATCH, PATCH)
+    def forward(self, input: Tensor) -> Tensor:
+        """Embed latents [B, F, c, h, w] as tokens [B, F, S, C], row by row."""
+        batch, frames, channels, height, width = input.shape
+        grid = input.reshape(batch * frames, channels, height // PATCH, PATCH, width // PATCH, PATCH)
         patches = grid.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels * PATCH**2)
         # A matrix product instead of a convolution: the same sum, and every runtime has a fast one.
         weight = self.weight.reshape(self.weight.shape[0], -1)
