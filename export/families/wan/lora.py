@@ -219,11 +219,12 @@ def _read_config(path: Path, file: Path) -> Mapping[str, Any]:
     beside = file.parent / _ADAPTER_CONFIG
     if beside.is_file() and (path.is_dir() or path.stem == _ADAPTER_STEM):
         return _parse_config(beside.read_bytes(), beside)
-    header = safe_open(file, "pt").metadata() if file.suffix == ".safetensors" else None
-    if header and _HEADER in header:
-        config = _parse_config(header[_HEADER], file)
-        return {name.removeprefix(_HEADER_PREFIX): value for name, value in config.items()}
-    return {}
+    opened: Any = safe_open(file, "pt") if file.suffix == ".safetensors" else None
+    header = (opened and opened.metadata()) or {}
+    if _HEADER not in header:
+        return {}
+    config = _parse_config(header[_HEADER], file)
+    return {name.removeprefix(_HEADER_PREFIX): value for name, value in config.items()}
 
 
 def _parse_config(text: str | bytes, file: Path) -> Mapping[str, Any]:
