@@ -124,6 +124,7 @@ def read_wan_checkpoint(
     Raises:
         CheckpointError: The checkpoint cannot be read, is of another model or has other sizes; or the LoRA cannot be
             read, is for another model or contains what cannot be merged.
+        ExportError: The weights that the LoRA changes need more memory than is available.
         ValueError: ``lora_scale`` is not finite.
     """
     found = read_checkpoint(path, weights=weights, preferred=SETS)

@@ -14,7 +14,8 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from ....errors import CheckpointError
+from ....errors import CheckpointError, ExportError
+from ....hosts import require_memory
 from ...checkpoint import finite_weight, plain_name, read_file
 from ...checkpoint_files import checkpoint_files
 from .checkpoint_names import original_names
@@ -113,11 +114,14 @@ def merge_lora(tensors: Mapping[str, Tensor], lora: Lora, *, scale: float = 1.0)
 
     Raises:
         CheckpointError: A layer does not exist or has another shape; or a weight or the LoRA contains NaN or Inf.
+        ExportError: The merged weights need more memory than is available.
         ValueError: ``scale`` is not finite.
     """
     if not math.isfinite(scale):
         raise ValueError(f"the LoRA's scale must be finite, got {scale}")
     _check_targets(tensors, lora)
+    nbytes = sum(4 * tensors[layer.weight].numel() for layer in lora.layers)
+    require_memory(nbytes, "merging the LoRA", "export on a machine with more memory", fail=ExportError)
     merged = dict(tensors)
     for layer in lora.layers:
         down, up = (finite_weight(f"LoRA of {layer.weight}", part, lora.path) for part in (layer.down, layer.up))
