@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import re
@@ -90,6 +91,16 @@ def test_diffusers_names_are_all_different_and_converted(weights: Weights) -> No
     assert theirs.keys() & weights.keys() == {"patch_embedding.weight", "patch_embedding.bias"}
     assert "blocks.0.norm2.weight" in theirs and "blocks.0.norm3.weight" not in theirs
     assert_same(select_weights(theirs), weights)
+
+
+def test_the_shards_of_diffusers_are_read(tmp_path: Path, weights: Weights) -> None:
+    names = sorted(theirs := to_diffusers(weights))
+    for shard in (0, 1):
+        save(tmp_path / f"{shard}.safetensors", {name: theirs[name] for name in names[shard::2]})
+    index = {"weight_map": {name: f"{place % 2}.safetensors" for place, name in enumerate(names)}}
+    (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+
+    assert_same(read_wan_checkpoint(tmp_path).tensors, weights)
 
 
 def test_original_names_stay(weights: Weights) -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from wan_weights import LAYERS, Weights, make_lora, make_weights, prefixed, save, to_diffusers
 
-from vdmrt.errors import CheckpointError
-from vdmrt.export.families.wan.lora import merge_lora, read_lora
+from vdmrt.errors import CheckpointError, ExportError
+from vdmrt.export.families.wan.lora import Lora, LoraLayer, merge_lora, read_lora
 
 RANK = 4
 LINEARS = (*(f"{kind}_attn.{name}" for kind in ("self", "cross") for name in "qkvo"), "ffn.0", "ffn.2")
@@ -222,6 +222,15 @@ def test_a_lora_of_another_model_is_refused(tmp_path: Path, weights: Weights, lo
     found = read_lora(save(tmp_path / "lora.pt", lora | extra))
     with pytest.raises(CheckpointError, match=sentence):
         merge_lora(weights, found)
+
+
+def test_a_merge_beyond_the_memory_is_refused_before_anything_is_read() -> None:
+    rows = 2**24
+    with torch.device("meta"):
+        weight, down, up = torch.empty(rows, rows), torch.empty(4, rows), torch.empty(rows, 4)
+    large = Lora(Path("lora.pt"), (LoraLayer("it.weight", down, up, 1.0),))
+    with pytest.raises(ExportError, match="merging the LoRA needs 1024 TiB of memory, and the host has"):
+        merge_lora({"it.weight": weight}, large)
 
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])
