@@ -79,7 +79,7 @@ class Schedule(click.ParamType[Any]):
     max_steps=Option("Maximum number of denoising steps.", click.IntRange(1, ScheduleSpec().train_steps)),
     latent_size=Option("Instead of the configuration's.", LatentSize()),
     weights=Option(
-        "Set of weights of a checkpoint with several.  [default: ema, if any]", click.STRING, metavar="NAME"
+        "Set of weights of a checkpoint with several.  [default: averaged ones, if any]", click.STRING, metavar="NAME"
     ),
     random_init=Option("Seeded random weights instead of a checkpoint.", click.IntRange(0, 2**63 - 1), metavar="SEED"),
     prediction=Option("What the network predicts.", click.Choice(["epsilon", "v", "flow"])),
