@@ -116,7 +116,7 @@ def test_a_folder_is_a_bundle_and_the_rest_are_settings(tmp_path: Path) -> None:
         ("steps=few", "--against steps must be a number, got 'few'"),
         ("engine=", "--against engine must be on or off, got ''"),
         ("precision=foo", "--against precision must be one of fp32, fp16, .*, got 'foo'"),
-        ("backend=foo", "backend must be auto or one of tensorrt, onnxruntime, got 'foo'"),
+        ("backend=foo", "backend must be auto or one of tensorrt, tensorrt-rtx, onnxruntime, got 'foo'"),
         ("sampler=foo", "sampler must be one of iddpm, .*, got 'foo'"),
         ("steps=0", "steps must be at least 1, got 0"),
         ("guidance=nan", "guidance must be finite, got nan"),

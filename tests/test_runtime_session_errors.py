@@ -232,7 +232,7 @@ def test_a_sampler_with_noise_on_a_deterministic_bundle(text_bundle: Path) -> No
 
 
 def test_an_unknown_backend_and_a_precision_that_is_not_there(text_bundle: Path) -> None:
-    with pytest.raises(ValueError, match="backend must be auto or one of tensorrt, onnxruntime, got 'tensor'"):
+    with pytest.raises(ValueError, match="must be auto or one of tensorrt, tensorrt-rtx, onnxruntime, got 'tensor'"):
         vdmrt.load(text_bundle, backend="tensor")
     with pytest.raises(BundleError, match="has fp32, not 'fp16'; export again with --precision fp16"):
         vdmrt.load(text_bundle, precision="fp16")
