@@ -93,3 +93,20 @@ def test_one_call_with_another_timestep_for_each_frame(case: WanCase) -> None:
 
         flow = replay.stream.run(x_t, case.first_frame(1), sampler)["next_history"]
         assert_close("flow", flow, case.tensor("perframe.flow"), FACTOR * case.atol("per_call"))
+
+
+@each_rollout
+def test_free_rollouts_with_the_recorded_noise(case: WanCase, rollout: str) -> None:
+    latents = GraphReplay(case, rollout).free()
+
+    assert_close("latents", latents, case.tensor(f"{rollout}.latents"), FACTOR * case.atol("rollout"))
+
+
+@each_case
+def test_only_turned_sinks_copy_cached_keys(case: WanCase) -> None:
+    programs = GraphReplay(case, next(iter(case.rollouts))).stream.programs
+    copied = {copy.tensor for stage in programs for copy in programs[stage].graph.cache_copies}
+
+    turns = case.policy["positions"] == "window" and case.policy["sink_frames"] > 0
+    layers = range(case.config["model"]["num_layers"]) if turns else ()
+    assert copied == {f"past_k.{layer}" for layer in layers}

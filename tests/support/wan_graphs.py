@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from golden import Array
@@ -26,7 +27,7 @@ from vdmrt.export.families.wan.rotary import frame_table
 from vdmrt.export.families.wan.transformer import CausalWan
 from vdmrt.export.onnx_graph import export_graphs
 
-__all__ = ["GraphReplay", "GraphStream", "Program", "export_programs", "identity_row", "sampler_table", "slot_of"]
+__all__ = ["GraphReplay", "GraphStream", "Program", "export_programs", "sampler_table", "slot_of"]
 
 Feed = Mapping[str, Array]
 
@@ -38,6 +39,7 @@ class Program:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.graph = graph
+        self.model = onnx.load(path, load_external_data=False)
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(self, feed: Feed) -> dict[str, Tensor]:
@@ -69,7 +71,7 @@ def export_programs(
 
 
 @cache
-def case_programs(case: WanCase, *, per_frame: bool = False) -> dict[str, Program]:
+def case_programs(case: WanCase, *, per_frame: bool) -> dict[str, Program]:
     """Return the graphs of a recorded case."""
     frames = case.first_frame(case.config["chunks"])
     steps = max(len(case.timesteps(chunk)) for chunk in range(case.config["chunks"]))
@@ -83,7 +85,7 @@ def slot_of(frame: int, policy: CachePolicy) -> int:
     return frame if frame < policy.sinks else policy.sinks + (frame - policy.sinks) % policy.window
 
 
-def identity_row() -> Array:
+def _identity_row() -> Array:
     """Return the coefficients of a finished request: its latent stays as it is."""
     return np.array([1, 0, 1, 0, 0, 0, 0, 0], np.float32)
 
@@ -96,7 +98,7 @@ def sampler_table(timesteps: Sequence[float], grid: FlowGrid, count: int) -> tup
         for level, after in zip(levels, [*levels[1:], 0.0], strict=True)
     ]
     rest = count - len(rows)
-    return np.array([*timesteps, *[0.0] * rest], np.float32), np.stack([*rows, *[identity_row()] * rest])
+    return np.array([*timesteps, *[0.0] * rest], np.float32), np.stack([*rows, *[_identity_row()] * rest])
 
 
 class GraphStream(Stream):
@@ -136,13 +138,14 @@ class GraphStream(Stream):
 
     def run(self, x_t: Tensor, start: int, sampler: Feed) -> dict[str, Tensor]:
         """Run the denoise graph for a chunk [R, T, c, h, w] with the sampler's tensors."""
-        return self.programs["denoise"].run({**self._feed(x_t, start), **sampler})
+        return self.programs["denoise"].run({**self.feed(x_t, start), **sampler})
 
     def _fill(self, latents: Tensor, start: int, row: int) -> list[KeyValue]:
-        feed = self._feed(latents, start)
+        feed = self.feed(latents, start)
         return self.programs["fill"].pairs({name: one[row : row + 1] for name, one in feed.items()})
 
-    def _feed(self, latent: Tensor, start: int) -> dict[str, Array]:
+    def feed(self, latent: Tensor, start: int) -> dict[str, Array]:
+        """Return the inputs that fill and denoise share, for a chunk [R, T, c, h, w]."""
         rows = len(latent)
         visible = self._visible(start)
         turn = frame_table(self.policy.sink_shift(start), self.policy.head_size)
@@ -202,6 +205,18 @@ class GraphReplay(Replay):
             "noise": noise,
             "history": history.numpy(),
         }
+
+    def _generate(self, chunk: int, noise: Tensor) -> Tensor:
+        """Make one chunk; each step gets the latent, the step and the history that the previous one returned."""
+        start = self.case.first_frame(chunk)
+        self.stream.evict(noise.shape[1])
+        sampler = self.sampler(chunk, 0, torch.zeros_like(noise))
+        for _ in self.case.timesteps(chunk):
+            found = self.stream.run(noise, start, sampler)
+            noise = found["next_latent"]
+            sampler |= {"step": found["next_step"].numpy(), "history": found["next_history"].numpy()}
+        self.stream.commit(noise, start)
+        return noise
 
     def _count(self) -> int:
         graph = self.stream.programs["denoise"].graph

@@ -49,9 +49,7 @@ class _Graph(Exportable):
         """Return the keys and values of all layers as outputs, in the cache's type."""
         return tuple(part.to(getattr(torch, self.cache_type)) for pair in tensors for part in pair)
 
-    def keys_values(
-        self, stem: str, roles: tuple[Role, Role], layers: int, shape: tuple[int, ...]
-    ) -> list[TensorSpec]:
+    def keys_values(self, stem: str, roles: tuple[Role, Role], layers: int, shape: tuple[int, ...]) -> list[TensorSpec]:
         """Return the specs of the first ``layers`` layers' keys and values, named ``stem``_k.i and ``stem``_v.i."""
         return [
             TensorSpec(f"{stem}_{part}.{layer}", self.cache_type, shape, role, layer)
@@ -90,10 +88,11 @@ class _CachedGraph(_Graph):
 
     def prepare(self, timestep: Tensor, named: dict[str, Tensor]) -> tuple[Tensor, Pass]:
         """Return the embedding [B, T, C] of ``timestep`` [B, T], and what all blocks share."""
-        embedding: Tensor = self.model.time_embedding(self.sinusoid(timestep))
+        # One line a frame: products of matrices are exported as Gemms, which keep the names of their weights.
+        embedding: Tensor = self.model.time_embedding(self.sinusoid(timestep.reshape(-1)))
         modulation = self.model.time_projection(embedding).reshape(*timestep.shape, 6, -1)
         table = join_tables(named["positions"], self.model.space)
-        return embedding, Pass(modulation, table, self.bias(named["slot_valid"]))
+        return embedding.reshape(*timestep.shape, -1), Pass(modulation, table, self.bias(named["slot_valid"]))
 
     def bias(self, slot_valid: Tensor) -> Tensor:
         """Return the bias of the tokens of slots and chunk, [B, 1, 1, (K + T) * S], 0 where they are visible."""
