@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import onnx
+import onnx.inliner
 import torch
 from golden import Array
 from reference_rollout import Stream

@@ -44,5 +44,5 @@ class Sinusoid(nn.Module):
 
 
 def _drop_fraction(x: Tensor) -> Tensor:
-    # Two casts: the parser of TensorRT 8.5 is not known to read Floor, and no value is negative.
+    # Two casts instead of Floor, which is not among the supported operators; no value is negative.
     return x.to(torch.int32).to(x.dtype)
