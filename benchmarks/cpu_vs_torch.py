@@ -32,6 +32,7 @@ from measuring import Gate, interleave, ratio, report
 import vdmrt
 from vdmrt.bundle import FP32, BundleWriter, Role, TensorSpec, open_bundle
 from vdmrt.engines import build_models
+from vdmrt.engines.onnxruntime.cpu_forms import CPU_FORMS
 from vdmrt.engines.onnxruntime.rewrites import rewrite
 from vdmrt.export import ExportOptions, export_bundle, load_config, predict_uncached, random_model
 from vdmrt.export.families.ca2vdm.graphs import DenoiseGraph
@@ -231,7 +232,7 @@ def uncached_onnx(graph: UncachedGraph, folder: Path) -> Callable[[], object]:
     export_graphs({"uncached": graph}, BundleWriter(place), "fp32", lambda stage: None)
     exported, rewritten = (place / "graphs" / f"uncached.{kind}.onnx" for kind in ("fp32", "rewritten"))
     rewriting = onnx_ir.load(exported)
-    rewrite(rewriting)
+    rewrite(rewriting, CPU_FORMS)
     onnx_ir.save(rewriting, rewritten, external_data="uncached.rewritten.bin")
     session = onnxruntime.InferenceSession(rewritten, runtime_options())
     feeds = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in graph.inputs}
