@@ -78,7 +78,7 @@ class Layer:
 
     @property
     def is_opaque(self) -> bool:
-        """Whether it stands for many layers."""
+        """Whether it represents many layers."""
         return bool(_OPAQUE.search(self.kind) or self.name.startswith("{ForeignNode"))
 
     @property

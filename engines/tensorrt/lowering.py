@@ -43,7 +43,7 @@ __all__ = ["LOWERING", "RTX", "GraphSource", "find_source", "lower_graphs", "nee
 
 # Part of a lowered graph's name and of an engine's key: raise it when the lowering changes.
 LOWERING = 5
-# Stands for a version where the parser is that of TensorRT for RTX.
+# Used in place of a version where the parser is that of TensorRT for RTX.
 RTX = "rtx"
 _OPSET, _IR = OLDEST_PARSER_OPSET, 8
 # Opset of the exporter; quantized graphs of FP16 have a newer one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,7 +23,7 @@ _TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 
 
 @dataclass(frozen=True)
-class TensorRtLibrary:
+class TensorRtLibrary(ABC):
     """A release of TensorRT or of TensorRT for RTX. Both have nearly the same Python API.
 
     Attributes:
@@ -56,9 +57,9 @@ class TensorRtLibrary:
         return self.version
 
     @property
+    @abstractmethod
     def machine(self) -> Machine:
         """The release and GPU that plans are compared with."""
-        raise NotImplementedError
 
     @property
     def strongly_typed(self) -> bool:

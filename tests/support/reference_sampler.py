@@ -38,7 +38,7 @@ class FlowGrid:
         return self.sigmas * np.float32(_STEPS)
 
     def resolve(self, steps: Sequence[float], *, warped: bool) -> list[float]:
-        """Return the timesteps of a step list; in a warped one, n stands for place 1000 - n of the grid."""
+        """Return the timesteps of a step list; in a warped one, entry n selects index 1000 - n of the grid."""
         return [float(self.timesteps[_STEPS - int(step)]) for step in steps] if warped else [*map(float, steps)]
 
     def sigma(self, timestep: Tensor) -> Tensor:

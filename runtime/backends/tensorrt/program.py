@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from ....errors import BackendError, DeviceError, TensorMismatchError
@@ -223,18 +223,14 @@ class TensorRtProgram:
 class TensorRtTimedProgram(TensorRtProgram):
     """An engine with TensorRT's profiler attached; it shares ownership with the program that it was created from."""
 
-    def __init__(
-        self,
-        tensorrt: Any,
-        engine: Any,
-        log: TensorRtLog,
-        graph: Graph,
-        device: Device,
-        create: CreateContext,
-    ) -> None:
-        super().__init__(tensorrt, engine, log, graph, device, create)
-        self._capturable = False
-        self._runs = LayerRuns()
+    @property
+    def capturable(self) -> bool:
+        """False: the profiler waits for the device after each run."""
+        return False
+
+    @cached_property
+    def _runs(self) -> LayerRuns:
+        return LayerRuns()
 
     def layer_times(self) -> list[LayerTime]:
         """Return the layers that ran, in order of execution."""
